@@ -1,0 +1,177 @@
+"""What families of configs share: a data set's settings, an SDE's, a network's.
+
+A config starts from a data set (`cifar10()`, ...), applies one SDE and one network, and then sets
+what is its own.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import schema
+
+
+def cifar10() -> ConfigDict:
+    """CIFAR-10 and its training schedule, which are the schema's defaults."""
+    return schema.base()
+
+
+def celeba() -> ConfigDict:
+    """CelebA at 64 x 64."""
+    config = schema.base()
+    config.data.dataset = "celeba"
+    config.data.image_size = 64
+    config.model.sigma_max = 90.0
+    config.sampling.snr = 0.17
+    config.eval.begin_ckpt = 1
+    config.eval.enable_sampling = True
+    return config
+
+
+def px256(dataset: str) -> ConfigDict:
+    """LSUN, CelebA-HQ or FFHQ at 256 x 256: a longer schedule and a smaller batch."""
+    config = schema.base()
+    config.data.dataset = dataset
+    config.data.image_size = 256
+    config.training.batch_size = 64
+    config.training.n_iters = 2400001
+    config.training.snapshot_freq_for_preemption = 5000
+    config.sampling.snr = 0.075
+    config.eval.batch_size = 512
+    config.eval.begin_ckpt = 50
+    config.eval.end_ckpt = 96
+    config.eval.enable_sampling = True
+    config.model.sigma_max = 378.0
+    config.model.dropout = 0.0
+    return config
+
+
+def px1024(dataset: str) -> ConfigDict:
+    """CelebA-HQ or FFHQ at 1024 x 1024."""
+    config = px256(dataset)
+    config.data.image_size = 1024
+    config.training.batch_size = 8
+    config.sampling.snr = 0.15
+    config.eval.batch_size = 1024
+    config.eval.begin_ckpt = 1
+    config.eval.enable_sampling = False
+    config.model.sigma_max = 1348.0
+    return config
+
+
+def ve(config: ConfigDict, continuous: bool) -> None:
+    """Variance exploding: pixels in [0, 1], reverse diffusion corrected by Langevin steps."""
+    config.training.sde = "vesde"
+    config.training.continuous = continuous
+    config.sampling.predictor = "reverse_diffusion"
+    config.sampling.corrector = "langevin"
+    config.model.scale_by_sigma = True
+    config.model.ema_rate = 0.999
+
+
+def vp(config: ConfigDict, continuous: bool) -> None:
+    """Variance preserving: pixels in [-1, 1]; discrete: DDPM's ancestral sampling."""
+    config.training.sde = "vpsde"
+    config.training.continuous = continuous
+    config.training.reduce_mean = True
+    config.data.centered = True
+    config.sampling.predictor = "euler_maruyama" if continuous else "ancestral_sampling"
+
+
+def subvp(config: ConfigDict) -> None:
+    """Sub-VP: as continuous VP."""
+    vp(config, continuous=True)
+    config.training.sde = "subvpsde"
+
+
+def ddpm(config: ConfigDict) -> None:
+    """The network of Ho et al. (2020), arXiv:2006.11239."""
+    config.model.name = "ddpm"
+    config.model.num_res_blocks = 2
+
+
+def ddpm_256(config: ConfigDict) -> None:
+    """DDPM for 256 x 256, with its smaller learning rate."""
+    ddpm(config)
+    config.model.ch_mult = (1, 1, 2, 2, 4, 4)
+    config.optim.lr = 2e-5
+
+
+def ddpmpp(config: ConfigDict) -> None:
+    """DDPM++: BigGAN blocks and rescaled skips on top of DDPM (Song et al. 2021, appendix H)."""
+    config.model.name = "ncsnpp"
+    config.model.fir = False
+    config.model.embedding_type = "positional"
+
+
+def ncsnpp(config: ConfigDict, embedding_type: str = "positional") -> None:
+    """NCSN++: FIR resampling and a residual input pyramid (Song et al. 2021, appendix H)."""
+    config.model.name = "ncsnpp"
+    config.model.progressive_input = "residual"
+    config.model.embedding_type = embedding_type
+
+
+def deep(config: ConfigDict) -> None:
+    """Twice the blocks, and 350,000 fewer steps."""
+    config.model.num_res_blocks = 8
+    config.training.n_iters = 950001
+
+
+def ncsnpp_256(config: ConfigDict) -> None:
+    """NCSN++ for 256 x 256: skip pyramids at both ends, Fourier embedding, 2000 noise scales."""
+    config.model.name = "ncsnpp"
+    config.model.num_scales = 2000
+    config.model.num_res_blocks = 2
+    config.model.ch_mult = (1, 1, 2, 2, 2, 2, 2)
+    config.model.progressive = "output_skip"
+    config.model.progressive_input = "input_skip"
+
+
+def ncsnpp_1024(config: ConfigDict) -> None:
+    """NCSN++ for 1024 x 1024: narrower and deeper than at 256."""
+    ncsnpp_256(config)
+    config.model.nf = 16
+    config.model.num_res_blocks = 1
+    config.model.ch_mult = (1, 2, 4, 8, 16, 32, 32, 32)
+    config.model.ema_rate = 0.9999
+
+
+def ncsn(config: ConfigDict) -> None:
+    """NCSN, arXiv:1907.05600: 10 noise scales from sigma 1, 100 annealed Langevin steps on each.
+
+    `num_classes`, which the official configs forget, refers to `num_scales` and follows it.
+    """
+    _refinenet(config)
+    config.model.name = "ncsn"
+    config.model.num_classes = config.model.get_ref("num_scales")
+    config.model.ema_rate = 0.0
+    config.optim.lr = 1e-3
+    noise_scales(config, sigma_max=1.0, num_scales=10, n_steps_each=100, snr=0.316)
+
+
+def ncsnv2(config: ConfigDict, name: str) -> None:
+    """NCSNv2, arXiv:2006.09011: unconditional norms, output divided by sigma, EMA weights."""
+    _refinenet(config)
+    config.model.name = name
+    config.model.scale_by_sigma = True
+    config.optim.lr = 1e-4
+
+
+def noise_scales(
+    config: ConfigDict, sigma_max: float, num_scales: int, n_steps_each: int, snr: float
+) -> None:
+    """The largest sigma, the number of scales and the Langevin steps: techniques 1, 2 and 4."""
+    config.model.sigma_max = sigma_max
+    config.model.num_scales = num_scales
+    config.sampling.n_steps_each = n_steps_each
+    config.sampling.snr = snr
+
+
+def _refinenet(config: ConfigDict) -> None:
+    config.training.sde = "vesde"
+    config.training.continuous = False
+    config.sampling.predictor = "none"
+    config.sampling.corrector = "ald"
+    config.model.ema_rate = 0.999
+    config.model.normalization = "InstanceNorm++"
+    config.model.nonlinearity = "elu"
+    config.optim.warmup = 0
+    config.optim.grad_clip = -1.0

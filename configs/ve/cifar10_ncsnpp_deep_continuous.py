@@ -1,0 +1,13 @@
+"""NCSN++ with twice the blocks on CIFAR-10, VE SDE, continuous time."""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.cifar10()
+    defaults.ve(config, continuous=True)
+    defaults.ncsnpp(config, embedding_type="fourier")
+    defaults.deep(config)
+    return config

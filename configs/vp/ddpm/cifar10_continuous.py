@@ -1,0 +1,12 @@
+"""DDPM on CIFAR-10, VP SDE, continuous time."""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.cifar10()
+    defaults.vp(config, continuous=True)
+    defaults.ddpm(config)
+    return config

@@ -1,0 +1,6 @@
+"""Pixels in: data sets, batches in a deterministic order, and what the device does to them."""
+
+from data.batches import Batches, eval_batches
+from data.datasets import DATASETS, Dataset, default_folder, from_config, load
+
+__all__ = ["DATASETS", "Batches", "Dataset", "default_folder", "eval_batches", "from_config", "load"]

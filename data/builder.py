@@ -1,0 +1,119 @@
+"""What every data set here has in common: a TFDS builder that needs no TensorFlow.
+
+TFDS's own builders of these sets read their files through TensorFlow. Those below parse the official
+files with NumPy, and write array_record files that are read at random without TensorFlow.
+"""
+
+from __future__ import annotations
+
+import pathlib
+import socket
+import urllib.parse
+import urllib.request
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+Files = Mapping[str, pathlib.Path]
+
+
+class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+    """A labelled image data set: constants, where its files come from, and how to parse them.
+
+    Examples keep the order of the official files, so that example number i is the same image whether
+    it is read from those files or from prepared array_record data.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    TFDS_VERSIONS: ClassVar[tuple[str, ...]] = ()  # versions of TFDS's own builder that can be read
+    SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
+
+    IMAGE_SHAPE: ClassVar[tuple[int, int, int]]
+    LEVELS: ClassVar[int] = 256
+    NUM_CLASSES: ClassVar[int] = 10
+    URL: ClassVar[str] = ""
+    CHECKSUMS: ClassVar[dict[str, tuple[int, str]]] = {}  # file name: (bytes, SHA-256)
+    FOLDERS: ClassVar[tuple[str, ...]] = ()  # where a distribution's package puts the files
+
+    @classmethod
+    def find(cls, folder: pathlib.Path) -> Files | None:
+        """The official files in `folder`, or None if none of them is there.
+
+        Raises:
+          FileNotFoundError: some of the files are there and others are not.
+        """
+        found = {name: folder / name for name in cls.CHECKSUMS if (folder / name).is_file()}
+        if found and len(found) < len(cls.CHECKSUMS):
+            missing = ", ".join(sorted(set(cls.CHECKSUMS) - set(found)))
+            raise FileNotFoundError(f"{cls.name}: {folder} lacks {missing}")
+        return found or None
+
+    @classmethod
+    def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [n, H, W, C] with values in 0..LEVELS-1, and labels int32 [n], of one split.
+
+        Raises:
+          ValueError: a damaged file, in one line.
+        """
+        raise NotImplementedError
+
+    url_infos: Any = None
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(skip_registration=True, **kwargs)
+        checksums = tfds.download.checksums
+        cls.url_infos = {
+            cls.URL + name: checksums.UrlInfo(tfds.core.utils.Size(size), sha256, name)
+            for name, (size, sha256) in cls.CHECKSUMS.items()
+        }
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        image = tfds.features.Tensor(
+            shape=self.IMAGE_SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
+        )
+        label = tfds.features.ClassLabel(num_classes=self.NUM_CLASSES)
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description=self.__doc__ or "",
+            features=tfds.features.FeaturesDict({"image": image, "label": label}),
+            supervised_keys=("image", "label"),
+            disable_shuffling=True,
+        )
+
+    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
+        files = self._download(dl_manager) if self.CHECKSUMS else {}
+        return {split: self._generate_examples(files, split) for split in self.SPLITS}
+
+    def _download(self, dl_manager: Any) -> Files:
+        try:
+            reach(self.URL)
+            return dl_manager.download({name: self.URL + name for name in self.CHECKSUMS})
+        except Exception as error:  # whatever the network does
+            raise FileNotFoundError(self.unavailable(error)) from error
+
+    def _generate_examples(self, files: Files, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
+        images, labels = self.read(files, split)
+        for i in range(len(images)):
+            yield i, {"image": images[i], "label": int(labels[i])}
+
+    def unavailable(self, error: Exception) -> str:
+        """One line: what to fetch and where to put it."""
+        folder = pathlib.Path(self._data_dir_root) / self.name
+        return (
+            f"{self.name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}): fetch {', '.join(self.CHECKSUMS)} from {self.URL} into "
+            f"{folder}, or name the folder that holds them with --config.data.data_dir"
+        )
+
+
+def reach(url: str, timeout: float = 10.0) -> None:
+    """Raises OSError at once where `url`'s host cannot be reached: TFDS would retry for minutes.
+
+    With a proxy in the environment the host need not be reachable directly, and nothing is tried.
+    """
+    parts = urllib.parse.urlsplit(url)
+    if parts.hostname and parts.scheme not in urllib.request.getproxies():
+        port = parts.port or {"http": 80, "https": 443}[parts.scheme]
+        socket.create_connection((parts.hostname, port), timeout).close()

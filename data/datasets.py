@@ -1,0 +1,256 @@
+"""Data sets by name: uint8 images and labels, in RAM where they fit.
+
+`load` looks, in this order, for the official files in the folder the user named (or where a
+distribution's package puts them), for prepared array_record data (`<folder>/<name>/<version>`, ours
+or TFDS's own), and else downloads and prepares them. TensorFlow is never needed.
+
+Prepared data live in `data_dir`, else in `$SCORE_SDE_DATA`, else in `~/.cache/score_sde/data`; what
+TFDS itself prepared as array_record in `$TFDS_DATA_DIR` or `~/tensorflow_datasets` is read as well.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import io
+import os
+import pathlib
+import zlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from data.builder import ImageBuilder
+from data.cifar10 import Cifar10
+from data.digits import Digits
+from data.fashion_mnist import FashionMnist
+
+DATASETS: dict[str, type[ImageBuilder]] = {
+    "digits": Digits,
+    "fashion_mnist": FashionMnist,
+    "cifar10": Cifar10,
+}
+
+RAM_LIMIT = 4 << 30  # bytes of images that are kept in RAM; larger sets are read record by record
+_CHUNK = 4096  # records decoded at a time while a set is read into RAM
+
+
+class Column:
+    """One feature of a random-access source of records: `column[i]`, `column[[i, j]]`, slices."""
+
+    def __init__(self, records: Any, feature: str):
+        self.records = records
+        self.feature = feature
+
+    def __len__(self) -> int:
+        return len(self.records)
+
+    def __getitem__(self, rows: Any) -> np.ndarray:
+        if isinstance(rows, slice):
+            rows = range(*rows.indices(len(self)))
+        numbers = np.arange(len(self))[rows] if isinstance(rows, np.ndarray) else np.asarray(rows)
+        items = fetch(self.records, np.atleast_1d(numbers))
+        values = np.stack([item[self.feature] for item in items])
+        return values if numbers.ndim else values[0]
+
+
+def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
+    """The records `rows` of a random-access source, read together where it can do that."""
+    numbers = [int(row) for row in rows]
+    if hasattr(records, "__getitems__"):
+        return records.__getitems__(numbers)
+    return [records[row] for row in numbers]
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Dataset:
+    """One split of a labelled image data set.
+
+    Attributes:
+      name, split: as given to `load`.
+      images: uint8 [n, H, W, C] with values in 0..levels-1: an array, or a `Column` of records that
+        reads from disk; either takes row numbers.
+      labels: int32 [n], likewise.
+      levels: number of grey levels; bits per dimension count log2 of it.
+      image_shape: (H, W, C).
+      num_classes: labels are in 0..num_classes-1.
+    """
+
+    name: str
+    split: str
+    images: np.ndarray | Column
+    labels: np.ndarray | Column
+    levels: int
+    image_shape: tuple[int, int, int]
+    num_classes: int
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    @property
+    def in_memory(self) -> bool:
+        return isinstance(self.images, np.ndarray)
+
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images uint8 [k, H, W, C] and labels int32 [k] of `rows` [k]; each record is read once."""
+        if isinstance(self.images, np.ndarray):
+            return self.images[rows], np.asarray(self.labels[rows])
+        items = fetch(self.images.records, rows)
+        images = np.stack([item["image"] for item in items])
+        return images, np.asarray([item["label"] for item in items], np.int32)
+
+    @functools.cached_property
+    def fingerprint(self) -> str:
+        """Says whether two data sets are the same examples in the same order (as far as read)."""
+        content = 0
+        if isinstance(self.images, np.ndarray):
+            content = zlib.crc32(np.ascontiguousarray(self.images))
+            content = zlib.crc32(np.ascontiguousarray(self.labels), content)
+        return f"{self.name}/{self.split}/{len(self)}/{content:08x}"
+
+
+def load(
+    name: str,
+    split: str,
+    data_dir: str | os.PathLike[str] | None = None,
+    image_size: int | None = None,
+    num_channels: int | None = None,
+    ram_limit: int = RAM_LIMIT,
+) -> Dataset:
+    """The data set `name`, split "train" or "test".
+
+    Args:
+      name: a key of `DATASETS`, in any case.
+      split: "train" or "test".
+      data_dir: a folder with the official files, or one with prepared data.
+      image_size, num_channels: what the caller expects; images are never resized.
+      ram_limit: bytes of images up to which the set is kept in RAM.
+
+    Raises:
+      ValueError: unknown name or split, another image size, damaged files.
+      FileNotFoundError: the files are not here and cannot be downloaded.
+    """
+    if name.lower() not in DATASETS:
+        raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(sorted(DATASETS))}")
+    builder = DATASETS[name.lower()]
+    if split not in builder.SPLITS:
+        raise ValueError(f"unknown split {split!r} of {name}: it is {' or '.join(builder.SPLITS)}")
+    height, width, channels = builder.IMAGE_SHAPE
+    if image_size is not None and (image_size, image_size) != (height, width):
+        raise ValueError(f"{name} has images of {height}x{width} pixels, not {image_size}")
+    if num_channels is not None and num_channels != channels:
+        raise ValueError(f"{name} has {channels} channel(s), not {num_channels}")
+
+    images, labels = _open(builder, split, data_dir, ram_limit)
+    return Dataset(
+        name.lower(), split, images, labels, builder.LEVELS, builder.IMAGE_SHAPE, builder.NUM_CLASSES
+    )
+
+
+def from_config(config: Any, split: str) -> Dataset:
+    """`load` with config.data's dataset, data_dir ("" or absent: the default), size and channels."""
+    section = config.data
+    return load(
+        section.dataset,
+        split,
+        section.get("data_dir", "") or None,
+        section.get("image_size", None),
+        section.get("num_channels", None),
+    )
+
+
+def default_folder() -> pathlib.Path:
+    """Where prepared data and trained classifiers are kept unless the user names a folder."""
+    named = os.environ.get("SCORE_SDE_DATA")
+    return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
+
+
+def _open(
+    builder: type[ImageBuilder], split: str, data_dir: str | os.PathLike[str] | None, ram_limit: int
+) -> tuple[np.ndarray | Column, np.ndarray | Column]:
+    root = pathlib.Path(data_dir).expanduser() if data_dir else default_folder()
+    packaged = [] if data_dir else [pathlib.Path(folder) for folder in builder.FOLDERS]
+    for folder in (root, root / builder.name, *packaged):
+        files = builder.find(folder)
+        if files:
+            return builder.read(files, split)
+
+    roots = [root]
+    if not data_dir:
+        tfds_root = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
+        roots.append(pathlib.Path(tfds_root).expanduser())
+    made = _prepared(builder, split, roots) or _prepare(builder, split, root)
+    try:
+        records = made.as_data_source(split=split)
+        if len(records) * int(np.prod(builder.IMAGE_SHAPE)) > ram_limit:
+            return Column(records, "image"), Column(records, "label")
+        return _read_all(builder, records)
+    except Exception as error:  # TFDS, array_record and Pillow each have their own
+        reason = _one_line(error)
+        raise ValueError(f"{made.data_dir} is damaged, remove that folder: {reason}") from error
+
+
+def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.Path]) -> Any:
+    """TFDS's builder for prepared array_record data under the first root that has some, or None."""
+    for root in roots:
+        for version in (str(builder.VERSION), *builder.TFDS_VERSIONS):
+            folder = root / builder.name / version
+            if any(folder.glob(f"{builder.name}-{split}.array_record*")):
+                try:
+                    return tfds.builder_from_directory(str(folder))
+                except Exception as error:
+                    reason = _one_line(error)
+                    raise ValueError(f"{folder} is damaged, remove it: {reason}") from error
+    return None
+
+
+def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any:
+    """Downloads the files if need be and writes array_record data under `root`; their builder."""
+    made = builder(data_dir=str(root), file_format="array_record")
+    try:
+        with _quiet(progress=bool(builder.CHECKSUMS)):
+            made.download_and_prepare()
+    except FileNotFoundError:
+        raise
+    except OSError:
+        # Another process was faster: its data are complete, since TFDS renames a finished folder.
+        found = _prepared(builder, split, [root])
+        if found is None:
+            raise
+        return found
+    return made
+
+
+def _one_line(error: Exception) -> str:
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[-1][:200]
+
+
+@contextlib.contextmanager
+def _quiet(progress: bool) -> Iterator[None]:
+    """Hides what TFDS prints; its progress bars too unless there is something to download."""
+    tqdm_utils = tfds.core.utils.tqdm_utils
+    if not progress:
+        tqdm_utils.disable_progress_bar()
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            yield
+    finally:
+        if not progress:
+            tqdm_utils.enable_progress_bar()
+
+
+def _read_all(
+    builder: type[ImageBuilder], records: Sequence[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    images = np.empty((len(records), *builder.IMAGE_SHAPE), np.uint8)
+    labels = np.empty(len(records), np.int32)
+    for start in range(0, len(records), _CHUNK):
+        rows = np.arange(start, min(start + _CHUNK, len(records)))
+        items = fetch(records, rows)
+        images[rows] = [item["image"] for item in items]
+        labels[rows] = [item["label"] for item in items]
+    return images, labels

@@ -1,0 +1,52 @@
+"""The digits that come with scikit-learn."""
+
+from __future__ import annotations
+
+import functools
+
+import numpy as np
+
+from data.builder import Files, ImageBuilder
+
+NUM_TEST = 297
+
+
+class Digits(ImageBuilder):
+    """1,797 handwritten digits of 8x8 pixels and 17 grey levels: 1,500 to train, 297 to test.
+
+    E. Alpaydin, C. Kaynak: Optical Recognition of Handwritten Digits, UCI, 1998 (its test set).
+    """
+
+    IMAGE_SHAPE = (8, 8, 1)
+    LEVELS = 17
+
+    @classmethod
+    def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
+        del files
+        images, labels = _digits()
+        train, test = stratified_split(labels, NUM_TEST)
+        rows = {"train": train, "test": test}[split]
+        return images[rows], labels[rows]
+
+
+@functools.cache
+def _digits() -> tuple[np.ndarray, np.ndarray]:
+    from sklearn import datasets  # takes a second, and is needed for preparation only
+
+    bunch = datasets.load_digits()
+    return bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
+
+
+def stratified_split(labels: np.ndarray, num_test: int) -> tuple[np.ndarray, np.ndarray]:
+    """Row numbers of a fixed shuffled split in which every class keeps its share.
+
+    The shuffled rows are sorted by class (stably), and `num_test` of them, evenly spaced, are the
+    test rows: each class gives its share to within one example. Both parts come back in shuffled
+    order. The shuffle sorts raw Philox output, which NumPy keeps fixed across versions.
+    """
+    n = len(labels)
+    shuffled = np.argsort(np.random.Philox(key=0).random_raw(n), kind="stable")
+    by_class = np.argsort(labels[shuffled], kind="stable")
+    is_test = np.zeros(n, bool)
+    is_test[by_class[(np.arange(num_test) * n + n // 2) // num_test]] = True
+    return shuffled[~is_test], shuffled[is_test]

@@ -1,0 +1,1 @@
+"""Weights and networks of other projects, brought here and taken back."""

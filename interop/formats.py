@@ -1,0 +1,58 @@
+"""Which format a file of weights is in, from what it holds; and safetensors."""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+
+from interop import pth
+
+FORMATS = {
+    "pth": "PyTorch (.pth, .bin)",
+    "flax": "official JAX checkpoint (Flax msgpack)",
+    "safetensors": "safetensors",
+    "diffusers": "diffusers folder (config.json and weights)",
+}
+
+
+def recognise(path: str | os.PathLike[str]) -> str:
+    """A key of `FORMATS`. Only the first bytes are looked at: reading may still refuse the file.
+
+    Raises:
+      FileNotFoundError: there is nothing at `path`.
+      ValueError: none of the known formats.
+    """
+    path = pathlib.Path(path)
+    if path.is_dir():
+        if (path / "config.json").is_file():
+            return "diffusers"
+        raise ValueError(f"{path} has no config.json, as a diffusers folder would")
+    with path.open("rb") as file:
+        head = file.read(16)
+    if pth.is_pth(path):
+        return "pth"
+    if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
+        return "safetensors"
+    if head and (head[0] >> 4 == 0x8 or head[0] in (0xDE, 0xDF)):  # a msgpack map
+        return "flax"
+    raise ValueError(f"{path} is in no known format; known: {', '.join(FORMATS.values())}")
+
+
+def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All tensors of a .safetensors file by name.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: damaged, or of another format.
+    """
+    try:
+        return safetensors.numpy.load_file(path)
+    except OSError:
+        raise
+    except Exception as error:
+        text = " ".join(str(error).split())
+        raise ValueError(f"{path} cannot be read as safetensors: {text}") from error

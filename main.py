@@ -1,0 +1,126 @@
+"""Command line: `python main.py --mode=train --config=configs/quickstart.py --workdir=runs/x`."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import pathlib
+import sys
+from collections.abc import Sequence
+
+# jaxlib releases on which clearing this flag was measured to speed up convolutions on the CPU.
+_SLOW_FUSION_FLAG = "--xla_cpu_experimental_ynn_fusion_type="
+if importlib.metadata.version("jaxlib") == "0.10.2" and not os.environ.get("XLA_FLAGS"):
+    os.environ["XLA_FLAGS"] = _SLOW_FUSION_FLAG
+os.environ.setdefault("NPROC", str(max(4, os.cpu_count() or 1)))
+
+import jax
+from absl import app, flags, logging
+from ml_collections import config_flags
+
+MODES = ("train", "eval", "sample")
+
+FLAGS = flags.FLAGS
+config_flags.DEFINE_config_file(
+    "config", None, "Configuration file; override any value by --config.a.b=value."
+)
+flags.DEFINE_enum("mode", None, MODES, "What to do.")
+flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
+flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
+flags.DEFINE_bool(
+    "distributed",
+    False,
+    "Join other processes (also automatic on a detected cluster). Outside a cluster set "
+    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+)
+flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of one line.")
+
+
+class Refused(Exception):
+    """A command line that cannot be understood; exit code 2."""
+
+
+def parse_flags(argv: Sequence[str]) -> list[str]:
+    """absl's parser, with every complaint (also of the config overrides) as one line."""
+    try:
+        rest = FLAGS(list(argv))
+        if len(rest) > 1:
+            raise Refused(f"unexpected argument {rest[1]!r}; options begin with --")
+        for name in ("mode", "config", "workdir"):
+            if FLAGS[name].value is None:
+                raise Refused(f"--{name} is required; see python main.py --help")
+        return rest
+    except Refused:
+        raise
+    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
+        raise Refused(one_line(error)) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The message of an error without line breaks."""
+    text = " ".join(str(error).split())
+    return text or type(error).__name__
+
+
+def cluster_detected() -> bool:
+    """Whether a scheduler or a TPU pod started several processes of this program."""
+    environment = os.environ
+    return (
+        int(environment.get("SLURM_NTASKS", "1")) > 1
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    )
+
+
+def join_processes() -> None:
+    """`jax.distributed.initialize`, from the environment's three variables or the cluster's own."""
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    given = [os.environ.get(name) for name in names]
+    if all(given):
+        address, count, index = given
+        jax.distributed.initialize(address, int(count or 1), int(index or 0))
+    elif cluster_detected():
+        jax.distributed.initialize()
+    else:
+        raise Refused(f"--distributed found no cluster; set {', '.join(names)}")
+
+
+def run(argv: Sequence[str]) -> None:
+    """Dispatches to the mode; the loops are imported late so that --help is quick."""
+    del argv
+    logging.set_verbosity(logging.WARNING)
+    if FLAGS.distributed or cluster_detected():
+        join_processes()
+    workdir = pathlib.Path(FLAGS.workdir)
+    if FLAGS.mode == "train":
+        import train
+
+        train.train(FLAGS.config, workdir)
+    elif FLAGS.mode == "eval":
+        import evaluate
+
+        evaluate.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
+    else:
+        import generate
+
+        generate.sample(FLAGS.config, workdir)
+
+
+def main() -> None:
+    """Runs the program; a user's mistake ends in one line and an exit code (usage 2, else 1)."""
+    code = 0
+    try:
+        app.run(run, flags_parser=parse_flags)
+    except Refused as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
+    except (ValueError, FloatingPointError, OSError) as error:
+        if flags.FLAGS.is_parsed() and FLAGS.traceback:
+            raise
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        code = 1
+    sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,136 @@
+"""Networks: Linen modules from (x [B, H, W, C], labels [B]) to [B, H, W, C].
+
+    params = models.init(module, key, image_shape)
+    out = module.apply({"params": params}, x, labels, dropout_keys=None)
+
+`labels` are noise levels, times or indices, as `models.score_fn` gives them; `dropout_keys [B]`,
+one key per image, mean training, None evaluation.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.ddpm import DDPM
+from models.ncsn import NCSN, NCSNv2
+from models.ncsnpp import NCSNpp
+from models.score import continuous_labels, discrete_labels, score_fn
+
+__all__ = [
+    "DDPM",
+    "MODELS",
+    "NCSN",
+    "NCSNpp",
+    "NCSNv2",
+    "continuous_labels",
+    "discrete_labels",
+    "from_config",
+    "init",
+    "score_fn",
+]
+
+
+def _unet(config: Any) -> dict[str, Any]:
+    """What NCSN++ and DDPM have in common."""
+    model = config.model
+    return {
+        "nf": model.nf,
+        "ch_mult": tuple(model.ch_mult),
+        "num_res_blocks": model.num_res_blocks,
+        "attn_resolutions": tuple(model.attn_resolutions),
+        "dropout": model.dropout,
+        "nonlinearity": model.nonlinearity.lower(),
+        "resamp_with_conv": model.resamp_with_conv,
+        "conditional": model.conditional,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+        "centered": config.data.centered,
+        "num_labels": model.get("num_labels", 0),
+        "dtype": _dtype(model.get("dtype", "float32")),
+        "remat": model.get("remat", False),
+    }
+
+
+def _ddpm(config: Any) -> DDPM:
+    return DDPM(**_unet(config))
+
+
+def _ncsnpp(config: Any) -> NCSNpp:
+    model = config.model
+    return NCSNpp(
+        **_unet(config),
+        fir_kernel=tuple(model.fir_kernel) if model.fir else None,
+        skip_rescale=model.skip_rescale,
+        resblock_type=model.resblock_type.lower(),
+        progressive=model.progressive.lower(),
+        progressive_input=model.progressive_input.lower(),
+        progressive_combine=model.progressive_combine.lower(),
+        embedding_type=model.embedding_type.lower(),
+        fourier_scale=model.get("fourier_scale", 16.0),  # absent where the embedding is positional
+        init_scale=model.init_scale,
+    )
+
+
+def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
+    model = config.model
+    for key in ("dtype", "remat", "num_labels"):
+        if model.get(key) not in (None, False, 0, "float32"):
+            raise ValueError(f"model.{key} is {model[key]!r}, but {model.name} has no such option")
+    fields = {
+        "nf": model.nf,
+        "architecture": architecture,
+        "nonlinearity": model.nonlinearity.lower(),
+        "interpolation": model.interpolation,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+        "centered": config.data.centered,
+    }
+    if conditional:
+        return NCSN(**fields, num_classes=model.get("num_classes") or model.num_scales)
+    return NCSNv2(**fields)
+
+
+def _dtype(name: str | None) -> Any:
+    """The type to compute in: None for float32, which needs no casts."""
+    types = {None: None, "float32": None, "bfloat16": jnp.bfloat16}
+    if name not in types:
+        raise ValueError(f"model.dtype is {name!r}; valid values: float32, bfloat16")
+    return types[name]
+
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "ddpm": _ddpm,
+    "ncsn": functools.partial(_ncsn, architecture="64", conditional=True),
+    "ncsnpp": _ncsnpp,
+    "ncsnv2_64": functools.partial(_ncsn, architecture="64", conditional=False),
+    "ncsnv2_128": functools.partial(_ncsn, architecture="128", conditional=False),
+    "ncsnv2_256": functools.partial(_ncsn, architecture="256", conditional=False),
+}
+
+
+def from_config(config: Any) -> nn.Module:
+    """The network that `config.model` and `config.data.centered` describe.
+
+    Raises:
+      ValueError: an unknown name, nonlinearity, block or other choice; says which are known.
+    """
+    name = config.model.name
+    if name not in MODELS:
+        raise ValueError(f"model.name is {name!r}; valid values: {', '.join(sorted(MODELS))}")
+    return MODELS[name](config)
+
+
+def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    """Initial parameters, a nested dict, for images of `image_shape` (height, width, channels)."""
+    x = jnp.zeros((1, *image_shape))
+    return jax.jit(module.init)(key, x, jnp.zeros((1,), jnp.int32))["params"]

@@ -1,0 +1,77 @@
+"""What a network is told besides the image: the noise level (or time), and perhaps a class."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from models.conv import default_init
+
+Activation = Callable[[jax.Array], jax.Array]
+
+
+def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
+    """Sinusoids of `labels [B]` at frequencies f_k = max_period^(-k / (size // 2 - 1)): [B, size].
+
+    The first half holds the sines, the second the cosines; an odd size ends with a zero
+    (Vaswani et al. 2017, section 3.5, in the arrangement of Ho et al. 2020).
+    """
+    half = size // 2
+    rate = math.log(max_period) / max(half - 1, 1)
+    frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * -rate)
+    phase = labels.astype(jnp.float32)[:, None] * frequencies
+    embedding = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)
+    return jnp.pad(embedding, ((0, 0), (0, size % 2)))
+
+
+class GaussianFourierProjection(nn.Module):
+    """Random features [sin 2 pi W u, cos 2 pi W u] of u = log sigma: [B] to [B, 2 * size].
+
+    W ~ N(0, scale^2) stays as it was drawn (Tancik et al. 2020; Song et al. 2021, appendix C.2):
+    a parameter, for the sake of checkpoints, but one without a gradient.
+    """
+
+    size: int
+    scale: float
+
+    @nn.compact
+    def __call__(self, u: jax.Array) -> jax.Array:
+        w = self.param("W", nn.initializers.normal(self.scale), (self.size,))
+        phase = u[:, None] * jax.lax.stop_gradient(w) * 2 * jnp.pi
+        return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)
+
+
+def noise_embedding(features: jax.Array, nf: int, act: Activation) -> jax.Array:
+    """Two dense layers `Dense_0`, `Dense_1` of the calling module: [B, size] to [B, 4 nf]."""
+    hidden = nn.Dense(4 * nf, kernel_init=default_init())(features)
+    return nn.Dense(4 * nf, kernel_init=default_init())(act(hidden))
+
+
+def noise_levels(
+    labels: jax.Array, sigma_min: float, sigma_max: float, num_scales: int
+) -> jax.Array:
+    """sigma [B] of `labels [B]`: real labels are noise levels; integers i = 0 .. num_scales - 1
+    index the geometric sequence from sigma_max down to sigma_min."""
+    if not jnp.issubdtype(labels.dtype, jnp.integer):
+        return labels
+    sigmas = np.exp(np.linspace(math.log(sigma_max), math.log(sigma_min), num_scales))
+    return jnp.asarray(sigmas, jnp.float32)[labels]
+
+
+def class_embedding(
+    temb: jax.Array | None, y: jax.Array | None, batch: int, num_labels: int, nf: int
+) -> jax.Array:
+    """`temb [B, 4 nf]` plus learnt vectors of the classes `y [B]` in 0 .. num_labels.
+
+    Class `num_labels` is the null class, which classifier-free guidance (Ho & Salimans 2021)
+    trains on images whose class is withheld; it is what `y=None` means.
+    """
+    if y is None:
+        y = jnp.full((batch,), num_labels)
+    classes = nn.Embed(num_labels + 1, 4 * nf, name="ClassEmbed_0")(y)
+    return classes if temb is None else temb + classes

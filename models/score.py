@@ -1,0 +1,57 @@
+"""From a network to the score: which labels it is given, and what its output means."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+
+from sde_lib import SDE, VESDE, VPSDE, ScoreFn, batch_mul
+
+Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], labels [B]) -> [B, ...]
+
+
+def continuous_labels(sde: SDE, t: jax.Array) -> jax.Array:
+    """What a network trained at all times is told of `t [B]`: sigma(t) for VE, else 999 t / T."""
+    return sde.sigma(t) if isinstance(sde, VESDE) else t / sde.T * 999
+
+
+def discrete_labels(sde: SDE, t: jax.Array) -> jax.Array:
+    """The index in 0 .. N - 1 of the noise level nearest to `t [B]`, int32.
+
+    SMLD counts from the highest level down, (T - t)(N - 1) / T; DDPM upwards, t (N - 1) / T.
+    """
+    elapsed = sde.T - t if isinstance(sde, VESDE) else t
+    return jnp.round(elapsed / sde.T * (sde.N - 1)).astype(jnp.int32)
+
+
+def score_fn(
+    sde: SDE, network: Network, continuous: bool, official_labels: bool = False
+) -> ScoreFn:
+    """The score grad_x log p_t(x) that `network` stands for, (x [B, ...], t [B]) -> [B, ...].
+
+    A VE network is the score itself. Any other network predicts the noise z in
+    x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021, appendix C, eq. 33).
+
+    Args:
+      continuous: the network was trained at all times, not at the N levels of SMLD or DDPM.
+        Only VE and VP have a discrete version; other SDEs are continuous always.
+      official_labels: for discrete VP, label with t (N - 1) unrounded and cut the index of std to
+        an integer, as the original code does, instead of rounding both to the nearest index.
+    """
+    if isinstance(sde, VESDE):
+        ve_labels = continuous_labels if continuous else discrete_labels
+        return lambda x, t: network(x, ve_labels(sde, t))
+
+    def predicts_noise(x: jax.Array, t: jax.Array) -> jax.Array:
+        if continuous or not isinstance(sde, VPSDE):
+            labels, std = continuous_labels(sde, t), sde.sigma(t)
+        elif official_labels:
+            labels, std = t * (sde.N - 1), sde.sqrt_1m_alphas_cumprod[sde.timestep(t)]
+        else:
+            labels = discrete_labels(sde, t)
+            std = sde.sqrt_1m_alphas_cumprod[labels]
+        return batch_mul(-1.0 / std, network(x, labels))
+
+    return predicts_noise

@@ -1,0 +1,441 @@
+"""Samplers: predictor-corrector (algorithm 1) and the probability-flow ODE.
+
+Equation and algorithm numbers are those of Song et al. 2021, "Score-Based Generative Modeling
+through Stochastic Differential Equations" (arXiv:2011.13456). Images are x [B, ...], times t [B].
+All randomness comes from a noise source: a callable that maps i to the i-th standard-normal draw,
+[B, ...].
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any, Protocol
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import ode
+from ode import lookup
+from sde_lib import SDE, VESDE, VPSDE, batch_mul
+from solvers import Array, Noise, Samples, ScoreFn, all_finite, drive
+
+
+def image_noise(keys: Array, shape: tuple[int, ...]) -> Noise:
+    """Noise source in which image b's draw number i depends on `keys[b]` and i alone.
+
+    Args:
+      keys: typed keys [B].
+      shape: of one image.
+    """
+
+    def draw(i: Any) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+
+    return draw
+
+
+def recorded_noise(draws: Array) -> Noise:
+    """Noise source that repeats `draws` [number of draws, B, ...]."""
+    draws = jnp.asarray(draws)
+    return lambda i: draws[i]
+
+
+# Predictors: one step of the reverse-time process, from t to the next time.
+
+
+class Predictor(Protocol):
+    """Returns the next x and its mean before noise; `z` [B, ...] is standard normal."""
+
+    def __call__(
+        self,
+        sde: SDE,
+        score_fn: ScoreFn,
+        x: Array,
+        t: Array,
+        z: Array,
+        probability_flow: bool = False,
+    ) -> tuple[Array, Array]: ...
+
+
+def euler_maruyama(
+    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
+) -> tuple[Array, Array]:
+    """Euler-Maruyama on the reverse SDE (eq. 6) or its probability flow (eq. 13).
+
+    x' = x - drift(x, t) dt + g(t) sqrt(dt) z with dt = T / N.
+    """
+    dt = sde.T / sde.N
+    drift, diffusion = sde.reverse(score_fn, probability_flow).sde(x, t)
+    x_mean = x - drift * dt
+    return x_mean + batch_mul(diffusion * jnp.sqrt(dt), z), x_mean
+
+
+def reverse_diffusion(
+    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
+) -> tuple[Array, Array]:
+    """The forward chain's own discretisation, reversed (eq. 46; probability flow eq. 45)."""
+    f, G = sde.reverse(score_fn, probability_flow).discretize(x, t)
+    x_mean = x - f
+    return x_mean + batch_mul(G, z), x_mean
+
+
+def ancestral_sampling(
+    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
+) -> tuple[Array, Array]:
+    """Sampling p(x_s | x_t, x_0) with x_0 replaced by its estimate.
+
+    VP: DDPM's chain with noise beta_i (eq. 4). VE: SMLD's levels (eq. 47). Any other SDE: the
+    posterior between t and s = t - T/(N-1), the next time of the sampler's grid. With a in
+    x_t = a x_s + noise and log-SNR lambda, the probability flow is the member of the same family
+    without noise, DDIM (Song et al. 2021, arXiv:2010.02502, eq. 12):
+    x_s = (x + sigma_t^2 (1 - exp((lambda_t - lambda_s) / 2)) score) / a.
+    """
+    score = score_fn(x, t)
+    s = jnp.maximum(t - sde.T / max(sde.N - 1, 1), 0.0)
+    if probability_flow:
+        a, _ = sde.transition(t, s)
+        shrink = -jnp.expm1(0.5 * (sde.log_snr(t) - sde.log_snr(s)))
+        x = batch_mul(1.0 / a, x + batch_mul(jnp.square(sde.sigma(t)) * shrink, score))
+        return x, x
+    if isinstance(sde, VPSDE):
+        beta = sde.discrete_betas[sde.timestep(t)]
+        x_mean = batch_mul(jax.lax.rsqrt(1.0 - beta), x + batch_mul(beta, score))
+        std = jnp.sqrt(beta)
+    elif isinstance(sde, VESDE):
+        i = sde.timestep(t)
+        sigma = sde.discrete_sigmas[i]
+        below = jnp.where(i == 0, 0.0, sde.discrete_sigmas[i - 1])
+        variance = (sigma - below) * (sigma + below)
+        x_mean = x + batch_mul(variance, score)
+        std = jnp.sqrt(variance) * below / sigma
+    else:
+        x_mean, std = sde.posterior(x, score, t, s)
+    return x_mean + batch_mul(std, z), x_mean
+
+
+def no_predictor(
+    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
+) -> tuple[Array, Array]:
+    """Leaves x as it is: sampling by the corrector alone."""
+    return x, x
+
+
+PREDICTORS: dict[str, Predictor] = {
+    "euler_maruyama": euler_maruyama,
+    "reverse_diffusion": reverse_diffusion,
+    "ancestral_sampling": ancestral_sampling,
+    "none": no_predictor,
+}
+
+
+# Correctors: steps of Langevin dynamics at one time t, whose stationary law is p_t.
+
+
+class Corrector(Protocol):
+    """Returns x after `len(zs)` steps and the last mean before noise; zs [n, B, ...]."""
+
+    def __call__(
+        self,
+        sde: SDE,
+        score_fn: ScoreFn,
+        x: Array,
+        t: Array,
+        zs: Array,
+        snr: float,
+        norm: str = "image",
+        axis_name: str | None = None,
+    ) -> tuple[Array, Array]: ...
+
+
+NORMS = ("image", "batch")
+
+
+def langevin(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    t: Array,
+    zs: Array,
+    snr: float,
+    norm: str = "image",
+    axis_name: str | None = None,
+) -> tuple[Array, Array]:
+    """Langevin dynamics with a step size set by the signal-to-noise ratio (algorithms 4 and 5).
+
+    x' = x + e score + sqrt(2 e) z with e = 2 alpha_i (snr |z| / |score|)^2. The two norms are
+    those of each image, or with norm="batch" their means over the batch, and over the devices of
+    `axis_name` if given, as the published numbers were made. (In a handful of dimensions the score
+    of one image may vanish, and its step explode: the rule is meant for images.)
+    """
+    alpha = sde.step_alpha(t)
+
+    def length(v: Array) -> Array:
+        lengths = jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim))))
+        if norm == "image":
+            return lengths
+        mean = jnp.mean(lengths)
+        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
+
+    def step(score: Array, z: Array) -> Array:
+        return 2.0 * alpha * jnp.square(snr * length(z) / length(score))
+
+    return _langevin_steps(score_fn, x, t, zs, step)
+
+
+def annealed_langevin(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    t: Array,
+    zs: Array,
+    snr: float,
+    norm: str = "image",
+    axis_name: str | None = None,
+) -> tuple[Array, Array]:
+    """Langevin dynamics with the step size of annealed Langevin dynamics.
+
+    e = 2 alpha_i (snr sigma(t))^2: Song and Ermon 2019 (arXiv:1907.05600), algorithm 1. The step
+    size does not look at x, so that `norm` changes nothing.
+    """
+    size = 2.0 * sde.step_alpha(t) * jnp.square(snr * sde.sigma(t))
+    return _langevin_steps(score_fn, x, t, zs, lambda score, z: size)
+
+
+def no_corrector(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    t: Array,
+    zs: Array,
+    snr: float,
+    norm: str = "image",
+    axis_name: str | None = None,
+) -> tuple[Array, Array]:
+    """Leaves x as it is: sampling by the predictor alone."""
+    return x, x
+
+
+def _langevin_steps(
+    score_fn: ScoreFn, x: Array, t: Array, zs: Array, step_size: Callable[[Array, Array], Array]
+) -> tuple[Array, Array]:
+    def step(carry: tuple[Array, Array], z: Array) -> tuple[tuple[Array, Array], None]:
+        x = carry[0]
+        score = score_fn(x, t)
+        size = step_size(score, z)
+        x_mean = x + batch_mul(size, score)
+        return (x_mean + batch_mul(jnp.sqrt(2.0 * size), z), x_mean), None
+
+    return jax.lax.scan(step, (x, x), zs)[0]
+
+
+CORRECTORS: dict[str, Corrector] = {
+    "langevin": langevin,
+    "ald": annealed_langevin,
+    "none": no_corrector,
+}
+
+
+# Samplers.
+
+
+def sampling_times(sde: SDE, eps: float) -> np.ndarray:
+    """N times [N] from T down to `eps`, equally spaced, in float32.
+
+    They are late by 3e-7 of themselves: `sde.timestep` cuts to an integer, and a time rounded down
+    would repeat one level of the discrete chain and skip another.
+
+    Raises:
+      ValueError: not 0 < eps < T.
+    """
+    if not 0.0 < eps < sde.T:
+        raise ValueError(f"eps must lie between 0 and {sde.T}, not {eps}")
+    times = np.linspace(sde.T, eps, sde.N)
+    return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
+
+
+def pc_sampler(
+    sde: SDE,
+    score_fn: ScoreFn,
+    noise: Noise,
+    *,
+    predictor: str = "reverse_diffusion",
+    corrector: str = "langevin",
+    snr: float = 0.16,
+    n_steps_each: int = 1,
+    denoise: bool = True,
+    eps: float | None = None,
+    probability_flow: bool = False,
+    corrector_norm: str = "image",
+    axis_name: str | None = None,
+    num_frames: int = 0,
+) -> Samples:
+    """Predictor-corrector sampling (algorithm 1): correct, predict, at N times from T to eps.
+
+    Draw 0 of `noise` is the prior's; each time then takes `n_steps_each` draws for the corrector
+    and one for the predictor ('none' takes none).
+
+    Args:
+      predictor: a name in PREDICTORS.
+      corrector: a name in CORRECTORS.
+      snr: the corrector's signal-to-noise ratio r.
+      n_steps_each: M, corrector steps at each time.
+      denoise: return the predictor's last mean instead of its noisy state ('none' has no mean).
+      eps: last time; `sde.sampling_eps` if None.
+      probability_flow: predict with the deterministic form of the predictor.
+      corrector_norm: "image" or "batch", see `langevin`.
+      axis_name: the mapped axis over devices that "batch" includes.
+      num_frames: states to keep, 0 to N + 1.
+
+    Raises:
+      ValueError: unknown name, nothing to do, or a number out of range.
+    """
+    predict = lookup(PREDICTORS, predictor, "predictor")
+    correct = lookup(CORRECTORS, corrector, "corrector")
+    if corrector_norm not in NORMS:
+        raise ValueError(f"unknown corrector_norm {corrector_norm!r}; known: {', '.join(NORMS)}")
+    if predictor == corrector == "none":
+        raise ValueError("predictor and corrector are both 'none': choose at least one")
+    if corrector != "none" and n_steps_each < 1:
+        raise ValueError(f"n_steps_each must be at least 1, not {n_steps_each}")
+    if corrector != "none" and snr <= 0:
+        raise ValueError(f"snr must be positive, not {snr}")
+    corrections = 0 if corrector == "none" else n_steps_each
+    predictions = 0 if predictor == "none" else 1
+
+    x = sde.prior_sampling(noise(0))
+
+    def step(x: Array, x_mean: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+        time, draw = at
+        t = jnp.full(x.shape[0], time)
+        if corrections:
+            zs = jax.lax.map(noise, draw + jnp.arange(corrections))
+            x, _ = correct(sde, score_fn, x, t, zs, snr, corrector_norm, axis_name)
+        noisy = predictions and not probability_flow
+        z = noise(draw + corrections) if noisy else jnp.zeros_like(x)
+        return predict(sde, score_fn, x, t, z, probability_flow)
+
+    times = jnp.asarray(sampling_times(sde, sde.sampling_eps if eps is None else eps))
+    draws = 1 + (corrections + predictions) * jnp.arange(sde.N)
+    x, x_mean, frames = drive(step, x, x, (times, draws), num_frames)
+    x = x_mean if denoise else x
+    if frames is not None:
+        frames = frames.at[-1].set(x)
+    return Samples(x, sde.N * (corrections + predictions), all_finite(x), frames)
+
+
+def ode_sampler(
+    sde: SDE,
+    score_fn: ScoreFn,
+    noise: Noise,
+    *,
+    rtol: float = 1e-5,
+    atol: float = 1e-5,
+    method: str = "Tsit5",
+    eps: float | None = None,
+    denoise: bool = False,
+    max_steps: int = 4096,
+    num_frames: int = 0,
+) -> Samples:
+    """The probability-flow ODE (eq. 13) solved from T to eps, each image with its own steps.
+
+    Draw 0 of `noise` makes the latent. With `denoise`, a last step of reverse diffusion without
+    noise is taken at eps.
+
+    Args:
+      rtol: relative tolerance of a step.
+      atol: absolute tolerance of a step.
+      method: a name in `ode.SOLVERS`.
+      eps: last time; `sde.sampling_eps` if None.
+      max_steps: attempted steps after which an image is given up (`ok` is then False).
+      num_frames: states to keep, at equally spaced times.
+
+    Raises:
+      ValueError: unknown solver, or a number out of range.
+    """
+    eps = sde.sampling_eps if eps is None else eps
+    flow = ode.probability_flow(sde, score_fn)
+    solution = ode.solve(
+        lambda t, x, _: flow(t, x),
+        sde.prior_sampling(noise(0)),
+        sde.T,
+        eps,
+        rtol=rtol,
+        atol=atol,
+        solver=method,
+        max_steps=max_steps,
+        num_frames=num_frames,
+    )
+    x, nfe, frames = solution.y, solution.nfe, solution.frames
+    if denoise:
+        t = jnp.full(x.shape[0], eps)
+        _, x = reverse_diffusion(sde, score_fn, x, t, jnp.zeros_like(x))
+        nfe = nfe + 1
+    if frames is not None:
+        frames = frames.at[-1].set(x)
+    return Samples(x, nfe, solution.ok & all_finite(x), frames)
+
+
+class Sampler(Protocol):
+    """From prior to images, with everything but SDE, score and randomness decided."""
+
+    def __call__(self, sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples: ...
+
+
+def from_config(config: Any, axis_name: str | None = None) -> Sampler:
+    """The sampler that `config.sampling` describes; `method` is a name in SAMPLERS.
+
+    "pc" reads predictor, corrector, snr, n_steps_each, noise_removal, probability_flow,
+    corrector_norm and num_steps (0: the SDE's own N); "ode" reads rtol, atol, solver and
+    noise_removal; both read num_frames. `axis_name` is the mapped axis of devices, if any.
+
+    Raises:
+      ValueError: unknown method, predictor, corrector or solver, or a number out of range.
+    """
+    sampling = config.sampling
+    return lookup(SAMPLERS, sampling.method, "sampling.method")(sampling, axis_name)
+
+
+def _pc_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+    lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
+    lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
+    num_steps = sampling.num_steps
+    if num_steps < 0:
+        raise ValueError(f"sampling.num_steps must be 0 (the SDE's own N) or more, not {num_steps}")
+    sample = functools.partial(
+        pc_sampler,
+        predictor=sampling.predictor,
+        corrector=sampling.corrector,
+        snr=sampling.snr,
+        n_steps_each=sampling.n_steps_each,
+        denoise=sampling.noise_removal,
+        probability_flow=sampling.probability_flow,
+        corrector_norm=sampling.corrector_norm,
+        axis_name=axis_name,
+        num_frames=sampling.num_frames,
+    )
+    if not num_steps:
+        return sample
+    return lambda sde, score_fn, noise: sample(
+        dataclasses.replace(sde, N=num_steps), score_fn, noise
+    )
+
+
+def _ode_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+    lookup(ode.SOLVERS, sampling.solver, "sampling.solver")
+    return functools.partial(
+        ode_sampler,
+        rtol=sampling.rtol,
+        atol=sampling.atol,
+        method=sampling.solver,
+        denoise=sampling.noise_removal,
+        num_frames=sampling.num_frames,
+    )
+
+
+SAMPLERS: dict[str, Callable[[Any, str | None], Sampler]] = {
+    "pc": _pc_from_config,
+    "ode": _ode_from_config,
+}

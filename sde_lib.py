@@ -1,0 +1,465 @@
+"""Stochastic differential equations that turn data into noise, and their reversals.
+
+An SDE `dx = f(x, t) dt + g(t) dw` with a drift linear in x is determined by its marginals
+`p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I)`:
+
+    f(x, t) = (d log alpha / dt) x,        g(t)^2 = d sigma^2/dt - 2 (d log alpha / dt) sigma^2.
+
+So a new SDE is a frozen dataclass with two methods; everything else follows by differentiation
+until a closed form replaces it, and `SDES` gives it the name that configs use. EDM's process
+(Karras et al. 2022, section 3), complete:
+
+    @dataclasses.dataclass(frozen=True)
+    class EDM(SDE):
+        T: ClassVar[float] = 80.0
+
+        def log_alpha(self, t):
+            return jnp.zeros_like(t)
+
+        def sigma(self, t):
+            return t
+
+    SDES["edm"] = EDM
+
+Its constructor fields, if any, are read from `config.model` under their own names. Equation
+numbers are those of Song et al. 2021, "Score-Based Generative Modeling through Stochastic
+Differential Equations" (arXiv:2011.13456), unless another source is named.
+"""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+import functools
+import math
+from collections.abc import Callable
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+ScoreFn = Callable[[Array, Array], Array]
+
+
+def batch_mul(a: Array, x: Array) -> Array:
+    """Multiplies image b of `x` [B, ...] by the scalar `a[b]` ([B])."""
+    return jnp.reshape(a, jnp.shape(a) + (1,) * (jnp.ndim(x) - jnp.ndim(a))) * x
+
+
+@dataclasses.dataclass(frozen=True)
+class SDE(abc.ABC):
+    """`dx = f(x, t) dt + g(t) dw` (eq. 5) for t in [0, T], with `f` linear in x.
+
+    Images are [B, ...], times [B]. Instances are hashable, hence usable as static arguments.
+
+    Attributes:
+      N: number of steps of the discretised process (`discretize`).
+      T: the time at which the data have become noise.
+      sampling_eps: the time at which samplers stop, short of 0, where the score may diverge.
+      training_eps: the smallest time that training and likelihoods look at.
+
+    Raises:
+      ValueError: `N` is below 1, or a parameter is outside its range.
+    """
+
+    N: int = 1000
+    T: ClassVar[float] = 1.0
+    sampling_eps: ClassVar[float] = 1e-3
+    training_eps: ClassVar[float] = 1e-5
+
+    def __post_init__(self) -> None:
+        if self.N < 1:
+            raise ValueError(f"{type(self).__name__}: N (model.num_scales) is {self.N}; use N >= 1")
+
+    # The marginals.
+
+    @abc.abstractmethod
+    def log_alpha(self, t: Array) -> Array:
+        """Logarithm of `alpha(t)`, the factor on the data in `p(x_t | x_0)`."""
+
+    @abc.abstractmethod
+    def sigma(self, t: Array) -> Array:
+        """Standard deviation of the noise in `p(x_t | x_0)`."""
+
+    def alpha(self, t: Array) -> Array:
+        """The factor on the data: `p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I)` (eq. 29)."""
+        return jnp.exp(self.log_alpha(t))
+
+    def log_snr(self, t: Array) -> Array:
+        """`lambda(t) = log(alpha^2 / sigma^2)`, decreasing in t (Kingma et al. 2021, eq. 4)."""
+        return 2.0 * (self.log_alpha(t) - jnp.log(self.sigma(t)))
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        """Inverse of `log_snr`: the time in [0, T] that has it; by bisection unless overridden."""
+
+        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+            low, high = bracket
+            middle = 0.5 * (low + high)
+            later = self.log_snr(middle) > log_snr
+            return jnp.where(later, middle, low), jnp.where(later, high, middle)
+
+        start = jnp.zeros_like(log_snr), jnp.full_like(log_snr, self.T)
+        low, high = jax.lax.fori_loop(0, 60, halve, start)
+        return 0.5 * (low + high)
+
+    def marginal_prob(self, x0: Array, t: Array) -> tuple[Array, Array]:
+        """Mean [B, ...] and standard deviation [B] of `p(x_t | x_0)` (eq. 29)."""
+        return batch_mul(self.alpha(t), x0), self.sigma(t)
+
+    # The process.
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """`f(x, t) = (d log alpha / dt) x` (eq. 5); [B, ...]."""
+        return batch_mul(_derivative(self.log_alpha, t), x)
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t) = sqrt(d sigma^2/dt - 2 (d log alpha / dt) sigma^2)` (eq. 5); [B]."""
+        growth = _derivative(self.sigma, t) - _derivative(self.log_alpha, t) * self.sigma(t)
+        return jnp.sqrt(2.0 * self.sigma(t) * growth)
+
+    def sde(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Drift [B, ...] and diffusion coefficient [B] of eq. 5."""
+        return self.drift(x, t), self.diffusion(t)
+
+    def timestep(self, t: Array) -> Array:
+        """Index in 0..N-1 of the discrete step at time t: `t (N - 1) / T` cut to an integer."""
+        return jnp.asarray(t * (self.N - 1) / self.T, jnp.int32)
+
+    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """One step `x_{i+1} = x_i + f_i(x_i) + G_i z_i` (appendix E): f [B, ...] and G [B].
+
+        Euler-Maruyama with step T/N here; VE and VP use the Markov chains of SMLD and DDPM.
+        """
+        dt = self.T / self.N
+        return self.drift(x, t) * dt, self.diffusion(t) * math.sqrt(dt)
+
+    def step_alpha(self, t: Array) -> Array:
+        """`alpha_i = 1 - beta_i` [B], the factor in the correctors' step size (algorithm 5).
+
+        `beta_i = beta(t)/N` with `beta = -2 d log alpha / dt`: 1 where there is no drift.
+        """
+        return 1.0 + 2.0 * _derivative(self.log_alpha, t) * (self.T / self.N)
+
+    def reverse(self, score_fn: ScoreFn, probability_flow: bool = False) -> ReverseSDE:
+        """The process run backwards in time: an SDE, or its probability-flow ODE."""
+        return ReverseSDE(self, score_fn, probability_flow)
+
+    # Both ends of the process, and the way between two of its times.
+
+    @property
+    def prior_std(self) -> float:
+        """Standard deviation of the prior `N(0, prior_std^2 I)` that stands for p_T."""
+        with jax.ensure_compile_time_eval():
+            return float(self.sigma(jnp.float32(self.T)))
+
+    def prior_sampling(self, z: Array) -> Array:
+        """A draw from the prior, made from the standard-normal `z` of the same shape."""
+        return self.prior_std * z
+
+    def prior_logp(self, x: Array) -> Array:
+        """Log-density in nats [B] of `x` [B, ...] under the prior."""
+        energy = jnp.sum(jnp.square(x / self.prior_std), axis=tuple(range(1, x.ndim)))
+        log_norm = math.log(2.0 * math.pi) + 2.0 * math.log(self.prior_std)
+        return -0.5 * (math.prod(x.shape[1:]) * log_norm + energy)
+
+    def transition(self, t: Array, s: Array) -> tuple[Array, Array]:
+        """`p(x_t | x_s) = N(a x_s, v I)` for s <= t: the factor a [B] and the variance v [B]."""
+        a = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
+        v = -jnp.square(self.sigma(t)) * jnp.expm1(self.log_snr(t) - self.log_snr(s))
+        return a, v
+
+    def posterior(self, x: Array, score: Array, t: Array, s: Array) -> tuple[Array, Array]:
+        """Ancestral step from t to s < t: mean [B, ...] and std [B] of `p(x_s | x_t, x_0)`.
+
+        With `x_0` replaced by `E[x_0 | x_t] = (x_t + sigma_t^2 score) / alpha_t` and (a, v) of
+        `transition`, Bayes' rule gives mean `(x_t + v score) / a` and variance
+        `v sigma_s^2 / sigma_t^2`: appendix F for VE, eq. 4 with DDPM's posterior variance for VP.
+        """
+        a, v = self.transition(t, s)
+        mean = batch_mul(1.0 / a, x + batch_mul(v, score))
+        return mean, jnp.sqrt(v) * self.sigma(s) / self.sigma(t)
+
+
+@dataclasses.dataclass(frozen=True)
+class ReverseSDE:
+    """`dx = [f - g^2 score] dt + g dw` in reverse time (eq. 6), for t from `forward.T` down.
+
+    With `probability_flow`, the ODE `dx = [f - g^2 score / 2] dt` (eq. 13), which has the same
+    marginals. Times run downwards, so a step of length dt subtracts `drift * dt`.
+    """
+
+    forward: SDE
+    score_fn: ScoreFn
+    probability_flow: bool = False
+
+    @property
+    def score_weight(self) -> float:
+        """The factor on `g^2 score`: 1 for the SDE (eq. 6), 1/2 for the ODE (eq. 13)."""
+        return 0.5 if self.probability_flow else 1.0
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """`f - g^2 score`, or `f - g^2 score / 2` for the probability flow; [B, ...]."""
+        g2 = jnp.square(self.forward.diffusion(t))
+        return self.forward.drift(x, t) - self.score_weight * batch_mul(g2, self.score_fn(x, t))
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t)` [B], zero for the probability flow."""
+        return jnp.zeros_like(t) if self.probability_flow else self.forward.diffusion(t)
+
+    def sde(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Drift [B, ...] and diffusion coefficient [B] of eq. 6 or 13."""
+        return self.drift(x, t), self.diffusion(t)
+
+    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """Reverse diffusion `x_i = x_{i+1} - f' + G' z` (appendix E): f' [B, ...] and G' [B].
+
+        `f' = f - G^2 score` and `G' = G`, of the forward process's own discretisation; the
+        probability flow halves `G^2 score` and has no noise.
+        """
+        f, G = self.forward.discretize(x, t)
+        f = f - self.score_weight * batch_mul(jnp.square(G), self.score_fn(x, t))
+        return f, jnp.zeros_like(G) if self.probability_flow else G
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetaSDE(SDE):
+    """What VP and sub-VP share: `f = -beta(t) x / 2`, `beta` linear in t (eqs. 11, 12, 32).
+
+    Attributes:
+      beta_min: beta(0).
+      beta_max: beta(T).
+
+    Raises:
+      ValueError: not 0 <= beta_min <= beta_max with beta_max > 0.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.beta_min <= self.beta_max or not 0.0 < self.beta_max < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}: beta_min is {self.beta_min} and beta_max {self.beta_max}; "
+                "use 0 <= beta_min <= beta_max with beta_max > 0"
+            )
+
+    @property
+    def prior_std(self) -> float:
+        return 1.0
+
+    def beta(self, t: Array) -> Array:
+        """`beta(t) = beta_min + t (beta_max - beta_min)` (eq. 32)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def log_alpha(self, t: Array) -> Array:
+        """`-1/2` times the integral of beta from 0 to t (eq. 33)."""
+        return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """`f(x, t) = -beta(t) x / 2` (eqs. 11 and 12)."""
+        return batch_mul(-0.5 * self.beta(t), x)
+
+    def time_of_beta_integral(self, area: Array) -> Array:
+        """The time t at which the integral of beta from 0 to t is `area`."""
+        slope = self.beta_max - self.beta_min
+        return 2.0 * area / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2.0 * slope * area))
+
+    def check_betas(self) -> None:
+        """Refuses an SDE whose `N` steps are too few for DDPM's chain: `beta_max / N` >= 1.
+
+        Raises:
+          ValueError: naming the smallest `N` that would do. So do all the tables below.
+        """
+        if self.beta_max >= self.N:
+            raise ValueError(
+                f"{type(self).__name__}: with N={self.N} steps and beta_max={self.beta_max:g} the "
+                f"discrete betas reach beta_max/N={self.beta_max / self.N:g}, but must stay below "
+                f"1; use N >= {math.floor(self.beta_max) + 1} (model.num_scales)"
+            )
+
+    @functools.cached_property
+    def _tables(self) -> dict[str, np.ndarray]:
+        self.check_betas()
+        betas = np.linspace(self.beta_min, self.beta_max, self.N) / self.N
+        log_cumprod = np.cumsum(np.log1p(-betas))
+        tables = {
+            "betas": betas,
+            "alphas": 1.0 - betas,
+            "alphas_cumprod": np.exp(log_cumprod),
+            "sqrt_alphas_cumprod": np.exp(0.5 * log_cumprod),
+            "sqrt_1m_alphas_cumprod": np.sqrt(-np.expm1(log_cumprod)),
+        }
+        return {name: table.astype(np.float32) for name, table in tables.items()}
+
+    @property
+    def discrete_betas(self) -> Array:
+        """`beta_i` of DDPM [N]: `beta_min/N ... beta_max/N` (appendix C)."""
+        return jnp.asarray(self._tables["betas"])
+
+    @property
+    def alphas(self) -> Array:
+        """`alpha_i = 1 - beta_i` [N]."""
+        return jnp.asarray(self._tables["alphas"])
+
+    @property
+    def alphas_cumprod(self) -> Array:
+        """Product of `alpha_j` over j <= i [N]."""
+        return jnp.asarray(self._tables["alphas_cumprod"])
+
+    @property
+    def sqrt_alphas_cumprod(self) -> Array:
+        """DDPM's factor on the data at step i [N]."""
+        return jnp.asarray(self._tables["sqrt_alphas_cumprod"])
+
+    @property
+    def sqrt_1m_alphas_cumprod(self) -> Array:
+        """DDPM's noise level at step i [N]."""
+        return jnp.asarray(self._tables["sqrt_1m_alphas_cumprod"])
+
+    def step_alpha(self, t: Array) -> Array:
+        """`alpha_i = 1 - beta_i` of the step at time t (algorithm 5)."""
+        return self.alphas[self.timestep(t)]
+
+
+@dataclasses.dataclass(frozen=True)
+class VPSDE(LinearBetaSDE):
+    """Variance preserving: `dx = -beta x / 2 dt + sqrt(beta) dw` (eqs. 11 and 32), from DDPM."""
+
+    def sigma(self, t: Array) -> Array:
+        """`sqrt(1 - alpha^2)` (eq. 33)."""
+        return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        """From `1/alpha^2 = 1 + exp(-log_snr)`, whose logarithm is the integral of beta."""
+        return self.time_of_beta_integral(jax.nn.softplus(-log_snr))
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t) = sqrt(beta(t))` (eq. 11)."""
+        return jnp.sqrt(self.beta(t))
+
+    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """DDPM's chain `x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z` (eq. 10)."""
+        beta = self.discrete_betas[self.timestep(t)]
+        return batch_mul(jnp.expm1(0.5 * jnp.log1p(-beta)), x), jnp.sqrt(beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class SubVPSDE(LinearBetaSDE):
+    """Sub-VP: VP's drift, with a variance below VP's at every time (eq. 12)."""
+
+    def sigma(self, t: Array) -> Array:
+        """`1 - alpha^2`, the square of VP's (eq. 29)."""
+        return -jnp.expm1(2.0 * self.log_alpha(t))
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        """From `sigma/alpha = 1/alpha - alpha = 2 sinh(area / 2)`, area the integral of beta."""
+        return self.time_of_beta_integral(2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t) = sqrt(beta(t) (1 - alpha(t)^4))` (eq. 12)."""
+        return jnp.sqrt(-self.beta(t) * jnp.expm1(4.0 * self.log_alpha(t)))
+
+
+@dataclasses.dataclass(frozen=True)
+class VESDE(SDE):
+    """Variance exploding: `dx = sqrt(d sigma^2/dt) dw`, sigma geometric (eqs. 9, 30), from SMLD.
+
+    As in the original, `sigma(0)` is `sigma_min`, so that the data at t = 0 carry that noise.
+
+    Attributes:
+      sigma_min: noise at t = 0.
+      sigma_max: noise at t = T.
+
+    Raises:
+      ValueError: not 0 < sigma_min < sigma_max.
+    """
+
+    sampling_eps: ClassVar[float] = 1e-5
+
+    sigma_min: float = 0.01
+    sigma_max: float = 50.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"VESDE: sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}; "
+                "use 0 < sigma_min < sigma_max"
+            )
+
+    @property
+    def log_ratio(self) -> float:
+        """`log(sigma_max / sigma_min)`."""
+        return math.log(self.sigma_max) - math.log(self.sigma_min)
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_max
+
+    def log_alpha(self, t: Array) -> Array:
+        """0: the data are never scaled (eq. 29)."""
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: Array) -> Array:
+        """`sigma_min (sigma_max / sigma_min)^t` (eq. 30)."""
+        return self.sigma_min * jnp.exp(t * self.log_ratio)
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        """`log(sigma / sigma_min) / log(sigma_max / sigma_min)`."""
+        return (-0.5 * log_snr - math.log(self.sigma_min)) / self.log_ratio
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """0 (eq. 9)."""
+        return jnp.zeros_like(x)
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))` (eq. 30)."""
+        return self.sigma(t) * math.sqrt(2.0 * self.log_ratio)
+
+    @functools.cached_property
+    def _sigmas(self) -> np.ndarray:
+        return np.geomspace(self.sigma_min, self.sigma_max, self.N)
+
+    @property
+    def discrete_sigmas(self) -> Array:
+        """SMLD's noise levels [N], geometric from `sigma_min` up to `sigma_max`."""
+        return jnp.asarray(self._sigmas.astype(np.float32))
+
+    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """SMLD's chain `x_i = x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z` (eq. 8).
+
+        The level below the lowest is 0: the first step back ends at the data.
+        """
+        below = np.concatenate([[0.0], self._sigmas[:-1]])
+        steps = np.sqrt((self._sigmas - below) * (self._sigmas + below))
+        return jnp.zeros_like(x), jnp.asarray(steps.astype(np.float32))[self.timestep(t)]
+
+
+SDES: dict[str, type[SDE]] = {"vpsde": VPSDE, "subvpsde": SubVPSDE, "vesde": VESDE}
+
+
+def from_config(config: Any) -> SDE:
+    """The SDE named by `config.training.sde`.
+
+    N is `config.model.num_scales`; every other field is read from `config.model` by its name.
+
+    Raises:
+      ValueError: unknown name, missing field or value out of range.
+    """
+    name = str(config.training.sde).lower()
+    if name not in SDES:
+        raise ValueError(f"config.training.sde is {name!r}; choose one of {', '.join(SDES)}")
+    fields = [field.name for field in dataclasses.fields(SDES[name])]
+    keys = {field: "num_scales" if field == "N" else field for field in fields}
+    for field, key in keys.items():
+        if not hasattr(config.model, key):
+            raise ValueError(f"config.model.{key} is missing; {name} needs it for its {field}")
+    return SDES[name](**{field: getattr(config.model, key) for field, key in keys.items()})
+
+
+def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
+    """Elementwise derivative of `function` at the times t."""
+    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]

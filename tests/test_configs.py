@@ -1,0 +1,259 @@
+"""All official configs, value by value and parameter by parameter; the schema and its check."""
+
+import functools
+import importlib
+import json
+import math
+import pathlib
+import sys
+from typing import Any
+from unittest import mock
+
+import jax
+import pytest
+from absl import flags
+from flax import linen as nn
+from ml_collections import ConfigDict, config_flags
+
+import configs
+import models
+from configs import schema
+
+ROOT = pathlib.Path(__file__).parent.parent
+GOLDEN = ROOT / "tests" / "golden"
+OFFICIAL: dict[str, Any] = json.loads((GOLDEN / "official_configs.json").read_text())
+COUNTS: dict[str, Any] = json.loads((GOLDEN / "parameter_counts.json").read_text())
+
+# Official value -> ours. LSUN's category is part of the data set's name here.
+RENAMES = {
+    ("data.dataset", "CIFAR10"): "cifar10",
+    ("data.dataset", "CELEBA"): "celeba",
+    ("data.dataset", "CelebAHQ"): "celebahq",
+    ("data.dataset", "FFHQ"): "ffhq",
+    ("data.dataset", "LSUN/bedroom"): "lsun_bedroom",
+    ("data.dataset", "LSUN/church_outdoor"): "lsun_church",
+}
+
+# Official fields that have no counterpart, and why.
+DROPPED = {
+    "data.category": "part of data.dataset",
+    "data.tfrecords_path": "a path on the authors' machines; data.data_dir takes the user's",
+    "device": "JAX chooses",
+    "model.sigma_begin": "read by nothing; equal to sigma_max",
+}
+
+# Slips of the official files: what they say (None: nothing) and what they mean.
+MENDED: dict[tuple[str, str], tuple[Any, Any]] = {
+    ("ve/ncsnv2/bedroom", "training.continuous"): (True, False),
+    ("ve/ncsnv2/bedroom", "training.continuouse"): (False, None),
+    ("ve/ncsn/celeba", "training.sde"): (None, "vesde"),
+    ("ve/ncsn/celeba", "training.loss"): ("vesde", None),
+    **{
+        (name, "model.num_classes"): (None, official["model"]["num_scales"])
+        for name, official in OFFICIAL.items()
+        if official["model"]["name"] == "ncsn"
+    },
+}
+
+# Fields that no official config has.
+ADDED = {
+    "training": {},
+    "sampling": {
+        "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
+        "num_samples", "batch_size",
+    },
+    "eval": {
+        "checkpoint", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
+        "bpd_num_probes", "bpd_probe",
+    },
+    "data": {"data_dir"},
+    "model": {"num_labels", "ema_warmup", "dtype", "remat"},
+    "optim": {"clip_rule"},
+}  # fmt: skip
+
+
+def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, dict):
+            fields |= flat(value, f"{prefix}{name}.")
+        else:
+            fields[prefix + name] = list(value) if isinstance(value, tuple) else value
+    return fields
+
+
+def load(name: str) -> ConfigDict:
+    return importlib.import_module("configs." + name.replace("/", ".")).get_config()
+
+
+def expected(name: str) -> dict[str, Any]:
+    """The official values of one config under our names, renamed and mended."""
+    fields = flat(OFFICIAL[name])
+    if "data.category" in fields:
+        fields["data.dataset"] += "/" + fields["data.category"]
+    fields = {k: v for k, v in fields.items() if k not in DROPPED}
+    fields["data.dataset"] = RENAMES["data.dataset", fields["data.dataset"]]
+    for (config, field), (says, means) in MENDED.items():
+        if config == name:
+            assert fields.pop(field, None) == says, f"{field} is not mended, but changed"
+            if means is not None:
+                fields[field] = means
+    return fields
+
+
+def test_every_official_config_is_here_and_no_other() -> None:
+    found = {
+        str(path.relative_to(ROOT / "configs").with_suffix(""))
+        for family in ("ve", "vp", "subvp")
+        for path in (ROOT / "configs" / family).rglob("*.py")
+    }
+    assert found == set(OFFICIAL)
+    assert len(found) == 39
+
+
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_official_values(name: str) -> None:
+    config = load(name)
+    ours = flat(config.to_dict())
+    assert {field: ours.get(field) for field in expected(name)} == expected(name)
+    configs.check(config)
+
+
+def test_every_field_is_official_or_listed_as_added() -> None:
+    official = {field for name in OFFICIAL for field in expected(name)}
+    added = {f"{section}.{field}" for section, fields in ADDED.items() for field in fields}
+    assert set(flat(schema.base().to_dict())) == official | added
+
+
+def test_every_mend_is_told_in_the_file_itself() -> None:
+    for name, field in MENDED:
+        source = (ROOT / "configs" / f"{name}.py").read_text()
+        assert "Mended: " in source
+        assert field.removeprefix("training.").removeprefix("model.") in source
+
+
+def test_the_documented_table_has_every_config_and_its_size() -> None:
+    rows = (ROOT / "docs" / "configs.md").read_text().splitlines()
+    cells = [[cell.strip(" `") for cell in row.split("|")[1:-1]] for row in rows if "| `" in row]
+    sizes = {name: f"{count['parameters'] / 1e6:.1f}" for name, count in COUNTS.items()}
+    assert {row[0]: row[4] for row in cells} == sizes
+
+
+@functools.cache
+def parameters(network: nn.Module, image_shape: tuple[int, int, int]) -> dict[str, int]:
+    """Numbers of trained parameters, frozen Fourier frequencies and tensors, without computing."""
+    init = functools.partial(models.init, network, image_shape=image_shape)
+    leaves = jax.tree_util.tree_leaves_with_path(jax.eval_shape(init, jax.random.key(0)))
+    sizes = {jax.tree_util.keystr(path): math.prod(leaf.shape) for path, leaf in leaves}
+    frozen = sum(size for path, size in sizes.items() if "GaussianFourierProjection" in path)
+    return {
+        "parameters": sum(sizes.values()) - frozen,
+        "frozen_fourier": frozen,
+        "tensors": len(sizes),
+    }
+
+
+@pytest.mark.parametrize("name", COUNTS)
+def test_official_parameter_counts(name: str) -> None:
+    config = load(name)
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    count = parameters(models.from_config(config), shape)
+    assert count == {key: COUNTS[name][key] for key in count}
+
+
+# Overrides, as the command line makes them.
+
+
+def overridden(name: str, *overrides: str) -> ConfigDict:
+    values = flags.FlagValues()
+    config_flags.DEFINE_config_file("config", flag_values=values, lock_config=True)
+    argv = ["test", f"--config={ROOT / 'configs' / name}.py", *overrides]
+    with mock.patch.object(sys, "argv", argv):  # where config_flags looks for overrides
+        values(argv)
+    return values.config
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("model.sigma_max", 50.5),
+        ("model.fourier_scale", 0.5),
+        ("optim.weight_decay", 0.01),
+        ("sampling.eps", 1e-4),
+        ("model.ch_mult", (1, 2)),
+        ("model.attn_resolutions", ()),
+        ("model.ema_warmup", True),
+        ("sampling.num_steps", 20),
+        ("data.data_dir", "/data"),
+        ("seed", 7),
+    ],
+)
+def test_overrides_keep_their_type(field: str, value: Any) -> None:
+    config = overridden("ve/cifar10_ncsnpp", f"--config.{field}={value}")
+    configs.check(config)
+    section, _, name = field.rpartition(".")
+    got = config[section][name] if section else config[name]
+    assert got == value
+    assert type(got) is type(value)
+
+
+def test_ncsn_classes_follow_an_override_of_num_scales() -> None:
+    config = overridden("ve/ncsn/cifar10", "--config.model.num_scales=12")
+    assert config.model.num_classes == config.model.num_scales == 12
+
+
+def test_misspelt_fields_are_refused_in_files_and_on_the_command_line() -> None:
+    with pytest.raises(AttributeError, match="continuouse"):
+        overridden("ve/ncsnv2/bedroom", "--config.training.continuouse=False")
+    with pytest.raises(AttributeError, match="continuouse"):
+        schema.base().training.continuouse = False
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "words"),
+    [
+        ("training.n_jitted_steps", -1, "positive"),
+        ("training.n_iters", 0, "positive"),
+        ("optim.lr", float("nan"), "positive"),
+        ("optim.warmup", -1, "0 or more"),
+        ("model.dropout", 1.0, "below 1"),
+        ("model.ema_rate", -0.1, "at least 0"),
+        ("model.ch_mult", (), "positive integers"),
+        ("model.ch_mult", (1, 0), "positive integers"),
+        ("model.attn_resolutions", (16.5,), "positive integers"),
+        ("model.attention_type", "linear", "ddpm, the only one"),
+        ("model.conv_size", 5, "3, the only one"),
+        ("optim.amsgrad", True, "False, the only one"),
+        ("eval.end_ckpt", 3, "begin_ckpt"),
+    ],
+)
+def test_impossible_values_are_refused_in_one_line(field: str, value: Any, words: str) -> None:
+    config = schema.base()
+    section, name = field.split(".")
+    config[section][name] = value
+    with pytest.raises(ValueError, match=rf"^config\.{field} is .*{words}[^\n]*$"):
+        configs.check(config)
+
+
+def test_configs_not_made_from_the_schema_are_refused_in_one_line() -> None:
+    as_official = schema.base().to_dict()
+    as_official["training"]["continuouse"] = as_official["training"].pop("continuous")
+    with pytest.raises(ValueError, match=r"training\.continuous is missing.*continuouse"):
+        configs.check(ConfigDict(as_official))
+
+    untyped = schema.base().to_dict()
+    untyped["optim"]["lr"] = "2e-4"
+    with pytest.raises(ValueError, match=r"optim\.lr is '2e-4'; it must be of type float"):
+        configs.check(ConfigDict(untyped))
+
+    untyped = schema.base().to_dict()
+    untyped["training"]["batch_size"] = True
+    with pytest.raises(ValueError, match=r"batch_size is True; it must be of type int"):
+        configs.check(ConfigDict(untyped))
+
+
+def test_a_new_sde_may_bring_its_own_fields() -> None:
+    config = schema.base()
+    with config.unlocked():
+        config.model.cosine_offset = 0.008
+    configs.check(config)

@@ -1,0 +1,490 @@
+"""The SDEs against their own definitions, quadrature, SciPy and the original code's numbers."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import pathlib
+import re
+import types
+from textwrap import dedent
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+import scipy.stats
+
+import models
+import sde_lib
+from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
+from tests import golden_cases
+
+CLASSES = (VPSDE, SubVPSDE, VESDE)
+CASES = [
+    VPSDE(),
+    SubVPSDE(),
+    VESDE(),
+    VPSDE(N=100, beta_min=0.5, beta_max=7.0),
+    SubVPSDE(N=100, beta_min=2.0, beta_max=2.0),
+    VESDE(N=100, sigma_min=0.1, sigma_max=3.0),
+]
+TIMES: Any = np.array([1e-5, 1e-3, 0.03, 0.2, 0.5, 0.8, 1.0], np.float32)
+
+
+def name(sde: SDE) -> str:
+    return "-".join([type(sde).__name__, *(f"{v:g}" for v in dataclasses.astuple(sde)[1:])])
+
+
+every_sde = pytest.mark.parametrize("sde", CASES, ids=name)
+every_class = pytest.mark.parametrize("cls", CLASSES)
+
+
+def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
+    """alpha and sigma in float64, from the definitions rather than from the code under test."""
+    t = np.asarray(t, np.float64)
+    if isinstance(sde, VESDE):
+        return np.ones_like(t), sde.sigma_min ** (1.0 - t) * sde.sigma_max**t
+    assert isinstance(sde, VPSDE | SubVPSDE)
+    area = sde.beta_min * t + 0.5 * (sde.beta_max - sde.beta_min) * t**2
+    variance = -np.expm1(-area)
+    return np.exp(-0.5 * area), np.sqrt(variance) if isinstance(sde, VPSDE) else variance
+
+
+# Marginals.
+
+
+@every_sde
+def test_marginals_keep_their_digits_down_to_the_smallest_time(sde: SDE) -> None:
+    alpha, sigma = exact_marginal(sde, TIMES)
+    x0 = np.arange(7 * 6, dtype=np.float32).reshape(7, 2, 3) - 20.0
+    mean, std = jax.jit(sde.marginal_prob)(x0, TIMES)
+    np.testing.assert_allclose(std, sigma, rtol=2e-6)
+    np.testing.assert_allclose(mean, alpha[:, None, None] * x0, rtol=2e-6)
+    np.testing.assert_allclose(sde.alpha(TIMES), alpha, rtol=2e-6)
+    np.testing.assert_allclose(sde.log_snr(TIMES), 2 * np.log(alpha / sigma), rtol=2e-6, atol=2e-5)
+
+
+@every_sde
+def test_marginals_solve_the_moment_equations_of_the_process(sde: SDE) -> None:
+    """dm/dt = f m and dv/dt = 2 f v + g^2 (Sarkka and Solin 2019, eq. 5.50), by quadrature."""
+    edges = np.linspace(0.0, sde.T, 21)
+    nodes, weights = np.polynomial.legendre.leggauss(8)
+    middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
+    s = middle[:, None] + half[:, None] * nodes
+    rate, g = jax.jit(lambda s: sde.sde(jnp.ones_like(s), s))(s.ravel().astype(np.float32))
+    rate = np.asarray(rate, np.float64).reshape(s.shape)
+    g = np.asarray(g, np.float64).reshape(s.shape)
+    alpha, sigma = exact_marginal(sde, edges)
+    growth = np.exp((rate * weights).sum(1) * half)  # alpha at the end over alpha at the start
+    np.testing.assert_allclose(alpha[1:], growth * alpha[:-1], rtol=1e-6)
+    to_end = alpha[1:, None] / exact_marginal(sde, s)[0]
+    added = ((to_end * g) ** 2 * weights).sum(1) * half
+    np.testing.assert_allclose(sigma[1:] ** 2, growth**2 * sigma[:-1] ** 2 + added, rtol=3e-6)
+
+
+@every_sde
+def test_closed_forms_are_what_differentiating_the_marginals_gives(sde: SDE) -> None:
+    x: Any = np.linspace(-2, 2, 7, dtype=np.float32)[:, None]
+    np.testing.assert_allclose(sde.drift(x, TIMES), SDE.drift(sde, x, TIMES), rtol=1e-6)
+    np.testing.assert_allclose(sde.diffusion(TIMES), SDE.diffusion(sde, TIMES), rtol=3e-6)
+    drift, diffusion = sde.sde(x, TIMES)
+    np.testing.assert_array_equal(drift, sde.drift(x, TIMES))
+    np.testing.assert_array_equal(diffusion, sde.diffusion(TIMES))
+
+
+@every_sde
+def test_log_snr_inverts(sde: SDE) -> None:
+    t: Any = np.linspace(1e-3, 1.0, 101, dtype=np.float32)
+    log_snr = sde.log_snr(t)
+    np.testing.assert_allclose(sde.time_of_log_snr(log_snr), t, rtol=2e-5, atol=2e-6)
+    bisect = jax.jit(lambda log_snr: SDE.time_of_log_snr(sde, log_snr))
+    np.testing.assert_allclose(bisect(log_snr), t, rtol=2e-5, atol=2e-6)
+
+
+@every_class
+def test_at_the_end_the_data_are_forgotten(cls: type[SDE]) -> None:
+    sde = cls()
+    end = jnp.float32(sde.T)
+    assert sde.alpha(end) / sde.sigma(end) < 0.021  # VE: 1/50; VP: exp(-5)
+    np.testing.assert_allclose(sde.sigma(end), sde.prior_std, rtol=1e-4)
+
+
+@every_sde
+def test_prior_is_the_gaussian_of_scipy(sde: SDE) -> None:
+    x: Any = sde.prior_std * np.random.default_rng(0).normal(size=(3, 4, 2, 1)).astype(np.float32)
+    expected = scipy.stats.norm.logpdf(x, scale=sde.prior_std).sum((1, 2, 3))
+    np.testing.assert_allclose(jax.jit(sde.prior_logp)(x), expected, rtol=1e-6)
+    np.testing.assert_allclose(sde.prior_sampling(x), x * exact_prior_std(sde), rtol=1e-6)
+
+
+def exact_prior_std(sde: SDE) -> float:
+    return sde.sigma_max if isinstance(sde, VESDE) else 1.0
+
+
+# Between two times.
+
+
+@every_sde
+def test_transition_and_posterior_obey_bayes_rule(sde: SDE) -> None:
+    t: Any = np.array([0.011, 0.1, 0.5, 0.9, 1.0], np.float32)
+    s: Any = np.array([0.010, 0.0, 0.4, 0.2, 0.99], np.float32)
+    (alpha_t, sigma_t), (alpha_s, sigma_s) = exact_marginal(sde, t), exact_marginal(sde, s)
+    a, v = sde.transition(t, s)
+    np.testing.assert_allclose(a, alpha_t / alpha_s, rtol=1e-5)
+    np.testing.assert_allclose(v, sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2, rtol=3e-4)
+
+    x, x0 = np.random.default_rng(0).normal(size=(2, 5, 3))
+    score = (alpha_t[:, None] * x0 - x) / sigma_t[:, None] ** 2  # Tweedie: E[x_0 | x_t] = x0
+    a, v = alpha_t / alpha_s, sigma_t**2 - (alpha_t / alpha_s * sigma_s) ** 2
+    with np.errstate(divide="ignore", invalid="ignore"):
+        variance = 1 / (1 / sigma_s**2 + a**2 / v)
+        likeliest = (alpha_s / sigma_s**2)[:, None] * x0 + (a / v)[:, None] * x
+        expected = np.where(sigma_s[:, None] > 0, variance[:, None] * likeliest, x0)
+    mean, std = sde.posterior(x.astype(np.float32), score.astype(np.float32), t, s)
+    np.testing.assert_allclose(mean, expected, rtol=1e-3, atol=1e-3)
+    np.testing.assert_allclose(std, np.sqrt(variance), rtol=2e-4)
+
+
+# Discretisation.
+
+
+def step_times(sde: SDE) -> Any:
+    """Times of steps 0..N-1, a hair late so that rounding does not cut i to i - 1."""
+    return (np.arange(sde.N) / (sde.N - 1) * (1 + 3e-7) + 1e-9).astype(np.float32)
+
+
+def chain_moments(sde: SDE) -> tuple[np.ndarray, np.ndarray]:
+    """Factor on x_0 and variance after each of the N steps of `discretize`, from x_0 itself."""
+    t = step_times(sde)
+    f, G = jax.jit(sde.discretize)(jnp.ones_like(t), t)
+    a = np.cumprod(1.0 + np.asarray(f, np.float64))
+    v = np.zeros(sde.N + 1)
+    for i in range(sde.N):
+        v[i + 1] = (1.0 + float(f[i])) ** 2 * v[i] + float(G[i]) ** 2
+    return a, v[1:]
+
+
+def test_vp_chain_has_the_marginals_of_its_tables() -> None:
+    sde = VPSDE(N=200)
+    betas = 0.1 / 200 + np.arange(200) / 199 * (20.0 - 0.1) / 200
+    cumprod = np.cumprod(1.0 - betas)
+    tables = {
+        "discrete_betas": betas,
+        "alphas": 1.0 - betas,
+        "alphas_cumprod": cumprod,
+        "sqrt_alphas_cumprod": np.sqrt(cumprod),
+        "sqrt_1m_alphas_cumprod": np.sqrt(1.0 - cumprod),
+    }
+    for table, expected in tables.items():
+        np.testing.assert_allclose(getattr(sde, table), expected, rtol=1e-6, err_msg=table)
+        other = getattr(SubVPSDE(N=200), table)
+        np.testing.assert_array_equal(getattr(sde, table), other, err_msg=table)
+    a, v = chain_moments(sde)
+    np.testing.assert_allclose(a, np.sqrt(cumprod), rtol=2e-5)
+    np.testing.assert_allclose(v, 1.0 - cumprod, rtol=2e-5)
+
+
+def test_ve_chain_climbs_through_its_levels() -> None:
+    sde = VESDE(N=200)
+    levels = 0.01 * (50.0 / 0.01) ** (np.arange(200) / 199)
+    np.testing.assert_allclose(sde.discrete_sigmas, levels, rtol=1e-6)
+    a, v = chain_moments(sde)
+    np.testing.assert_array_equal(a, 1.0)
+    np.testing.assert_allclose(v, levels**2, rtol=1e-5)
+
+
+@pytest.mark.parametrize("cls", [VPSDE, SubVPSDE])
+def test_chain_converges_to_the_process_at_order_one(cls: type[SDE]) -> None:
+    steps = [50, 100, 200, 400]
+    errors = []
+    for n in steps:
+        sde = cls(N=n)
+        a, v = chain_moments(sde)
+        alpha, sigma = exact_marginal(sde, (np.arange(n) + 1) / n)
+        errors.append([np.abs(a - alpha).max(), np.abs(v - sigma**2).max()])
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    np.testing.assert_allclose(order, 1.0, atol=0.1)
+
+
+def test_ve_steps_converge_to_the_diffusion_at_order_one() -> None:
+    """(N - 1) G^2 -> g^2 at fixed t: the levels are T / (N - 1) apart."""
+    steps, errors = [101, 201, 401, 801], []
+    for n in steps:
+        sde = VESDE(N=n)
+        t = jnp.float32(0.5 + 1e-4)
+        g2 = (sde.sigma_min * np.exp(0.5 * sde.log_ratio)) ** 2 * 2 * sde.log_ratio
+        errors.append(abs((n - 1) * float(sde.discretize(t[None], t[None])[1][0]) ** 2 / g2 - 1))
+    assert -np.polyfit(np.log(steps), np.log(errors), 1)[0] == pytest.approx(1.0, abs=0.1)
+
+
+def test_step_alpha_is_one_minus_the_discrete_beta() -> None:
+    t: Any = np.array([0.0, 0.5, 1.0], np.float32)
+    betas: Any = np.array([0.1, 0.1 + 499 / 999 * 19.9, 20.0])  # t = 0.5 is step 499.5, cut to 499
+    expected: Any = 1.0 - betas / 1000
+    np.testing.assert_allclose(VPSDE().step_alpha(t), expected, rtol=1e-6)
+    np.testing.assert_allclose(SubVPSDE().step_alpha(t), expected, rtol=1e-6)
+    np.testing.assert_array_equal(VESDE().step_alpha(t), 1.0)
+    np.testing.assert_allclose(
+        SDE.step_alpha(SubVPSDE(), t), 1.0 - np.array([0.1, 10.05, 20.0]) / 1000, rtol=1e-6
+    )
+
+
+# Time reversal, for Gaussian data N(MU, S^2), whose marginals and score are known.
+
+MU, S = 1.5, 0.7
+
+
+def gaussian(sde: SDE, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """Mean and variance of p_t for Gaussian data."""
+    return sde.alpha(t) * MU, (sde.alpha(t) * S) ** 2 + sde.sigma(t) ** 2
+
+
+def gaussian_score(sde: SDE):
+    def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
+        mean, variance = gaussian(sde, t)
+        return batch_mul(1.0 / variance, batch_mul(mean, jnp.ones_like(x)) - x)
+
+    return score_fn
+
+
+@every_sde
+@pytest.mark.parametrize("flow", [False, True], ids=["sde", "flow"])
+def test_reversal_transports_the_marginals(sde: SDE, flow: bool) -> None:
+    """Moments of the Fokker-Planck equation in reverse time: dm/dt = F(m), dv/dt = 2 F' v - g^2."""
+    reverse = sde.reverse(gaussian_score(sde), probability_flow=flow)
+    t = jnp.asarray(TIMES[2:])
+    (mean, variance), (mean_dot, variance_dot) = jax.jvp(
+        lambda t: gaussian(sde, t), (t,), (jnp.ones_like(t),)
+    )
+    drift, slope = jax.jvp(lambda x: reverse.drift(x, t), (mean,), (jnp.ones_like(t),))
+    np.testing.assert_allclose(drift, mean_dot, rtol=1e-4, atol=1e-5)
+    change = 2.0 * slope * variance - reverse.diffusion(t) ** 2
+    assert (jnp.abs(change - variance_dot) <= 3e-6 * sde.diffusion(t) ** 2).all()
+    pair = reverse.sde(mean, t)
+    np.testing.assert_array_equal(pair[0], drift)
+    np.testing.assert_array_equal(pair[1], 0.0 if flow else sde.diffusion(t))
+
+
+@every_class
+@pytest.mark.parametrize("flow", [False, True], ids=["sde", "flow"])
+def test_reverse_diffusion_converges_to_the_data_at_order_one(cls: type[SDE], flow: bool) -> None:
+    """Moments of x_i = x_{i+1} - f' + G' z from t = 1 down to the data, against the exact ones."""
+    steps, errors = [100, 200, 400, 800], []
+    for n in steps:
+        sde = cls(N=n)
+        reverse = sde.reverse(gaussian_score(sde), probability_flow=flow)
+        times = step_times(sde)[::-1]
+
+        def step(moments, t, sde=sde, reverse=reverse):
+            mean, variance = moments
+
+            def move(x):
+                return x - reverse.discretize(x[None], t[None])[0][0]
+
+            mean, slope = jax.jvp(move, (mean,), (jnp.ones_like(mean),))
+            _, G = reverse.discretize(mean[None], t[None])
+            return (mean, slope**2 * variance + G[0] ** 2), None
+
+        start = gaussian(sde, jnp.float32(1.0))
+        run = jax.jit(functools.partial(jax.lax.scan, step))
+        (mean, variance), _ = run(start, times)
+        errors.append(abs(float(mean) - MU) + abs(float(variance) - S**2))
+    order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
+    assert order == pytest.approx(1.0, abs=0.15)
+
+
+# Using and extending them.
+
+
+def test_the_documented_sde_works_as_written() -> None:
+    """The module docstring's example is EDM's process: no drift, g = sqrt(2 t), sigma(T) = 80."""
+    source = sde_lib.__doc__.partition("complete:\n\n")[2].partition("\n\nIts constructor")[0]
+    assert len(source.splitlines()) < 30
+    namespace = {**vars(sde_lib), "SDES": {}, "__name__": "sde_lib"}
+    exec("from __future__ import annotations\n" + dedent(source), namespace)
+    sde = namespace["SDES"]["edm"](N=40)
+    t = jnp.array([0.5, 2.0, 80.0])
+    np.testing.assert_array_equal(sde.drift(t, t), 0.0)
+    np.testing.assert_allclose(sde.diffusion(t), np.sqrt(2.0 * t), rtol=1e-6)
+    np.testing.assert_allclose(sde.discretize(t, t)[1], np.sqrt(2.0 * t * 80 / 40), rtol=1e-6)
+    np.testing.assert_allclose(sde.time_of_log_snr(sde.log_snr(t)), t, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(lambda z: sde.prior_sampling(z))(t), 80.0 * t)
+    np.testing.assert_array_equal(sde.timestep(t), [0, 0, 39])
+
+
+@every_class
+def test_an_sde_is_a_value(cls: type[SDE]) -> None:
+    sde = cls(N=50)
+    assert sde == cls(N=50)
+    assert hash(sde) == hash(cls(N=50))
+    assert sde != cls(N=51)
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        sde.N = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 3), (4, 4, 3)])
+def test_batch_mul_scales_each_image(shape: tuple[int, ...]) -> None:
+    a, x = jnp.arange(3.0), jnp.ones((3, *shape))
+    expected = np.stack([np.full(shape, b, np.float32) for b in range(3)])
+    np.testing.assert_array_equal(batch_mul(a, x), expected)
+
+
+def config(sde: str, **model: Any) -> Any:
+    return types.SimpleNamespace(
+        training=types.SimpleNamespace(sde=sde), model=types.SimpleNamespace(**model)
+    )
+
+
+def test_from_config_reads_every_parameter() -> None:
+    numbers = {"num_scales": 70, "beta_min": 0.2, "beta_max": 9.0}
+    numbers |= {"sigma_min": 0.3, "sigma_max": 4.0}
+    assert sde_lib.from_config(config("vpsde", **numbers)) == VPSDE(70, 0.2, 9.0)
+    assert sde_lib.from_config(config("SubVPSDE", **numbers)) == SubVPSDE(70, 0.2, 9.0)
+    assert sde_lib.from_config(config("vesde", **numbers)) == VESDE(70, 0.3, 4.0)
+
+
+@pytest.mark.parametrize(
+    ("make", "words"),
+    [
+        (lambda: sde_lib.from_config(config("ve")), "'ve'; choose one of vpsde, subvpsde, vesde"),
+        (lambda: sde_lib.from_config(config("vesde", num_scales=3)), "config.model.sigma_min"),
+        (lambda: VPSDE(N=0), "N .* is 0"),
+        (lambda: VPSDE(beta_min=3.0, beta_max=2.0), "beta_min <= beta_max"),
+        (lambda: SubVPSDE(beta_min=-0.1), "beta_min is -0.1"),
+        (lambda: VPSDE(beta_min=0.0, beta_max=0.0), "beta_max > 0"),
+        (lambda: VPSDE(beta_max=float("nan")), "beta_max nan"),
+        (lambda: VESDE(sigma_min=0.0), "0 < sigma_min < sigma_max"),
+        (lambda: VESDE(sigma_max=0.01), "sigma_max 0.01"),
+        (lambda: VPSDE(N=10).discrete_betas, "N=10 .*reach beta_max/N=2, .*use N >= 21"),
+        (lambda: VPSDE(N=20).check_betas(), "use N >= 21"),
+        (lambda: SubVPSDE(N=10).alphas, "below 1"),
+        (lambda: VPSDE(N=10).discretize(jnp.ones(1), jnp.ones(1)), "below 1"),
+    ],
+)
+def test_refusals_are_one_clear_line(make: Any, words: str) -> None:
+    with pytest.raises(ValueError, match=words) as caught:
+        make()
+    assert "\n" not in str(caught.value)
+
+
+def test_few_steps_are_enough_where_no_table_is_needed() -> None:
+    assert float(VPSDE(N=21).alphas[-1]) == pytest.approx(1 / 21, rel=1e-5)
+    f, G = SubVPSDE(N=10).discretize(jnp.ones((1, 2)), jnp.ones(1))
+    assert np.isfinite(np.asarray(f)).all()
+    assert np.isfinite(float(G[0]))
+
+
+# Numbers from the original code.
+
+KINDS: dict[str, Any] = {"vp": VPSDE, "subvp": SubVPSDE, "ve": VESDE}
+E_SDE = golden_cases.files("math", "e_sde*.npz")
+
+
+def tags(pattern: str) -> list[Any]:
+    """Files with each of their tags: what `pattern` matches at the start of a key."""
+    found = []
+    for path in E_SDE:
+        keys = {m[0] for key in golden_cases.load(path) if (m := re.match(pattern, key))}
+        found += [pytest.param(path, tag, id=f"{path.stem}-{tag}") for tag in sorted(keys)]
+    return found
+
+
+def golden_sde(stored: dict[str, Any], tag: str) -> SDE:
+    """The SDE of a tag such as `vp_N1000` or `ve_N10_smax5`, with the file's beta and sigma."""
+    meta = stored["meta_json"]
+    meta = {**meta, **(meta[tag] if isinstance(meta.get(tag), dict) else {})}
+    kind = tag.partition("_")[0]
+    named: dict[str, Any] = dict(re.findall(r"(N|[bs]min|[bs]max)(\d[\d.]*(?:e-?\d+)?)", tag))
+    N = int(named.get("N", meta.get("N", 1000)))
+    short, pair = ("s", "sigma") if kind == "ve" else ("b", "beta")
+    default = [0.01, 50.0] if kind == "ve" else [0.1, 20.0]
+    low, high = meta.get(pair, default)
+    low, high = named.get(f"{short}min", low), named.get(f"{short}max", high)
+    return KINDS[kind](N, float(low), float(high))
+
+
+def analytic_score(x: jax.Array, t: jax.Array) -> jax.Array:
+    return batch_mul(-1.0 / (1.0 + t), x)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "tag"), tags(r"(vp|subvp|ve)_[^/]+(?=/)"))
+def test_sde_gives_the_original_numbers(path: pathlib.Path, tag: str) -> None:
+    stored = golden_cases.load(path)
+    sde = golden_sde(stored, tag)
+    want = {k.removeprefix(f"{tag}/"): v for k, v in stored.items() if k.startswith(f"{tag}/")}
+    x, t = jnp.asarray(stored["x"]), jnp.asarray(stored["t"])
+    ours: dict[str, Any] = {"T": np.float32(sde.T)}
+    ours["drift"], ours["diffusion"] = jax.jit(sde.sde)(x, t)
+    ours["mean"], ours["std"] = jax.jit(sde.marginal_prob)(x, t)
+    ours["prior_logp"] = sde.prior_logp(sde.prior_std * x if isinstance(sde, VESDE) else x)
+    ours["prior_sample"] = sde.prior_sampling(want["prior_sample_z"])
+    reverses = {
+        "rev": sde.reverse(analytic_score),
+        "rev_pf": sde.reverse(analytic_score, probability_flow=True),
+    }
+    for prefix, reverse in reverses.items():
+        ours[f"{prefix}_drift"], ours[f"{prefix}_diffusion"] = jax.jit(reverse.sde)(x, t)
+    refused = isinstance(sde, VPSDE) and sde.beta_max >= sde.N
+    if refused:
+        for process in [sde.discretize, *(r.discretize for r in reverses.values())]:
+            with pytest.raises(ValueError, match="below 1"):
+                process(x, t)
+    else:
+        ours["disc_f"], ours["disc_G"] = jax.jit(sde.discretize)(x, t)
+        for prefix, reverse in reverses.items():
+            ours[f"{prefix}_disc_f"], ours[f"{prefix}_disc_G"] = jax.jit(reverse.discretize)(x, t)
+        ours |= {k: getattr(sde, k.removeprefix("table_")) for k in want if k.startswith("table_")}
+    unseen = want.keys() - ours.keys() - {"prior_sample_z"}
+    assert not {k for k in unseen if not (refused and re.search("disc_|table_", k))}
+    for key in want.keys() & ours.keys():
+        # What the original loses: near t = 0 in 1 - exp(.), in differences of neighbouring levels
+        # (N / log(sigma_max / sigma_min) roundings), and one rounding of x in sqrt(alpha) x - x.
+        golden, discrete = want[key], "disc" in key
+        slack = 1e-5 * np.abs(golden).max() + (1.2e-7 * np.abs(x).max() if discrete else 0.0)
+        rtol = 1e-5 + (2e-8 * sde.N if discrete else 0.0)
+        np.testing.assert_allclose(ours[key], golden, rtol=rtol, atol=slack, err_msg=key)
+        assert np.shape(ours[key]) == golden.shape, key
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "tag"), tags(r"grid_(vp|ve)_N\d+"))
+def test_times_map_to_the_original_steps_and_labels(path: pathlib.Path, tag: str) -> None:
+    stored = golden_cases.load(path)
+    sde = golden_sde(stored, tag.removeprefix("grid_"))
+    t = stored[f"{tag}_t"]
+    ours = jnp.linspace(sde.T, sde.sampling_eps, sde.N)
+    np.testing.assert_allclose(ours, t, rtol=1e-5)
+    np.testing.assert_array_equal(sde.timestep(t), stored[f"{tag}_timestep"])
+    np.testing.assert_array_equal(sde.timestep(ours), stored[f"{tag}_timestep"])
+
+    def label(x: jax.Array, labels: jax.Array) -> jax.Array:
+        return batch_mul(labels.astype(jnp.float32), jnp.ones_like(x))
+
+    ve = VESDE(N=sde.N)
+    labels = models.score_fn(ve, label, continuous=False)(jnp.zeros((len(t), 1, 1, 1)), t)
+    np.testing.assert_array_equal(labels[:, 0, 0, 0], stored[f"{tag}_velabel"])
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "tag"), tags(r"get_sigmas_\w+"))
+def test_sigmas_descend_as_the_original_ones(path: pathlib.Path, tag: str) -> None:
+    stored = golden_cases.load(path)
+    sde = golden_sde(stored, "ve_" + tag.removeprefix("get_sigmas_"))
+    assert isinstance(sde, VESDE)
+    np.testing.assert_allclose(sde.discrete_sigmas[::-1], stored[tag], rtol=1e-5)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "tag"), tags(r"ddpm_params[^/]*(?=/)"))
+def test_ddpm_tables_are_the_original_ones(path: pathlib.Path, tag: str) -> None:
+    stored = golden_cases.load(path)
+    steps = int(stored[f"{tag}/num_diffusion_timesteps"])
+    betas = stored[f"{tag}/betas"].astype(np.float64)
+    sde = VPSDE(steps, float(betas[0]) * steps, float(betas[-1]) * steps)
+    np.testing.assert_allclose(sde.discrete_betas, betas, rtol=1e-6)
+    for table in ("alphas", "alphas_cumprod", "sqrt_alphas_cumprod", "sqrt_1m_alphas_cumprod"):
+        golden = stored[f"{tag}/{table}"]
+        np.testing.assert_allclose(getattr(sde, table), golden, rtol=1e-5, atol=1e-6, err_msg=table)
