@@ -314,7 +314,6 @@ class Checkpoints:
                 options=ocp.CheckpointManagerOptions(
                     create=True,
                     cleanup_tmp_directories=True,
-                    lightweight_initialize=True,  # or one damaged metadata file stops everything
                     preservation_policy=self._policy,
                 ),
             )

@@ -51,10 +51,9 @@ def frechet_results(
     generated = np.concatenate(images)
     real_images, _ = real.take(np.arange(len(real)))
     found, expected = extractor.features(generated), extractor.features(real_images)
-    halves = frechet.split_distance(expected)
-    matched = frechet.split_distance(
-        found, other=expected, size=min(halves.size, len(found)), seed=config.eval.seed
-    )
+    size = min(len(expected) // 2, len(found))
+    halves = frechet.split_distance(expected, size=size, seed=config.eval.seed)
+    matched = frechet.split_distance(found, size=size, seed=config.eval.seed, other=expected)
     return {
         "frechet_distance": frechet.frechet_distance(
             frechet.Moments.of(found), frechet.Moments.of(expected)
@@ -62,7 +61,8 @@ def frechet_results(
         "frechet_distance_matched": matched.mean,
         "frechet_distance_real": halves.mean,
         "frechet_distance_real_std": halves.std,
-        "frechet_samples_real": halves.size,
+        "frechet_distance_matched_std": matched.std,
+        "frechet_samples_real": size,
         "features": extractor.label,
         "num_samples": len(generated),
         "num_train": len(real),
@@ -134,14 +134,15 @@ def table(results: Results) -> list[tuple[str, str]]:
             ),
             (
                 "  generated to train",
-                f"{results['frechet_distance_matched']:.2f}  ({size} and {size}, 10 draws)",
+                f"{results['frechet_distance_matched']:.2f} ± "
+                f"{results['frechet_distance_matched_std']:.2f}  ({size} and {size}, 10 draws)",
             ),
             (
                 "  train to train",
                 f"{results['frechet_distance_real']:.2f} ± "
                 f"{results['frechet_distance_real_std']:.2f}  ({size} and {size}, 10 draws)",
             ),
-            ("  features", results["features"]),
+            ("  measured on", results["features"]),
             ("rarest class", f"{100 * min(shares):.1f} % of samples"),
             (
                 "evaluations",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import os
 import pathlib
@@ -42,6 +43,9 @@ class Refused(Exception):
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
+    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+        print(usage())
+        sys.exit(0)
     try:
         rest = FLAGS(list(argv))
         if len(rest) > 1:
@@ -49,16 +53,36 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         for name in ("mode", "config", "workdir"):
             if FLAGS[name].value is None:
                 raise Refused(f"--{name} is required; see python main.py --help")
+        path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+        if not pathlib.Path(path).is_file():
+            raise Refused(f"--config={path}: there is no such file; see configs/")
         return rest
     except Refused:
         raise
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise Refused(one_line(error)) from error
+        raise Refused(f"{blamed(argv, error)}{one_line(error)}") from error
+
+
+def blamed(argv: Sequence[str], error: BaseException) -> str:
+    """The config override that a parser's error is about: the one that its text names first."""
+    text = str(error)
+    overrides = {arg: arg.partition("=")[0].rpartition(".")[2] for arg in argv if ".py" not in arg}
+    named = {text.find(name): arg for arg, name in overrides.items() if name and name in text}
+    return f"{named[min(named)]}: " if named else ""
+
+
+def usage() -> str:
+    """What --help prints: this program's own flags, and where the rest is to be found."""
+    own = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
+    return f"{__doc__}\n{own}\n\nConfigs are in configs/; README.md has an example of each mode."
 
 
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
-    text = " ".join(str(error).split())
+    text = str(error)
+    if text.startswith(("'", '"')) and text.endswith(text[0]):  # KeyError quotes its message
+        text = ast.literal_eval(text)
+    text = " ".join(text.split())
     return text or type(error).__name__
 
 
@@ -106,19 +130,21 @@ def run(argv: Sequence[str]) -> None:
         generate.sample(FLAGS.config, workdir)
 
 
-def main() -> None:
+def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program; a user's mistake ends in one line and an exit code (usage 2, else 1)."""
-    code = 0
     try:
-        app.run(run, flags_parser=parse_flags)
+        app.run(run, argv=argv, flags_parser=parse_flags)
     except Refused as error:
-        print(f"error: {error}", file=sys.stderr)
-        code = 2
+        stop(error, code=2)
     except (ValueError, FloatingPointError, OSError) as error:
-        if flags.FLAGS.is_parsed() and FLAGS.traceback:
+        if FLAGS.is_parsed() and FLAGS.traceback:
             raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        code = 1
+        stop(error, code=1)
+
+
+def stop(error: BaseException, code: int) -> None:
+    """Prints the error as one line and leaves with `code`."""
+    print(f"error: {one_line(error)}", file=sys.stderr)
     sys.exit(code)
 
 

@@ -16,7 +16,7 @@ sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
 from models.conv import conv
 
 SHAPES = [(128, 8, 32), (128, 8, 64), (64, 14, 64), (16, 32, 32), (4, 32, 128), (4, 16, 256)]
-LENGTH = 3
+LENGTH = 2
 
 
 def xla_conv(x: jax.Array, w: jax.Array) -> jax.Array:
@@ -25,10 +25,10 @@ def xla_conv(x: jax.Array, w: jax.Array) -> jax.Array:
 
 
 def milliseconds(function: Callable, *operands: jax.Array) -> float:
-    """The fastest of five runs after the first, which compiles."""
+    """The fastest of three runs after the first, which compiles."""
     run = jax.jit(function)
     times = []
-    for _ in range(6):
+    for _ in range(4):
         start = time.perf_counter()
         jax.block_until_ready(run(*operands))
         times.append(time.perf_counter() - start)

@@ -61,6 +61,7 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(["model.dropout", "model.ema_rate", "optim.beta1"], FRACTION),
     "model.ch_mult": NOT_EMPTY_SIZES,
     "model.attn_resolutions": SIZES,
+    "eval.bpd_dataset": (lambda v: v in ("train", "test"), "one of train, test"),
     # Fields of the official configs that have one value everywhere, there and here.
     "model.attention_type": (lambda v: v == "ddpm", "ddpm, the only one there is"),
     "model.conv_size": (lambda v: v == 3, "3, the only one there is"),

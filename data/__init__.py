@@ -3,4 +3,12 @@
 from data.batches import Batches, eval_batches
 from data.datasets import DATASETS, Dataset, default_folder, from_config, load
 
-__all__ = ["DATASETS", "Batches", "Dataset", "default_folder", "eval_batches", "from_config", "load"]
+__all__ = [
+    "DATASETS",
+    "Batches",
+    "Dataset",
+    "default_folder",
+    "eval_batches",
+    "from_config",
+    "load",
+]

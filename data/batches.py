@@ -62,16 +62,16 @@ class _Calls:
 
 
 class Batches(Iterator[Batch]):
-    """Endless training batches {"image": uint8 [num_steps, B, H, W, C], "label": int32 [num_steps, B]}.
+    """Endless training batches; an item holds `num_steps` consecutive ones.
 
-    Global batch k holds examples [k batch_size, (k+1) batch_size) of one endless stream: the data
-    set, shuffled anew in every epoch, epoch after epoch. Host h of n gets its contiguous share
-    [h B, (h+1) B) of each global batch, with B = batch_size / n, so that the hosts' shares one after
-    the other are the batch of a single host. A batch may span two epochs; nothing is dropped.
+    Items are {"image": uint8 [num_steps, B, H, W, C], "label": int32 [num_steps, B]}. Global batch
+    k holds examples [k batch_size, (k+1) batch_size) of one endless stream: the data set, shuffled
+    anew in every epoch, epoch after epoch. Host h of n gets its contiguous share [h B, (h+1) B) of
+    each global batch, with B = batch_size / n: the shares of all hosts, one after the other, are
+    the batch of a single host. A batch may span two epochs; nothing is dropped.
 
-    An item holds `num_steps` consecutive global batches. `get_state` gives the next step and what
-    the order depends on; it is the same on every host and for every `num_steps`. Batches that were
-    read ahead do not count as used.
+    `get_state` gives the next step and what the order depends on; it is the same on every host and
+    for every `num_steps`. Batches that were read ahead do not count as used.
 
     Args:
       dataset: from `data.load`.
@@ -80,10 +80,11 @@ class Batches(Iterator[Batch]):
       num_steps: training steps per item.
       host, num_hosts: which share this process gets.
       start_step: the first step.
-      read_ahead: items prepared in advance, by one thread if the images are in RAM, else by as many.
+      read_ahead: items prepared in advance, by one thread (images in RAM) or as many (on disk).
 
     Raises:
-      ValueError: a batch size that is not positive or not divisible by the hosts.
+      ValueError: a batch size that is not positive or not divisible by the hosts, or another number
+        out of range.
     """
 
     def __init__(
@@ -100,6 +101,8 @@ class Batches(Iterator[Batch]):
     ):
         if batch_size < 1 or batch_size % num_hosts:
             raise ValueError(f"batch size {batch_size} is not a multiple of {num_hosts} host(s)")
+        if not 0 <= seed < 2**64:
+            raise ValueError(f"the seed of the batch order is in [0, 2^64), not {seed}")
         if num_steps < 1 or start_step < 0 or not 0 <= host < num_hosts:
             raise ValueError(
                 f"no batches of num_steps={num_steps}, start_step={start_step}, "

@@ -1,7 +1,7 @@
 """What every data set here has in common: a TFDS builder that needs no TensorFlow.
 
-TFDS's own builders of these sets read their files through TensorFlow. Those below parse the official
-files with NumPy, and write array_record files that are read at random without TensorFlow.
+TFDS's own builders of these sets read their files through TensorFlow. Those here parse the
+official files with NumPy and write array_record files, which are read at random without TensorFlow.
 """
 
 from __future__ import annotations
@@ -19,11 +19,13 @@ import tensorflow_datasets as tfds
 Files = Mapping[str, pathlib.Path]
 
 
-class ImageBuilder(tfds.core.GeneratorBasedBuilder, skip_registration=True):
+class ImageBuilder(  # type: ignore[call-arg]
+    tfds.core.GeneratorBasedBuilder, skip_registration=True
+):
     """A labelled image data set: constants, where its files come from, and how to parse them.
 
-    Examples keep the order of the official files, so that example number i is the same image whether
-    it is read from those files or from prepared array_record data.
+    Examples keep the order of the official files, so that example number i is the same image
+    whether it is read from those files or from prepared array_record data.
     """
 
     VERSION = tfds.core.Version("1.0.0")

@@ -55,11 +55,15 @@ class Cifar10(ImageBuilder):
         size = 1 + int(np.prod(cls.IMAGE_SHAPE))
         for name, content in raw.items():
             if not content or len(content) % size:
-                raise ValueError(f"{name}: damaged, {len(content)} bytes are no {size}-byte records")
+                raise ValueError(
+                    f"{name}: damaged, {len(content)} bytes are no {size}-byte records"
+                )
         records = np.frombuffer(b"".join(raw.values()), np.uint8).reshape(-1, size)
         labels = records[:, 0].astype(np.int32)
         if labels.max() >= cls.NUM_CLASSES:
-            raise ValueError(f"{members[0]}: a label is {labels.max()}, above {cls.NUM_CLASSES - 1}")
+            raise ValueError(
+                f"{members[0]}: a label is {labels.max()}, above {cls.NUM_CLASSES - 1}"
+            )
         planes = records[:, 1:].reshape(-1, 3, 32, 32)
         return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
 

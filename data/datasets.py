@@ -81,8 +81,8 @@ class Dataset:
 
     name: str
     split: str
-    images: np.ndarray | Column
-    labels: np.ndarray | Column
+    images: Any
+    labels: Any
     levels: int
     image_shape: tuple[int, int, int]
     num_classes: int
@@ -95,7 +95,7 @@ class Dataset:
         return isinstance(self.images, np.ndarray)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [k, H, W, C] and labels int32 [k] of `rows` [k]; each record is read once."""
+        """Images uint8 [k, H, W, C] and labels int32 [k] of `rows` [k]; reads each once."""
         if isinstance(self.images, np.ndarray):
             return self.images[rows], np.asarray(self.labels[rows])
         items = fetch(self.images.records, rows)
@@ -107,8 +107,8 @@ class Dataset:
         """Says whether two data sets are the same examples in the same order (as far as read)."""
         content = 0
         if isinstance(self.images, np.ndarray):
-            content = zlib.crc32(np.ascontiguousarray(self.images))
-            content = zlib.crc32(np.ascontiguousarray(self.labels), content)
+            content = zlib.crc32(np.ascontiguousarray(self.images).data)
+            content = zlib.crc32(np.ascontiguousarray(self.labels).data, content)
         return f"{self.name}/{self.split}/{len(self)}/{content:08x}"
 
 
@@ -146,12 +146,18 @@ def load(
 
     images, labels = _open(builder, split, data_dir, ram_limit)
     return Dataset(
-        name.lower(), split, images, labels, builder.LEVELS, builder.IMAGE_SHAPE, builder.NUM_CLASSES
+        name.lower(),
+        split,
+        images,
+        labels,
+        builder.LEVELS,
+        builder.IMAGE_SHAPE,
+        builder.NUM_CLASSES,
     )
 
 
 def from_config(config: Any, split: str) -> Dataset:
-    """`load` with config.data's dataset, data_dir ("" or absent: the default), size and channels."""
+    """`load` with config.data's dataset, data_dir ("" or absent: default), size and channels."""
     section = config.data
     return load(
         section.dataset,
@@ -170,7 +176,7 @@ def default_folder() -> pathlib.Path:
 
 def _open(
     builder: type[ImageBuilder], split: str, data_dir: str | os.PathLike[str] | None, ram_limit: int
-) -> tuple[np.ndarray | Column, np.ndarray | Column]:
+) -> tuple[Any, Any]:
     root = pathlib.Path(data_dir).expanduser() if data_dir else default_folder()
     packaged = [] if data_dir else [pathlib.Path(folder) for folder in builder.FOLDERS]
     for folder in (root, root / builder.name, *packaged):
@@ -243,9 +249,7 @@ def _quiet(progress: bool) -> Iterator[None]:
             tqdm_utils.enable_progress_bar()
 
 
-def _read_all(
-    builder: type[ImageBuilder], records: Sequence[Any]
-) -> tuple[np.ndarray, np.ndarray]:
+def _read_all(builder: type[ImageBuilder], records: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
     images = np.empty((len(records), *builder.IMAGE_SHAPE), np.uint8)
     labels = np.empty(len(records), np.int32)
     for start in range(0, len(records), _CHUNK):

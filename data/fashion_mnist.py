@@ -65,7 +65,9 @@ class FashionMnist(ImageBuilder):
         if len(images) != len(labels):
             raise ValueError(f"{image_file}: {len(images)} images, but {len(labels)} labels")
         if labels.max(initial=0) >= cls.NUM_CLASSES:
-            raise ValueError(f"{label_file}: a label is {labels.max()}, above {cls.NUM_CLASSES - 1}")
+            raise ValueError(
+                f"{label_file}: a label is {labels.max()}, above {cls.NUM_CLASSES - 1}"
+            )
         return images[..., None], labels.astype(np.int32)
 
 

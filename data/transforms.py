@@ -1,18 +1,19 @@
 r"""Pixels as the model sees them, on the device: pure functions that can be jitted.
 
 A stored pixel is an integer level k in 0..L-1 (L = `levels`; 256, or 17 for the digits). The model
-sees either of two real ranges, [0, 1] or, when `centered`, s = 2y - 1 in [-1, 1], made in one of two ways:
+sees y in [0, 1] or, when `centered`, s = 2y - 1 in [-1, 1], made in one of two ways:
 
 * `scale`: y = k / (L - 1), the levels themselves, as when the original code trains (x / 255);
 * `uniform_dequantize`: y = (k + u) / L with u ~ U[0, 1), continuous, as for every likelihood.
 
-**Bits per dimension.** Uniform dequantisation bounds the probability of the levels by the density p(y)
-of y (Theis et al., arXiv:1511.01844): P(k) = \int_{[0,1)^D} p_{k+u}(k + u) du, and y = (k + u) / L
-multiplies volumes by L^{-D}, so that
+**Bits per dimension.** Uniform dequantisation bounds the probability of the levels by the density
+of y (Theis et al., arXiv:1511.01844): P(k) = \int_{[0,1)^D} p_{k+u}(k + u) du, and the map
+y = (k + u) / L multiplies volumes by L^{-D}, so that
 
     -log2 P(k) / D  <=  E_u[-log2 p_y(y)] / D + log2 L.
 
-In the centred range ds = 2 dy, hence p_s = 2^{-D} p_y and the offset is log2 L - 1 = log2(L / 2):
+In the centred range ds = 2 dy, hence p_s = 2^{-D} p_y and the offset (which
+`likelihood.bits_per_dim` adds) is log2 L - 1 = log2(L / 2):
 
     levels   y in [0, 1]    s in [-1, 1]
     256      8              7
@@ -21,27 +22,23 @@ In the centred range ds = 2 dy, hence p_s = 2^{-D} p_y and the offset is log2 L 
 
 from __future__ import annotations
 
-import math
-
 import jax
 import jax.numpy as jnp
+import numpy as np
+
+Pixels = jax.Array | np.ndarray
 
 _NOISE_BITS = 15  # k + u stays exact in float32 for up to 2^8 levels
 
 
-def bits_offset(levels: int, centered: bool) -> float:
-    """What to add to -log2 p(x) / D of the model's own range to get bits per dimension."""
-    return math.log2(levels) - (1.0 if centered else 0.0)
-
-
-def scale(x: jax.Array, levels: int, centered: bool) -> jax.Array:
+def scale(x: Pixels, levels: int, centered: bool) -> jax.Array:
     """Levels 0..L-1 to float32 y = k / (L - 1) in [0, 1], or 2y - 1 in [-1, 1]; any shape."""
     y = x.astype(jnp.float32) / (levels - 1)
     return 2.0 * y - 1.0 if centered else y
 
 
 def uniform_dequantize(
-    x: jax.Array, keys: jax.Array, levels: int, centered: bool = False
+    x: Pixels, keys: jax.Array, levels: int, centered: bool = False
 ) -> jax.Array:
     """Levels [B, ...] to float32 y = (k + u) / L in (0, 1), or 2y - 1; noise from `keys` [B].
 
@@ -54,26 +51,24 @@ def uniform_dequantize(
     return 2.0 * y - 1.0 if centered else y
 
 
-def inverse_scale(
-    x: jax.Array, levels: int, centered: bool, dequantized: bool = False
-) -> jax.Array:
+def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = False) -> jax.Array:
     """Model range back to levels uint8 0..L-1, out-of-range values clipped; any shape.
 
-    It is the inverse of what the model was trained on: the nearest level of `scale`, k = round((L-1) y),
-    or, with `dequantized`, the bin of `uniform_dequantize`, k = floor(L y). (The original code truncates,
-    floor(255 y), after training on k / 255: half a level darker.)
+    It inverts what the model was trained on: the nearest level of `scale`, k = round((L-1) y), or,
+    with `dequantized`, the bin of `uniform_dequantize`, k = floor(L y). (The original code
+    truncates, floor(255 y), after training on k / 255: half a level darker on average.)
     """
     y = (x + 1.0) / 2.0 if centered else x
     k = jnp.floor(levels * y) if dequantized else jnp.round((levels - 1) * y)
     return jnp.clip(k, 0, levels - 1).astype(jnp.uint8)
 
 
-def to_display(x: jax.Array, levels: int) -> jax.Array:
+def to_display(x: Pixels, levels: int) -> jax.Array:
     """Levels 0..L-1 to the 0..255 of picture files, uint8, rounded; any shape."""
     return jnp.round(x.astype(jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)
 
 
-def random_flip(x: jax.Array, keys: jax.Array) -> jax.Array:
+def random_flip(x: Pixels, keys: jax.Array) -> jax.Array:
     """Images [B, H, W, C], each mirrored left to right with probability 1/2 by its own key [B]."""
     flip = jax.vmap(jax.random.bernoulli)(keys)
     return jnp.where(flip[:, None, None, None], x[:, :, ::-1, :], x)

@@ -89,7 +89,7 @@ def correspondence(module: nn.Module, image_shape: Shape) -> list[Entry]:
     if module.num_labels:
         raise ValueError("class-conditional networks do not exist in the official PyTorch code")
     calls = recorded_calls(module, image_shape)
-    entries = []
+    entries: list[Entry] = []
     for slot, top in enumerate(_slots(calls)):
         for call in calls:
             if call.path[0] == top:

@@ -2,14 +2,14 @@ r"""Fréchet distance between two sets of features, each summarised as a Gaussia
 
     d^2 = |mu_a - mu_b|^2 + tr S_a + tr S_b - 2 tr (S_a S_b)^{1/2}
 
-(Dowson and Landau 1982; Heusel et al., arXiv:1706.08500, with Inception features: the FID.) Features of
-another network give another number: say which, wherever it is printed.
+(Dowson and Landau 1982; with Inception features it is the FID of Heusel et al., arXiv:1706.08500.)
+Features of another network give another number: say which, wherever it is printed.
 
-**Bias.** Means and covariances of n samples are noisy, which makes the distance of two equal distributions
-positive: E[d^2] is about c (1/n_a + 1/n_b), and adds the same to any d^2. So distances compare only at
-equal sample counts. A distance between disjoint halves of n real images (n/2 and n/2 samples) has twice
-the bias of one between n generated and n real images; `split_distance` with `size` gives both sides of
-every comparison the same number of samples.
+**Bias.** Means and covariances of n samples are noisy, so that two sets of one distribution are about
+c (1/n_a + 1/n_b) apart, and other sets that much further apart than they should be. Distances
+compare at equal sample counts only. Between disjoint halves of n real images (n/2 and n/2 samples)
+the bias is twice that between n generated and n real images; `split_distance` with `size` gives
+both sides of every comparison the same number of samples.
 """
 
 from __future__ import annotations
@@ -68,9 +68,7 @@ class Moments:
         delta = other.mean - self.mean
         mean = self.mean + delta * (other.count / count)
         weight = self.count * other.count / count
-        return Moments(
-            count, mean, self.scatter + other.scatter + weight * np.outer(delta, delta)
-        )
+        return Moments(count, mean, self.scatter + other.scatter + weight * np.outer(delta, delta))
 
     def add(self, features: np.ndarray) -> None:
         """Takes in another chunk [n, d]."""
@@ -130,7 +128,7 @@ def _root(covariance: np.ndarray) -> np.ndarray:
 
 
 class Splits(NamedTuple):
-    """Distances between random subsets: their mean, spread over splits, and samples on each side."""
+    """Distances between random subsets: mean, deviation over the draws, samples on each side."""
 
     mean: float
     std: float
@@ -148,9 +146,9 @@ def split_distance(
     """d^2 between random subsets of `size` samples each, over `n_splits` draws.
 
     Without `other` the two subsets are disjoint parts of `features` [n, d] (halves by default): the
-    distance of a perfect generator at this sample count. With `other` [m, d] one subset is drawn from
-    each (all of the smaller set by default), so that FD(generated, real) at `size` stands fairly beside
-    FD(real, real) at the same `size`.
+    distance of a perfect generator at this sample count. With `other` [m, d] one subset is drawn
+    from each (all of the smaller set by default), so that FD(generated, real) at `size` stands
+    fairly beside FD(real, real) at the same `size`.
 
     Raises:
       ValueError: fewer samples than asked for.

@@ -98,9 +98,9 @@ class DDPM(nn.Module):
                     h = attention(h)
                 skips.append(h)
             if level < levels - 1:
-                skips.append(Downsample(self.resamp_with_conv, dtype=dtype)(h))
+                skips.append(Downsample(self.resamp_with_conv, dtype=dtype)(skips[-1]))
 
-        width = h.shape[-1]
+        width = skips[-1].shape[-1]
         h = block(attention(block(skips[-1], width)), width)
 
         for level, width in reversed(list(enumerate(self.ch_mult))):

@@ -166,7 +166,7 @@ class NCSNpp(nn.Module):
                     h = attention(h)
                 skips.append(h)
             if level < levels - 1:
-                h = down(h)
+                h = down(skips[-1])
                 if self.progressive_input == "input_skip":
                     pyramid = Downsample(False, fir)(pyramid)
                     h = Combine(self.progressive_combine, dtype)(pyramid, h)
@@ -177,7 +177,7 @@ class NCSNpp(nn.Module):
 
         h = block(attention(block(skips[-1])))
 
-        grown = None  # the output pyramid
+        grown: Any = None  # the output pyramid
         for level, width in reversed(list(enumerate(self.ch_mult))):
             for _ in range(self.num_res_blocks + 1):
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), nf * width)

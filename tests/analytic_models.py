@@ -10,11 +10,14 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
+import ml_collections
 import numpy as np
 from jax import Array
 
 import models
+from interop import official
 from sde_lib import SDE, VESDE, VPSDE, ScoreFn, SubVPSDE
+from tests import golden_cases
 
 KINDS: dict[str, type[SDE]] = {"vp": VPSDE, "subvp": SubVPSDE, "ve": VESDE}
 FIELDS = {"bmin": "beta_min", "bmax": "beta_max", "smin": "sigma_min", "smax": "sigma_max"}
@@ -60,3 +63,17 @@ def sde_of(kind: str, settings: dict[str, Any], tokens: list[str] = []) -> SDE: 
         if (name := FIELDS.get(name, name)) in known:
             fields[name] = int(value) if name == "N" else float(value)
     return cls(**fields)
+
+
+def network_score(sde: SDE, weights: str, continuous: bool = True) -> ScoreFn:
+    """The score of the network stored in networks/`weights`.npz."""
+    stored = golden_cases.load(golden_cases.network_file(weights))
+    module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
+    state = {k.removeprefix("sd/"): v for k, v in stored.items() if k.startswith("sd/")}
+    _, channels, height, width = stored["x"].shape
+    params = official.params_from_torch(module, state, (height, width, channels))
+
+    def network(x: Array, labels: Array) -> Array:
+        return jnp.asarray(module.apply({"params": params}, x, labels))
+
+    return models.score_fn(sde, network, continuous, official_labels=True)

@@ -246,6 +246,23 @@ def test_arrays_are_held_against_their_checksums(damageable, changes, problem):
         checkpoints.Checkpoints(damageable).restore(step=20)
 
 
+@pytest.mark.parametrize(
+    ("item", "old", "new", "problem"),
+    [
+        ("data", ": 20", ": 21", "data does not match its checksum"),
+        ("config", "0.5", "0.7", "config does not match its checksum"),
+        ("checksums", "-20", "-30", "checksums do not match their own checksum"),
+    ],
+)
+def test_descriptions_are_held_against_their_checksums(damageable, item, old, new, problem):
+    path = damageable / "20" / item / "metadata"
+    text = path.read_text()
+    assert text.count(old) == 1
+    path.write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=f"20 is damaged: {problem}"):
+        checkpoints.Checkpoints(damageable).restore(step=20)
+
+
 @pytest.mark.parametrize("damage", [flip_byte, truncate, pathlib.Path.unlink])
 def test_damaged_step_is_passed_over_and_saved_again(damageable, damage, warnings):
     damage(largest(damageable / "20" / "state"))
@@ -277,15 +294,18 @@ def test_damage_found_after_saving_with_the_same_object(tmp_path, warnings):
     assert saved.restore().step == 20
 
 
-def test_damaged_descriptions_do_not_stop_saving(damageable, warnings):
-    """The newest steps count, whatever has become of the small files in the older ones."""
+@pytest.mark.parametrize("damage", [flip_byte, truncate])
+def test_damaged_descriptions_do_not_stop_saving(damageable, damage, warnings):
+    """The newest steps count, whatever has become of the older ones and of interrupted saves."""
     for path in files(damageable):
-        if path.parts[-2] != "state" and path.stat().st_size < 2000:
-            flip_byte(path)
+        if path.name != "arrays.npz":
+            damage(path)
+    (damageable / "25.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
     saved = checkpoints.Checkpoints(damageable)
     assert saved.save(30, make_state(30), metric=0.0)
     assert saved.restore().step == 30
     assert saved.restore(step="best").step == 30
+    assert not list(damageable.glob("*tmp*"))
 
 
 def test_everything_damaged(damageable, warnings):
@@ -295,7 +315,7 @@ def test_everything_damaged(damageable, warnings):
         checkpoints.Checkpoints(damageable).restore()
 
 
-def test_disk_full(tmp_path, capfd):
+def test_disk_full(tmp_path, capfd, caplog):
     """No file may grow beyond 64 kB: one line of error, and step 1 as good as before."""
     saved = checkpoints.Checkpoints(tmp_path)
     saved.save(1, make_state(1))
@@ -318,6 +338,7 @@ def test_disk_full(tmp_path, capfd):
     assert "\n" not in str(error.value)
     assert {path: path.read_bytes() for path in files(tmp_path)} == before
     assert "Traceback" not in "".join(capfd.readouterr())
+    assert not caplog.records, "orbax would log a traceback"
 
     assert saved.save(2, big)
     assert saved.restore().step == 2

@@ -1,6 +1,7 @@
 """The convolution primitives against XLA's own convolution and its derivatives."""
 
 from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -11,7 +12,7 @@ from jax import lax
 from models import conv as conv_module
 from models.conv import Conv, Geometry, conv, default_init
 
-GEOMETRIES = {  # image, kernel, stride, padding, dilation
+GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "same": ((7, 6), 3, 1, "SAME", 1),
     "dilated": ((9, 8), 3, 1, "SAME", 2),
     "strided": ((8, 7), 3, 2, "SAME", 1),
@@ -234,7 +235,7 @@ def test_module() -> None:
         "kernel": ((3, 3, 3, 5), "float32"),
         "bias": ((5,), "float32"),
     }
-    assert module.apply({"params": params}, x).dtype == jnp.bfloat16
+    assert jnp.asarray(module.apply({"params": params}, x)).dtype == jnp.bfloat16
     full = Conv(5, stride=2, dilation=2).apply({"params": params}, x)
     assert_close(full, lax_conv(x, params["kernel"], 2, dilation=2) + params["bias"])
     assert set(Conv(5, use_bias=False).init(jax.random.key(1), x)["params"]) == {"kernel"}

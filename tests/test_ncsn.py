@@ -138,7 +138,7 @@ def test_instance_norm_plus() -> None:
 
 def test_pools() -> None:
     """5x5 windows: a maximum of the pixels there are, a mean that counts the others as zero."""
-    x = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 7, 3))) - 3
+    x: Any = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 7, 3))) - 3
     largest, mean = np.empty_like(x), np.empty_like(x)
     for i in range(4):
         for j in range(7):
@@ -160,7 +160,7 @@ def test_pools() -> None:
     ],
     ids=["architecture", "interpolation", "nonlinearity"],
 )
-def test_refuses_unknown_choices(fields: dict[str, str], valid: str) -> None:
+def test_refuses_unknown_choices(fields: dict[str, Any], valid: str) -> None:
     with pytest.raises(ValueError, match=rf"{next(iter(fields))}.*{valid}"):
         ncsn.NCSNv2(**fields)
 

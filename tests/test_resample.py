@@ -1,5 +1,7 @@
 """Resampling against the definition: insert zeros, pad, correlate, throw away."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,7 +23,7 @@ from models.resample import (
 KERNELS = [(1, 3, 3, 1), (1, 2, 1), (1, 1, 1, 1, 1), (1, -2, 5, 0, 3, 1)]
 
 
-def images(*shape: int) -> np.ndarray:
+def images(*shape: int) -> Any:
     return np.asarray(jax.random.normal(jax.random.key(0), shape))
 
 
@@ -46,7 +48,7 @@ def fir(x: np.ndarray, kernel: tuple, before: int, after: int) -> np.ndarray:
     )
 
 
-def convolve(x: np.ndarray, w: np.ndarray, stride: int, edge: int) -> np.ndarray:
+def convolve(x: np.ndarray, w: Any, stride: int, edge: int) -> np.ndarray:
     return np.asarray(
         lax.conv_general_dilated(
             jnp.asarray(x, jnp.float32),
@@ -58,7 +60,7 @@ def convolve(x: np.ndarray, w: np.ndarray, stride: int, edge: int) -> np.ndarray
     )
 
 
-def assert_close(ours: jax.Array, theirs: np.ndarray) -> None:
+def assert_close(ours: Any, theirs: np.ndarray) -> None:
     assert ours.shape == theirs.shape
     np.testing.assert_allclose(ours, theirs, rtol=0, atol=2e-6 * np.abs(theirs).max())
 
@@ -148,7 +150,7 @@ def test_refuses_useless_kernels(kernel: tuple, factor: int) -> None:
 def test_conv2d_module(how: str) -> None:
     """Parameters are `weight` (HWIO) and `bias`; the weight is used by the function asked for."""
     x = images(2, 6, 6, 3)
-    options = {how: True} if how else {}
+    options: dict[str, Any] = {how: True} if how else {}
     module = Conv2d(4, resample_kernel=(1, 2, 1), **options)
     params = module.init(jax.random.key(1), x)["params"]
     assert {name: p.shape for name, p in params.items()} == {"weight": (3, 3, 3, 4), "bias": (4,)}
