@@ -19,7 +19,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "eval", "sample")
+MODES = ("train", "eval", "sample", "import", "export")
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -28,6 +28,8 @@ config_flags.DEFINE_config_file(
 flags.DEFINE_enum("mode", None, MODES, "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
+flags.DEFINE_string("source", None, "File or folder of weights for --mode=import.")
+flags.DEFINE_string("target", None, "Folder that --mode=export is to write for diffusers.")
 flags.DEFINE_bool(
     "distributed",
     False,
@@ -50,12 +52,15 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = FLAGS(list(argv))
         if len(rest) > 1:
             raise Refused(f"unexpected argument {rest[1]!r}; options begin with --")
-        for name in ("mode", "config", "workdir"):
-            if FLAGS[name].value is None:
+        optional = {"import": "config"}.get(FLAGS.mode)
+        more = {"import": "source", "export": "target"}.get(FLAGS.mode)
+        for name in filter(None, ("mode", "config", "workdir", more)):
+            if FLAGS[name].value is None and name != optional:
                 raise Refused(f"--{name} is required; see python main.py --help")
-        path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
-        if not pathlib.Path(path).is_file():
-            raise Refused(f"--config={path}: there is no such file; see configs/")
+        if FLAGS.config is not None:
+            path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
+            if not pathlib.Path(path).is_file():
+                raise Refused(f"--config={path}: there is no such file; see configs/")
         return rest
     except Refused:
         raise
@@ -124,6 +129,14 @@ def run(argv: Sequence[str]) -> None:
         import evaluate
 
         evaluate.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
+    elif FLAGS.mode == "import":
+        import convert
+
+        convert.import_weights(FLAGS.config, FLAGS.source, workdir)
+    elif FLAGS.mode == "export":
+        import convert
+
+        convert.export_weights(FLAGS.config, workdir, FLAGS.target)
     else:
         import generate
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import ode
+import solvers
 from ode import lookup
 from sde_lib import SDE, VESDE, VPSDE, batch_mul
 from solvers import Array, Noise, Samples, ScoreFn, all_finite, drive
@@ -378,6 +379,50 @@ def ode_sampler(
     return Samples(x, nfe, solution.ok & all_finite(x), frames)
 
 
+def annealed_langevin_dynamics(
+    sde: SDE,
+    score_fn: ScoreFn,
+    noise: Noise,
+    *,
+    step_size: float = 2e-5,
+    n_steps_each: int = 100,
+    denoise: bool = True,
+    eps: float | None = None,
+    num_frames: int = 0,
+) -> Samples:
+    """SMLD's sampler (Song and Ermon 2019, arXiv:1907.05600, algorithm 1), at N noise levels.
+
+    x' = x + a score / 2 + sqrt(a) z with a = `step_size` (sigma / sigma_last)^2, `n_steps_each`
+    times at each level. With `denoise`, the result is E[x_0 | x] at the last level, for one
+    evaluation more (Jolicoeur-Martineau et al. 2020, arXiv:2009.05475). Draws as `pc_sampler`.
+
+    Raises:
+      ValueError: a number out of range.
+    """
+    if step_size <= 0:
+        raise ValueError(f"step_size must be positive, not {step_size}")
+    eps = sde.sampling_eps if eps is None else eps
+    with jax.ensure_compile_time_eval():
+        last = float(sde.sigma(jnp.asarray(eps)))
+    samples = pc_sampler(
+        sde,
+        score_fn,
+        noise,
+        predictor="none",
+        corrector="ald",
+        snr=step_size**0.5 / (2.0 * last),
+        n_steps_each=n_steps_each,
+        eps=eps,
+        num_frames=num_frames,
+    )
+    if not denoise:
+        return samples
+    x, trajectory = solvers.denoised(sde, score_fn, samples.x, eps), samples.trajectory
+    if trajectory is not None:
+        trajectory = trajectory.at[-1].set(x)
+    return Samples(x, samples.nfe + 1, all_finite(x), trajectory)
+
+
 class Sampler(Protocol):
     """From prior to images, with everything but SDE, score and randomness decided."""
 
@@ -389,7 +434,11 @@ def from_config(config: Any, axis_name: str | None = None) -> Sampler:
 
     "pc" reads predictor, corrector, snr, n_steps_each, noise_removal, probability_flow,
     corrector_norm and num_steps (0: the SDE's own N); "ode" reads rtol, atol, solver and
-    noise_removal; both read num_frames. `axis_name` is the mapped axis of devices, if any.
+    noise_removal; "annealed_langevin" reads n_steps_each, noise_removal, num_steps and step_size
+    (2e-5 if absent). The solvers with few steps read num_steps, noise_removal (a last evaluation)
+    and, if present, time_grid (a name in solvers.GRIDS; "karras" for "edm", "uniform" for "ddim",
+    else "log_snr"); "ddim" reads eta (0 if absent), "edm" churn, churn_min, churn_max, churn_noise
+    (0, 0, inf and 1 if absent). All read num_frames. `axis_name` is the mapped axis of devices.
 
     Raises:
       ValueError: unknown method, predictor, corrector or solver, or a number out of range.
@@ -401,9 +450,6 @@ def from_config(config: Any, axis_name: str | None = None) -> Sampler:
 def _pc_from_config(sampling: Any, axis_name: str | None) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
-    num_steps = sampling.num_steps
-    if num_steps < 0:
-        raise ValueError(f"sampling.num_steps must be 0 (the SDE's own N) or more, not {num_steps}")
     sample = functools.partial(
         pc_sampler,
         predictor=sampling.predictor,
@@ -416,11 +462,7 @@ def _pc_from_config(sampling: Any, axis_name: str | None) -> Sampler:
         axis_name=axis_name,
         num_frames=sampling.num_frames,
     )
-    if not num_steps:
-        return sample
-    return lambda sde, score_fn, noise: sample(
-        dataclasses.replace(sde, N=num_steps), score_fn, noise
-    )
+    return _with_steps(sampling, sample)
 
 
 def _ode_from_config(sampling: Any, axis_name: str | None) -> Sampler:
@@ -435,7 +477,74 @@ def _ode_from_config(sampling: Any, axis_name: str | None) -> Sampler:
     )
 
 
+def _langevin_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+    sample = functools.partial(
+        annealed_langevin_dynamics,
+        step_size=sampling.get("step_size", 2e-5),
+        n_steps_each=sampling.n_steps_each,
+        denoise=sampling.noise_removal,
+        num_frames=sampling.num_frames,
+    )
+    return _with_steps(sampling, sample)
+
+
+def _with_steps(sampling: Any, sample: Sampler) -> Sampler:
+    """`sample` with the SDE's N replaced by `num_steps`, unless that is 0."""
+    steps = _num_steps(sampling)
+
+    def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+        return sample(dataclasses.replace(sde, N=steps) if steps else sde, score_fn, noise)
+
+    return sampler
+
+
+def _num_steps(sampling: Any) -> int:
+    if sampling.num_steps < 0:
+        raise ValueError(
+            f"sampling.num_steps must be 0 (the SDE's own N) or more, not {sampling.num_steps}"
+        )
+    return sampling.num_steps
+
+
+def _few_steps(
+    solver: Callable[..., Samples],
+    *,
+    grid: str = "log_snr",
+    optional: tuple[str, ...] = (),
+    **fixed: Any,
+) -> Callable[[Any, str | None], Sampler]:
+    """Factory of `solver` on a time grid; it reads the `optional` settings where present."""
+
+    def make(sampling: Any, axis_name: str | None) -> Sampler:
+        name = sampling.get("time_grid", "") or grid
+        lookup(solvers.GRIDS, name, "sampling.time_grid")
+        steps = _num_steps(sampling)
+        options = {key: sampling[key] for key in optional if key in sampling}
+        options |= {"denoise": sampling.noise_removal, "num_frames": sampling.num_frames, **fixed}
+
+        def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+            times = solvers.time_grid(sde, name, steps or sde.N)
+            return solver(sde, score_fn, noise, times, **options)
+
+        return sampler
+
+    return make
+
+
+_CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
+
 SAMPLERS: dict[str, Callable[[Any, str | None], Sampler]] = {
     "pc": _pc_from_config,
     "ode": _ode_from_config,
+    "annealed_langevin": _langevin_from_config,
+    "ddim": _few_steps(solvers.ddim, grid="uniform", optional=("eta",)),
+    "dpm_1": _few_steps(solvers.dpm_solver, order=1),
+    "dpm_2": _few_steps(solvers.dpm_solver, order=2),
+    "dpm_3": _few_steps(solvers.dpm_solver, order=3),
+    "dpmpp_2m": _few_steps(solvers.dpm_solver_pp, order=2),
+    "dpmpp_3m": _few_steps(solvers.dpm_solver_pp, order=3),
+    "dpmpp_2m_sde": _few_steps(solvers.dpm_solver_pp, order=2, stochastic=True),
+    "edm": _few_steps(solvers.edm, grid="karras", optional=_CHURN),
+    "unipc_2": _few_steps(solvers.unipc, order=2),
+    "unipc_3": _few_steps(solvers.unipc, order=3),
 }

@@ -6,7 +6,7 @@ from configs import schema
 
 
 def get_config() -> ConfigDict:
-    """8x8 pixels, 17 grey levels, about 0.7 million parameters."""
+    """8x8 pixels, 17 grey levels, 0.7 million parameters."""
     config = schema.base()
 
     config.data.dataset = "digits"
@@ -19,8 +19,8 @@ def get_config() -> ConfigDict:
     training = config.training
     training.sde = "vpsde"
     training.batch_size = 128
-    training.n_iters = 800
-    training.n_jitted_steps = 10
+    training.n_iters = 700
+    training.n_jitted_steps = 20
     training.reduce_mean = True
     training.log_freq = 20
     training.eval_freq = 100
@@ -29,14 +29,14 @@ def get_config() -> ConfigDict:
     training.snapshot_sampling = False
 
     model = config.model
-    model.nf = 32
-    model.ch_mult = (1, 2)
-    model.num_res_blocks = 2
+    model.nf = 24
+    model.ch_mult = (1, 2, 2)
+    model.num_res_blocks = 1
     model.attn_resolutions = (4,)
     model.embedding_type = "positional"
     model.fir = False
     model.dropout = 0.0
-    model.ema_rate = 0.995
+    model.ema_rate = 0.999
     model.ema_warmup = True
 
     config.optim.lr = 2e-3

@@ -33,7 +33,7 @@ _NOISE_BITS = 15  # k + u stays exact in float32 for up to 2^8 levels
 
 def scale(x: Pixels, levels: int, centered: bool) -> jax.Array:
     """Levels 0..L-1 to float32 y = k / (L - 1) in [0, 1], or 2y - 1 in [-1, 1]; any shape."""
-    y = x.astype(jnp.float32) / (levels - 1)
+    y = jnp.asarray(x, jnp.float32) / (levels - 1)
     return 2.0 * y - 1.0 if centered else y
 
 
@@ -47,7 +47,7 @@ def uniform_dequantize(
     """
     bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
     u = ((bits >> (16 - _NOISE_BITS)).astype(jnp.float32) + 0.5) / 2**_NOISE_BITS
-    y = (x.astype(jnp.float32) + u) / levels
+    y = (jnp.asarray(x, jnp.float32) + u) / levels
     return 2.0 * y - 1.0 if centered else y
 
 
@@ -65,7 +65,7 @@ def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = Fa
 
 def to_display(x: Pixels, levels: int) -> jax.Array:
     """Levels 0..L-1 to the 0..255 of picture files, uint8, rounded; any shape."""
-    return jnp.round(x.astype(jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)
+    return jnp.round(jnp.asarray(x, jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)
 
 
 def random_flip(x: Pixels, keys: jax.Array) -> jax.Array:

@@ -5,8 +5,8 @@ r"""Fréchet distance between two sets of features, each summarised as a Gaussia
 (Dowson and Landau 1982; with Inception features it is the FID of Heusel et al., arXiv:1706.08500.)
 Features of another network give another number: say which, wherever it is printed.
 
-**Bias.** Means and covariances of n samples are noisy, so that two sets of one distribution are about
-c (1/n_a + 1/n_b) apart, and other sets that much further apart than they should be. Distances
+**Bias.** Means and covariances of n samples are noisy, so that two sets of one distribution are
+about c (1/n_a + 1/n_b) apart, and other sets that much further apart than they should be. Distances
 compare at equal sample counts only. Between disjoint halves of n real images (n/2 and n/2 samples)
 the bias is twice that between n generated and n real images; `split_distance` with `size` gives
 both sides of every comparison the same number of samples.

@@ -259,20 +259,15 @@ def test_likelihoods_of_the_original(path: pathlib.Path, tag: str) -> None:
     sde = analytic_models.sde_of(kind, meta)
     if "weights" in meta:
         score_fn = analytic_models.network_score(sde, meta["weights"])
-        tolerance, agreement = 1e-4, 1e-2  # random weights are rough: 2,000 evaluations at 1e-5
+        tolerance, agreement = 1e-5, 2e-2  # random weights are rough: 2,000 evaluations
     else:
         mix = float(meta["model"].split("mix=")[1])
         tolerance, agreement = 1e-5, 3e-3 if mix and kind == "ve" else 1e-4
         score_fn = analytic_models.score_fn(sde, "ve" if kind == "ve" else "vp", mix)
     x, probe = (jnp.asarray(golden_cases.nhwc(case[f"{tag}/{k}"])) for k in ("data", "epsilon"))
 
-    @jax.jit
-    def run(x: jax.Array, probes: jax.Array) -> likelihood.Likelihood:
-        return likelihood.log_likelihood(
-            sde, score_fn, x, probes, rtol=tolerance, atol=tolerance, solver="Dopri5"
-        )
-
-    result = run(x, probe[None])
+    solve = functools.partial(likelihood.log_likelihood, sde, score_fn, solver="Dopri5")
+    result = jax.jit(functools.partial(solve, rtol=tolerance, atol=tolerance))(x, probe[None])
     assert result.ok.all()
     scale = 2.0 if meta["inverse_scaler"] == "(x+1)/2" else 1.0
     bits = likelihood.bits_per_dim(result.logp, x.shape[1:], 256, scale)

@@ -1,6 +1,5 @@
 """NCSN++ and DDPM: the official numbers, and what must hold whatever the numbers are."""
 
-import dataclasses
 import functools
 import itertools
 import pathlib
@@ -97,6 +96,7 @@ SMALL = models.NCSNpp(
     dropout=0.5,
     embedding_type="positional",
     init_scale=1.0,
+    scale_by_sigma=False,
     num_labels=3,
 )
 SHAPE = (8, 8, 3)
@@ -121,12 +121,12 @@ def small_params() -> Any:
 
 
 @quick_jit
-def small_training(x: jax.Array, keys: jax.Array) -> jax.Array:
+def small_training(x: jax.Array, keys: jax.Array) -> Any:
     return SMALL.apply({"params": small_params()}, x, LEVELS, keys)
 
 
 @quick_jit
-def small(x: jax.Array, y: jax.Array) -> jax.Array:
+def small(x: jax.Array, y: jax.Array) -> Any:
     return SMALL.apply({"params": small_params()}, x, LEVELS, y=y)
 
 
@@ -134,10 +134,10 @@ def test_dropout_of_an_image_depends_on_its_key_alone() -> None:
     keys = jax.random.split(jax.random.key(2), 3)
     out = small_training(X, keys)
     others = small_training(X.at[:2].set(0.5), keys.at[:2].set(keys[2]))
-    np.testing.assert_allclose(out[2], others[2], rtol=1e-5, atol=1e-6)
+    assert relative_error(others[2:], out[2:]) < 1e-5
     other_key = small_training(X, keys.at[2].set(keys[0]))
     assert relative_error(other_key[2:], out[2:]) > 1e-2
-    np.testing.assert_allclose(out[:2], other_key[:2], rtol=1e-5, atol=1e-6)
+    assert relative_error(other_key[:2], out[:2]) < 1e-5
     assert relative_error(small(X, jnp.full(3, 3)), out) > 1e-2  # evaluation drops nothing
 
 
@@ -163,10 +163,10 @@ def test_dropout_keeps_the_mean_and_the_right_share(rate: float) -> None:
 def test_classes_act_image_by_image_and_none_is_the_null_class() -> None:
     null = small(X, jnp.array([3, 3, 3]))
     told = small(X, jnp.array([3, 0, 1]))
-    np.testing.assert_allclose(told[0], null[0], rtol=1e-5, atol=1e-6)
+    assert relative_error(told[:1], null[:1]) < 1e-5
     assert relative_error(told[1:], null[1:]) > 1e-3
     untold = quick_jit(lambda: SMALL.apply({"params": small_params()}, X, LEVELS))()
-    np.testing.assert_allclose(untold, null, rtol=1e-5, atol=1e-6)
+    assert relative_error(untold, null) < 1e-5
     assert small_params()["ClassEmbed_0"]["embedding"].shape == (4, 32)
 
 
@@ -188,18 +188,20 @@ def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
 
 def test_remat_changes_what_is_stored_but_no_number() -> None:
     keys = jax.random.split(jax.random.key(2), 3)
+    shallow = SMALL.clone(ch_mult=(1,), attn_resolutions=())
+    params = random_params(shallow, SHAPE)
 
     def gradient(module: Any) -> Any:
         def loss(x: jax.Array) -> jax.Array:
-            return jnp.sum(jnp.sin(module.apply({"params": small_params()}, x, LEVELS, keys)))
+            return jnp.sum(jnp.square(module.apply({"params": params}, x, LEVELS, keys)))
 
         residuals = jax.eval_shape(lambda x: jax.vjp(loss, x)[1], X)
         stored = sum(leaf.size for leaf in jax.tree.leaves(residuals))
         return quick_jit(jax.grad(loss))(X), stored
 
-    plain, plain_size = gradient(SMALL)
-    lean, lean_size = gradient(SMALL.clone(remat=True))
-    np.testing.assert_allclose(lean, plain, rtol=1e-5, atol=1e-5 * np.abs(plain).max())
+    plain, plain_size = gradient(shallow)
+    lean, lean_size = gradient(shallow.clone(remat=True))
+    assert relative_error(lean, plain) < 1e-5
     assert lean_size < 0.5 * plain_size
     names = [
         [entry.path for entry in official.correspondence(module.clone(num_labels=0), SHAPE)]
@@ -224,7 +226,12 @@ def test_scale_by_sigma_divides_by_the_noise_level(labels: jax.Array) -> None:
 
 def test_ddpm_is_ncsnpp_with_ddpm_blocks() -> None:
     """From 128 channels on, where both norms have 32 groups."""
-    fields = {"nf": 128, "ch_mult": (1, 2), "num_res_blocks": 1, "attn_resolutions": (2,)}
+    fields: dict[str, Any] = {
+        "nf": 128,
+        "ch_mult": (1, 2),
+        "num_res_blocks": 1,
+        "attn_resolutions": (2,),
+    }
     ddpm = models.DDPM(**fields, centered=False)
     twin = models.NCSNpp(
         **fields,
@@ -251,7 +258,7 @@ def test_ddpm_is_ncsnpp_with_ddpm_blocks() -> None:
 
 def test_initial_output_is_nearly_zero_and_a_function_of_the_key() -> None:
     """The last convolution begins at 1e-10 of the usual variance: the score starts at nothing."""
-    module = dataclasses.replace(SMALL, init_scale=0.0, scale_by_sigma=False, parent=None)
+    module = SMALL.clone(init_scale=0.0)
     params, again, other = (models.init(module, jax.random.key(s), SHAPE) for s in (0, 0, 1))
     out = quick_jit(lambda: module.apply({"params": params}, X, LEVELS))()
     assert 0 < np.abs(out).max() < 1e-3
@@ -270,7 +277,7 @@ def test_group_norm_is_accurate_far_from_zero() -> None:
     x = (3000 + rng.standard_normal((2, 8, 8, 12))).astype(np.float32)
     module = layers.GroupNorm()
     scale, bias = rng.standard_normal((2, 12)).astype(np.float32)
-    out = module.apply({"params": {"scale": scale, "bias": bias}}, x)
+    out: Any = module.apply({"params": {"scale": scale, "bias": bias}}, x)
     groups = x.astype(np.float64).reshape(2, 64, 3, 4)
     centred = groups - groups.mean((1, 3), keepdims=True)
     normed = centred / np.sqrt(groups.var((1, 3), keepdims=True) + 1e-6)
@@ -290,6 +297,19 @@ def test_attention_does_not_know_where_a_pixel_is() -> None:
     run = quick_jit(functools.partial(module.apply, {"params": params}))
     np.testing.assert_allclose(run(permuted(x)), permuted(run(x)), atol=1e-5)
     assert np.abs(run(x) - x).max() > 0.1
+
+
+def test_activations_at_minus_one_and_two() -> None:
+    expected = {
+        "elu": (np.expm1(-1), 2),
+        "relu": (0, 2),
+        "lrelu": (-0.2, 2),
+        "swish": (-1 / (1 + np.e), 2 / (1 + np.exp(-2))),
+    }
+    found = {name: act(jnp.array([-1.0, 2.0])) for name, act in layers.ACTIVATIONS.items()}
+    assert found.keys() == expected.keys()
+    for name, values in expected.items():
+        np.testing.assert_allclose(found[name], values, rtol=1e-6)
 
 
 def test_positional_embedding_is_sines_then_cosines() -> None:

@@ -3,15 +3,18 @@
 import functools
 import gzip
 import json
+import pathlib
 from typing import Any
 
+import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import pytest
 
 import models
-from interop import official
+from interop import flax_msgpack, official, pth
 from tests import golden_cases
+from tests.test_models import quick_jit, relative_error
 
 
 def stored_json(name: str) -> Any:
@@ -32,16 +35,26 @@ def network(name: str) -> tuple[Any, tuple[int, ...]]:
     return models.from_config(config), (data.image_size, data.image_size, data.num_channels)
 
 
-parameter_shapes = functools.lru_cache(official.parameter_shapes)
+@functools.lru_cache
+def entries_of(module: Any, image_shape: tuple[int, ...]) -> list[official.Entry]:
+    return official.correspondence(module, image_shape)
+
+
+def named_network(name: str) -> tuple[Any, tuple[int, ...]]:
+    """`network`, with all that does not change a parameter made equal, for the cache."""
+    module, image_shape = network(name)
+    same = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000, "centered": True}
+    if hasattr(module, "dropout"):
+        same |= {"dropout": 0.0, "scale_by_sigma": False}
+    return module.clone(**same), image_shape
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("name", NAMES)
 def test_every_tensor_of_both_formats(name: str) -> None:
-    entries = official.correspondence(*network(name))
     ours = [
         [e.torch_name, list(e.torch_shape), "/".join(e.path or ()), list(e.shape), e.trainable]
-        for e in entries
+        for e in entries_of(*named_network(name))
     ]
     assert ours == NAMES[name]["params"]
 
@@ -49,15 +62,46 @@ def test_every_tensor_of_both_formats(name: str) -> None:
 @pytest.mark.golden
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_of_every_official_config(name: str) -> None:
-    module, image_shape = network(name)
-    levels = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000, "centered": True}
-    shapes = parameter_shapes(module.clone(**levels), image_shape)
+    module, image_shape = named_network(name)
+    if isinstance(module, models.NCSNv2):
+        shapes = official.parameter_shapes(module, image_shape)
+    else:
+        shapes = {e.path: e.shape for e in entries_of(module, image_shape) if e.path}
     frozen = [path for path in shapes if path[0].startswith("GaussianFourierProjection")]
     sizes = {path: int(np.prod(shape)) for path, shape in shapes.items()}
     assert sum(sizes[path] for path in frozen) == COUNTS[name]["frozen_fourier"]
     trainable = sum(size for path, size in sizes.items() if path not in frozen)
     assert trainable == COUNTS[name]["parameters"]
     assert len(shapes) == COUNTS[name]["tensors"]
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    "path", golden_cases.files("checkpoints", "*_expected.npz"), ids=lambda path: path.stem
+)
+def test_official_checkpoints_give_the_official_outputs(path: pathlib.Path) -> None:
+    """Raw and averaged weights, from whichever of the two formats is there."""
+    stored = golden_cases.load(path)
+    module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
+    x = golden_cases.nhwc(stored["x"])
+    labels, shape = jnp.asarray(stored["labels"]), x.shape[1:]
+    run = quick_jit(lambda params: module.apply({"params": params}, x, labels))
+    stem, found = path.stem.removesuffix("_expected"), []
+    for file in golden_cases.files("checkpoints", f"{stem}.pth"):
+        state = pth.read_pth(file)
+        raw, averaged = state["model"], state["ema"]["shadow_params"]
+        found.append(("out_raw", official.params_from_torch(module, raw, shape)))
+        average = official.params_from_torch_average(module, averaged, raw, shape)
+        found.append(("out_ema", average))
+    for file in golden_cases.files("checkpoints", f"{stem}_checkpoint_*"):
+        state = flax_msgpack.read_flax_checkpoint(file)
+        found.append(("out_raw", official.params_from_jax(module, state["params"], shape)))
+        found.append(("out_ema", official.params_from_jax(module, state["params_ema"], shape)))
+    assert found
+    fourier = stored["config_json"]["model"]["embedding_type"] == "fourier"
+    for key, params in found:
+        error = relative_error(run(params), golden_cases.nhwc(stored[key]))
+        assert error < (1e-3 if fourier else 2e-5), key
 
 
 SMALL = models.NCSNpp(nf=8, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,))
@@ -118,7 +162,7 @@ def test_unused_dense_layers_of_unconditional_networks(state_dict: dict[str, np.
     from_average = official.params_from_torch_average(module, averaged, arrays, SHAPE)
     for entry in entries:
         if entry.path is not None:
-            leaf = from_average
+            leaf: Any = from_average
             for part in entry.path:
                 leaf = leaf[part]
             assert leaf.flat[0] == arrays[entry.torch_name].flat[0] + entry.trainable

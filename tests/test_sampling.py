@@ -458,7 +458,12 @@ def golden_tags(*prefixes: str) -> list[Any]:
     for path in golden_cases.files("math", "g_samplers*.npz"):
         tags = dict.fromkeys(k.split("/")[0] for k in golden_cases.load(path) if "/" in k)
         found += [
-            pytest.param(path, tag, id=f"{path.stem}-{tag}")
+            pytest.param(
+                path,
+                tag,
+                id=f"{path.stem}-{tag}",
+                marks=[pytest.mark.slow] if tag.startswith("odenet") else [],
+            )
             for tag in tags
             if tag.split("_")[0] in prefixes
         ]

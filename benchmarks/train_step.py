@@ -1,0 +1,96 @@
+"""Training steps per call: time, temporary memory and compilation, for 1, 5 and 25 steps in a scan.
+
+    python benchmarks/train_step.py [--config=configs/quickstart.py]
+
+Ratios are to one step per call in the same run; calls take turns, and medians are compared, so a
+drift of the machine's speed cancels.
+"""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+import sys
+import time
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+
+import main  # isort: skip  # sets what must be set before JAX is imported
+
+import jax
+import numpy as np
+from absl import app
+from ml_collections import config_flags
+
+import data
+import parallel
+import reports
+import train
+
+COUNTS = (1, 5, 25)
+ROUNDS = 4
+CONFIG = config_flags.DEFINE_config_file("benchmark_config", "configs/quickstart.py")
+
+
+def run(argv: list[str]) -> None:
+    """Compiles the pmapped step for each number of steps per call, and times them in turns."""
+    del argv
+    config = CONFIG.value
+    parts = train.build(config, "train")
+    optimizer = train.optimizer_from_config(config)
+    step = train.make_train_step(
+        parts.objective,
+        optimizer,
+        config.model.ema_rate,
+        config.model.ema_warmup,
+        config.data.random_flip,
+        parallel.AXIS,
+    )
+    local = jax.local_device_count()
+    fresh = functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
+    host_state = jax.jit(fresh)()
+    compiled, images, states, memory, seconds = {}, {}, {}, {}, {}
+    for n in COUNTS:
+        batches = data.Batches(parts.dataset, config.training.batch_size, 0, num_steps=n)
+        drawn = next(batches)["image"]
+        batches.close()
+        shape = (n, local, config.training.batch_size // local, *parts.image_shape)
+        images[n] = drawn.reshape(shape).swapaxes(0, 1)
+        states[n] = parallel.replicate(host_state)
+        began = time.monotonic()
+        mapped = jax.pmap(step, axis_name=parallel.AXIS, donate_argnums=0)
+        compiled[n] = mapped.lower(states[n], images[n]).compile()
+        seconds[n] = time.monotonic() - began
+        memory[n] = compiled[n].memory_analysis().temp_size_in_bytes
+        states[n], _ = jax.block_until_ready(compiled[n](states[n], images[n]))
+
+    times: dict[int, list[float]] = {n: [] for n in COUNTS}
+    for _ in range(ROUNDS):
+        for n in COUNTS:
+            calls = max(COUNTS) // n
+            began = time.monotonic()
+            for _ in range(calls):
+                states[n], metrics = compiled[n](states[n], images[n])
+                jax.block_until_ready(metrics)
+            times[n].append((time.monotonic() - began) / (calls * n))
+
+    median = {n: float(np.median(times[n])) for n in COUNTS}
+    rows = [
+        (
+            n,
+            1e3 * median[n],
+            median[n] / median[1],
+            memory[n] / 2**20,
+            memory[n] / memory[1],
+            seconds[n],
+            config.training.batch_size / median[n],
+        )
+        for n in COUNTS
+    ]
+    header = ["steps/call", "ms/step", "ratio", "temp MiB", "ratio", "compile s", "images/s"]
+    print(reports.table(rows, header))
+
+
+if __name__ == "__main__":
+    del main
+    app.run(run)

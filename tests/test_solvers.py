@@ -1,0 +1,298 @@
+"""Solvers with few steps against closed forms: their orders, exact moments and conversions."""
+
+from __future__ import annotations
+
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sampling
+import solvers
+from sde_lib import SDE, VESDE, VPSDE
+from tests import gaussians
+from tests.test_sampling import MEAN, STD, Counter, config_of, keys_of, normal_noise
+
+DETERMINISTIC: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "ddim": (solvers.ddim, {}, 1),
+    "dpm_1": (solvers.dpm_solver, {"order": 1}, 1),
+    "dpm_2": (solvers.dpm_solver, {"order": 2}, 2),
+    "dpm_3": (solvers.dpm_solver, {"order": 3}, 3),
+    "dpmpp_2m": (solvers.dpm_solver_pp, {"order": 2}, 2),
+    "unipc_2": (solvers.unipc, {"order": 2}, 3),
+    "unipc_3": (solvers.unipc, {"order": 3}, 4),
+    "edm": (solvers.edm, {}, 2),
+}
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_every_deterministic_solver_has_its_order(kind: str) -> None:
+    """Halving the steps in lambda divides the error by 2^order, on a mixture, in float64.
+
+    UniPC's corrector adds one to the order of its predictor. The third-order multistep method has
+    a first step of order 1, whose error shows far below 1e-6 only: it must be at least its order.
+    """
+    sde = gaussians.SDES[kind]
+    with jax.enable_x64(True):
+        mixture = gaussians.Mixture(*(jnp.asarray(v, float) for v in gaussians.two_modes((2,))))
+        score_fn = mixture.score_fn(sde)
+        z = jax.random.normal(jax.random.key(0), (8, 2), float)
+        noise = sampling.recorded_noise(z[None])
+        methods = {**DETERMINISTIC, "dpmpp_3m": (solvers.dpm_solver_pp, {"order": 3}, 3)}
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def solve(steps: int) -> Any:
+            times = solvers.time_grid(sde, "log_snr", steps)
+            return {
+                name: solver(sde, score_fn, noise, times, denoise=False, **options).x
+                for name, (solver, options, _) in methods.items()
+            }
+
+        @jax.jit
+        def reference() -> jax.Array:
+            return sampling.ode_sampler(
+                sde, score_fn, noise, rtol=1e-12, atol=1e-12, method="Dopri8", max_steps=2000
+            ).x
+
+        exact = reference()
+        coarse, fine = (
+            {name: float(jnp.abs(x - exact).max()) for name, x in solve(steps).items()}
+            for steps in (200, 400)
+        )
+    for name, (_, _, order) in methods.items():
+        measured = np.log2(coarse[name] / fine[name])
+        if name == "dpmpp_3m":
+            assert fine[name] < 1e-6
+            assert coarse[name] < 1e-5
+        else:
+            assert abs(measured - order) < 0.2, (name, measured)
+
+
+def test_third_order_multistep_is_exact_for_parabolas() -> None:
+    """Weights of (0, -1, -3) integrate exp(s - h) times 1, s, s^2 exactly."""
+    h = 0.7
+    nodes = np.array([0.0, -1.0, -3.0])
+    weights = solvers._weights(nodes, 0.0, h)
+    exact = [1 - np.exp(-h), h - 1 + np.exp(-h), h**2 - 2 * h + 2 - 2 * np.exp(-h)]
+    np.testing.assert_allclose([weights @ nodes**k for k in range(3)], exact, rtol=1e-10)
+
+
+STOCHASTIC: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "ddim_eta_1": (solvers.ddim, {"eta": 1.0}, 1),
+    "ddim_eta_half": (solvers.ddim, {"eta": 0.5}, 1),
+    "dpmpp_2m_sde": (solvers.dpm_solver_pp, {"stochastic": True}, 2),
+    "edm_churn": (solvers.edm, {"churn": 10.0}, 2),
+}
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_stochastic_solvers_have_their_weak_order(kind: str) -> None:
+    """On Gaussian data a sampler is affine in its draws, so its moments need no sampling.
+
+    Image i has one draw equal to 1 and all others 0: its distance to the image without any is the
+    coefficient of that draw, and the variance of a sample is the sum of their squares.
+    """
+    sde = gaussians.SDES[kind]
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+
+    def error(name: str, steps: int) -> tuple[float, float]:
+        draws = np.zeros((steps + 1, steps + 2, 1, 1, 1), np.float32)
+        draws[np.arange(steps + 1), np.arange(steps + 1)] = 1.0
+        times = solvers.time_grid(sde, "log_snr", steps)
+        solver, options, _ = STOCHASTIC[name]
+
+        @jax.jit
+        def run() -> jax.Array:
+            noise = sampling.recorded_noise(jnp.asarray(draws))
+            return solver(sde, score_fn, noise, times, denoise=False, **options).x
+
+        x = np.asarray(run(), np.float64).ravel()
+        std = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2))
+        end = jnp.full(1, sde.sampling_eps)
+        exact = jnp.sqrt(sde.alpha(end) ** 2 * STD**2 + sde.sigma(end) ** 2)[0]
+        return float(x[-1] - sde.alpha(end)[0] * MEAN), float(std / exact - 1)
+
+    for name in STOCHASTIC if kind == "vp" else ("ddim_eta_1", "dpmpp_2m_sde"):
+        order = STOCHASTIC[name][2]
+        (mean, coarse), (_, fine) = error(name, 60), error(name, 120)
+        assert abs(mean) < 0.002, (name, mean)
+        assert abs(fine) < (0.06 if order == 1 else 0.004), (name, fine)
+        assert abs(np.log2(abs(coarse / fine)) - order) < 0.2, (name, coarse, fine)
+
+
+def test_ddim_with_eta_one_is_the_ancestral_step() -> None:
+    """The standard deviation and mean are those of p(x_s | x_t, x_0), from Bayes' rule."""
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    draws = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    times = np.array([1.0, 0.4])
+
+    @jax.jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        noise = sampling.recorded_noise(draws)
+        samples = solvers.ddim(sde, score_fn, noise, times, eta=1.0, denoise=False)
+        t, s = jnp.full(5, 1.0), jnp.full(5, 0.4)
+        mean, std = sde.posterior(draws[0], score_fn(draws[0], t), t, s)
+        return samples.x, mean + std[:, None] * draws[1]
+
+    made, expected = both()
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_conversions_agree_with_their_definitions(kind: str) -> None:
+    sde = gaussians.SDES[kind]
+    x0, z = (jax.random.normal(jax.random.key(k), (6, 2, 2, 1)) for k in (0, 1))
+    t = jnp.linspace(0.1, 0.9, 6)
+    alpha, sigma = (v.reshape(6, 1, 1, 1) for v in (sde.alpha(t), sde.sigma(t)))
+    x = alpha * x0 + sigma * z
+    truth = {"score": -z / sigma, "noise": z, "x0": x0, "velocity": alpha * z - sigma * x0}
+    assert set(truth) == set(solvers.PREDICTIONS)
+    for source, value in truth.items():
+        for target, expected in truth.items():
+            made = solvers.convert(sde, x, t, value, source, target)
+            # The farther x is from x_0, the fewer of its digits remain.
+            noise_level = float(jnp.abs(x).max() * jnp.maximum(1, sigma / alpha).max())
+            scale = float(jnp.abs(expected).max()) + noise_level
+            np.testing.assert_allclose(made, expected, atol=3e-6 * scale)
+    with pytest.raises(ValueError, match="unknown prediction 'eps'; known: noise, score, velocity"):
+        solvers.convert(sde, x, t, z, "eps", "x0")
+
+
+def test_tweedie_is_the_posterior_mean() -> None:
+    for sde in gaussians.SDES.values():
+        mixture = gaussians.two_modes((2,))
+        x = jax.random.normal(jax.random.key(0), (5, 2)) * 2
+        made = solvers.denoised(sde, mixture.score_fn(sde), x, 0.3)
+        np.testing.assert_allclose(made, mixture.denoised(sde, x, jnp.full(5, 0.3)), atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+@pytest.mark.parametrize("name", solvers.GRIDS)
+def test_time_grids_are_even_in_their_own_variable(kind: str, name: str) -> None:
+    sde = gaussians.SDES[kind]
+    times = solvers.time_grid(sde, name, 10)
+    assert len(times) == 11
+    assert (times[0], times[-1]) == (sde.T, sde.sampling_eps)
+    assert np.all(np.diff(times) < 0)
+    lam = np.asarray(sde.log_snr(jnp.asarray(times))) / 2
+    variable = {
+        "uniform": times,
+        "quadratic": np.sqrt(times),
+        "log_snr": lam,
+        "karras": np.exp(-lam / 7),
+    }[name]
+    gaps = np.diff(variable)
+    np.testing.assert_allclose(gaps, gaps.mean(), rtol=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("method", "nfe"), [("ddim", 5), ("dpm_3", 13), ("dpmpp_2m", 5), ("unipc_3", 5), ("edm", 9)]
+)
+def test_evaluations_are_counted(method: str, nfe: int) -> None:
+    sde = VPSDE()
+    counter = Counter(sde)
+    config = config_of(method=method, num_steps=4)
+    samples = sampling.from_config(config)(sde, counter, normal_noise(2))
+    jax.effects_barrier()
+    assert samples.nfe == counter.calls == nfe
+
+
+@pytest.mark.parametrize("method", ["dpmpp_2m_sde", "edm"])
+def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((4, 4, 1)).score_fn(sde)
+    config = config_of(method=method, num_steps=5, eta=0.7, churn=3.0, num_frames=3)
+
+    @jax.jit
+    def run(keys: jax.Array) -> solvers.Samples:
+        return sampling.from_config(config)(sde, score_fn, sampling.image_noise(keys, (4, 4, 1)))
+
+    whole, part = run(keys_of(range(8))), run(keys_of([6, 1, 3]))
+    picked = jnp.array([6, 1, 3])
+    np.testing.assert_allclose(part.x, whole.x[picked], atol=1e-5)
+    assert part.trajectory is not None
+    assert whole.trajectory is not None
+    np.testing.assert_allclose(part.trajectory, whole.trajectory[:, picked], atol=1e-5)
+    np.testing.assert_array_equal(part.trajectory[-1], part.x)
+
+
+def test_annealed_langevin_dynamics_is_the_update_of_smld() -> None:
+    """Algorithm 1 written out, at the levels of the discrete process."""
+    sde = VESDE(N=3, sigma_min=0.1, sigma_max=2.0)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    draws = jax.random.normal(jax.random.key(0), (7, 2, 2, 2, 1))
+    samples = sampling.annealed_langevin_dynamics(
+        sde, score_fn, sampling.recorded_noise(draws), step_size=1e-3, n_steps_each=2
+    )
+    x = np.asarray(2.0 * draws[0], np.float64)
+    levels = np.geomspace(2.0, 0.1, 3)
+    for i, sigma in enumerate(levels):
+        step = 1e-3 * (sigma / levels[-1]) ** 2
+        for k in (1, 2):
+            score = -(x - MEAN) / (STD**2 + sigma**2)
+            x = x + step / 2 * score + np.sqrt(step) * np.asarray(draws[2 * i + k])
+    x = x - levels[-1] ** 2 * (x - MEAN) / (STD**2 + levels[-1] ** 2)
+    np.testing.assert_allclose(samples.x, x, atol=1e-4)
+    assert samples.nfe == 7
+
+
+def test_from_config_makes_every_method() -> None:
+    sde = VESDE(N=30)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+
+    @jax.jit
+    def run() -> Any:
+        return {
+            name: sampling.from_config(config_of(method=name, n_steps_each=2))(
+                sde, score_fn, normal_noise(64)
+            )
+            for name in sampling.SAMPLERS
+        }
+
+    for name, samples in run().items():
+        assert samples.ok.all(), name
+        assert abs(samples.x.mean() - MEAN) < (0.05 if name != "annealed_langevin" else 5.0), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ddim", "eta": 1.5}, "eta must lie between 0 and 1, not 1.5"),
+        ({"method": "edm", "churn": -1.0}, "churn must be at least 0"),
+        (
+            {"method": "dpm_2", "time_grid": "cubic"},
+            "unknown sampling.time_grid 'cubic'; known: ka",
+        ),
+        ({"method": "dpm_2", "num_steps": -3}, "num_steps must be 0"),
+        ({"method": "unipc_3", "num_frames": 9, "num_steps": 4}, "4 steps pass 5 states"),
+        ({"method": "annealed_langevin", "step_size": 0.0}, "step_size must be positive"),
+    ],
+)
+def test_refusals_name_the_setting_and_the_valid_values(changes: dict, message: str) -> None:
+    sde = VPSDE()
+    with pytest.raises(ValueError, match=message):
+        sampling.from_config(config_of(**changes))(
+            sde, gaussians.linear_score(sde, MEAN, STD), normal_noise(1)
+        )
+
+
+def test_orders_that_do_not_exist_are_refused() -> None:
+    sde: SDE = VPSDE()
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    arguments = (sde, score_fn, normal_noise(1), solvers.time_grid(sde, "log_snr", 2))
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (solvers.dpm_solver, {"order": 4}),
+        (solvers.dpm_solver_pp, {"order": 1}),
+        (solvers.dpm_solver_pp, {"order": 3, "stochastic": True}),
+        (solvers.unipc, {"order": 1}),
+    ]
+    for solver, options in cases:
+        with pytest.raises(ValueError, match="order"):
+            solver(*arguments, **options)
+    for name, steps, eps in [("log_snr", 0, 1e-3), ("uniform", 5, 0.0), ("uniform", 5, 2.0)]:
+        with pytest.raises(ValueError, match=r"num_steps must be at least 1|eps must lie between"):
+            solvers.time_grid(sde, name, steps, eps)
