@@ -30,7 +30,7 @@ lint: install
 	$(RUN) -m mypy .
 
 test: lint
-	$(RUN) -m pytest
+	$(RUN) -m pytest -n 2
 
 test-slow: install
 	$(RUN) -m pytest -m slow

@@ -123,12 +123,14 @@ def state_of(
     blank = jax.eval_shape(optimizer.init, weights.params)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
     _, key = jax.random.split(jax.random.key(config.seed))  # as `train.new_state`
+    step: Any = np.asarray(weights.step, np.int32)
+    key_data: Any = np.asarray(jax.random.key_data(key))
     return train.TrainState(
-        step=np.asarray(weights.step, np.int32),
+        step=step,
         params=weights.params,
         opt_state=with_moments(blank, weights),
         ema_params=weights.ema or weights.params,
-        key=np.asarray(jax.random.key_data(key)),
+        key=key_data,
     )
 
 
@@ -209,7 +211,7 @@ def described_config(
         defaults.vp(config, continuous=False)
     with config.unlocked():
         config.update(flax.traverse_util.unflatten_dict(values, sep="."))
-    config.model.dropout = float(description.get("dropout", 0.0))
+    config.model.dropout = float(description.get("dropout") or 0.0)
     return config
 
 

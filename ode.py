@@ -6,6 +6,7 @@ its number of steps and its failure are its own, whatever else is in the batch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -25,7 +26,9 @@ SOLVERS: dict[str, type[diffrax.AbstractERK]] = {
     "Ralston": diffrax.Ralston,
     "Tsit5": diffrax.Tsit5,
 }
-FIRST_STEP = 0.01  # of the interval; adapted if too large
+# The first step is 1 % of the interval, but at most the starting time itself: a flow that starts at
+# eps << 1 changes on that scale, and a step across it can pass the error control by accident.
+FIRST_STEP = 0.01
 SMALLEST_STEP = 1e-8  # of the interval; below it a float32 time no longer moves
 
 
@@ -91,6 +94,8 @@ def solve(
         dtmin=SMALLEST_STEP * abs(t1 - t0),
         force_dtmin=False,
     )
+    size = min(FIRST_STEP * abs(t1 - t0), abs(t0) or math.inf)
+    first_step = math.copysign(size, t1 - t0)
     ts = jnp.linspace(t0, t1, num_frames) if num_frames else None
 
     def one(y: Any, args: Any) -> tuple[Any, Array, Array]:
@@ -99,7 +104,7 @@ def solve(
             method,
             t0=t0,
             t1=t1,
-            dt0=FIRST_STEP * (t1 - t0),
+            dt0=first_step,
             y0=y,
             args=args,
             stepsize_controller=control,

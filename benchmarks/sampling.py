@@ -22,16 +22,16 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import jax  # noqa: E402
-import jax.numpy as jnp  # noqa: E402
-import numpy as np  # noqa: E402
+import jax
+import jax.numpy as jnp
+import numpy as np
 
-import models  # noqa: E402
-import ode  # noqa: E402
-import sampling  # noqa: E402
-import sde_lib  # noqa: E402
-import solvers  # noqa: E402
-from tests import gaussians  # noqa: E402
+import models
+import ode
+import sampling
+import sde_lib
+import solvers
+from tests import gaussians
 
 
 def fastest(call: Callable[[], Any], repeats: int) -> float:

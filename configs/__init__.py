@@ -52,6 +52,7 @@ RULES: dict[str, Rule] = {
             "eval.bpd_num_images",
             "model.num_classes",
             "model.num_labels",
+            "model.attn_num_groups",
             "model.init_scale",
             "optim.weight_decay",
             "optim.warmup",

@@ -119,6 +119,8 @@ def _model() -> dict:
         "num_res_blocks": 4,
         "attn_resolutions": (16,),
         "attention_type": "ddpm",
+        "attn_each_up_block": False,  # DDPM: not only after the last block of a level
+        "attn_num_groups": 0,  # NCSN++: of attention's norms; 0: as the other norms
         "resamp_with_conv": True,
         "fir": True,
         "fir_kernel": (1, 3, 3, 1),

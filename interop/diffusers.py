@@ -159,6 +159,7 @@ def architecture(description: Mapping[str, Any], image_size: int | None = None) 
     said = {**DEFAULTS, **description}
     try:
         widths = [int(width) for width in said["block_out_channels"]]
+        blocks = int(said["layers_per_block"])
         down = [_BLOCK.fullmatch(kind) for kind in said["down_block_types"]]
         up = list(reversed(said["up_block_types"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -169,7 +170,9 @@ def architecture(description: Mapping[str, Any], image_size: int | None = None) 
         problems.append(f"down_block_types is {said['down_block_types']}")
     elif up != [block[0].replace("Down", "Up") for block in down if block]:
         problems.append(f"up_block_types is {said['up_block_types']}, not the down blocks reversed")
-    if len(widths) != len(down) or any(width % widths[0] for width in widths):
+    if blocks < 1:
+        problems.append(f"layers_per_block is {blocks}")
+    if len(widths) != len(down) or min(widths, default=0) < 1 or any(w % widths[0] for w in widths):
         problems.append(f"block_out_channels is {widths}")
     for name, allowed in (OF_NCSNPP if skip else OF_DDPM).items():
         if not any(_equal(said[name], value) for value in allowed):
@@ -182,17 +185,18 @@ def architecture(description: Mapping[str, Any], image_size: int | None = None) 
         problems.append(f"Skip blocks have 3 channels, not {said['in_channels']}")
     size = said["sample_size"] or image_size
     size = size[0] if isinstance(size, list) and len({*size}) == 1 else size
-    if not isinstance(size, int):
+    if not isinstance(size, int) or not size:
         problems.append(f"sample_size is {said['sample_size']!r}; name a --config for the size")
     if problems:
         raise ValueError(f"config.json describes no network of ours: {'; '.join(problems)}")
+    assert isinstance(size, int)
 
     attended = [i for i, block in enumerate(down) if block and block[1]]
     values: ConfigValues = {
         "model.name": "ncsnpp" if skip else "ddpm",
         "model.nf": widths[0],
         "model.ch_mult": tuple(width // widths[0] for width in widths),
-        "model.num_res_blocks": said["layers_per_block"],
+        "model.num_res_blocks": blocks,
         "model.attn_resolutions": tuple(size >> level for level in attended),
         "model.nonlinearity": "swish",
         "model.conditional": True,
@@ -227,7 +231,7 @@ def _check_widths(
 ) -> None:
     """Refuses heads and groups that differ from ours at some width."""
     heads = said["attention_head_dim"]
-    if heads is not None and {heads} != {widths[level] for level in [*attended, -1]}:
+    if heads is not None and any(heads != widths[level] for level in [*attended, -1]):
         raise ValueError(
             f"config.json: attention_head_dim is {heads}; only attention with one head is known"
         )
@@ -236,10 +240,9 @@ def _check_widths(
         if width % LEVEL_NORM_GROUPS or below + width // 4 < LEVEL_NORM_GROUPS:
             raise ValueError(f"config.json: attention over {width} channels needs 32 norm groups")
     groups = said["norm_num_groups"]
-    if skip and groups is not None:
-        ours = {_usual_groups(widths[0]), _usual_groups(widths[-1])}
-        if ours != {groups}:
-            raise ValueError(f"config.json: norm_num_groups is {groups}, needed is None")
+    ours = (_usual_groups(widths[0]), _usual_groups(widths[-1]))
+    if skip and groups is not None and (groups, groups) != ours:
+        raise ValueError(f"config.json: norm_num_groups is {groups}, needed is None")
 
 
 def _usual_groups(width: int) -> int:

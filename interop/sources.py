@@ -106,13 +106,17 @@ class PytorchFile:
             found = found._replace(step=_count(self.state["step"], "step"))
         if "ema" in self.state:
             ema = _fields(self.state["ema"], "ema", ("shadow_params", "decay"))
-            averaged = official.params_from_torch_average(
-                module, ema["shadow_params"], self.model, image_shape
-            )
-            found = found._replace(ema=averaged, ema_rate=float(ema["decay"]))
+            shadow, rate = ema["shadow_params"], np.asarray(ema["decay"])
+            if not isinstance(shadow, list) or not all(isinstance(x, np.ndarray) for x in shadow):
+                raise ValueError("ema.shadow_params is no list of tensors")
+            if rate.size != 1 or rate.dtype.kind not in "iuf":
+                raise ValueError(f"ema.decay is {str(ema['decay'])[:40]}, expected a number")
+            averaged = official.params_from_torch_average(module, shadow, self.model, image_shape)
+            found = found._replace(ema=averaged, ema_rate=rate.item())
         if "optimizer" in self.state:
             optimizer = _fields(self.state["optimizer"], "optimizer", ("state",))
-            found = self._with_moments(found, optimizer["state"], module, image_shape)
+            states = _fields(optimizer["state"], "optimizer state", ())
+            found = self._with_moments(found, states, module, image_shape)
         return found
 
     def _with_moments(
@@ -303,7 +307,9 @@ def _check_sigmas(path: pathlib.Path, sigmas: np.ndarray | None, module: nn.Modu
 
 
 def _fields(value: Any, what: str, names: tuple[str, ...]) -> Mapping[Any, Any]:
-    missing = [n for n in names if not isinstance(value, Mapping) or n not in value]
+    if not isinstance(value, Mapping):
+        raise ValueError(f"{what} is a {type(value).__name__}, expected a dictionary")
+    missing = [name for name in names if name not in value]
     if missing:
         raise ValueError(f"{what} lacks {', '.join(missing)}")
     return value

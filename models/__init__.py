@@ -60,7 +60,7 @@ def _unet(config: Any) -> dict[str, Any]:
 
 
 def _ddpm(config: Any) -> DDPM:
-    return DDPM(**_unet(config))
+    return DDPM(**_unet(config), attn_each_up_block=config.model.get("attn_each_up_block", False))
 
 
 def _ncsnpp(config: Any) -> NCSNpp:
@@ -76,6 +76,7 @@ def _ncsnpp(config: Any) -> NCSNpp:
         embedding_type=model.embedding_type.lower(),
         fourier_scale=model.get("fourier_scale", 16.0),  # absent where the embedding is positional
         init_scale=model.init_scale,
+        attn_num_groups=model.get("attn_num_groups", 0),
     )
 
 

@@ -34,7 +34,9 @@ class DDPM(nn.Module):
     """A U-Net from (x [B, H, W, C], labels [B]) to [B, H, W, C].
 
     The attributes mean what they mean in `NCSNpp`. Every norm has 32 groups, so `nf` must be a
-    multiple of 32; the last layer of each block and of the network begins at nearly zero.
+    multiple of 32; the last layer of each block and of the network begins at nearly zero. With
+    `attn_each_up_block` attention follows every block of the way up, as in diffusers and in the
+    authors' own code, and not only the last one of a level.
 
     Raises:
       ValueError: an unknown nonlinearity, a width that 32 does not divide, or a resolution that
@@ -57,6 +59,7 @@ class DDPM(nn.Module):
     num_labels: int = 0
     dtype: Any = None
     remat: bool = False
+    attn_each_up_block: bool = False
 
     def __post_init__(self) -> None:
         check_choices(self, {"nonlinearity": ACTIVATIONS})
@@ -104,10 +107,10 @@ class DDPM(nn.Module):
         h = block(attention(block(skips[-1], width)), width)
 
         for level, width in reversed(list(enumerate(self.ch_mult))):
-            for _ in range(self.num_res_blocks + 1):
+            for last in [False] * self.num_res_blocks + [True]:
                 h = block(jnp.concatenate([h, skips.pop()], axis=-1), nf * width)
-            if h.shape[1] in self.attn_resolutions:
-                h = attention(h)
+                if h.shape[1] in self.attn_resolutions and (last or self.attn_each_up_block):
+                    h = attention(h)
             if level > 0:
                 h = Upsample(self.resamp_with_conv, dtype=dtype)(h)
 

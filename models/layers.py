@@ -225,7 +225,8 @@ class Downsample(nn.Module):
 class ResnetBlockBigGANpp(nn.Module):
     """Two 3x3 convolutions around which the input is carried; may `resample` (Brock et al. 2019).
 
-    `dropout_keys [B]` switch dropout on. `nin_shortcut` replaces the 1x1 convolution of the
+    `dropout_keys [B]` switch dropout on. `first_groups`, where given, are the groups of the first
+    norm instead of `num_groups`. `nin_shortcut` replaces the 1x1 convolution of the
     shortcut by a NIN, the same map under another name.
     """
 
@@ -235,6 +236,7 @@ class ResnetBlockBigGANpp(nn.Module):
     init_scale: float = 0.0
     skip_rescale: bool = False
     num_groups: int | None = None
+    first_groups: int | None = None
     nin_shortcut: bool = False
     resample: Callable[[jax.Array], jax.Array] | None = None
     dtype: Any = None
@@ -246,7 +248,7 @@ class ResnetBlockBigGANpp(nn.Module):
         norm = functools.partial(GroupNorm, self.num_groups, dtype=self.dtype)
         last_init = default_init(self.init_scale)
 
-        h = self.act(norm()(x))
+        h = self.act(GroupNorm(self.first_groups or self.num_groups, dtype=self.dtype)(x))
         changed = x.shape[-1] != self.features or self.resample is not None
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)

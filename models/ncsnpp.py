@@ -57,6 +57,8 @@ class NCSNpp(nn.Module):
       nf: width of the first level; level l has `nf * ch_mult[l]` channels and 1 / 2^l of the
         resolution, and `num_res_blocks` residual blocks on the way down.
       attn_resolutions: heights of the images at which attention follows.
+      attn_num_groups: at these heights, the groups of attention's norm and of the first norm of
+        the blocks on the way up, as in diffusers; 0 for as many as in the other norms.
       resblock_type: "biggan" blocks resample inside; after "ddpm" blocks resampling is a step of
         its own, with a convolution if `resamp_with_conv`.
       fir_kernel: the anti-aliasing filter of all resampling; None for nearest and average.
@@ -103,6 +105,7 @@ class NCSNpp(nn.Module):
     num_labels: int = 0
     dtype: Any = None
     remat: bool = False
+    attn_num_groups: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
@@ -124,21 +127,30 @@ class NCSNpp(nn.Module):
         temb = self.embed(labels, y, act)
         keys = per_block_keys(dropout_keys)
 
-        def block(h: jax.Array, features: int | None = None, resampling: Any = None) -> jax.Array:
+        def block(
+            h: jax.Array,
+            features: int | None = None,
+            resampling: Any = None,
+            first_groups: int | None = None,
+        ) -> jax.Array:
             module = RESBLOCKS[self.resblock_type](
                 features or h.shape[-1],
                 act,
                 dropout=self.dropout,
                 init_scale=self.init_scale,
                 skip_rescale=self.skip_rescale,
+                first_groups=first_groups,
                 resample=resampling,
                 dtype=dtype,
             )
             return apply_block(module, self.remat, h, temb, next(keys))
 
-        def attention(h: jax.Array) -> jax.Array:
+        def attention(h: jax.Array, num_groups: int | None = None) -> jax.Array:
             module = AttnBlockpp(
-                init_scale=self.init_scale, skip_rescale=self.skip_rescale, dtype=dtype
+                num_groups=num_groups,
+                init_scale=self.init_scale,
+                skip_rescale=self.skip_rescale,
+                dtype=dtype,
             )
             return apply_block(module, self.remat, h)
 
@@ -156,6 +168,7 @@ class NCSNpp(nn.Module):
                 return block(h, resampling=functools.partial(upsample, fir_kernel=fir))
             return Upsample(self.resamp_with_conv, fir, dtype=dtype)(h)
 
+        level_groups = self.attn_num_groups or None
         x = x if self.centered else 2.0 * x - 1.0
         pyramid = x  # the input pyramid
         skips = [Conv(nf, dtype=dtype)(x)]
@@ -163,7 +176,7 @@ class NCSNpp(nn.Module):
             for _ in range(self.num_res_blocks):
                 h = block(skips[-1], nf * width)
                 if h.shape[1] in self.attn_resolutions:
-                    h = attention(h)
+                    h = attention(h, level_groups)
                 skips.append(h)
             if level < levels - 1:
                 h = down(skips[-1])
@@ -179,10 +192,12 @@ class NCSNpp(nn.Module):
 
         grown: Any = None  # the output pyramid
         for level, width in reversed(list(enumerate(self.ch_mult))):
+            first_groups = level_groups if h.shape[1] in self.attn_resolutions else None
             for _ in range(self.num_res_blocks + 1):
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), nf * width)
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, nf * width, first_groups=first_groups)
             if h.shape[1] in self.attn_resolutions:
-                h = attention(h)
+                h = attention(h, level_groups)
             if self.progressive == "output_skip":
                 below = 0.0 if grown is None else Upsample(False, fir)(grown)
                 grown = below + head(h, channels).astype(jnp.float32)

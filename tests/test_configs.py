@@ -67,7 +67,9 @@ ADDED = {
         "bpd_num_probes", "bpd_probe",
     },
     "data": {"data_dir"},
-    "model": {"num_labels", "ema_warmup", "dtype", "remat"},
+    "model": {
+        "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
+    },
     "optim": {"clip_rule"},
 }  # fmt: skip
 

@@ -133,7 +133,7 @@ def test_old_names_and_a_pickled_file(tmp_path: pathlib.Path) -> None:
     new = folder_of(NCSNPP, tmp_path / "new")
     expected = diffusers.read(new).tensors
     renames = {"to_q": "query", "to_k": "key", "to_v": "value", "to_out.0": "proj_attn"}
-    old = {}
+    old: dict[str, Any] = {}
     for name, tensor in expected.items():
         for modern, former in renames.items():
             name = name.replace(f".{modern}.", f".{former}.")
@@ -174,6 +174,8 @@ def test_old_names_and_a_pickled_file(tmp_path: pathlib.Path) -> None:
         ({"down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D"]}, "down_block_types"),
         ({"up_block_types": ["UpBlock2D", "UpBlock2D"]}, "not the down blocks reversed"),
         ({"block_out_channels": [32, 40]}, "block_out_channels"),
+        ({"block_out_channels": [0, 0]}, "block_out_channels"),
+        ({"layers_per_block": 0}, "layers_per_block is 0"),
         ({"flip_sin_to_cos": True, "freq_shift": 0}, "flip_sin_to_cos is True.*freq_shift is 0"),
         ({"downsample_padding": 1}, "downsample_padding is 1, needed is 0"),
         ({"sample_size": None}, "sample_size is None"),

@@ -28,6 +28,8 @@ OVERRIDES: dict[str, Any] = {
     "model.attn_resolutions": (),
     "model.dropout": 0.1,
     "optim.warmup": 2,
+    "sampling.method": "pc",
+    "sampling.predictor": "ancestral_sampling",
     "sampling.num_steps": 25,
     "sampling.num_samples": 6,
     "sampling.batch_size": 4,
