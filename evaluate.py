@@ -1,4 +1,4 @@
-"""Evaluation: Fréchet distance, bits per dimension and loss of a checkpoint, and how each was made."""
+"""Evaluation: Fréchet distance, bits per dimension and loss of a checkpoint, with their origin."""
 
 from __future__ import annotations
 
@@ -39,7 +39,8 @@ def frechet_results(
     real = data.from_config(config, "train")
     extractor = classifier.load(real, data.from_config(config, "test"))
     began = time.monotonic()
-    images, nfe = [], []
+    images: list[np.ndarray] = []
+    nfe: list[np.ndarray] = []
     generator = generate.Generator(config, parts)
     for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
         if not images and parallel.is_primary():

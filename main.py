@@ -158,7 +158,7 @@ def run(argv: Sequence[str]) -> None:
 def main(argv: Sequence[str] | None = None) -> None:
     """Runs the program; a user's mistake ends in one line and an exit code (usage 2, else 1)."""
     try:
-        app.run(run, argv=argv, flags_parser=parse_flags)
+        app.run(run, argv=None if argv is None else list(argv), flags_parser=parse_flags)
     except Refused as error:
         stop(error, code=2)
     except (ValueError, FloatingPointError, OSError) as error:

@@ -154,7 +154,7 @@ def apply_gradients(
 class Objective:
     """From uint8 images to a loss per image; the three draws of an image come from its key."""
 
-    apply: Callable[..., jax.Array]
+    apply: Callable[..., Any]
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     levels: int
     centered: bool

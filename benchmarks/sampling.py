@@ -60,13 +60,13 @@ def time_samplers(score_fn: Any, sde: Any, shape: tuple, batch: int, steps: int)
     x, t = noise(0), jnp.full(batch, 0.5)
     call = jax.jit(score_fn)
     times = solvers.time_grid(sde, "log_snr", steps)
-    runs = {
+    runs: dict[str, Callable[..., Any]] = {
         "pc, reverse diffusion": functools.partial(sampling.pc_sampler, corrector="none"),
         "pc, with Langevin": sampling.pc_sampler,
         "ode, Tsit5, 1e-3": functools.partial(sampling.ode_sampler, rtol=1e-3, atol=1e-3),
-        "dpmpp_2m": lambda *a: solvers.dpm_solver_pp(*a, times, denoise=False),
-        "unipc_3": lambda *a: solvers.unipc(*a, times, denoise=False),
-        "edm": lambda *a: solvers.edm(*a, times, denoise=False),
+        "dpmpp_2m": functools.partial(solvers.dpm_solver_pp, times=times, denoise=False),
+        "unipc_3": functools.partial(solvers.unipc, times=times, denoise=False),
+        "edm": functools.partial(solvers.edm, times=times, denoise=False),
     }
     print(f"{'sampler':24}{'NFE':>6}{'seconds':>10}{'over NFE x network':>20}")
     for name, run in runs.items():
@@ -146,7 +146,11 @@ def main() -> None:
     size = config.data.image_size
     shape = (size, size, config.data.num_channels)
     params = models.init(module, jax.random.key(0), shape)
-    score_fn = models.score_fn(sde, lambda x, y: module.apply({"params": params}, x, y), True)
+
+    def network(x: jax.Array, labels: jax.Array) -> Any:
+        return module.apply({"params": params}, x, labels)
+
+    score_fn = models.score_fn(sde, network, continuous=True)
     time_samplers(score_fn, sde, shape, args.batch, args.steps)
     time_divergence(score_fn, sde, shape, args.batch)
     error_against_evaluations()

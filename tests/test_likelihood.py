@@ -86,6 +86,23 @@ def test_exact_trace_and_both_probes_on_a_mixture() -> None:
         assert abs(logp.mean() - exact.logp[0]) < 4 * error, name
 
 
+def test_the_first_step_does_not_leap_over_the_scale_of_the_data() -> None:
+    """Data of std 0.003 are forgotten within t = 1e-4; a first step of 0.01 passes the error
+    control by accident at loose tolerances, and the answer is wrong by more than 3 bits/dim."""
+    sde, std, shape = VPSDE(), 0.003, (8, 8, 1)
+    x = MEAN + std * jax.random.normal(jax.random.key(7), (2, *shape))
+
+    @jax.jit
+    def run() -> likelihood.Likelihood:
+        probes = likelihood.rademacher(keys_of(2), shape)
+        score_fn = gaussians.linear_score(sde, MEAN, std)
+        return likelihood.log_likelihood(sde, score_fn, x, probes, rtol=1e-3, atol=1e-3)
+
+    exact = gaussians.gaussian(MEAN, std, shape).log_prob(sde, x, jnp.full(2, EPS))
+    error = (run().logp - exact) / (math.prod(shape) * math.log(2.0))
+    assert np.abs(error).max() < 0.01
+
+
 def test_several_probes_are_averaged() -> None:
     """The paths agree, so the log-likelihood of K probes is the mean of theirs."""
     sde = VPSDE()

@@ -81,7 +81,7 @@ def test_losses_and_weights_do_not_depend_on_the_device_count(
 
 def subprocess_environment(**more: str) -> dict[str, str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **more}
-    environment["JAX_COMPILATION_CACHE_DIR"] = str(jax.config.jax_compilation_cache_dir)
+    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.read("jax_compilation_cache_dir")
     environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     return environment
@@ -178,6 +178,22 @@ def test_memory_does_not_grow_with_the_steps_per_call() -> None:
         return step.lower(*arguments).compile().memory_analysis().temp_size_in_bytes
 
     assert temporary(25) <= 1.02 * temporary(2)
+
+
+def test_a_replicated_state_compiles_the_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a step returns has the very type and layout of what `replicate` and a restart give."""
+    use_devices(monkeypatch, 2)
+    compiled = []
+    step = jax.pmap(
+        lambda state: compiled.append(1) or jax.tree.map(lambda leaf: leaf + 1, state),
+        axis_name=parallel.AXIS,
+    )
+    state = parallel.replicate({"a": np.zeros(3, np.float32), "step": np.int32(0)})
+    before = jax.tree.map(lambda leaf: leaf.sharding, state)
+    after = step(state)
+    assert jax.tree.map(lambda leaf: leaf.sharding, after) == before
+    step(after)
+    assert len(compiled) == 1
 
 
 def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:

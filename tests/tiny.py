@@ -70,9 +70,10 @@ def run(capsys: pytest.CaptureFixture[str], *argv: str) -> tuple[int, list[str]]
     with pytest.MonkeyPatch.context() as patch, flagsaver.flagsaver():
         patch.setattr(sys, "argv", list(argv))  # ml_collections finds its overrides there
         flags.FLAGS.unparse_flags()
+        code = 0
         try:
-            code = main.main(list(argv)) or 0
+            main.main(list(argv))
         except SystemExit as stopped:
-            code = stopped.code or 0
+            code = int(stopped.code or 0)
     lines = capsys.readouterr().err.replace("\r", "\n").splitlines()
     return code, [line for line in lines if line.strip() and "%|" not in line]
