@@ -19,7 +19,7 @@ def get_config() -> ConfigDict:
     training = config.training
     training.sde = "vpsde"
     training.batch_size = 128
-    training.n_iters = 900
+    training.n_iters = 1050
     training.n_jitted_steps = 20
     training.reduce_mean = True
     training.log_freq = 20
