@@ -494,4 +494,4 @@ def save_curves(workdir: pathlib.Path) -> None:
     names = {"loss": "training loss", "eval_loss": "test loss, EMA weights"}
     curves = {label: found[name] for name, label in names.items() if name in found}
     if curves:
-        reports.plot_curves(workdir / "loss.png", curves, ylabel="loss", yscale="log", smooth=5)
+        reports.plot_curves(workdir / "loss.png", curves, ylabel="loss", yscale="log")

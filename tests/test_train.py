@@ -183,17 +183,19 @@ def test_memory_does_not_grow_with_the_steps_per_call() -> None:
 def test_a_replicated_state_compiles_the_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """What a step returns has the very type and layout of what `replicate` and a restart give."""
     use_devices(monkeypatch, 2)
-    compiled = []
-    step = jax.pmap(
-        lambda state: compiled.append(1) or jax.tree.map(lambda leaf: leaf + 1, state),
-        axis_name=parallel.AXIS,
-    )
+    traced = []
+
+    def count_up(state):
+        traced.append(state)
+        return jax.tree.map(lambda leaf: leaf + 1, state)
+
+    step = jax.pmap(count_up, axis_name=parallel.AXIS)
     state = parallel.replicate({"a": np.zeros(3, np.float32), "step": np.int32(0)})
     before = jax.tree.map(lambda leaf: leaf.sharding, state)
     after = step(state)
     assert jax.tree.map(lambda leaf: leaf.sharding, after) == before
     step(after)
-    assert len(compiled) == 1
+    assert len(traced) == 1
 
 
 def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
