@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib.metadata
 import os
 import pathlib
@@ -97,8 +98,9 @@ def usage() -> str:
 def one_line(error: BaseException) -> str:
     """The message of an error without line breaks."""
     text = str(error)
-    if text.startswith(("'", '"')) and text.endswith(text[0]):  # KeyError quotes its message
-        text = ast.literal_eval(text)
+    if text.startswith(("'", '"')):  # KeyError quotes its message
+        with contextlib.suppress(SyntaxError, ValueError):
+            text = str(ast.literal_eval(text))
     text = " ".join(text.split())
     return text or type(error).__name__
 

@@ -104,6 +104,18 @@ def test_an_absent_config_is_named(
     )
 
 
+@pytest.mark.parametrize(
+    ("error", "line"),
+    [
+        (KeyError("no\nsuch key"), "no such key"),
+        (ValueError("'a' is not 'b'"), "'a' is not 'b'"),
+        (OSError(), "OSError"),
+    ],
+)
+def test_every_error_is_one_readable_line(error: Exception, line: str) -> None:
+    assert tiny.main.one_line(error) == line
+
+
 def test_help_is_short_and_names_every_mode(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         tiny.main.main(["main.py", "--help"])

@@ -81,8 +81,6 @@ def test_losses_and_weights_do_not_depend_on_the_device_count(
 
 def subprocess_environment(**more: str) -> dict[str, str]:
     environment = {**os.environ, "JAX_PLATFORMS": "cpu", "PYTHONPATH": str(ROOT), **more}
-    environment["JAX_COMPILATION_CACHE_DIR"] = jax.config.read("jax_compilation_cache_dir")
-    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0.5"
     environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
     return environment
 
