@@ -245,6 +245,20 @@ def build(config: ml_collections.ConfigDict, split: str) -> Parts:
     return Parts(sde, module, dataset, objective)
 
 
+def step_from_config(
+    config: ml_collections.ConfigDict, parts: Parts, optimizer: optax.GradientTransformation
+) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+    """`make_train_step` as the config describes it, for `pmap` over `parallel.AXIS`."""
+    return make_train_step(
+        parts.objective,
+        optimizer,
+        config.model.ema_rate,
+        config.model.ema_warmup,
+        config.data.random_flip,
+        parallel.AXIS,
+    )
+
+
 def new_state(
     module: Any,
     optimizer: optax.GradientTransformation,
@@ -435,14 +449,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if data_state is not None:
         batches.set_state(data_state)
     step_fn = jax.pmap(
-        make_train_step(
-            parts.objective,
-            optimizer,
-            config.model.ema_rate,
-            config.model.ema_warmup,
-            config.data.random_flip,
-            parallel.AXIS,
-        ),
+        step_from_config(config, parts, optimizer),
         axis_name=parallel.AXIS,
         donate_argnums=0,
     )

@@ -1,6 +1,6 @@
 """Training steps per call: time, temporary memory and compilation, for 1, 5 and 25 steps in a scan.
 
-    python benchmarks/train_step.py [--config=configs/quickstart.py]
+    python benchmarks/train_step.py [--benchmark_config=configs/quickstart.py]
 
 Ratios are to one step per call in the same run; calls take turns, and medians are compared, so a
 drift of the machine's speed cancels.
@@ -38,14 +38,7 @@ def run(argv: list[str]) -> None:
     config = CONFIG.value
     parts = train.build(config, "train")
     optimizer = train.optimizer_from_config(config)
-    step = train.make_train_step(
-        parts.objective,
-        optimizer,
-        config.model.ema_rate,
-        config.model.ema_warmup,
-        config.data.random_flip,
-        parallel.AXIS,
-    )
+    step = train.step_from_config(config, parts, optimizer)
     local = jax.local_device_count()
     fresh = functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
     host_state = jax.jit(fresh)()
