@@ -26,8 +26,8 @@ from interop import diffusers, sources
 CONFIGS = pathlib.Path(configs.__file__).parent
 NOT_CONFIGS = ("__init__.py", "defaults.py", "schema.py")
 
-# What `--mode=import` leaves in a workdir whose config is in no file: a config that reads it.
-CONFIG_FILE = '''"""The config of this folder's run, which was imported without one."""
+# What `--mode=import` leaves in the workdir, so that overrides need not be repeated.
+CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
 
 import json
 import pathlib
@@ -48,11 +48,12 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> train.TrainState:
-    """Writes what `source` holds as the first checkpoint in `workdir`, and config.json beside it.
+    """Writes what `source` holds as the first checkpoint in `workdir`, and beside it config.json
+    and a config.py that reads it.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
-    folder describes its network itself, and then `workdir` gets a config.py. Weights without
-    averages stand in for them; without moments, the optimiser begins anew.
+    folder describes its network itself. Weights without averages stand in for them; without
+    moments, the optimiser begins anew.
 
     Returns:
       The state that was written, as NumPy arrays and with the key's raw data.
@@ -64,10 +65,8 @@ def import_weights(
         Nothing has been written.
     """
     opened = sources.open_source(source)
-    config_path, written_config = None, False
     if config is None:
-        config, config_path = find_config(opened)
-        written_config = config_path is None
+        config = find_config(opened)
     elif isinstance(opened, sources.DiffusersFolder):
         refuse_differences(config, opened.config_values(config.data.image_size))
     configs.check(config)
@@ -75,19 +74,17 @@ def import_weights(
     if checkpoints.steps():
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
     module = models.from_config(config)
-    weights = opened.weights(module, image_shape(config))
+    weights = opened.weights(module, train.image_shape(config))
     state = state_of(config, module, weights)
 
     checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
     checkpoints.wait()
     reports.write_json(workdir / "config.json", config.to_dict())
-    if written_config:
-        config_path = workdir / "config.py"
-        config_path.write_text(CONFIG_FILE)
+    config_path = workdir / "config.py"
+    config_path.write_text(CONFIG_FILE)
     print(reports.table(summary(opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
-    if config_path:
-        print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
+    print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
     return state
 
 
@@ -108,11 +105,6 @@ def summary(
         ("optimiser", moments),
         ("step", str(weights.step)),
     ]
-
-
-def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) by the config alone, so that no data set is needed."""
-    return (config.data.image_size, config.data.image_size, config.data.num_channels)
 
 
 def state_of(
@@ -160,10 +152,9 @@ def load_config(path: pathlib.Path) -> ml_collections.ConfigDict:
 
 def find_config(
     opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
-) -> tuple[ml_collections.ConfigDict, pathlib.Path | None]:
-    """The only config in configs/ whose network the file fits, and its path.
-
-    A diffusers folder that fits none describes its network itself: path None.
+) -> ml_collections.ConfigDict:
+    """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
+    none, one that says what the folder does.
 
     Raises:
       ValueError: none fits, or several do; names them.
@@ -180,7 +171,7 @@ def find_config(
         if values is not None:
             fits = not differences(config, values)
         else:
-            module, shape = models.from_config(config), image_shape(config)
+            module, shape = models.from_config(config), train.image_shape(config)
             key = repr(module), shape
             if key not in verdicts:
                 verdicts[key] = opened.fits(module, shape)
@@ -188,8 +179,7 @@ def find_config(
         if fits:
             fitting[path] = config
     if len(fitting) == 1:
-        ((path, config),) = fitting.items()
-        return config, path
+        return fitting.popitem()[1]
     if fitting:
         names = ", ".join(f"configs/{path.relative_to(CONFIGS)}" for path in fitting)
         raise ValueError(
@@ -197,7 +187,7 @@ def find_config(
         )
     if not isinstance(opened, sources.DiffusersFolder) or values is None:
         raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
-    return described_config(values, opened.description), None
+    return described_config(values, opened.description)
 
 
 def described_config(
@@ -251,7 +241,7 @@ def export_weights(
       ValueError: a network that the format cannot hold; a target that exists; a damaged checkpoint.
     """
     configs.check(config)
-    module, shape = models.from_config(config), image_shape(config)
+    module, shape = models.from_config(config), train.image_shape(config)
     description = diffusers.description(module, shape)
     stored = train.open_run(config, workdir).restore(step=config.eval.checkpoint)
     init = functools.partial(models.init, module, image_shape=shape)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
+import math
 import pathlib
 import time
 from typing import Any
@@ -44,7 +46,7 @@ def frechet_results(
     generator = generate.Generator(config, parts)
     for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
         if not images and parallel.is_primary():
-            generate.save_pictures(folder, "samples", drawn, parts.dataset.levels)
+            generate.save_pictures(folder, "samples", drawn, parts.levels)
         images.append(drawn["image"])
         nfe.append(drawn["nfe"])
     seconds = time.monotonic() - began
@@ -74,9 +76,16 @@ def frechet_results(
 
 
 def likelihood_results(
-    config: ml_collections.ConfigDict, parts: train.Parts, trained: generate.Trained
+    config: ml_collections.ConfigDict,
+    parts: train.Parts,
+    trained: generate.Trained,
+    folder: pathlib.Path,
 ) -> Results:
     """Bits per dimension of uniformly dequantised images: mean and standard error over images.
+
+    An image's own value is its mean over `eval.bpd_num_repeats` draws of dequantisation noise and
+    probes; `bits_per_dim.npz` in `folder` holds it with its NFE and, where `eval.bpd_bound` asks
+    for it, the variational bound on the same dequantised images.
 
     Raises:
       ValueError: the solver gave up on an image; says which.
@@ -86,39 +95,73 @@ def likelihood_results(
     count = min(options.bpd_num_images or len(dataset), len(dataset))
     images, _ = dataset.take(np.arange(count))
     compute = likelihood.from_config(config)
+    bound = likelihood.bound_from_config(config) if options.bpd_bound else None
     seed_key = jax.random.key(options.seed)
     centered = config.data.centered
 
-    def bits(params: Any, indices: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
-        keys = parallel.image_keys(seed_key, indices)
-        dequantize_keys, probe_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
-        x = transforms.uniform_dequantize(images, dequantize_keys, dataset.levels, centered)
-        score_fn = generate.score_from_params(config, parts, params)
-        found = compute(parts.sde, score_fn, x, probe_keys)
-        per_dim = likelihood.bits_per_dim(
-            found.logp, parts.image_shape, dataset.levels, 2.0 if centered else 1.0
+    def bits(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
+        images, repeats = drawn
+        keys = jax.vmap(jax.random.fold_in)(parallel.image_keys(seed_key, indices), repeats)
+        noise_keys, probe_keys, bound_keys = jax.vmap(lambda key: jax.random.split(key, 3), 0, 1)(
+            keys
         )
-        return {"bits": per_dim, "nfe": found.nfe, "ok": found.ok}
+        x = transforms.uniform_dequantize(images, noise_keys, dataset.levels, centered)
+        score_fn = generate.score_from_params(config, parts, params)
+        per_dim = functools.partial(
+            likelihood.bits_per_dim,
+            x_shape=parts.image_shape,
+            levels=dataset.levels,
+            scale=2.0 if centered else 1.0,
+        )
+        found = compute(parts.sde, score_fn, x, probe_keys)
+        values = {"bits": per_dim(found.logp), "nfe": found.nfe, "ok": found.ok}
+        if bound is not None:
+            values["bound"] = per_dim(bound(parts.sde, score_fn, x, bound_keys))
+        return values
 
     began = time.monotonic()
-    batch = parallel.fitting_batch(min(options.batch_size, count))
-    run = parallel.ImageMap(bits, batch, "eval.batch_size")
-    found = [result for _, result in run(trained.params, np.arange(count), images, "bits/dim")]
-    result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
-    generate.refuse(
-        np.flatnonzero(~result["ok"]),
-        "of the likelihood were not solved; loosen eval.bpd_rtol and eval.bpd_atol",
+    rows = np.arange(count * options.bpd_num_repeats)
+    indices, repeats = rows % count, rows // count
+    run = parallel.ImageMap(
+        bits, parallel.fitting_batch(min(options.batch_size, len(rows))), "eval.batch_size"
     )
-    return {
-        "bits_per_dim": float(result["bits"].mean()),
-        "bits_per_dim_stderr": float(result["bits"].std(ddof=1) / np.sqrt(count)),
+    found = [
+        result for _, result in run(trained.params, indices, (images[indices], repeats), "bits/dim")
+    ]
+    result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+    failed = ~result.pop("ok")
+    tolerances = ("eval.bpd_rtol", options.bpd_rtol), ("eval.bpd_atol", options.bpd_atol)
+    generate.refuse(
+        np.unique(indices[failed]),
+        generate.gave_up(options.bpd_solver, result["nfe"][failed], *tolerances),
+    )
+    per_image = {name: value.reshape(-1, count).mean(0) for name, value in result.items()}
+    if parallel.is_primary():
+        folder.mkdir(parents=True, exist_ok=True)
+        np.savez(folder / "bits_per_dim.npz", **per_image)
+    results = {
+        "bits_per_dim": float(per_image["bits"].mean()),
+        "bits_per_dim_stderr": standard_error(per_image["bits"]),
         "bits_per_dim_split": options.bpd_dataset,
         "bits_per_dim_images": count,
-        "bits_per_dim_nfe": float(result["nfe"].mean()),
+        "bits_per_dim_repeats": options.bpd_num_repeats,
+        "bits_per_dim_nfe": float(per_image["nfe"].mean()),
         "dequantization": "uniform",
         "levels": dataset.levels,
         "likelihood_seconds": time.monotonic() - began,
     }
+    if "bound" in per_image:
+        results |= {
+            "bits_per_dim_bound": float(per_image["bound"].mean()),
+            "bits_per_dim_bound_stderr": standard_error(per_image["bound"]),
+            "bits_per_dim_bound_draws": options.bpd_bound_draws,
+        }
+    return results
+
+
+def standard_error(values: np.ndarray) -> float:
+    """Of the mean of independent values [n]; not a number if there is only one."""
+    return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
 def table(results: Results) -> list[tuple[str, str]]:
@@ -160,6 +203,15 @@ def table(results: Results) -> list[tuple[str, str]]:
                 f"{results['bits_per_dim_nfe']:.0f} NFE, {results['likelihood_seconds']:.0f} s)",
             )
         )
+    if "bits_per_dim_bound" in results:
+        rows.append(
+            (
+                "  bound",
+                f"{results['bits_per_dim_bound']:.3f} ± "
+                f"{results['bits_per_dim_bound_stderr']:.3f}  "
+                f"(variational, {results['bits_per_dim_bound_draws']} draws per image)",
+            )
+        )
     if "loss" in results:
         rows.append(("loss", f"{results['loss']:.4f}  ({results['loss_images']} test images)"))
     return rows
@@ -173,7 +225,12 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
       ValueError: a config that cannot be served, or that is not the checkpoint's; samples or
         likelihoods that failed.
     """
-    parts = train.build(config, "test")
+    if config.eval.enable_bpd and not config.training.continuous:
+        raise ValueError(
+            "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
+            "one was trained with discrete labels (training.continuous is False)"
+        )
+    parts = train.build(config)
     trained = generate.restore(config, parts, workdir)
     folder = workdir / eval_folder
     results: Results = {
@@ -190,7 +247,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     if config.eval.enable_sampling:
         results |= frechet_results(config, parts, trained, folder)
     if config.eval.enable_bpd:
-        results |= likelihood_results(config, parts, trained)
+        results |= likelihood_results(config, parts, trained, folder)
     if parallel.is_primary():
         reports.write_json(folder / "results.json", results)
         print(reports.table(table(results)))

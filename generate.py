@@ -18,6 +18,7 @@ import models
 import parallel
 import reports
 import sampling
+import solvers
 import train
 from checkpoints import config_differences, unflatten
 from data import transforms
@@ -67,7 +68,7 @@ class Generator:
             samples = sampler(parts.sde, score_from_params(config, parts, params), noise)
             to_levels = functools.partial(
                 transforms.inverse_scale,
-                levels=parts.dataset.levels,
+                levels=parts.levels,
                 centered=config.data.centered,
                 dequantized=config.data.uniform_dequantization,
             )
@@ -75,11 +76,13 @@ class Generator:
                 "image": to_levels(samples.x),
                 "nfe": jnp.broadcast_to(samples.nfe, indices.shape),
                 "ok": samples.ok,
+                "finite": solvers.all_finite(samples.x),
             }
             if samples.trajectory is not None:
                 drawn["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
             return drawn
 
+        self.options = config.sampling
         self.draw = parallel.ImageMap(draw, config.sampling.batch_size, "sampling.batch_size")
 
     def __call__(
@@ -91,12 +94,21 @@ class Generator:
           ValueError: a sample is not finite, or its solver gave up; says which images.
         """
         for numbers, drawn in self.draw(params, indices, description=description):
-            refuse(
-                numbers[~drawn.pop("ok")],
-                "are not finite or their solver gave up; "
-                "is the training stable, or are sampling.rtol and sampling.atol too small?",
-            )
+            finite, failed = drawn.pop("finite"), ~drawn.pop("ok")
+            refuse(numbers[~finite], "are not finite; is the training stable?")
+            options = self.options
+            tolerances = ("sampling.rtol", options.rtol), ("sampling.atol", options.atol)
+            refuse(numbers[failed], gave_up(options.solver, drawn["nfe"][failed], *tolerances))
             yield numbers, drawn
+
+
+def gave_up(solver: str, nfe: np.ndarray, *tolerances: tuple[str, float]) -> str:
+    """Says what an adaptive solver spent on images that it could not solve, and the cure."""
+    given = " and ".join(f"{name}={value:g}" for name, value in tolerances)
+    return (
+        f"were not solved: {solver} gave up after {np.max(nfe, initial=0):.0f} evaluations, its "
+        f"steps too many or too small; loosen {given}"
+    )
 
 
 def refuse(failed: np.ndarray, why: str) -> None:
@@ -129,7 +141,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       ValueError: a config that cannot be served; samples that are not finite; a folder of samples
         that were made in another way.
     """
-    parts = train.build(config, "test")
+    parts = train.build(config)
     generator = Generator(config, parts)
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
@@ -149,7 +161,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         reports.write_json(stored, made_by)
     for indices, drawn in generator(trained.params, missing):
         if parallel.is_primary():
-            save_batch(folder, indices, drawn, parts.dataset.levels)
+            save_batch(folder, indices, drawn, parts.levels)
     if parallel.is_primary():
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(missing)} new)")
 

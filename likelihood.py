@@ -1,10 +1,18 @@
-"""Exact log-likelihood through the probability-flow ODE (Song et al. 2021, section 4.3).
+"""Log-likelihood: exact through the probability-flow ODE, and a bound through the SDE.
+
+Exact (Song et al. 2021, "Score-Based Generative Modeling through Stochastic Differential
+Equations", section 4.3):
 
     log p_0(x) = log p_T(z) + integral from 0 to T of div f(x_t, t) dt,
 
 with dx/dt = f(x, t) the probability-flow ODE (eq. 13) that carries x at time eps to its latent z at
 time T. The divergence is the Skilling-Hutchinson estimate v' (df/dx) v with fixed probes v,
 E[v v'] = I (eq. 40); one Jacobian-vector product gives both f and (df/dx) v.
+
+The bound, `elbo`, is that of score flow (Song et al. 2021, "Maximum Likelihood Training of
+Score-Based Diffusion Models", arXiv:2101.09258, theorem 3). It belongs to the density of the
+reverse-time SDE, which with an imperfect score is not quite that of the ODE. Both take x for a
+sample at time eps: they speak of the same log p_eps(x).
 """
 
 from __future__ import annotations
@@ -18,10 +26,9 @@ import jax
 import jax.numpy as jnp
 
 import ode
-from sde_lib import SDE
+from sde_lib import SDE, ScoreFn, batch_mul, lookup
 
 Array = jax.Array
-ScoreFn = Callable[[Array, Array], Array]
 
 
 class Likelihood(NamedTuple):
@@ -80,8 +87,8 @@ def log_likelihood(
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
-    solver: str = "Tsit5",
-    eps: float = 1e-5,
+    solver: str = "Dopri5",
+    eps: float | None = None,
     max_steps: int = 4096,
 ) -> Likelihood:
     """log p(x) of each image (eq. 39), its divergence averaged over the probes (eq. 40).
@@ -92,7 +99,7 @@ def log_likelihood(
       rtol: relative tolerance of a step, on image and log-likelihood together.
       atol: absolute tolerance of a step.
       solver: a name in `ode.SOLVERS`.
-      eps: the time that stands for 0.
+      eps: the time that stands for 0; None: `sde.training_eps`.
       max_steps: attempted steps after which an image is given up.
 
     Raises:
@@ -113,7 +120,7 @@ def log_likelihood(
     solution = ode.solve(
         field,
         (x, jnp.zeros(len(x))),
-        eps,
+        _start(sde, eps),
         sde.T,
         args=jnp.moveaxis(probes, 0, 1),
         rtol=rtol,
@@ -124,6 +131,127 @@ def log_likelihood(
     z, gained = solution.y
     logp = sde.prior_logp(z) + gained
     return Likelihood(logp, z, solution.nfe, solution.ok & jnp.isfinite(logp))
+
+
+def _start(sde: SDE, eps: float | None) -> float:
+    return sde.training_eps if eps is None else eps
+
+
+# Times of the bound's draws: u in [0, 1) -> times and, for each, 1 / their density.
+
+
+def uniform_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
+    """Times uniform in [eps, T], and T - eps; of the shape of `u`."""
+    first = _start(sde, eps)
+    return first + (sde.T - first) * u, jnp.full_like(u, sde.T - first)
+
+
+def likelihood_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
+    """Times drawn in proportion to the weight of the likelihood, in closed form for every SDE.
+
+    For every linear SDE `g^2 / sigma^2 = -d log_snr / dt`: the weight g^2 of unit errors of the
+    noise is constant in log-SNR, so the times are uniform in it, with the normaliser
+    `log_snr(eps) - log_snr(T)`. Near eps, where the noise added since then is small, that density
+    would leave `elbo` an infinite variance; h = arccosh(exp((log_snr(eps) - log_snr(t)) / 2)),
+    half the log-SNR but for a constant as soon as sigma(t) has doubled, and like sqrt(t - eps)
+    before, does not. So h is uniform here: `dh = g^2 / (2 sigma^2 tanh h) dt`.
+    """
+    first = _start(sde, eps)
+    start, end = sde.log_snr(jnp.array([first, sde.T], u.dtype))
+    longest = jnp.arccosh(jnp.exp(0.5 * (start - end)))
+    h = longest * u
+    # log(cosh h), without overflow.
+    t = sde.time_of_log_snr(start - 2.0 * (h + jnp.log1p(jnp.exp(-2.0 * h)) - math.log(2.0)))
+    t = jnp.clip(t, first, sde.T)
+    rate = jnp.square(sde.diffusion(t) / sde.sigma(t)) / (2.0 * _tanh(sde, t, first))
+    return t, longest / rate
+
+
+def _tanh(sde: SDE, t: Array, eps: float) -> Array:
+    """Share of sigma(t) that came after eps: sqrt(1 - SNR(t) / SNR(eps)), tanh of h above.
+
+    A log-SNR carries float32 rounding of 1e-6, below which a difference from that of eps is noise.
+    """
+    lost = sde.log_snr(jnp.full_like(t, eps)) - sde.log_snr(t)
+    return jnp.sqrt(-jnp.expm1(-jnp.maximum(lost, 1e-6)))
+
+
+def low_discrepancy(keys: Array, num_draws: int) -> Array:
+    """[num_draws, B]: for each key equally spaced numbers in [0, 1), at one random shift.
+
+    Each alone is uniform, so means stay unbiased; together they cover the interval evenly (Kingma
+    et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, do so over the batch).
+    """
+    shift = jax.vmap(jax.random.uniform)(keys)
+    return (jnp.arange(num_draws)[:, None] + shift) / num_draws
+
+
+def elbo(
+    sde: SDE,
+    score_fn: ScoreFn,
+    x: Array,
+    t: Array,
+    weight: Array,
+    z: Array,
+    *,
+    eps: float | None = None,
+) -> Array:
+    """Lower bound [B] on log p_eps(x), in nats, unbiased from K draws of time and noise per image.
+
+    With x_t = a x + v z, p(x_t | x_eps = x) = N(a x, v^2 I), and z standard normal,
+
+        log p_eps(x) >= E[log p_T(x_T)] + D log a_T
+                        - integral from eps to T of g^2 / 2 E[|s(x_t, t)|^2 + 2 s(x_t, t) z / v] dt,
+
+    which is theorem 3 of arXiv:2101.09258 with its squares
+    `|s - grad log p(x_t | x)|^2 - |grad log p(x_t | x)|^2` written out, `grad log p(x_t | x) =
+    -z / v`, and `D log a_T` for the integral of the drift's divergence. The integral starts at eps
+    with x itself, as that of `log_likelihood` does, hence (a, v) lead from eps to t. The
+    first expectation is exact; the noise of |z|^2 is taken out of the second by a control variate,
+    whose coefficient comes from the draw before, so that the mean stays. With the score of the data
+    the bound is short of log p_eps by no more than what the prior is off p_T.
+
+    Args:
+      x: [B, ...], taken for a sample at time eps.
+      t: [K, B], times in (eps, T].
+      weight: [K, B], 1 / the density of each time; see `likelihood_times`, `uniform_times`.
+      z: [K, B, ...], standard normal, independent of each other.
+
+    Raises:
+      ValueError: draws that do not fit x.
+    """
+    if z.ndim != x.ndim + 1 or z.shape[1:] != x.shape or not t.shape == weight.shape == z.shape[:2]:
+        raise ValueError(
+            f"t is {t.shape}, weight {weight.shape}, z {z.shape}; x {x.shape} needs t and weight "
+            f"(K, {len(x)}) and z (K, *x.shape)"
+        )
+    size = math.prod(x.shape[1:])
+    first = _start(sde, eps)
+    start, end = (jnp.full(len(x), time, x.dtype) for time in (first, sde.T))
+
+    def noised(t: Array) -> tuple[Array, Array]:
+        factor = jnp.exp(sde.log_alpha(t) - sde.log_alpha(start))
+        return factor, sde.sigma(t) * _tanh(sde, t, first)
+
+    def products(draw: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+        t, z = draw
+        factor, std = noised(t)
+        score = score_fn(batch_mul(factor, x) + batch_mul(std, z), t)
+        axes = tuple(range(1, x.ndim))
+        return jnp.sum(score**2, axes), jnp.sum(score * z, axes), jnp.sum(z**2, axes)
+
+    score_square, score_noise, noise_square = jax.lax.map(products, (t, z))
+    sigma, std = sde.sigma(t), noised(t)[1]
+    # Where s = -r z / sigma, the integrand varies with |z|^2 alone, whose mean is known.
+    r = -sigma * score_noise / noise_square
+    r = jnp.concatenate([jnp.zeros_like(r[:1]), r[:-1]])
+    control = r / sigma * (2.0 / std - r / sigma) * (noise_square - size)
+    integrand = score_square + 2.0 * score_noise / std + control
+    integral = jnp.mean(0.5 * weight * jnp.square(sde.diffusion(t)) * integrand, 0)
+
+    factor, std = noised(end)
+    spread = 0.5 * size * jnp.square(std / sde.prior_std)
+    return sde.prior_logp(batch_mul(factor, x)) - spread + size * jnp.log(factor) - integral
 
 
 def bits_per_dim(logp: Array, x_shape: tuple[int, ...], levels: int, scale: float) -> Array:
@@ -141,37 +269,37 @@ def bits_per_dim(logp: Array, x_shape: tuple[int, ...], levels: int, scale: floa
 
 
 def encode(
-    sde: SDE, score_fn: ScoreFn, x: Array, *, eps: float = 1e-5, **settings: Any
+    sde: SDE, score_fn: ScoreFn, x: Array, *, eps: float | None = None, **settings: Any
 ) -> ode.Solution:
     """x at time eps to its latent at time T along the probability flow; see `ode.solve`."""
     flow = ode.probability_flow(sde, score_fn)
-    return ode.solve(lambda t, x, _: flow(t, x), x, eps, sde.T, **settings)
+    return ode.solve(lambda t, x, _: flow(t, x), x, _start(sde, eps), sde.T, **settings)
 
 
 def decode(
-    sde: SDE, score_fn: ScoreFn, z: Array, *, eps: float = 1e-5, **settings: Any
+    sde: SDE, score_fn: ScoreFn, z: Array, *, eps: float | None = None, **settings: Any
 ) -> ode.Solution:
     """A latent at time T to its image at time eps, the inverse of `encode`; see `ode.solve`."""
     flow = ode.probability_flow(sde, score_fn)
-    return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, eps, **settings)
+    return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, _start(sde, eps), **settings)
 
 
 def from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Likelihood]:
     """(sde, score_fn, x [B, ...], keys [B]) -> Likelihood, as `config.eval` describes it.
 
-    Reads bpd_rtol and bpd_atol (1e-5), bpd_solver ("Tsit5"), bpd_num_probes (1) and bpd_probe
+    Reads bpd_rtol and bpd_atol (1e-5), bpd_solver ("Dopri5"), bpd_num_probes (1) and bpd_probe
     ("rademacher").
 
     Raises:
       ValueError: unknown probe or solver, fewer than one probe.
     """
     settings = config.eval
-    probe = ode.lookup(PROBES, settings.get("bpd_probe", "rademacher"), "eval.bpd_probe")
+    probe = lookup(PROBES, settings.get("bpd_probe", "rademacher"), "eval.bpd_probe")
     num_probes = settings.get("bpd_num_probes", 1)
     if num_probes < 1:
         raise ValueError(f"eval.bpd_num_probes must be at least 1, not {num_probes}")
-    solver = settings.get("bpd_solver", "Tsit5")
-    ode.lookup(ode.SOLVERS, solver, "eval.bpd_solver")
+    solver = settings.get("bpd_solver", "Dopri5")
+    lookup(ode.SOLVERS, solver, "eval.bpd_solver")
     compute = functools.partial(
         log_likelihood,
         rtol=settings.get("bpd_rtol", 1e-5),
@@ -183,3 +311,24 @@ def from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Likelihoo
         return compute(sde, score_fn, x, probe(keys, x.shape[1:], num_probes))
 
     return likelihood
+
+
+def bound_from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Array]:
+    """(sde, score_fn, x [B, ...], keys [B]) -> `elbo` [B], as `config.eval` describes it.
+
+    Reads bpd_bound_draws (64), the number of times and noises per image; `likelihood_times`.
+
+    Raises:
+      ValueError: fewer than one draw.
+    """
+    settings = config.eval
+    num_draws = settings.get("bpd_bound_draws", 64)
+    if num_draws < 1:
+        raise ValueError(f"eval.bpd_bound_draws must be at least 1, not {num_draws}")
+
+    def bound(sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Array:
+        time_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
+        t, weight = likelihood_times(sde, low_discrepancy(time_keys, num_draws))
+        return elbo(sde, score_fn, x, t, weight, gaussian(noise_keys, x.shape[1:], num_draws))
+
+    return bound

@@ -18,10 +18,11 @@ import jax.numpy as jnp
 from jax import Array
 
 import models
-from sde_lib import SDE, VESDE, VPSDE, ScoreFn, batch_mul
+from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
 
 Losses = tuple[Array, dict[str, Array]]
 Network = Callable[[Array, Array], Array]
+ClassLogProb = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> [B, classes]
 
 
 def dsm(
@@ -56,11 +57,7 @@ def continuous_dsm(
     likelihood_weighting: bool = False,
 ) -> Losses:
     """`dsm` at times uniform in [`sde.training_eps`, T]; image b draws t and z from `keys[b]`."""
-
-    def time(key: Array) -> Array:
-        return jax.random.uniform(key, (), x0.dtype, sde.training_eps, sde.T)
-
-    t, z = _draw(keys, x0.shape[1:], time)
+    t, z = _draw(keys, x0.shape[1:], _uniform_time(sde))
     return dsm(sde, score_fn, x0, t, z, reduce_mean, likelihood_weighting)
 
 
@@ -78,7 +75,12 @@ def smld(
 
 
 def ddpm(
-    sde: VPSDE, network: Network, x0: Array, labels: Array, z: Array, reduce_mean: bool = False
+    sde: VariancePreservingSDE,
+    network: Network,
+    x0: Array,
+    labels: Array,
+    z: Array,
+    reduce_mean: bool = False,
 ) -> Losses:
     """DDPM's objective (eq. 3; `L_simple` of Ho et al. 2020, eq. 14) at steps `labels` [B].
 
@@ -91,13 +93,44 @@ def ddpm(
 
 
 def discrete_dsm(
-    sde: VESDE | VPSDE, network: Network, x0: Array, keys: Array, reduce_mean: bool = False
+    sde: VESDE | VariancePreservingSDE,
+    network: Network,
+    x0: Array,
+    keys: Array,
+    reduce_mean: bool = False,
 ) -> Losses:
     """`smld` for VE, `ddpm` for VP, at uniform labels; image b draws from `keys[b]`."""
     labels, z = _draw(keys, x0.shape[1:], lambda key: jax.random.randint(key, (), 0, sde.N))
     if isinstance(sde, VESDE):
         return smld(sde, network, x0, labels, z, reduce_mean)
     return ddpm(sde, network, x0, labels, z, reduce_mean)
+
+
+def classifier_cross_entropy(
+    sde: SDE, class_log_prob: ClassLogProb, x0: Array, y: Array, t: Array, z: Array
+) -> Losses:
+    """The negative log-likelihood -log q(y | x_t, t) of the classes y [B] of noisy images.
+
+    `x_t = alpha x_0 + sigma z` at times t [B], with the standard-normal draw z [B, ...];
+    `class_log_prob` is as `models.class_log_prob` gives it. The minimiser is the posterior
+    p_t(y | x_t), whose gradient in x turns the score into that of a class (eq. 14). A class out of
+    range has the loss NaN. The part `accuracy` is 1 where y is the likeliest class, else 0.
+    """
+    mean, std = sde.marginal_prob(x0, t)
+    log_prob = class_log_prob(mean + batch_mul(std, z), t)
+    y = jnp.where(y < 0, log_prob.shape[1], y)  # out of range, where NumPy would count backwards
+    told = jnp.take_along_axis(log_prob, y[:, None], axis=1, mode="fill", fill_value=jnp.nan)
+    correct = jnp.argmax(log_prob, axis=1) == y
+    return -told[:, 0], {"accuracy": correct.astype(jnp.float32)}
+
+
+def continuous_cross_entropy(
+    sde: SDE, class_log_prob: ClassLogProb, x0: Array, y: Array, keys: Array
+) -> Losses:
+    """`classifier_cross_entropy` at times uniform in [`sde.training_eps`, T]; image b draws t and
+    z from `keys[b]`, as in `continuous_dsm`."""
+    t, z = _draw(keys, x0.shape[1:], _uniform_time(sde))
+    return classifier_cross_entropy(sde, class_log_prob, x0, y, t, z)
 
 
 def from_config(config: Any, sde: SDE) -> Callable[[Network, Array, Array], Losses]:
@@ -120,23 +153,28 @@ def from_config(config: Any, sde: SDE) -> Callable[[Network, Array, Array], Loss
 
         return continuous
 
-    if not isinstance(sde, VESDE | VPSDE):
+    if not isinstance(sde, VESDE | VariancePreservingSDE):
         raise ValueError(
             f"config.training.continuous is False, but {type(sde).__name__} has no discrete "
-            "objective; vesde (SMLD) and vpsde (DDPM) have one"
+            "objective; vesde (SMLD), vpsde and cosine_vpsde (DDPM) have one"
         )
     if weighted:
         raise ValueError(
             "config.training.likelihood_weighting needs config.training.continuous=True; "
             "SMLD and DDPM have their own weights"
         )
-    if isinstance(sde, VPSDE):
-        sde.check_betas()
+    if isinstance(sde, VariancePreservingSDE):
+        sde.step_betas()
 
     def discrete(network: Network, x0: Array, keys: Array) -> Losses:
         return discrete_dsm(sde, network, x0, keys, reduce_mean)
 
     return discrete
+
+
+def _uniform_time(sde: SDE) -> Callable[[Array], Array]:
+    """From a key to a time at which the SDE is trained."""
+    return lambda key: jax.random.uniform(key, (), jnp.float32, sde.training_eps, sde.T)
 
 
 def _draw(

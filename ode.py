@@ -6,6 +6,7 @@ its number of steps and its failure are its own, whatever else is in the batch.
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -14,17 +15,18 @@ import diffrax
 import jax
 import jax.numpy as jnp
 
-Array = jax.Array
-ScoreFn = Callable[[Array, Array], Array]
+from sde_lib import SDE, ScoreFn, lookup
 
+Array = jax.Array
+
+# Every explicit Runge-Kutta pair of diffrax. Its implicit solvers do not finish at the dimension of
+# images, and the others have no error estimate to control the step with.
 SOLVERS: dict[str, type[diffrax.AbstractERK]] = {
-    "Bosh3": diffrax.Bosh3,
-    "Dopri5": diffrax.Dopri5,
-    "Dopri8": diffrax.Dopri8,
-    "Heun": diffrax.Heun,
-    "Midpoint": diffrax.Midpoint,
-    "Ralston": diffrax.Ralston,
-    "Tsit5": diffrax.Tsit5,
+    name: solver
+    for name, solver in vars(diffrax).items()
+    if inspect.isclass(solver)
+    and issubclass(solver, diffrax.AbstractERK)
+    and solver is not diffrax.AbstractERK
 }
 # The first step is 1 % of the interval, but at most the starting time itself: a flow that starts at
 # eps << 1 changes on that scale, and a step across it can pass the error control by accident.
@@ -39,13 +41,6 @@ class Solution(NamedTuple):
     nfe: Array  # [B] int
     ok: Array  # [B] bool
     frames: Any  # [K, B, ...] leaves, or None
-
-
-def lookup(table: dict[str, Any], name: str, what: str) -> Any:
-    """`table[name]`, or a ValueError that lists the known names."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
-    return table[name]
 
 
 def evaluations(solver: diffrax.AbstractERK, steps: Array) -> Array:
@@ -90,7 +85,7 @@ def solve(
     control = diffrax.PIDController(
         rtol=rtol,
         atol=atol,
-        norm=_norm,
+        norm=norm,
         dtmin=SMALLEST_STEP * abs(t1 - t0),
         force_dtmin=False,
     )
@@ -123,14 +118,14 @@ def solve(
     return Solution(jax.tree.map(lambda leaf: leaf[:, -1], ys), nfe, ok, frames)
 
 
-def _norm(error: Any) -> Array:
+def norm(error: Any) -> Array:
     """Root mean square over all leaves; infinite where not a number, so that the step shrinks."""
     leaves = jax.tree.leaves(error)
     total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
     return jnp.nan_to_num(jnp.sqrt(total / sum(leaf.size for leaf in leaves)), nan=jnp.inf)
 
 
-def probability_flow(sde: Any, score_fn: ScoreFn) -> Callable[[Array, Array], Array]:
+def probability_flow(sde: SDE, score_fn: ScoreFn) -> Callable[[Array, Array], Array]:
     """The field of the probability-flow ODE for one image (Song et al. 2021, equation 13).
 
     dx/dt = f(x, t) - g(t)^2 score(x, t) / 2, as a function of a scalar t and x [...].

@@ -1,4 +1,4 @@
-"""Samplers: predictor-corrector (algorithm 1) and the probability-flow ODE.
+"""Samplers: predictor-corrector (algorithm 1), the probability-flow ODE, and the reverse SDE.
 
 Equation and algorithm numbers are those of Song et al. 2021, "Score-Based Generative Modeling
 through Stochastic Differential Equations" (arXiv:2011.13456). Images are x [B, ...], times t [B].
@@ -13,29 +13,42 @@ import functools
 from collections.abc import Callable
 from typing import Any, Protocol
 
+import diffrax
 import jax
 import jax.numpy as jnp
+import lineax
 import numpy as np
 
 import ode
 import solvers
-from ode import lookup
-from sde_lib import SDE, VESDE, VPSDE, batch_mul
+from parametrisation import convert
+from sde_lib import SDE, VESDE, CosineVPSDE, VariancePreservingSDE, batch_mul, lookup
 from solvers import Array, Noise, Samples, ScoreFn, all_finite, drive
 
 
-def image_noise(keys: Array, shape: tuple[int, ...]) -> Noise:
+@dataclasses.dataclass(frozen=True)
+class ImageNoise:
     """Noise source in which image b's draw number i depends on `keys[b]` and i alone.
 
-    Args:
+    Attributes:
       keys: typed keys [B].
       shape: of one image.
     """
 
-    def draw(i: Any) -> Array:
-        return jax.vmap(lambda key: jax.random.normal(jax.random.fold_in(key, i), shape))(keys)
+    keys: Array
+    shape: tuple[int, ...]
 
-    return draw
+    def keys_of(self, i: Any) -> Array:
+        """The keys [B] of draw number i."""
+        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, i)
+
+    def __call__(self, i: Any) -> Array:
+        return jax.vmap(lambda key: jax.random.normal(key, self.shape))(self.keys_of(i))
+
+
+def image_noise(keys: Array, shape: tuple[int, ...]) -> ImageNoise:
+    """Standard-normal draws for images of this shape, each from its own key; see `ImageNoise`."""
+    return ImageNoise(keys, shape)
 
 
 def recorded_noise(draws: Array) -> Noise:
@@ -77,7 +90,17 @@ def euler_maruyama(
 def reverse_diffusion(
     sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
 ) -> tuple[Array, Array]:
-    """The forward chain's own discretisation, reversed (eq. 46; probability flow eq. 45)."""
+    """The forward chain's own discretisation, reversed (eq. 46; probability flow eq. 45).
+
+    Raises:
+      ValueError: the probability flow of the cosine schedule. Its last betas are the same however
+        many the steps, and eq. 45 is wrong by O(beta^2), which no noise makes forgotten.
+    """
+    if probability_flow and isinstance(sde, CosineVPSDE):
+        raise ValueError(
+            "reverse_diffusion with probability_flow does not converge for the cosine schedule, "
+            "whose last steps stay large; use euler_maruyama or ancestral_sampling"
+        )
     f, G = sde.reverse(score_fn, probability_flow).discretize(x, t)
     x_mean = x - f
     return x_mean + batch_mul(G, z), x_mean
@@ -101,7 +124,7 @@ def ancestral_sampling(
         shrink = -jnp.expm1(0.5 * (sde.log_snr(t) - sde.log_snr(s)))
         x = batch_mul(1.0 / a, x + batch_mul(jnp.square(sde.sigma(t)) * shrink, score))
         return x, x
-    if isinstance(sde, VPSDE):
+    if isinstance(sde, VariancePreservingSDE):
         beta = sde.discrete_betas[sde.timestep(t)]
         x_mean = batch_mul(jax.lax.rsqrt(1.0 - beta), x + batch_mul(beta, score))
         std = jnp.sqrt(beta)
@@ -379,6 +402,140 @@ def ode_sampler(
     return Samples(x, nfe, solution.ok & all_finite(x), frames)
 
 
+# diffrax's solvers that suit additive noise, and how often each evaluates the score in a step.
+SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver], int]] = {
+    "Euler": (diffrax.Euler, 1),
+    "Heun": (diffrax.Heun, 2),
+    "SEA": (diffrax.SEA, 1),
+    "SRA1": (diffrax.SRA1, 2),
+    "ShARK": (diffrax.ShARK, 2),
+}
+FIXED_STEPS = ("Euler", "SEA")  # no error estimate
+PATH_DEPTH = 14  # a Brownian path is resolved to 2^-14 of the interval
+
+
+def sde_sampler(
+    sde: SDE,
+    score_fn: ScoreFn,
+    noise: Noise,
+    *,
+    method: str = "ShARK",
+    times: np.ndarray | None = None,
+    rtol: float = 1e-2,
+    atol: float = 1e-2,
+    eps: float | None = None,
+    denoise: bool = True,
+    max_steps: int = 4096,
+    num_frames: int = 0,
+) -> Samples:
+    """The reverse SDE (eq. 6) solved by stochastic Runge-Kutta, each image on a path of its own.
+
+    With r = sqrt(alpha^2 + sigma^2), in y = x / r and the log-SNR lambda, which grows from prior to
+    data, eq. 6 is the same for every SDE (VP's own, whose r is 1):
+
+        dy = (s^2 y / 2 - s noise(x, t)) dlambda + s dw,    s = sigma / r,  noise = -sigma score,
+
+    since g^2 dt = -sigma^2 dlambda and s^2 = 1 / (1 + exp(lambda)). Its noise does not depend on y,
+    so that Ito and Stratonovich agree; and it is solved forwards, since diffrax's stochastic
+    Runge-Kutta methods are wrong if run backwards in time.
+
+    Draw 0 of `noise` makes the latent, and the keys of draw 1 the Brownian paths. With `denoise`,
+    the result is E[x_0 | x] at the last time, for one evaluation more.
+
+    Args:
+      noise: an `ImageNoise`: a Brownian path needs keys.
+      method: a name in SDE_SOLVERS.
+      times: the steps, decreasing from T to eps (`solvers.time_grid`); None: adaptive, per image.
+      rtol: relative tolerance of an adaptive step, in y.
+      atol: absolute tolerance of an adaptive step, in y.
+      eps: last time of an adaptive solve; `sde.sampling_eps` if None.
+      max_steps: attempted adaptive steps after which an image is given up (`ok` is then False).
+      num_frames: states to keep, at equally spaced lambda.
+
+    Raises:
+      ValueError: unknown solver, one without an error estimate and no `times`, a noise source
+        without keys, or a number out of range.
+    """
+    solver, per_step = lookup(SDE_SOLVERS, method, "SDE solver")
+    if not isinstance(noise, ImageNoise):
+        raise ValueError("the SDE sampler draws Brownian paths: its noise must be an ImageNoise")
+    if times is None and method in FIXED_STEPS:
+        raise ValueError(f"{method} has no error estimate: give its number of steps")
+    if times is None and (rtol <= 0 or atol <= 0):
+        raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
+    if max_steps < 1:
+        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
+    ends = times if times is not None else [sde.T, sde.sampling_eps if eps is None else eps]
+    with jax.ensure_compile_time_eval():
+        nodes = np.asarray(sde.log_snr(jnp.asarray(ends)))
+    start, end = float(nodes[0]), float(nodes[-1])
+    smallest = (end - start) * 2.0**-PATH_DEPTH
+
+    control: diffrax.AbstractStepSizeController
+    if times is None:
+        control = diffrax.PIDController(
+            rtol=rtol,
+            atol=atol,
+            pcoeff=0.1,
+            icoeff=0.3,
+            norm=ode.norm,
+            dtmin=2.0 * smallest,
+            force_dtmin=False,
+        )
+    else:
+        control, max_steps = diffrax.StepTo(ts=jnp.asarray(nodes)), len(times) - 1
+
+    frame_at = jnp.linspace(start, end, num_frames) if num_frames else None
+
+    def norm(t: Array) -> Array:
+        return jnp.hypot(sde.alpha(t), sde.sigma(t))
+
+    def share(lam: Array) -> Array:
+        return jnp.sqrt(jax.nn.sigmoid(-lam))
+
+    def drift(lam: Any, y: Array, _: Any) -> Array:
+        t = jnp.reshape(sde.time_of_log_snr(lam), (1,))
+        x, s = norm(t) * y[None], share(lam)
+        return 0.5 * s**2 * y - s * convert(sde, x, t, score_fn(x, t), "score", "noise")[0]
+
+    def diffusion(lam: Any, y: Array, _: Any) -> lineax.AbstractLinearOperator:
+        return lineax.DiagonalLinearOperator(jnp.full_like(y, share(lam)))
+
+    def one(z: Array, key: Array) -> tuple[Array, Array, Array]:
+        area = diffrax.SpaceTimeLevyArea
+        path: diffrax.AbstractBrownianPath
+        if times is None:
+            path = diffrax.VirtualBrownianTree(start, end, smallest, z.shape, key, levy_area=area)
+        else:
+            path = diffrax.UnsafeBrownianPath(z.shape, key, levy_area=area)
+        solution = diffrax.diffeqsolve(
+            diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
+            solver(),
+            t0=start,
+            t1=end,
+            dt0=None if times is not None else ode.FIRST_STEP * (end - start),
+            y0=z,
+            stepsize_controller=control,
+            saveat=diffrax.SaveAt(ts=frame_at, t1=True),
+            adjoint=diffrax.ForwardMode(),  # nothing is differentiated
+            max_steps=max_steps,
+            throw=False,
+        )
+        solved = solution.result == diffrax.RESULTS.successful
+        return solution.ys, per_step * solution.stats["num_steps"], solved
+
+    first, last = (jnp.asarray(t, jnp.float32) for t in (ends[0], ends[-1]))
+    z = sde.prior_sampling(noise(0)) / norm(first)
+    ys, nfe, ok = jax.vmap(one)(z, noise.keys_of(1))
+    x, frames = norm(last) * ys[:, -1], None
+    if denoise:
+        x, nfe = solvers.denoised(sde, score_fn, x, last), nfe + 1
+    if frame_at is not None:
+        scale = norm(sde.time_of_log_snr(frame_at))
+        frames = batch_mul(scale, jnp.moveaxis(ys[:, :-1], 1, 0)).at[-1].set(x)
+    return Samples(x, nfe, ok & all_finite(x), frames)
+
+
 def annealed_langevin_dynamics(
     sde: SDE,
     score_fn: ScoreFn,
@@ -434,20 +591,42 @@ def from_config(config: Any, axis_name: str | None = None) -> Sampler:
 
     "pc" reads predictor, corrector, snr, n_steps_each, noise_removal, probability_flow,
     corrector_norm and num_steps (0: the SDE's own N); "ode" reads rtol, atol, solver and
-    noise_removal; "annealed_langevin" reads n_steps_each, noise_removal, num_steps and step_size
-    (2e-5 if absent). The solvers with few steps read num_steps, noise_removal (a last evaluation)
-    and, if present, time_grid (a name in solvers.GRIDS; "karras" for "edm", "uniform" for "ddim",
-    else "log_snr"); "ddim" reads eta (0 if absent), "edm" churn, churn_min, churn_max, churn_noise
-    (0, 0, inf and 1 if absent). All read num_frames. `axis_name` is the mapped axis of devices.
+    noise_removal; "annealed_langevin" reads n_steps_each, noise_removal, num_steps and step_size.
+    "sde" reads solver, noise_removal, and either num_steps and time_grid, or if num_steps is 0 and
+    the solver has an error estimate rtol and atol. The solvers with few steps read num_steps,
+    noise_removal (a last evaluation) and time_grid (a name in solvers.GRIDS; if empty "karras" for
+    "edm", "uniform" for "ddim", else "log_snr"); "ddim" reads eta, "edm" churn, churn_min,
+    churn_max and churn_noise. All read eps (0: the SDE's own) and num_frames. What is absent takes
+    its sampler's default. `axis_name` is the mapped axis of devices.
+
+    A network that was trained with discrete labels (training.continuous is False) is asked at its
+    own noise levels only: "pc" and "annealed_langevin" visit all of them, and the few-step solvers
+    that evaluate at the times of their grid have these moved to the nearest level.
 
     Raises:
-      ValueError: unknown method, predictor, corrector or solver, or a number out of range.
+      ValueError: unknown method, predictor, corrector or solver, a number out of range, or a method
+        that asks a network with discrete labels between its levels.
     """
     sampling = config.sampling
-    return lookup(SAMPLERS, sampling.method, "sampling.method")(sampling, axis_name)
+    make = lookup(SAMPLERS, sampling.method, "sampling.method")
+    discrete = not config.training.continuous
+    if discrete and (
+        sampling.method in BETWEEN_LEVELS
+        or (sampling.method == "edm" and sampling.get("churn", 0.0) > 0.0)
+    ):
+        raise ValueError(
+            f"sampling.method {sampling.method!r} asks the network at times of its own choice, but "
+            "it was trained with discrete labels (training.continuous is False); such a network is "
+            f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS))}"
+        )
+    return make(sampling, axis_name, discrete)
 
 
-def _pc_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+def _eps(sampling: Any) -> float | None:
+    return sampling.get("eps", 0.0) or None
+
+
+def _pc_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
     sample = functools.partial(
@@ -460,12 +639,13 @@ def _pc_from_config(sampling: Any, axis_name: str | None) -> Sampler:
         probability_flow=sampling.probability_flow,
         corrector_norm=sampling.corrector_norm,
         axis_name=axis_name,
+        eps=_eps(sampling),
         num_frames=sampling.num_frames,
     )
-    return _with_steps(sampling, sample)
+    return _with_steps(sampling, sample, discrete)
 
 
-def _ode_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+def _ode_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(ode.SOLVERS, sampling.solver, "sampling.solver")
     return functools.partial(
         ode_sampler,
@@ -473,26 +653,59 @@ def _ode_from_config(sampling: Any, axis_name: str | None) -> Sampler:
         atol=sampling.atol,
         method=sampling.solver,
         denoise=sampling.noise_removal,
+        eps=_eps(sampling),
         num_frames=sampling.num_frames,
     )
 
 
-def _langevin_from_config(sampling: Any, axis_name: str | None) -> Sampler:
+def _sde_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
+    lookup(SDE_SOLVERS, sampling.solver, "sampling.solver")
+    steps = _num_steps(sampling)
+    grid = sampling.get("time_grid", "") or "log_snr"
+    lookup(solvers.GRIDS, grid, "sampling.time_grid")
+    eps = _eps(sampling)
+
+    def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+        adaptive = not steps and sampling.solver not in FIXED_STEPS
+        return sde_sampler(
+            sde,
+            score_fn,
+            noise,
+            method=sampling.solver,
+            times=None if adaptive else solvers.time_grid(sde, grid, steps or sde.N, eps),
+            rtol=sampling.rtol,
+            atol=sampling.atol,
+            eps=eps,
+            denoise=sampling.noise_removal,
+            num_frames=sampling.num_frames,
+        )
+
+    return sampler
+
+
+def _langevin_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
     sample = functools.partial(
         annealed_langevin_dynamics,
         step_size=sampling.get("step_size", 2e-5),
         n_steps_each=sampling.n_steps_each,
         denoise=sampling.noise_removal,
+        eps=_eps(sampling),
         num_frames=sampling.num_frames,
     )
-    return _with_steps(sampling, sample)
+    return _with_steps(sampling, sample, discrete)
 
 
-def _with_steps(sampling: Any, sample: Sampler) -> Sampler:
+def _with_steps(sampling: Any, sample: Sampler, discrete: bool) -> Sampler:
     """`sample` with the SDE's N replaced by `num_steps`, unless that is 0."""
     steps = _num_steps(sampling)
 
     def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+        if discrete and steps not in (0, sde.N):
+            raise ValueError(
+                f"sampling.num_steps is {steps}, but a network that was trained with discrete "
+                f"labels has {sde.N} noise levels, and {sampling.method!r} takes them all: use 0, "
+                "or ddim with fewer steps"
+            )
         return sample(dataclasses.replace(sde, N=steps) if steps else sde, score_fn, noise)
 
     return sampler
@@ -512,10 +725,10 @@ def _few_steps(
     grid: str = "log_snr",
     optional: tuple[str, ...] = (),
     **fixed: Any,
-) -> Callable[[Any, str | None], Sampler]:
+) -> Factory:
     """Factory of `solver` on a time grid; it reads the `optional` settings where present."""
 
-    def make(sampling: Any, axis_name: str | None) -> Sampler:
+    def make(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
         name = sampling.get("time_grid", "") or grid
         lookup(solvers.GRIDS, name, "sampling.time_grid")
         steps = _num_steps(sampling)
@@ -523,7 +736,8 @@ def _few_steps(
         options |= {"denoise": sampling.noise_removal, "num_frames": sampling.num_frames, **fixed}
 
         def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
-            times = solvers.time_grid(sde, name, steps or sde.N)
+            times = solvers.time_grid(sde, name, steps or sde.N, _eps(sampling))
+            times = solvers.on_levels(sde, times) if discrete else times
             return solver(sde, score_fn, noise, times, **options)
 
         return sampler
@@ -531,11 +745,15 @@ def _few_steps(
     return make
 
 
+# (config.sampling, axis name, whether the network knows its own noise levels only) -> Sampler
+Factory = Callable[[Any, str | None, bool], Sampler]
+
 _CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
 
-SAMPLERS: dict[str, Callable[[Any, str | None], Sampler]] = {
+SAMPLERS: dict[str, Factory] = {
     "pc": _pc_from_config,
     "ode": _ode_from_config,
+    "sde": _sde_from_config,
     "annealed_langevin": _langevin_from_config,
     "ddim": _few_steps(solvers.ddim, grid="uniform", optional=("eta",)),
     "dpm_1": _few_steps(solvers.dpm_solver, order=1),
@@ -548,3 +766,5 @@ SAMPLERS: dict[str, Callable[[Any, str | None], Sampler]] = {
     "unipc_2": _few_steps(solvers.unipc, order=2),
     "unipc_3": _few_steps(solvers.unipc, order=3),
 }
+# Methods that evaluate at times which are not on a grid given beforehand.
+BETWEEN_LEVELS = {"ode", "sde", "dpm_2", "dpm_3"}

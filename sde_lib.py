@@ -6,20 +6,22 @@ An SDE `dx = f(x, t) dt + g(t) dw` with a drift linear in x is determined by its
     f(x, t) = (d log alpha / dt) x,        g(t)^2 = d sigma^2/dt - 2 (d log alpha / dt) sigma^2.
 
 So a new SDE is a frozen dataclass with two methods; everything else follows by differentiation
-until a closed form replaces it, and `SDES` gives it the name that configs use. EDM's process
-(Karras et al. 2022, section 3), complete:
+until a closed form replaces it, and `SDES` gives it the name that configs use. The straight paths
+of rectified flow (Liu et al. 2022, arXiv:2209.03003), which end where alpha would vanish, complete:
 
     @dataclasses.dataclass(frozen=True)
-    class EDM(SDE):
-        T: ClassVar[float] = 80.0
+    class RectifiedSDE(SDE):
+        @property
+        def T(self):
+            return 0.999
 
         def log_alpha(self, t):
-            return jnp.zeros_like(t)
+            return jnp.log1p(-t)
 
         def sigma(self, t):
             return t
 
-    SDES["edm"] = EDM
+    SDES["rectified"] = RectifiedSDE
 
 Its constructor fields, if any, are read from `config.model` under their own names. Equation
 numbers are those of Song et al. 2021, "Score-Based Generative Modeling through Stochastic
@@ -56,18 +58,30 @@ class SDE(abc.ABC):
 
     Attributes:
       N: number of steps of the discretised process (`discretize`).
-      T: the time at which the data have become noise.
-      sampling_eps: the time at which samplers stop, short of 0, where the score may diverge.
-      training_eps: the smallest time that training and likelihoods look at.
+      variance_exploding: the data are never scaled, alpha = 1. By convention the network is then
+        told sigma(t) and is the score itself; else it is told 999 t / T and predicts the noise.
 
     Raises:
       ValueError: `N` is below 1, or a parameter is outside its range.
     """
 
     N: int = 1000
-    T: ClassVar[float] = 1.0
-    sampling_eps: ClassVar[float] = 1e-3
-    training_eps: ClassVar[float] = 1e-5
+    variance_exploding: ClassVar[bool] = False
+
+    @property
+    def T(self) -> float:
+        """The time at which the data have become noise."""
+        return 1.0
+
+    @property
+    def sampling_eps(self) -> float:
+        """The time at which samplers stop, short of 0, where the score may diverge."""
+        return 1e-3
+
+    @property
+    def training_eps(self) -> float:
+        """The smallest time that training and likelihoods look at."""
+        return 1e-5
 
     def __post_init__(self) -> None:
         if self.N < 1:
@@ -224,66 +238,28 @@ class ReverseSDE:
 
 
 @dataclasses.dataclass(frozen=True)
-class LinearBetaSDE(SDE):
-    """What VP and sub-VP share: `f = -beta(t) x / 2`, `beta` linear in t (eqs. 11, 12, 32).
+class BetaSDE(SDE):
+    """What VP and sub-VP share: `f = -beta(t) x / 2` (eqs. 11, 12), and DDPM's tables."""
 
-    Attributes:
-      beta_min: beta(0).
-      beta_max: beta(T).
+    @abc.abstractmethod
+    def beta(self, t: Array) -> Array:
+        """`beta(t) = -2 d log alpha / dt` [B]."""
 
-    Raises:
-      ValueError: not 0 <= beta_min <= beta_max with beta_max > 0.
-    """
-
-    beta_min: float = 0.1
-    beta_max: float = 20.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0.0 <= self.beta_min <= self.beta_max or not 0.0 < self.beta_max < math.inf:
-            raise ValueError(
-                f"{type(self).__name__}: beta_min is {self.beta_min} and beta_max {self.beta_max}; "
-                "use 0 <= beta_min <= beta_max with beta_max > 0"
-            )
+    @abc.abstractmethod
+    def step_betas(self) -> np.ndarray:
+        """`beta_i` of DDPM's chain [N], in float64; ValueError where one would reach 1."""
 
     @property
     def prior_std(self) -> float:
         return 1.0
 
-    def beta(self, t: Array) -> Array:
-        """`beta(t) = beta_min + t (beta_max - beta_min)` (eq. 32)."""
-        return self.beta_min + t * (self.beta_max - self.beta_min)
-
-    def log_alpha(self, t: Array) -> Array:
-        """`-1/2` times the integral of beta from 0 to t (eq. 33)."""
-        return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
-
     def drift(self, x: Array, t: Array) -> Array:
         """`f(x, t) = -beta(t) x / 2` (eqs. 11 and 12)."""
         return batch_mul(-0.5 * self.beta(t), x)
 
-    def time_of_beta_integral(self, area: Array) -> Array:
-        """The time t at which the integral of beta from 0 to t is `area`."""
-        slope = self.beta_max - self.beta_min
-        return 2.0 * area / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2.0 * slope * area))
-
-    def check_betas(self) -> None:
-        """Refuses an SDE whose `N` steps are too few for DDPM's chain: `beta_max / N` >= 1.
-
-        Raises:
-          ValueError: naming the smallest `N` that would do. So do all the tables below.
-        """
-        if self.beta_max >= self.N:
-            raise ValueError(
-                f"{type(self).__name__}: with N={self.N} steps and beta_max={self.beta_max:g} the "
-                f"discrete betas reach beta_max/N={self.beta_max / self.N:g}, but must stay below "
-                f"1; use N >= {math.floor(self.beta_max) + 1} (model.num_scales)"
-            )
-
     @functools.cached_property
     def _tables(self) -> dict[str, np.ndarray]:
-        self.check_betas()
-        betas = np.linspace(self.beta_min, self.beta_max, self.N) / self.N
+        betas = self.step_betas()
         log_cumprod = np.cumsum(np.log1p(-betas))
         tables = {
             "betas": betas,
@@ -296,7 +272,7 @@ class LinearBetaSDE(SDE):
 
     @property
     def discrete_betas(self) -> Array:
-        """`beta_i` of DDPM [N]: `beta_min/N ... beta_max/N` (appendix C)."""
+        """`beta_i` of DDPM [N] (appendix C)."""
         return jnp.asarray(self._tables["betas"])
 
     @property
@@ -325,8 +301,12 @@ class LinearBetaSDE(SDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class VPSDE(LinearBetaSDE):
-    """Variance preserving: `dx = -beta x / 2 dt + sqrt(beta) dw` (eqs. 11 and 32), from DDPM."""
+class VariancePreservingSDE(BetaSDE):
+    """Variance preserving for any beta: `dx = -beta x / 2 dt + sqrt(beta) dw` (eq. 11)."""
+
+    @abc.abstractmethod
+    def time_of_beta_integral(self, area: Array) -> Array:
+        """The time t at which the integral of beta from 0 to t is `area`."""
 
     def sigma(self, t: Array) -> Array:
         """`sqrt(1 - alpha^2)` (eq. 33)."""
@@ -344,6 +324,121 @@ class VPSDE(LinearBetaSDE):
         """DDPM's chain `x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z` (eq. 10)."""
         beta = self.discrete_betas[self.timestep(t)]
         return batch_mul(jnp.expm1(0.5 * jnp.log1p(-beta)), x), jnp.sqrt(beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class LinearBetaSDE(BetaSDE):
+    """`beta` linear in t (eq. 32).
+
+    Attributes:
+      beta_min: beta(0).
+      beta_max: beta(T).
+
+    Raises:
+      ValueError: not 0 <= beta_min <= beta_max with beta_max > 0.
+    """
+
+    beta_min: float = 0.1
+    beta_max: float = 20.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.beta_min <= self.beta_max or not 0.0 < self.beta_max < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}: beta_min is {self.beta_min} and beta_max {self.beta_max}; "
+                "use 0 <= beta_min <= beta_max with beta_max > 0"
+            )
+
+    def beta(self, t: Array) -> Array:
+        """`beta(t) = beta_min + t (beta_max - beta_min)` (eq. 32)."""
+        return self.beta_min + t * (self.beta_max - self.beta_min)
+
+    def log_alpha(self, t: Array) -> Array:
+        """`-1/2` times the integral of beta from 0 to t (eq. 33)."""
+        return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
+
+    def time_of_beta_integral(self, area: Array) -> Array:
+        """The time t at which the integral of beta from 0 to t is `area`."""
+        slope = self.beta_max - self.beta_min
+        return 2.0 * area / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2.0 * slope * area))
+
+    def check_betas(self) -> None:
+        """Refuses an SDE whose `N` steps are too few for DDPM's chain: `beta_max / N` >= 1.
+
+        Raises:
+          ValueError: naming the smallest `N` that would do. So do all the tables.
+        """
+        if self.beta_max >= self.N:
+            raise ValueError(
+                f"{type(self).__name__}: with N={self.N} steps and beta_max={self.beta_max:g} the "
+                f"discrete betas reach beta_max/N={self.beta_max / self.N:g}, but must stay below "
+                f"1; use N >= {math.floor(self.beta_max) + 1} (model.num_scales)"
+            )
+
+    def step_betas(self) -> np.ndarray:
+        """`beta_min/N ... beta_max/N` [N] (appendix C)."""
+        self.check_betas()
+        return np.linspace(self.beta_min, self.beta_max, self.N) / self.N
+
+
+@dataclasses.dataclass(frozen=True)
+class VPSDE(LinearBetaSDE, VariancePreservingSDE):
+    """Variance preserving with linear beta (eqs. 11 and 32), from DDPM."""
+
+
+@dataclasses.dataclass(frozen=True)
+class CosineVPSDE(VariancePreservingSDE):
+    """Variance preserving with the cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672).
+
+    `alpha(t) = cos(w (t + s)) / cos(w s)` with `w = pi / (2 (1 + s))`, s = 0.008; their alpha-bar
+    is `alpha^2`. It vanishes at t = 1, where `beta(t) = 2 w tan(w (t + s))` diverges. Their chain
+    of 1000 steps clips `beta_i` at 0.999; so beta(t) is clipped at 999 here: it is constant after
+    t = 0.998, where alpha = 0.003, and alpha(1) = 0.001.
+    """
+
+    OFFSET: ClassVar[float] = 0.008  # s
+    RATE: ClassVar[float] = math.pi / (2.0 * (1.0 + 0.008))  # w
+    BETA_MAX: ClassVar[float] = 999.0
+    # From here to t = 1 beta is constant, and the angle that is left to pi/2 is w CLIPPED.
+    CLIPPED: ClassVar[float] = math.atan(2.0 * RATE / BETA_MAX) / RATE
+
+    def _left(self, t: Array) -> tuple[Array, Array]:
+        """`pi/2 - w (t + s)` where beta is not clipped, and the time since it is; for t >= 1/2."""
+        rest = 1.0 - jnp.where(t < 0.5, 0.5, t)  # exact
+        clipped = rest < self.CLIPPED
+        angle = self.RATE * jnp.where(clipped, self.CLIPPED, rest)
+        return angle, jnp.where(clipped, self.CLIPPED - rest, 0.0)
+
+    def beta(self, t: Array) -> Array:
+        """`min(2 w tan(w (t + s)), 999)`."""
+        late = 1.0 / jnp.tan(self._left(t)[0])
+        early = jnp.tan(self.RATE * (jnp.minimum(t, 0.5) + self.OFFSET))
+        return 2.0 * self.RATE * jnp.where(t < 0.5, early, late)
+
+    def log_alpha(self, t: Array) -> Array:
+        """`log(cos(w (t + s)) / cos(w s))`, and a line of slope -999/2 where beta is clipped."""
+        angle = self.RATE * jnp.where(t < 0.5, t, 0.5)
+        start = self.RATE * self.OFFSET
+        # cos(start + angle) / cos(start) = 1 - (2 sin^2(angle / 2) + tan(start) sin(angle))
+        loss = 2.0 * jnp.square(jnp.sin(0.5 * angle)) + math.tan(start) * jnp.sin(angle)
+        left, since = self._left(t)
+        late = jnp.log(jnp.sin(left) / math.cos(start)) - 0.5 * self.BETA_MAX * since
+        return jnp.where(t < 0.5, jnp.log1p(-loss), late)
+
+    def time_of_beta_integral(self, area: Array) -> Array:
+        """The root of `cos(w (t + s)) = alpha cos(w s)` by half-angle formulas; then the line."""
+        start, last = self.RATE * self.OFFSET, self.RATE * self.CLIPPED
+        at_clip = -2.0 * math.log(math.sin(last) / math.cos(start))
+        loss = -jnp.expm1(-0.5 * jnp.minimum(area, at_clip))
+        tan = math.tan(start)
+        half = loss / (tan + jnp.sqrt(tan**2 + loss * (2.0 - loss)))  # tan(w t / 2)
+        beyond = jnp.maximum(area - at_clip, 0.0) / self.BETA_MAX
+        return 2.0 / self.RATE * jnp.arctan(half) + beyond
+
+    def step_betas(self) -> np.ndarray:
+        """`min(1 - alpha(i/N)^2 / alpha((i-1)/N)^2, 0.999)` for i = 1..N."""
+        cos = np.cos(self.RATE * (np.arange(self.N + 1) / self.N + self.OFFSET))
+        return np.minimum(1.0 - np.square(cos[1:] / cos[:-1]), 0.999)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -377,18 +472,18 @@ class VESDE(SDE):
       ValueError: not 0 < sigma_min < sigma_max.
     """
 
-    sampling_eps: ClassVar[float] = 1e-5
+    variance_exploding: ClassVar[bool] = True
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
-            raise ValueError(
-                f"VESDE: sigma_min is {self.sigma_min} and sigma_max {self.sigma_max}; "
-                "use 0 < sigma_min < sigma_max"
-            )
+        _check_sigmas(self.sigma_min, self.sigma_max, "VESDE")
+
+    @property
+    def sampling_eps(self) -> float:
+        return 1e-5
 
     @property
     def log_ratio(self) -> float:
@@ -438,7 +533,78 @@ class VESDE(SDE):
         return jnp.zeros_like(x), jnp.asarray(steps.astype(np.float32))[self.timestep(t)]
 
 
-SDES: dict[str, type[SDE]] = {"vpsde": VPSDE, "subvpsde": SubVPSDE, "vesde": VESDE}
+@dataclasses.dataclass(frozen=True)
+class EDMSDE(SDE):
+    """`dx = sqrt(2 t) dw`, hence sigma(t) = t (Karras et al. 2022, arXiv:2206.00364, section 3).
+
+    T is `sigma_max`; samplers and training stop at `sigma_min`.
+
+    Attributes:
+      sigma_min: the smallest noise level.
+      sigma_max: the largest.
+
+    Raises:
+      ValueError: not 0 < sigma_min < sigma_max.
+    """
+
+    variance_exploding: ClassVar[bool] = True
+
+    sigma_min: float = 0.002
+    sigma_max: float = 80.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _check_sigmas(self.sigma_min, self.sigma_max, "EDMSDE")
+
+    @property
+    def T(self) -> float:
+        return self.sigma_max
+
+    @property
+    def sampling_eps(self) -> float:
+        return self.sigma_min
+
+    @property
+    def training_eps(self) -> float:
+        return self.sigma_min
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_max
+
+    def log_alpha(self, t: Array) -> Array:
+        """0: the data are never scaled."""
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: Array) -> Array:
+        """t."""
+        return t
+
+    def time_of_log_snr(self, log_snr: Array) -> Array:
+        """`exp(-log_snr / 2)`."""
+        return jnp.exp(-0.5 * log_snr)
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """0."""
+        return jnp.zeros_like(x)
+
+    def diffusion(self, t: Array) -> Array:
+        """`g(t) = sqrt(2 t)`."""
+        return jnp.sqrt(2.0 * t)
+
+    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+        """SMLD's chain (eq. 8), its levels T / (N - 1) apart; below the lowest is 0."""
+        below = jnp.maximum(t - self.T / max(self.N - 1, 1), 0.0)
+        return jnp.zeros_like(x), jnp.sqrt((t - below) * (t + below))
+
+
+SDES: dict[str, type[SDE]] = {
+    "vpsde": VPSDE,
+    "subvpsde": SubVPSDE,
+    "vesde": VESDE,
+    "cosine_vpsde": CosineVPSDE,
+    "edm": EDMSDE,
+}
 
 
 def from_config(config: Any) -> SDE:
@@ -463,3 +629,18 @@ def from_config(config: Any) -> SDE:
 def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
     """Elementwise derivative of `function` at the times t."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+
+
+def _check_sigmas(sigma_min: float, sigma_max: float, name: str) -> None:
+    if not 0.0 < sigma_min < sigma_max < math.inf:
+        raise ValueError(
+            f"{name}: sigma_min is {sigma_min} and sigma_max {sigma_max}; "
+            "use 0 < sigma_min < sigma_max"
+        )
+
+
+def lookup(table: dict[str, Any], name: str, what: str) -> Any:
+    """`table[name]`, or a ValueError that lists the known names."""
+    if name not in table:
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
+    return table[name]

@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ode import lookup
-from sde_lib import SDE, ScoreFn, batch_mul
+from parametrisation import convert
+from sde_lib import SDE, ScoreFn, lookup
 
 Array = jax.Array
 Noise = Callable[[Any], Array]
@@ -79,33 +79,6 @@ def drive(
         body, (x, memory, frames), (jnp.asarray(slots[1:]), inputs)
     )
     return x, memory, frames
-
-
-# What a network may predict, and how the predictions are related.
-
-# Each is a x + b score, with x = alpha x_0 + sigma noise and score = -noise / sigma: (a, b).
-PREDICTIONS: dict[str, Callable[[Any, Any], tuple[Any, Any]]] = {
-    "score": lambda alpha, sigma: (0.0 * sigma, 1.0 + 0.0 * sigma),
-    "noise": lambda alpha, sigma: (0.0 * sigma, -sigma),
-    "x0": lambda alpha, sigma: (1.0 / alpha, sigma**2 / alpha),
-    "velocity": lambda alpha, sigma: (-sigma / alpha, -sigma * (alpha**2 + sigma**2) / alpha),
-}
-
-
-def convert(sde: SDE, x: Array, t: Array, value: Array, source: str, target: str) -> Array:
-    """The prediction `value` [B, ...] of kind `source` at (x, t), as one of kind `target`.
-
-    Kinds are names in PREDICTIONS; the velocity is alpha noise - sigma x_0 (Salimans and Ho 2022,
-    arXiv:2202.00512, section 4).
-
-    Raises:
-      ValueError: unknown kind.
-    """
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    a, b = lookup(PREDICTIONS, source, "prediction")(alpha, sigma)
-    c, d = lookup(PREDICTIONS, target, "prediction")(alpha, sigma)
-    score = batch_mul(1.0 / b, value - batch_mul(a, x))
-    return batch_mul(c, x) + batch_mul(d, score)
 
 
 # Time grids.
@@ -175,6 +148,25 @@ class _Levels(NamedTuple):
     alpha: np.ndarray
     sigma: np.ndarray
     lam: np.ndarray
+
+
+def on_levels(sde: SDE, times: np.ndarray) -> np.ndarray:
+    """`times` moved to the nearest of the N levels i T / (N - 1), i >= 1, and each kept once.
+
+    There a network that was trained with discrete labels knows its noise: exactly for SMLD's
+    levels, up to the half step between DDPM's table and the continuous process for VP.
+
+    Raises:
+      ValueError: fewer than two levels are left.
+    """
+    last = max(sde.N - 1, 1)
+    levels = np.unique(np.maximum(np.rint(times / sde.T * last), 1.0))[::-1]
+    if len(levels) < 2:
+        raise ValueError(
+            f"num_steps={len(times) - 1} meets {len(levels)} of the network's N={sde.N} noise "
+            "levels; it takes 2 or more"
+        )
+    return levels / last * sde.T
 
 
 def _levels(sde: SDE, times: np.ndarray) -> _Levels:

@@ -35,6 +35,7 @@ FREE_TO_CHANGE = (
     "training.snapshot_sampling",
     "training.n_jitted_steps",
     "data.data_dir",
+    "classifier.*",
     "sampling.*",
     "eval.*",
 )
@@ -217,32 +218,37 @@ def make_train_step(
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a config describes, built once and shared by training, evaluation and sampling."""
+    """What a config describes without its data set; shared by training, evaluation, sampling."""
 
     sde: sde_lib.SDE
     module: Any
-    dataset: data.Dataset
     objective: Objective
-
-    @property
-    def image_shape(self) -> tuple[int, int, int]:
-        return self.dataset.image_shape
+    image_shape: tuple[int, int, int]
+    levels: int
 
 
-def build(config: ml_collections.ConfigDict, split: str) -> Parts:
-    """Reads the config at its seams; refuses what it cannot serve before anything is compiled."""
+def build(config: ml_collections.ConfigDict) -> Parts:
+    """Reads the config at its seams; refuses what it cannot serve before anything is compiled.
+
+    No data set is opened: to sample, none needs to be there.
+    """
     configs.check(config)
     sde = sde_lib.from_config(config)
-    dataset = data.from_config(config, split)
     module = models.from_config(config)
+    levels = data.grey_levels(config.data.dataset)
     objective = Objective(
         apply=module.apply,
         loss=losses.from_config(config, sde),
-        levels=dataset.levels,
+        levels=levels,
         centered=config.data.centered,
         dequantize=config.data.uniform_dequantization,
     )
-    return Parts(sde, module, dataset, objective)
+    return Parts(sde, module, objective, image_shape(config), levels)
+
+
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
+    """(H, W, C) by the config alone; a data set of another shape is refused when it is opened."""
+    return (config.data.image_size, config.data.image_size, config.data.num_channels)
 
 
 def step_from_config(
@@ -295,9 +301,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
     """
     stored = workdir / "config.json"
     if stored.exists():
-        differences = config_differences(
-            json.loads(stored.read_text()), config.to_dict(), FREE_TO_CHANGE
-        )
+        earlier = configs.complete(json.loads(stored.read_text()))
+        differences = config_differences(earlier, config.to_dict(), FREE_TO_CHANGE)
         if differences:
             raise ValueError(
                 f"{stored} belongs to another run: {'; '.join(differences)}; "
@@ -416,7 +421,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       OSError: a checkpoint could not be written.
     """
     options = config.training
-    parts = build(config, "train")
+    parts, dataset = build(config), data.from_config(config, "train")
     share = parallel.per_device(options.batch_size, "training.batch_size")
     optimizer = optimizer_from_config(config)
     checkpoints = open_run(config, workdir)
@@ -439,7 +444,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         reports.write_json(workdir / "config.json", config.to_dict())
 
     batches = data.Batches(
-        parts.dataset,
+        dataset,
         options.batch_size,
         config.seed,
         num_steps=options.n_jitted_steps,

@@ -3,9 +3,8 @@
     python benchmarks/sampling.py [--config=configs/quickstart.py] [--batch=32] [--steps=50]
 
 Prints the wall time of the predictor-corrector sampler, the ODE and solvers with few steps over
-(evaluations x one jitted network call), the cost of drift and divergence from one
-Jacobian-vector product against two separate evaluations, and error against evaluations on a
-mixture of Gaussians whose score is known.
+(evaluations x one jitted network call), and the cost of drift and divergence from one
+Jacobian-vector product against two separate evaluations. Errors: see `benchmarks/solvers.py`.
 """
 
 from __future__ import annotations
@@ -31,7 +30,6 @@ import ode
 import sampling
 import sde_lib
 import solvers
-from tests import gaussians
 
 
 def fastest(call: Callable[[], Any], repeats: int) -> float:
@@ -103,36 +101,6 @@ def time_divergence(score_fn: Any, sde: Any, shape: tuple, batch: int) -> None:
     print(f"ratio {together / separate:.2f}")
 
 
-def error_against_evaluations() -> None:
-    """Largest deviation from the exact flow of 64 points of a mixture, for each solver."""
-    sde = sde_lib.VPSDE()
-    mixture = gaussians.two_modes((2,))
-    score_fn = mixture.score_fn(sde)
-    noise = sampling.recorded_noise(jax.random.normal(jax.random.key(0), (1, 64, 2)))
-    exact = jax.jit(
-        lambda: sampling.ode_sampler(sde, score_fn, noise, rtol=1e-6, atol=1e-6, method="Dopri8")
-    )().x
-    methods: dict[str, tuple[Any, int]] = {
-        "ddim": (solvers.ddim, 1),
-        "dpm_2": (functools.partial(solvers.dpm_solver, order=2), 2),
-        "dpm_3": (functools.partial(solvers.dpm_solver, order=3), 3),
-        "dpmpp_2m": (functools.partial(solvers.dpm_solver_pp, order=2), 1),
-        "dpmpp_3m": (functools.partial(solvers.dpm_solver_pp, order=3), 1),
-        "unipc_2": (functools.partial(solvers.unipc, order=2), 1),
-        "unipc_3": (functools.partial(solvers.unipc, order=3), 1),
-        "edm": (solvers.edm, 2),
-    }
-    budgets = (6, 12, 18, 30, 60)
-    print(f"{'error at NFE':12}" + "".join(f"{n:>10}" for n in budgets))
-    for name, (solver, stages) in methods.items():
-        row = []
-        for budget in budgets:
-            times = solvers.time_grid(sde, "log_snr", budget // stages)
-            run = functools.partial(solver, sde, score_fn, noise, times, denoise=False)
-            row.append(float(jnp.abs(jax.jit(run)().x - exact).max()))
-        print(f"{name:12}" + "".join(f"{e:10.1e}" for e in row))
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.py"))
@@ -153,7 +121,6 @@ def main() -> None:
     score_fn = models.score_fn(sde, network, continuous=True)
     time_samplers(score_fn, sde, shape, args.batch, args.steps)
     time_divergence(score_fn, sde, shape, args.batch)
-    error_against_evaluations()
 
 
 if __name__ == "__main__":

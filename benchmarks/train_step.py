@@ -36,7 +36,7 @@ def run(argv: list[str]) -> None:
     """Compiles the pmapped step for each number of steps per call, and times them in turns."""
     del argv
     config = CONFIG.value
-    parts = train.build(config, "train")
+    parts, dataset = train.build(config), data.from_config(config, "train")
     optimizer = train.optimizer_from_config(config)
     step = train.step_from_config(config, parts, optimizer)
     local = jax.local_device_count()
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
     host_state = jax.jit(fresh)()
     compiled, images, states, memory, seconds = {}, {}, {}, {}, {}
     for n in COUNTS:
-        batches = data.Batches(parts.dataset, config.training.batch_size, 0, num_steps=n)
+        batches = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
         drawn = next(batches)["image"]
         batches.close()
         shape = (n, local, config.training.batch_size // local, *parts.image_shape)

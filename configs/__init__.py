@@ -31,11 +31,16 @@ RULES: dict[str, Rule] = {
             "training.n_jitted_steps",
             "sampling.num_samples",
             "eval.num_samples",
+            "eval.bpd_num_repeats",
+            "eval.bpd_bound_draws",
             "data.image_size",
             "data.num_channels",
             "model.nf",
             "model.num_res_blocks",
             "model.fourier_scale",
+            "classifier.widen_factor",
+            "classifier.blocks_per_group",
+            "classifier.fourier_scale",
             "optim.lr",
             "optim.eps",
         ],
@@ -59,7 +64,10 @@ RULES: dict[str, Rule] = {
         ],
         NOT_NEGATIVE,
     ),
-    **dict.fromkeys(["model.dropout", "model.ema_rate", "optim.beta1"], FRACTION),
+    **dict.fromkeys(
+        ["model.dropout", "model.ema_rate", "classifier.dropout", "optim.beta1"], FRACTION
+    ),
+    "classifier.num_classes": (lambda v: v >= 2, "2 or more"),
     "model.ch_mult": NOT_EMPTY_SIZES,
     "model.attn_resolutions": SIZES,
     "eval.bpd_dataset": (lambda v: v in ("train", "test"), "one of train, test"),
@@ -95,6 +103,15 @@ def check(config: ConfigDict) -> None:
             f"config.eval.end_ckpt is {config.eval.end_ckpt}; "
             f"it must be eval.begin_ckpt ({config.eval.begin_ckpt}) or more"
         )
+
+
+def complete(stored: dict[str, Any]) -> dict[str, Any]:
+    """The config of an earlier run, nested, with the defaults of fields that are newer than it."""
+    whole = schema.base().to_dict()
+    for section, fields in stored.items():
+        known = whole.get(section)
+        whole[section] = {**known, **fields} if isinstance(known, dict) else fields
+    return whole
 
 
 def _instead(name: str, given: dict[str, Any]) -> str:

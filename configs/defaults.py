@@ -65,6 +65,7 @@ def ve(config: ConfigDict, continuous: bool) -> None:
     config.sampling.corrector = "langevin"
     config.model.scale_by_sigma = True
     config.model.ema_rate = 0.999
+    config.classifier.embedding_type = "fourier"
 
 
 def vp(config: ConfigDict, continuous: bool) -> None:
@@ -80,6 +81,26 @@ def subvp(config: ConfigDict) -> None:
     """Sub-VP: as continuous VP."""
     vp(config, continuous=True)
     config.training.sde = "subvpsde"
+
+
+def cosine_vp(config: ConfigDict, continuous: bool) -> None:
+    """VP with the cosine schedule (Nichol and Dhariwal 2021, arXiv:2102.09672)."""
+    vp(config, continuous)
+    config.training.sde = "cosine_vpsde"
+
+
+def edm(config: ConfigDict) -> None:
+    """sigma = t from 0.002 to 80, for pixels in [-1, 1] (Karras et al. 2022, arXiv:2206.00364).
+
+    The network is that of VE, hence trained and sampled in its way, but for their sampler.
+    """
+    ve(config, continuous=True)
+    config.training.sde = "edm"
+    config.data.centered = True
+    config.sampling.method = "edm"
+    config.sampling.num_steps = 18
+    config.model.sigma_min = 0.002
+    config.model.sigma_max = 80.0
 
 
 def ddpm(config: ConfigDict) -> None:
@@ -173,5 +194,6 @@ def _refinenet(config: ConfigDict) -> None:
     config.model.ema_rate = 0.999
     config.model.normalization = "InstanceNorm++"
     config.model.nonlinearity = "elu"
+    config.classifier.embedding_type = "fourier"
     config.optim.warmup = 0
     config.optim.grad_clip = -1.0

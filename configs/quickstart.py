@@ -39,6 +39,9 @@ def get_config() -> ConfigDict:
     model.ema_rate = 0.999
     model.ema_warmup = True
 
+    config.classifier.widen_factor = 1
+    config.classifier.blocks_per_group = 1
+
     config.optim.lr = 2e-3
     config.optim.warmup = 50
 

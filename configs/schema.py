@@ -19,6 +19,7 @@ def base() -> ConfigDict:
             "eval": _eval(),
             "data": _data(),
             "model": _model(),
+            "classifier": _classifier(),
             "optim": _optim(),
         }
     )
@@ -54,9 +55,16 @@ def _sampling() -> dict:
         "corrector_norm": "image",  # "batch": averaged norms, as the original
         "num_steps": 0,  # 0: model.num_scales
         "eps": 0.0,  # last time; 0: the SDE's own
-        "solver": "Dopri5",  # this and the next two: method "ode"
+        "time_grid": "",  # few steps: "uniform", "quadratic", "log_snr", "karras"; "": the method's
+        "solver": "Dopri5",  # this and the next two: methods "ode" and "sde"
         "rtol": 1e-5,
         "atol": 1e-5,
+        "eta": 0.0,  # "ddim": 0 deterministic, 1 ancestral
+        "churn": 0.0,  # this and the next three: "edm"; between the noise levels min and max
+        "churn_min": 0.0,
+        "churn_max": 1e9,
+        "churn_noise": 1.0,
+        "step_size": 2e-5,  # "annealed_langevin"
         "num_frames": 0,  # of the trajectory, kept for pictures
         "seed": 0,  # of the drawn images; `config.seed` is that of training
         "num_samples": 64,  # images of --mode=sample
@@ -74,7 +82,7 @@ def _eval() -> dict:
         "enable_sampling": False,
         "enable_bpd": False,
         "checkpoint": "latest",  # or "best", or the number of a step
-        "seed": 0,  # of dequantisation and probes
+        "seed": 0,  # of dequantisation, probes and the bound's draws
         "bpd_dataset": "test",
         "bpd_num_images": 0,  # 0: the whole split
         "bpd_rtol": 1e-5,
@@ -82,6 +90,9 @@ def _eval() -> dict:
         "bpd_solver": "Dopri5",
         "bpd_num_probes": 1,
         "bpd_probe": "rademacher",
+        "bpd_num_repeats": 1,  # draws of dequantisation and probes; the published numbers had 5
+        "bpd_bound": False,  # also the variational bound of score flow
+        "bpd_bound_draws": 64,  # of time and noise, for each image
     }
 
 
@@ -134,8 +145,22 @@ def _model() -> dict:
         "init_scale": 0.0,
         "conv_size": 3,
         "interpolation": "bilinear",  # NCSN, NCSNv2
+        "pytorch": False,  # NCSN, NCSNv2: as the authors' PyTorch version computes them
         "dtype": "float32",  # of the network's arithmetic; parameters stay float32
         "remat": False,
+    }
+
+
+def _classifier() -> dict:
+    return {  # of noisy images, for guidance; the score network knows nothing of it
+        "num_classes": 10,
+        "widen_factor": 10,  # width, in units of 16 channels
+        "blocks_per_group": 4,  # 10 and 4: WRN-28-10
+        "dropout": 0.0,
+        "nonlinearity": "swish",
+        "embedding_type": "positional",  # of times; VE: "fourier", of noise levels
+        "fourier_scale": 16.0,
+        "dtype": "float32",
     }
 
 

@@ -1,7 +1,7 @@
 """Pixels in: data sets, batches in a deterministic order, and what the device does to them."""
 
 from data.batches import Batches, eval_batches
-from data.datasets import DATASETS, Dataset, default_folder, from_config, load
+from data.datasets import DATASETS, Dataset, default_folder, from_config, grey_levels, load
 
 __all__ = [
     "DATASETS",
@@ -10,5 +10,6 @@ __all__ = [
     "default_folder",
     "eval_batches",
     "from_config",
+    "grey_levels",
     "load",
 ]

@@ -168,6 +168,11 @@ def from_config(config: Any, split: str) -> Dataset:
     )
 
 
+def grey_levels(name: str) -> int:
+    """Grey levels of the data set `name`; 256 where it is not among those that can be opened."""
+    return DATASETS.get(name.lower(), ImageBuilder).LEVELS
+
+
 def default_folder() -> pathlib.Path:
     """Where prepared data and trained classifiers are kept unless the user names a folder."""
     named = os.environ.get("SCORE_SDE_DATA")

@@ -2,11 +2,13 @@
 
 The official JAX code names parameters as `models` does. The PyTorch port keeps the layers of a
 U-Net in one flat list, `all_modules.0`, `all_modules.1`, ..., in the order in which they are
-called; so its names follow from a record of the calls of our own network.
+called; so its names follow from a record of the calls of our own network. The layers of a NCSN or
+NCSNv2 have names there, in an order that is neither ours nor that of their calls.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -16,14 +18,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models import DDPM, NCSNpp
+from models import DDPM, NCSNpp, NCSNv2
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
 Params = dict[str, Any]
 
 LEAVES = ("W", "kernel", "weight", "scale", "bias", "b")  # as PyTorch registers those of a layer
-RENAMED = {"kernel": "weight", "scale": "weight"}
+RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 
 
 class Entry(NamedTuple):
@@ -84,6 +86,8 @@ def correspondence(module: nn.Module, image_shape: Shape) -> list[Entry]:
     Raises:
       ValueError: the network has no counterpart in the official PyTorch code.
     """
+    if isinstance(module, NCSNv2):
+        return _refinenet_entries(module, image_shape)
     if not isinstance(module, DDPM | NCSNpp):
         raise ValueError(f"no PyTorch names are known for {type(module).__name__}")
     if module.num_labels:
@@ -102,6 +106,89 @@ def correspondence(module: nn.Module, image_shape: Shape) -> list[Entry]:
                     entries.append(Entry(f"{unused}.weight", shape, None, (), True))
                     entries.append(Entry(f"{unused}.bias", shape[:1], None, (), True))
     return entries
+
+
+# The stages of a NCSN by the number of its residual blocks and refinements.
+STAGES = {
+    "64": ("1", "2", "3", "4"),
+    "128": ("1", "2", "3", "4", "5"),
+    "256": ("1", "2", "3", "31", "4", "5"),
+}
+
+# PyTorch's names of the layers inside a block, in the order in which it registers them; `{i}` is
+# our number of the layer (of its class, in the order of calls).
+LAYERS: dict[str, dict[str, str]] = {
+    "ResidualBlock": {
+        "Conv_0": "conv1",
+        "InstanceNorm2dPlus_1": "normalize2",
+        "Conv_1": "conv2",
+        "ConvMeanPool_0": "conv2",
+        "Conv_2": "shortcut",
+        "ConvMeanPool_1": "shortcut",
+        "InstanceNorm2dPlus_0": "normalize1",
+    },
+    "ConvMeanPool": {"Conv_0": "conv"},
+    "RCUBlock": {
+        f"{layer}_{2 * block + stage}": f"{block + 1}_{stage + 1}_{kind}"
+        for block in range(3)
+        for stage in range(2)
+        for layer, kind in (("InstanceNorm2dPlus", "norm"), ("Conv", "conv"))
+    },
+    "MSFBlock": {
+        f"{layer}_{i}": f"{kind}.{i}"
+        for layer, kind in (("Conv", "convs"), ("InstanceNorm2dPlus", "norms"))
+        for i in range(2)
+    },
+    "InstanceNorm2dPlus": {"Embed_0": "embed"},
+}
+LAYERS["CRPBlock"] = LAYERS["MSFBlock"]
+NORM_LEAVES = ("alpha", "gamma", "beta")
+
+
+def _refinenet_entries(module: NCSNv2, image_shape: Shape) -> list[Entry]:
+    """The tensors of the PyTorch network of the same kind, in its order.
+
+    Raises:
+      ValueError: the network is not the PyTorch version, which computes something else.
+    """
+    if not module.pytorch:
+        raise ValueError(
+            "the PyTorch versions of NCSN and NCSNv2 are other networks than the JAX ones; "
+            "set model.pytorch=True for their weights"
+        )
+    layers = _refinenet_layers(module)
+    order = {name: rank for table in layers.values() for rank, name in enumerate(table.values())}
+    found = []
+    for path, shape in parameter_shapes(module, image_shape).items():
+        plain = [re.sub("^Cond(itional)?", "", name) for name in path[:-1]]
+        parents = ["", *(layer.rpartition("_")[0] for layer in plain)]
+        if plain[0].startswith("RefineBlock"):
+            parents[1] = "First" * (plain[0] == "RefineBlock_0") + "RefineBlock"
+        names = [layers[parent][layer] for parent, layer in zip(parents, plain, strict=False)]
+        leaf = path[-1]
+        leaves = (*NORM_LEAVES, "embedding", "kernel", "bias")
+        rank = [order[name] for name in names] + [leaves.index(leaf)]
+        if leaf in NORM_LEAVES:
+            torch_shape = shape[3:]
+        else:
+            torch_shape = tuple(shape[axis] for axis in _torch_axes(leaf, len(shape)))
+        name = ".".join([*names, RENAMED.get(leaf, leaf)])
+        found.append((rank, Entry(name, torch_shape, path, shape, trainable=True)))
+    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+
+
+def _refinenet_layers(module: NCSNv2) -> dict[str, dict[str, str]]:
+    """`LAYERS`, with those that the number of stages decides; "" are those outside all blocks."""
+    stages = STAGES[module.architecture]
+    top = {"Conv_0": "begin_conv", "InstanceNorm2dPlus_0": "normalizer", "Conv_1": "end_conv"}
+    for k, stage in enumerate(stages):
+        top |= {f"ResidualBlock_{2 * k + i}": f"res{stage}.{i}" for i in range(2)}
+    top |= {f"RefineBlock_{k}": f"refine{stage}" for k, stage in enumerate(stages)}
+    rest = {"MSFBlock_0": "msf", "CRPBlock_0": "crp"}
+    first = {"RCUBlock_0": "adapt_convs.0", "RCUBlock_1": "output_convs"}
+    later = {"RCUBlock_0": "adapt_convs.0", "RCUBlock_1": "adapt_convs.1"}
+    later |= {"RCUBlock_2": "output_convs"}
+    return LAYERS | {"": top, "FirstRefineBlock": first | rest, "RefineBlock": later | rest}
 
 
 def _slots(calls: Sequence[Call]) -> Iterator[str]:
@@ -153,9 +240,10 @@ def params_from_torch(
     flat = {}
     for entry in entries:
         if entry.path is not None:
-            axes = np.argsort(_torch_axes(entry.path[-1], len(entry.shape)))
             array = np.asarray(given[entry.torch_name], np.float32)
-            flat[entry.path] = np.ascontiguousarray(array.transpose(axes))
+            if len(array.shape) == len(entry.shape):
+                array = array.transpose(np.argsort(_torch_axes(entry.path[-1], array.ndim)))
+            flat[entry.path] = np.ascontiguousarray(array.reshape(entry.shape))
     return flax.traverse_util.unflatten_dict(flat)
 
 
@@ -173,8 +261,10 @@ def params_to_torch(module: nn.Module, params: Params, image_shape: Shape) -> di
         if entry.path is None:
             state_dict[entry.torch_name] = np.zeros(entry.torch_shape, np.float32)
         else:
-            axes = _torch_axes(entry.path[-1], len(entry.shape))
-            state_dict[entry.torch_name] = np.ascontiguousarray(flat[entry.path].transpose(axes))
+            array = flat[entry.path]
+            if len(entry.torch_shape) == len(entry.shape):
+                array = array.transpose(_torch_axes(entry.path[-1], array.ndim))
+            state_dict[entry.torch_name] = np.ascontiguousarray(array.reshape(entry.torch_shape))
     return state_dict
 
 

@@ -70,10 +70,11 @@ class PytorchFile:
         bare = bool(content) and all(isinstance(x, np.ndarray) for x in content.values())
         state = {"model": content} if bare else content
         model = state.get("model")
-        if not isinstance(model, dict) or not any("all_modules." in str(name) for name in model):
+        marks = ("all_modules.", "begin_conv.")  # of a U-Net, of NCSN and NCSNv2
+        if not isinstance(model, dict) or not any(m in str(name) for name in model for m in marks):
             raise ValueError(
                 f"{path} is no official checkpoint: it has no state_dict 'model' with all_modules "
-                "(of a diffusers model, name the folder)"
+                "or begin_conv (of a diffusers model, name the folder)"
             )
         strange = [name for name, x in model.items() if not isinstance(x, np.ndarray)]
         if strange:

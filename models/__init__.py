@@ -17,10 +17,11 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from models.classifier import NoisyClassifier
 from models.ddpm import DDPM
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
-from models.score import continuous_labels, discrete_labels, score_fn
+from models.score import class_log_prob, continuous_labels, discrete_labels, score_fn
 
 __all__ = [
     "DDPM",
@@ -28,6 +29,9 @@ __all__ = [
     "NCSN",
     "NCSNpp",
     "NCSNv2",
+    "NoisyClassifier",
+    "class_log_prob",
+    "classifier_from_config",
     "continuous_labels",
     "discrete_labels",
     "from_config",
@@ -82,9 +86,10 @@ def _ncsnpp(config: Any) -> NCSNpp:
 
 def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     model = config.model
-    for key in ("dtype", "remat", "num_labels"):
-        if model.get(key) not in (None, False, 0, "float32"):
-            raise ValueError(f"model.{key} is {model[key]!r}, but {model.name} has no such option")
+    if model.get("num_labels"):
+        raise ValueError(
+            f"model.num_labels is {model.num_labels}; {model.name} cannot be told classes"
+        )
     fields = {
         "nf": model.nf,
         "architecture": architecture,
@@ -95,17 +100,20 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
         "sigma_max": model.sigma_max,
         "num_scales": model.num_scales,
         "centered": config.data.centered,
+        "dtype": _dtype(model.get("dtype", "float32")),
+        "remat": model.get("remat", False),
+        "pytorch": model.get("pytorch", False),
     }
     if conditional:
         return NCSN(**fields, num_classes=model.get("num_classes") or model.num_scales)
     return NCSNv2(**fields)
 
 
-def _dtype(name: str | None) -> Any:
+def _dtype(name: str | None, field: str = "model.dtype") -> Any:
     """The type to compute in: None for float32, which needs no casts."""
     types = {None: None, "float32": None, "bfloat16": jnp.bfloat16}
     if name not in types:
-        raise ValueError(f"model.dtype is {name!r}; valid values: float32, bfloat16")
+        raise ValueError(f"{field} is {name!r}; valid values: float32, bfloat16")
     return types[name]
 
 
@@ -129,6 +137,25 @@ def from_config(config: Any) -> nn.Module:
     if name not in MODELS:
         raise ValueError(f"model.name is {name!r}; valid values: {', '.join(sorted(MODELS))}")
     return MODELS[name](config)
+
+
+def classifier_from_config(config: Any) -> NoisyClassifier:
+    """The classifier of noisy images that `config.classifier` describes.
+
+    Raises:
+      ValueError: an unknown choice, or fewer than two classes.
+    """
+    classifier = config.classifier
+    return NoisyClassifier(
+        num_classes=classifier.num_classes,
+        widen_factor=classifier.widen_factor,
+        blocks_per_group=classifier.blocks_per_group,
+        dropout=classifier.dropout,
+        nonlinearity=classifier.nonlinearity.lower(),
+        embedding_type=classifier.embedding_type.lower(),
+        fourier_scale=classifier.fourier_scale,
+        dtype=_dtype(classifier.dtype, "classifier.dtype"),
+    )
 
 
 def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:

@@ -31,6 +31,8 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from models.materialise import materialise, materialise_cotangent, spread
+
 Ints = tuple[int, ...]
 Padding = str | Sequence[tuple[int, int]]
 Initializer = Callable[..., jax.Array]
@@ -199,7 +201,7 @@ def conv(
         return _conv(x, kernel, geometry, groups)
     if window == (1, 1) and not np.any(padding):
         return x[:, ::stride, ::stride] @ kernel[0, 0]
-    return conv_p.bind(x, kernel, geometry=geometry)
+    return conv_p.bind(materialise(x), kernel, geometry=geometry)
 
 
 def default_init(scale: float = 1.0) -> Initializer:
@@ -237,4 +239,6 @@ class Conv(nn.Module):
         bias = self.param("bias", self.bias_init, (self.features,)) if self.use_bias else None
         x, kernel, bias = nn.dtypes.promote_dtype(x, kernel, bias, dtype=self.dtype)
         y = conv(x, kernel, self.stride, dilation=self.dilation)
-        return y if bias is None else y + bias
+        if bias is not None:
+            y += spread(bias[None], y.size // y.shape[-1]).reshape(y.shape)
+        return materialise_cotangent(y)

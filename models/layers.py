@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from models.conv import Conv, default_init
+from models.materialise import materialise, spread, sum_pixels
 from models.resample import (
     Conv2d,
     downsample_2d,
@@ -63,14 +64,20 @@ class GroupNorm(nn.Module):
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
-        def group_mean(y: jax.Array) -> jax.Array:
-            means = y.mean((1, 2)).reshape(-1, groups, channels // groups).mean(2)
-            return jnp.repeat(means, channels // groups, axis=1)[:, None, None]
+        shape = x.shape
+        pixels = shape[1] * shape[2]
 
-        x = x.astype(jnp.float32)
-        centred = x - group_mean(x)
+        def group_mean(y: jax.Array) -> jax.Array:
+            sums = sum_pixels(y).reshape(-1, groups, channels // groups).sum(2)
+            means = sums * (groups / (pixels * channels))
+            return jnp.repeat(means, channels // groups, axis=1)
+
+        x = x.astype(jnp.float32).reshape(shape[0], pixels, channels)
+        centred = x - spread(group_mean(x), pixels)
         gain = scale * jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
-        return (centred * gain + bias).astype(self.dtype or jnp.float32)
+        shift = jnp.broadcast_to(bias, gain.shape)
+        y = centred * spread(gain, pixels) + spread(shift, pixels)
+        return y.reshape(shape).astype(self.dtype or jnp.float32)
 
 
 class NIN(nn.Module):
@@ -108,7 +115,7 @@ def check_resolution(x: jax.Array, levels: int) -> None:
 
 def residual(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
     """x + h, divided by sqrt(2) where `rescale` asks to preserve the variance."""
-    return (x + h) / math.sqrt(2.0) if rescale else x + h
+    return materialise((x + h) / math.sqrt(2.0) if rescale else x + h)
 
 
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
@@ -132,7 +139,7 @@ def per_block_keys(keys: jax.Array | None) -> Iterator[jax.Array | None]:
         yield None if keys is None else jax.vmap(jax.random.fold_in, (0, None))(keys, i)
 
 
-def apply_block(block: nn.Module, remat: bool, *inputs: jax.Array | None) -> jax.Array:
+def apply_block(block: nn.Module, remat: bool, *inputs: Any) -> jax.Array:
     """`block(*inputs)`; with `remat`, the backward pass recomputes what is inside the block."""
     run = type(block).__call__
     return (nn.remat(run) if remat else run)(block, *inputs)

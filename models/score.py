@@ -7,14 +7,17 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sde_lib import SDE, VESDE, VPSDE, ScoreFn, batch_mul
+from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], labels [B]) -> [B, ...]
 
 
 def continuous_labels(sde: SDE, t: jax.Array) -> jax.Array:
-    """What a network trained at all times is told of `t [B]`: sigma(t) for VE, else 999 t / T."""
-    return sde.sigma(t) if isinstance(sde, VESDE) else t / sde.T * 999
+    """What a network trained at all times is told of `t [B]`.
+
+    sigma(t) where the variance explodes (VE, EDM), else 999 t / T.
+    """
+    return sde.sigma(t) if sde.variance_exploding else t / sde.T * 999
 
 
 def discrete_labels(sde: SDE, t: jax.Array) -> jax.Array:
@@ -26,13 +29,22 @@ def discrete_labels(sde: SDE, t: jax.Array) -> jax.Array:
     return jnp.round(elapsed / sde.T * (sde.N - 1)).astype(jnp.int32)
 
 
+def class_log_prob(sde: SDE, classifier: Network) -> Callable[[jax.Array, jax.Array], jax.Array]:
+    """log p_t(y | x) of all K classes, (x [B, ...], t [B]) -> [B, K].
+
+    `classifier(x, labels)` gives logits [B, K]; it is told `continuous_labels` of t, whatever the
+    score network that it is to guide was trained on.
+    """
+    return lambda x, t: jax.nn.log_softmax(classifier(x, continuous_labels(sde, t)))
+
+
 def score_fn(
     sde: SDE, network: Network, continuous: bool, official_labels: bool = False
 ) -> ScoreFn:
     """The score grad_x log p_t(x) that `network` stands for, (x [B, ...], t [B]) -> [B, ...].
 
-    A VE network is the score itself. Any other network predicts the noise z in
-    x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021, appendix C, eq. 33).
+    A network of an SDE whose variance explodes is the score itself. Any other predicts the noise z
+    in x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021, appendix C, eq. 33).
 
     Args:
       continuous: the network was trained at all times, not at the N levels of SMLD or DDPM.
@@ -40,12 +52,13 @@ def score_fn(
       official_labels: for discrete VP, label with t (N - 1) unrounded and cut the index of std to
         an integer, as the original code does, instead of rounding both to the nearest index.
     """
-    if isinstance(sde, VESDE):
-        ve_labels = continuous_labels if continuous else discrete_labels
-        return lambda x, t: network(x, ve_labels(sde, t))
+    if sde.variance_exploding:
+        discrete = isinstance(sde, VESDE) and not continuous
+        labels_of = discrete_labels if discrete else continuous_labels
+        return lambda x, t: network(x, labels_of(sde, t))
 
     def predicts_noise(x: jax.Array, t: jax.Array) -> jax.Array:
-        if continuous or not isinstance(sde, VPSDE):
+        if continuous or not isinstance(sde, VariancePreservingSDE):
             labels, std = continuous_labels(sde, t), sde.sigma(t)
         elif official_labels:
             labels, std = t * (sde.N - 1), sde.sqrt_1m_alphas_cumprod[sde.timestep(t)]

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 
 SDES: dict[str, SDE] = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
+EVERY_SDE: dict[str, SDE] = {**SDES, "cosine": CosineVPSDE(), "edm": EDMSDE()}
 SHAPE = (2, 2, 1)  # of an image in tests that need no other
 
 

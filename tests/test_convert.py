@@ -56,7 +56,7 @@ OFFICIAL = official_files()
 def restored(config: ConfigDict, workdir: pathlib.Path, which: str) -> Any:
     """The weights of the only checkpoint, by the way that sampling and evaluation read them."""
     stored = train.open_run(config, workdir).restore()
-    shape = convert.image_shape(config)
+    shape = train.image_shape(config)
     init = functools.partial(models.init, models.from_config(config), image_shape=shape)
     return unflatten(jax.eval_shape(init, jax.random.key(0)), stored.state, prefix=which)
 
@@ -124,7 +124,7 @@ def test_diffusers_folders_give_their_outputs(folder: pathlib.Path, tmp_path: pa
 
 def tiny_checkpoint(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """An official PyTorch state of the config's network, with random numbers everywhere."""
-    module, shape = models.from_config(config), convert.image_shape(config)
+    module, shape = models.from_config(config), train.image_shape(config)
     rng = np.random.default_rng(seed)
     entries = official.correspondence(module, shape)
     sigmas = np.geomspace(config.model.sigma_max, config.model.sigma_min, config.model.num_scales)
@@ -190,7 +190,7 @@ def test_training_goes_on_where_the_file_stopped(
     assert tiny.run(capsys, *argv) == (0, [])
 
     config = tiny.config(training__n_iters=9)
-    module, shape = models.from_config(config), convert.image_shape(config)
+    module, shape = models.from_config(config), train.image_shape(config)
     state = train.state_from_host(
         train.open_run(config, workdir).restore(template_of(config)).state
     )
@@ -231,7 +231,7 @@ def template_of(config: ConfigDict) -> dict[str, Any]:
         models.from_config(config),
         train.optimizer_from_config(config),
         config.seed,
-        convert.image_shape(config),
+        train.image_shape(config),
     )
     template = jax.eval_shape(fresh)
     return vars(template.replace(key=jax.eval_shape(jax.random.key_data, template.key)))
@@ -360,7 +360,7 @@ def test_official_jax_files_are_refused_too(
 ) -> None:
     """A tree in which one parameter was renamed, everywhere alike; and a truncated file."""
     config = tiny.config()
-    module, shape = models.from_config(config), convert.image_shape(config)
+    module, shape = models.from_config(config), train.image_shape(config)
     params = official.params_from_torch(module, content["model"], shape)
 
     def state(tree: dict[str, Any]) -> bytes:
@@ -435,7 +435,7 @@ def test_the_config_is_found_by_names_and_shapes(
     assert tiny.run(capsys, *argv) == (0, [])
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored == json.loads(json.dumps(tiny.config().to_dict()))
-    assert not (tmp_path / "run" / "config.py").exists()
+    assert convert.load_config(tmp_path / "run" / "config.py").to_dict() == tiny.config().to_dict()
     config_file(folder, "twin.py", training__sde="subvpsde")
     code, lines = tiny.run(capsys, *argv[:3], f"--workdir={tmp_path / 'other'}")
     assert code == 1
@@ -474,7 +474,7 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
     """What an export says of them leads back to their own configs and to their own networks."""
     config = convert.load_config(convert.CONFIGS / "ve" / f"{name}_ncsnpp_continuous.py")
-    description = diffusers.description(models.from_config(config), convert.image_shape(config))
+    description = diffusers.description(models.from_config(config), train.image_shape(config))
     values = diffusers.architecture(description)
     assert convert.differences(config, values) == []
     config.model.num_res_blocks += 1

@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
+import data
 import evaluate
 import generate
+import models
 import parallel
+import sampling
 import train
 from tests import tiny
+from tests.test_configs import OFFICIAL, load
 from tests.test_train import use_devices
 
 
@@ -28,13 +34,13 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
 
 def draw(trained: pathlib.Path, indices: np.ndarray, batch_size: int, **changes) -> np.ndarray:
     config = tiny.config(sampling__batch_size=batch_size, **changes)
-    parts = train.build(config, "test")
+    parts = train.build(config)
     restored = generate.restore(config, parts, trained)
     batches = generate.Generator(config, parts)(restored.params, indices, description="")
     return np.concatenate([drawn["image"] for _, drawn in batches])
 
 
-@pytest.mark.parametrize("method", ["pc", "ode"])
+@pytest.mark.parametrize("method", ["pc", pytest.param("ode", marks=pytest.mark.slow)])
 def test_an_image_depends_on_its_index_alone(
     method: str, trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -85,6 +91,7 @@ def test_sampling_goes_on_where_it_stopped(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
+    monkeypatch.setattr(data, "from_config", None)  # no data set is opened
     generate.sample(tiny.config(sampling__num_samples=4), trained)
     folder = trained / "samples"
     first = np.load(folder / "shard_000000.npz")["image"]
@@ -99,26 +106,83 @@ def test_sampling_goes_on_where_it_stopped(
         generate.sample(tiny.config(sampling__seed=1), trained)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_official_config_draws_images_without_its_data_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By abstract evaluation: CelebA, LSUN and the others need not be here."""
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(data, "from_config", None)
+    config = load(name)
+    parts = train.build(config)
+    init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
+    batch = (1, config.sampling.batch_size)
+    drawn = jax.eval_shape(
+        generate.Generator(config, parts).draw.compiled,
+        jax.eval_shape(jax.vmap(lambda _: init(jax.random.key(0))), jnp.zeros(1)),
+        jax.ShapeDtypeStruct(batch, jnp.int32),
+        None,
+    )
+    side = config.data.image_size
+    assert drawn["image"].shape == (*batch, side, side, 3)
+    assert drawn["image"].dtype == jnp.uint8
+
+
 def test_failed_samples_are_refused_by_number(
     trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
     config = tiny.config()
-    parts = train.build(config, "test")
+    parts = train.build(config)
     restored = generate.restore(config, parts, trained)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, restored.params)
     with pytest.raises(ValueError, match=r"4 samples \(numbers 0, 1, 2, 3\) are not finite"):
         list(generate.Generator(config, parts)(broken, np.arange(6), description=""))
 
 
+def test_a_solver_that_gave_up_says_where_and_after_what(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    hasty = functools.partial(sampling.ode_sampler, max_steps=3)
+    monkeypatch.setattr(sampling, "ode_sampler", hasty)
+    config = tiny.config(sampling__method="ode", sampling__rtol=1e-3, sampling__num_frames=0)
+    parts = train.build(config)
+    restored = generate.restore(config, parts, trained)
+    words = (
+        r"4 samples \(numbers 5, 6, 7, 8\) were not solved: Dopri5 gave up after \d+ evaluations, "
+        r".*; loosen sampling.rtol=0.001 and sampling.atol=1e-05$"
+    )
+    with pytest.raises(ValueError, match=words):
+        list(generate.Generator(config, parts)(restored.params, np.arange(5, 9), description=""))
+
+
+def test_discrete_labels_and_continuous_times_do_not_mix(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    config = tiny.config(training__continuous=False, sampling__method="ode")
+    parts = train.build(config)
+    with pytest.raises(ValueError, match=r"'ode' .*training.continuous is False\).* served by"):
+        generate.Generator(config, parts)
+    with pytest.raises(ValueError, match=r"training.continuous: True \(stored\) != False"):
+        generate.restore(config, parts, trained)
+    with pytest.raises(ValueError, match=r"eval.enable_bpd is True, .*discrete labels"):
+        evaluate.evaluate(config, trained, "eval")
+
+
 def test_evaluation_writes_every_number_with_its_origin(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
-    results = evaluate.evaluate(tiny.config(), trained, "eval")
+    config = tiny.config(
+        eval__bpd_num_repeats=2, eval__bpd_bound=True, eval__bpd_bound_draws=2, eval__batch_size=4
+    )
+    results = evaluate.evaluate(config, trained, "eval")
     wanted = {
         "frechet_distance", "frechet_distance_real", "bits_per_dim", "bits_per_dim_stderr", "nfe",
-        "num_samples", "step", "seed", "features",
+        "num_samples", "step", "seed", "features", "bits_per_dim_bound",
     }  # fmt: skip
     assert wanted <= results.keys()
     assert (results["step"], results["num_samples"], results["nfe"]) == (6, 8, 25)
@@ -126,5 +190,12 @@ def test_evaluation_writes_every_number_with_its_origin(
     assert sum(results["class_shares"]) == pytest.approx(1.0, abs=1e-3)
     printed = capsys.readouterr().out
     assert f"{results['bits_per_dim']:.3f}" in printed
+    assert f"{results['bits_per_dim_bound']:.3f}" in printed
+    with np.load(trained / "eval" / "bits_per_dim.npz") as per_image:
+        for value, mean in (("bits", "bits_per_dim"), ("bound", "bits_per_dim_bound")):
+            assert per_image[value].shape == (4,)
+            assert per_image[value].mean() == pytest.approx(results[mean], rel=1e-6)
+            error = per_image[value].std(ddof=1) / 2
+            assert error == pytest.approx(results[f"{mean}_stderr"], rel=1e-6)
     for name in ("results.json", "samples.png", "reverse_process.gif"):
         assert (trained / "eval" / name).stat().st_size > 0

@@ -15,7 +15,7 @@ import pytest
 
 import likelihood
 import ode
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+from sde_lib import SDE, SDES, VESDE, VPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 
 MEAN, STD, EPS = 0.3, 0.5, 1e-5
@@ -61,6 +61,39 @@ def test_one_rademacher_probe_is_exact_for_an_isotropic_score(kind: str) -> None
     data = gaussians.gaussian(MEAN, STD, SHAPE).log_prob(sde, x, jnp.full(4, EPS))
     own = likelihood.bits_per_dim(data, SHAPE, 256, 2.0)
     np.testing.assert_allclose(bits, own, atol=0.02)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape", "parts"),
+    [
+        pytest.param("ve", (2,), 1, marks=pytest.mark.slow),
+        ("subvp", (2,), 2),
+        pytest.param("vp", (8, 8, 1), 1, marks=pytest.mark.slow),
+        ("ve", (8, 8, 1), 2),
+    ],
+)
+def test_bits_per_dim_of_the_exact_trace_are_those_of_the_density(
+    kind: str, shape: tuple, parts: int
+) -> None:
+    """To 1e-4, for a Gaussian with unequal pixels and a mixture of two.
+
+    The prior's distance to p_T, the only other difference, is taken out.
+    """
+    sde = gaussians.SDES[kind]
+    data = gaussians.two_modes(shape)
+    if parts == 1:
+        data = gaussians.gaussian(np.asarray(data.means[0]), np.asarray(data.stds[0]), shape)
+    x = data.sample(jax.random.key(1), 3)
+
+    @jax.jit
+    def errors() -> jax.Array:
+        probes = likelihood.exact(keys_of(3), shape)
+        found = likelihood.log_likelihood(sde, data.score_fn(sde), x, probes)
+        at_end = data.log_prob(sde, found.z, jnp.full(3, sde.T)) - sde.prior_logp(found.z)
+        return found.logp + at_end - data.log_prob(sde, x, jnp.full(3, EPS))
+
+    bits = np.asarray(errors()) / (math.prod(shape) * math.log(2.0))
+    np.testing.assert_allclose(bits, 0, atol=1e-4)
 
 
 def test_exact_trace_and_both_probes_on_a_mixture() -> None:
@@ -160,7 +193,7 @@ def test_evaluations_and_steps_belong_to_each_image() -> None:
             jax.debug.callback(lambda _: calls.append(1), t)
             return mixture.score_fn(sde)(x, t)
 
-        return likelihood.log_likelihood(sde, score_fn, x, probes)
+        return likelihood.log_likelihood(sde, score_fn, x, probes, solver="Tsit5")
 
     whole = run(x, probes)
     jax.effects_barrier()
@@ -172,6 +205,126 @@ def test_evaluations_and_steps_belong_to_each_image() -> None:
         np.testing.assert_allclose(alone.logp[0], whole.logp[i], rtol=1e-5, atol=1e-5)
         calls.clear()
     assert len(set(whole.nfe.tolist())) > 1
+
+
+# The variational bound.
+
+
+def draws_of_bound(
+    sde: SDE, score_fn: Any, x: jax.Array, times: str, eps: float, count: int = 2048
+) -> np.ndarray:
+    """`count` independent estimates of the bound for the one image x, of 8 draws each."""
+    batch = jnp.broadcast_to(x, (count, *x.shape))
+    time_keys, noise_keys = keys_of(count, 3), keys_of(count, 4)
+
+    @jax.jit
+    def run(batch: jax.Array) -> jax.Array:
+        u = likelihood.low_discrepancy(time_keys, 8)
+        t, weight = TIMES[times](sde, u, eps)
+        z = likelihood.gaussian(noise_keys, x.shape, 8)
+        return likelihood.elbo(sde, score_fn, batch, t, weight, z, eps=eps)
+
+    return np.asarray(run(batch), np.float64)
+
+
+TIMES = {"likelihood": likelihood.likelihood_times, "uniform": likelihood.uniform_times}
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    return values.mean(), values.std(ddof=1) / math.sqrt(len(values))
+
+
+@pytest.mark.parametrize(("kind", "eps"), [("vp", 1e-3), ("ve", 0.2), ("subvp", 0.05)])
+def test_the_bound_is_tight_for_the_score_of_the_data(kind: str, eps: float) -> None:
+    """Its mean is log p_eps(x), but for what the prior is off p_T, for both densities of times.
+
+    The data are about as narrow as the noise at eps, so that x as a sample at time 0 would have
+    another density than as one at eps. Importance weighting leaves the mean, lowers the variance.
+    """
+    sde, data = gaussians.SDES[kind], gaussians.two_modes(SHAPE)
+    data = data._replace(stds=0.1 * data.stds)
+    x = data.sample(jax.random.key(5), 1)[0]
+    exact = float(data.log_prob(sde, x[None], jnp.full(1, eps))[0])
+    score_fn = data.score_fn(sde)
+    mean, error = mean_and_error(draws_of_bound(sde, score_fn, x, "likelihood", eps))
+    uniform, its_error = mean_and_error(draws_of_bound(sde, score_fn, x, "uniform", eps))
+    assert error < 0.15
+    assert abs(mean - exact) < 4 * error + 2e-3
+    assert abs(uniform - mean) < 4 * math.hypot(error, its_error)
+    assert its_error > 1.3 * error
+
+
+def test_the_bound_holds_for_the_sde_of_a_wrong_score() -> None:
+    """A linear score makes the reverse SDE Gaussian: its variance at eps solves a linear ODE.
+
+    With s = -x / c its variance V starts as the prior's 1, dV/dt = beta (2 / c - 1) V - beta. The
+    bound lies below that density by more than its error, and for c = 1, the prior's score, on it.
+    """
+    sde, eps = VPSDE(), 1e-3
+    x = gaussian_data(1)[0]
+    steps = np.linspace(sde.T, eps, 20001)
+    beta = sde.beta_min + 0.5 * (steps[1:] + steps[:-1]) * (sde.beta_max - sde.beta_min)
+    dt = steps[0] - steps[1]
+    for c, tight in ((1.0, True), (0.7, False), (1.5, False)):
+        variance = 1.0
+        for b in beta:  # reverse drift (-x / 2 + x / c) beta, in the direction of falling t
+            rate = b * (1.0 - 2.0 / c)
+            variance = variance * math.exp(rate * dt) + b * math.expm1(rate * dt) / rate
+        logp = float(jnp.sum(-0.5 * (x**2 / variance + math.log(2 * math.pi * variance))))
+        mean, error = mean_and_error(
+            draws_of_bound(sde, lambda x, t, c=c: -x / c, x, "likelihood", eps)
+        )
+        if tight:
+            assert abs(mean - logp) < 4 * error + 1e-4
+        else:
+            assert mean < logp - 10 * error
+
+
+@pytest.mark.parametrize("name", SDES)
+def test_times_of_the_bound_carry_their_density(name: str) -> None:
+    """From eps to T without a gap, and the mean of 1 / density is the length of the interval."""
+    sde = SDES[name]()
+    t, weight = jax.jit(functools.partial(likelihood.likelihood_times, sde))(
+        (jnp.arange(20000) + 0.5) / 20000
+    )
+    assert np.all(np.diff(t) >= 0)
+    np.testing.assert_allclose([t[0], t[-1]], [sde.training_eps, sde.T], rtol=5e-3)
+    np.testing.assert_allclose(weight.mean(), sde.T - sde.training_eps, rtol=5e-3)
+    growth = jnp.diff(t) * 20000  # dt/du, coarsely
+    np.testing.assert_allclose(growth[100::500], weight[100:-1:500], rtol=0.05)
+
+
+def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:
+    draws = likelihood.low_discrepancy(keys_of(64), 8)
+    np.testing.assert_array_equal(jnp.floor(8 * draws), jnp.arange(8.0)[:, None] + jnp.zeros(64))
+    assert np.ptp(8 * np.asarray(draws[0])) > 0.9
+    np.testing.assert_array_equal(likelihood.low_discrepancy(keys_of(64)[3:5], 8), draws[:, 3:5])
+
+
+def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
+    sde, score_fn = VPSDE(), gaussians.linear_score(VPSDE(), MEAN, STD)
+    x = gaussian_data(64)
+
+    def run(num_draws: int) -> jax.Array:
+        config = ml_collections.ConfigDict({"eval": {"bpd_bound_draws": num_draws}})
+        bound = likelihood.bound_from_config(config)
+        return jax.jit(functools.partial(bound, sde, score_fn))(x, keys_of(64))
+
+    exact = gaussians.gaussian(MEAN, STD, SHAPE).log_prob(sde, x, jnp.full(64, EPS))
+    few, many = (np.asarray(run(n) - exact) for n in (2, 64))
+    assert abs(many.mean()) < 4 * many.std() / 8 + 1e-3
+    assert 3 < few.std() / many.std() < 30
+    with pytest.raises(ValueError, match=r"eval\.bpd_bound_draws must be at least 1, not 0"):
+        run(0)
+
+
+def test_draws_that_do_not_fit_are_refused() -> None:
+    sde, x = VPSDE(), gaussian_data(2)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    t, z = jnp.full((3, 2), 0.5), jnp.zeros((3, *x.shape))
+    for bad in ((t[:2], t, z), (t, t[:2], z), (t, t, z[0]), (t, t, z[:, :1])):
+        with pytest.raises(ValueError, match=r"needs t and weight \(K, 2\)"):
+            likelihood.elbo(sde, score_fn, x, *bad)
 
 
 def test_bits_per_dim_of_a_uniform_density() -> None:
@@ -268,7 +421,11 @@ def test_likelihoods_of_the_original(path: pathlib.Path, tag: str) -> None:
     """bits/dim and latents to the solvers' tolerance, with the original's own probe.
 
     VE with mix > 0 is rough near t = 0: in float64 with tolerances 1e-9 its stored bits/dim are
-    1.5e-3 off. The others are within 3e-5.
+    1.5e-3 off. The other closed forms are within 3e-5. The networks have random weights and are
+    rough fields, on which both solutions carry errors beyond their tolerances 1e-5: net_ve is
+    off by 3e-4 bits and 4e-4 of the largest latent (340 evaluations), net_vp and net_subvp by
+    2.7e-3 and 1.8e-2 (2,000), of which 1.0e-3 and 0.7e-2 remain for net_subvp in float64 with
+    tolerances 1e-6.
     """
     case = golden_cases.load(path)
     meta = case["meta_json"][tag]
@@ -276,19 +433,19 @@ def test_likelihoods_of_the_original(path: pathlib.Path, tag: str) -> None:
     sde = analytic_models.sde_of(kind, meta)
     if "weights" in meta:
         score_fn = analytic_models.network_score(sde, meta["weights"])
-        tolerance, agreement = 1e-5, 2e-2  # random weights are rough: 2,000 evaluations
+        agreement, of_latents = (1e-3, 1e-3) if kind == "ve" else (5e-3, 3e-2)
     else:
         mix = float(meta["model"].split("mix=")[1])
-        tolerance, agreement = 1e-5, 3e-3 if mix and kind == "ve" else 1e-4
+        agreement = of_latents = 3e-3 if mix and kind == "ve" else 1e-4
         score_fn = analytic_models.score_fn(sde, "ve" if kind == "ve" else "vp", mix)
     x, probe = (jnp.asarray(golden_cases.nhwc(case[f"{tag}/{k}"])) for k in ("data", "epsilon"))
 
     solve = functools.partial(likelihood.log_likelihood, sde, score_fn, solver="Dopri5")
-    result = jax.jit(functools.partial(solve, rtol=tolerance, atol=tolerance))(x, probe[None])
+    result = jax.jit(functools.partial(solve, rtol=1e-5, atol=1e-5))(x, probe[None])
     assert result.ok.all()
     scale = 2.0 if meta["inverse_scaler"] == "(x+1)/2" else 1.0
     bits = likelihood.bits_per_dim(result.logp, x.shape[1:], 256, scale)
     np.testing.assert_allclose(bits, case[f"{tag}/bpd"], atol=agreement)
     z = golden_cases.nhwc(case[f"{tag}/z"])
-    np.testing.assert_allclose(result.z, z, atol=agreement * np.abs(z).max())
+    np.testing.assert_allclose(result.z, z, atol=of_latents * np.abs(z).max())
     assert result.nfe.max() < 1.6 * meta["nfe"]

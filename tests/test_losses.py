@@ -430,7 +430,12 @@ GRADIENT_NORM = "_gradnorm_global"
 @pytest.mark.parametrize(
     ("path", "key"),
     [
-        pytest.param(path, key.removesuffix(GRADIENT_NORM), id=f"{path.stem}-{key}")
+        pytest.param(
+            path,
+            key.removesuffix(GRADIENT_NORM),
+            id=f"{path.stem}-{key}",
+            marks=() if key.startswith(("net_ve", "net_ddpm")) else pytest.mark.slow,
+        )
         for path in F_LOSSES
         for key in golden_cases.load(path).get("meta_json", {})
         if key.endswith(GRADIENT_NORM)

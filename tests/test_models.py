@@ -356,8 +356,8 @@ def test_shapes_that_cannot_be_are_refused() -> None:
         shapes(SMALL.clone(nf=132), 8)
     with pytest.raises(ValueError, match="48 channels do not divide into 32 groups"):
         shapes(models.DDPM(nf=48), 8)
-    with pytest.raises(ValueError, match="remat is True, but ncsn has no such option"):
-        models.from_config(config(name="ncsn", remat=True))
+    with pytest.raises(ValueError, match="num_labels is 10; ncsn cannot be told classes"):
+        models.from_config(config(name="ncsn", num_labels=10))
 
 
 def test_options_of_the_config_reach_the_network() -> None:
@@ -368,4 +368,6 @@ def test_options_of_the_config_reach_the_network() -> None:
     assert module.fir_kernel == (1, 3, 3, 1)
     assert models.from_config(config(fir=False)).fir_kernel is None
     assert models.from_config(config(name="ncsn", num_classes=0)).num_classes == 1000
+    ncsn = models.from_config(config(name="ncsn", dtype="bfloat16", remat=True, pytorch=True))
+    assert (ncsn.dtype, ncsn.remat, ncsn.pytorch) == (jnp.bfloat16, True, True)
     assert models.from_config(config(name="ncsnv2_128", scale_by_sigma=True)).architecture == "128"

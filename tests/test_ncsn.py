@@ -13,6 +13,7 @@ from flax import traverse_util
 
 from models import ncsn
 from tests import golden_cases
+from tests.test_models import quick_jit, relative_error
 
 MODELS = {
     "ncsn": (ncsn.NCSN, "64"),
@@ -25,6 +26,7 @@ OFFICIAL = {
     name: json.loads((pathlib.Path(__file__).parent / "golden" / f"{name}.json").read_text())
     for name in ("official_configs", "parameter_counts")
 }
+STYLE = ncsn.Style(jax.nn.elu)
 CONFIGS = ("ve/ncsn/cifar10_124", "ve/ncsnv2/celeba", "ve/ncsnv2/bedroom")
 
 
@@ -108,10 +110,64 @@ def test_centered(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
     np.testing.assert_allclose(plain(params, x, labels), centred, rtol=1e-5, atol=1e-6)
 
 
+def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
+    """In a conditional residual block and a refinement of two inputs."""
+    x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 4)), jnp.array([0, 2])
+    half = STYLE._replace(num_classes=3, dtype=jnp.bfloat16)
+
+    def run(params: Any, style: ncsn.Style) -> Any:
+        down = ncsn.ResidualBlock(style, features=8).apply(params["down"], x, labels)
+        both = [x.astype(style.dtype or x.dtype), down]
+        return down, ncsn.RefineBlock(4, style).apply(params["refine"], both, labels)
+
+    @quick_jit
+    def compare(key: jax.Array) -> Any:
+        down, _ = ncsn.ResidualBlock(half, features=8).init_with_output(key, x, labels)
+        params = {
+            "down": ncsn.ResidualBlock(half, features=8).init(key, x, labels),
+            "refine": ncsn.RefineBlock(4, half).init(key, [x, down], labels),
+        }
+        return params, run(params, half._replace(dtype=None)), run(params, half)
+
+    params, exact, rough = compare(jax.random.key(0))
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {jnp.dtype("float32")}
+    for a, b in zip(exact, rough, strict=True):
+        assert (a.dtype, b.dtype) == (jnp.float32, jnp.bfloat16)
+        assert 1e-4 < relative_error(b.astype(jnp.float32), a) < 0.05
+
+
+def test_bfloat16_network_has_float32_output(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
+    module, params, _ = small
+    x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)), jnp.array([0, 2])
+    half = module.clone(dtype=jnp.bfloat16)
+    jaxpr = jax.make_jaxpr(half.apply)(params, x, labels)
+    kinds = {eqn.outvars[0].aval.dtype for eqn in jaxpr.eqns if eqn.primitive.name == "conv"}
+    assert kinds == {jnp.dtype("bfloat16")}
+    assert jaxpr.out_avals[0].dtype == jnp.float32
+
+
+@pytest.mark.slow
+def test_remat_changes_what_is_stored_but_no_number(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
+    module, params, _ = small
+    x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)), jnp.array([0, 2])
+
+    def gradient(module: Any) -> Any:
+        def loss(x: jax.Array) -> jax.Array:
+            return jnp.sum(jnp.square(module.apply(params, x, labels)))
+
+        residuals = jax.eval_shape(lambda x: jax.vjp(loss, x)[1], x)
+        return quick_jit(jax.grad(loss))(x), sum(leaf.size for leaf in jax.tree.leaves(residuals))
+
+    (plain, plain_size), (lean, lean_size) = gradient(module), gradient(module.clone(remat=True))
+    assert lean_size < 0.6 * plain_size
+    assert relative_error(lean, plain) < 2e-4
+    assert shapes(module.clone(remat=True), (4, 4, 2)) == shapes(module, (4, 4, 2))
+
+
 def test_initial_values() -> None:
     """PyTorch's: uniform within 1 / sqrt(fan-in), biases too; norms near one, shifts zero."""
     x, labels = jnp.zeros((1, 4, 4, 8)), jnp.zeros(1, int)
-    block = jax.jit(ncsn.ResidualBlock(jax.nn.elu).init)(jax.random.key(0), x, labels)["params"]
+    block = jax.jit(ncsn.ResidualBlock(STYLE).init)(jax.random.key(0), x, labels)["params"]
     for conv in (block["Conv_0"], block["Conv_1"]):
         assert 0.9 < np.abs(conv["kernel"]).max() * math.sqrt(9 * 8) <= 1
         assert 0.3 < np.abs(conv["bias"]).max() * math.sqrt(9 * 8) <= 1
@@ -128,7 +184,7 @@ def test_instance_norm_plus() -> None:
     """Over space the result has mean gamma alpha standardised(means) + beta, and spread gamma."""
     gain = jnp.arange(1.0, 17.0) * jnp.ones((1, 1, 1, 16))
     x = 3 * gain * jax.random.normal(jax.random.key(0), (2, 8, 8, 16)) + gain**2
-    y = np.asarray(ncsn._instance_norm_plus(x, 2 * gain, jnp.full((1, 1, 1, 16), 0.5), gain))
+    y = np.asarray(ncsn._instance_norm_plus(x, 2 * gain, jnp.full((1, 1, 1, 16), 0.5), gain, STYLE))
     means = np.mean(x, (1, 2))
     standard = (means - means.mean(1, keepdims=True)) / means.std(1, keepdims=True)
     expected = gain[0, 0] * standard + gain[0, 0]

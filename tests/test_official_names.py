@@ -4,6 +4,7 @@ import functools
 import gzip
 import json
 import pathlib
+import zlib
 from typing import Any
 
 import jax.numpy as jnp
@@ -187,6 +188,53 @@ def test_jax_trees_are_checked_and_old_norms_accepted(state_dict: dict[str, np.n
     assert "missing: Conv_0/bias; unexpected: Conv_9/bias; wrong shape: Conv_0/kernel" in str(
         error.value
     )
+
+
+def refinenet(name: str) -> tuple[models.NCSNv2, tuple[int, ...]]:
+    fields: dict[str, Any] = {"nf": 4, "num_scales": 10, "sigma_max": 5.0, "sigma_min": 0.1}
+    side = 16 if name.endswith("256") else 8
+    if name == "ncsn":
+        return models.NCSN(**fields, num_classes=10, pytorch=True), (side, side, 3)
+    architecture = name.removeprefix("ncsnv2_")
+    return models.NCSNv2(**fields, architecture=architecture, pytorch=True), (side, side, 3)
+
+
+(REFINENETS,) = (golden_cases.load(path) for path in golden_cases.files("pytorch", "ncsn.npz"))
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", REFINENETS["names_json"])
+def test_every_pytorch_tensor_of_ncsn(name: str) -> None:
+    """In PyTorch's order, and each of ours once."""
+    entries = official.correspondence(*refinenet(name))
+    expected = REFINENETS["names_json"][name]
+    assert [(e.torch_name, list(e.torch_shape)) for e in entries] == list(expected.items())
+    paths = [entry.path for entry in entries]
+    assert sorted(map(str, paths)) == sorted(map(str, official.parameter_shapes(*refinenet(name))))
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", ["ncsn", "ncsnv2_64"])
+def test_pytorch_weights_of_ncsn_give_the_pytorch_outputs(name: str) -> None:
+    """Weights by a rule of their names; the PyTorch network with its constructors repaired."""
+    state_dict = {}
+    for torch_name, shape in REFINENETS["names_json"][name].items():
+        random = np.random.RandomState(zlib.crc32(torch_name.encode()))
+        gain = np.float32(0.3 if len(shape) < 4 else np.prod(shape[1:]) ** -0.5)
+        mean = torch_name.endswith(("alpha", "gamma"))
+        state_dict[torch_name] = mean + gain * random.standard_normal(shape).astype(np.float32)
+    module, shape = refinenet(name)
+    params = official.params_from_torch(module, state_dict, shape)
+    x, labels = (REFINENETS[f"{name}/{key}"] for key in ("x", "y"))
+    run = quick_jit(lambda x: module.apply({"params": params}, x, labels))
+    out = run(golden_cases.nhwc(x))
+    assert relative_error(out, golden_cases.nhwc(REFINENETS[f"{name}/out"])) < 2e-5
+    back = official.params_to_torch(module, params, shape)
+    assert list(back) == list(state_dict)
+    for torch_name, array in state_dict.items():
+        np.testing.assert_array_equal(back[torch_name], array)
+    with pytest.raises(ValueError, match=r"set model\.pytorch=True"):
+        official.params_from_torch(module.clone(pytorch=False), state_dict, shape)
 
 
 def test_networks_without_counterpart_are_refused() -> None:

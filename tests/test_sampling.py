@@ -7,14 +7,18 @@ import functools
 import pathlib
 from typing import Any
 
+import diffrax
 import jax
 import jax.numpy as jnp
+import lineax
 import ml_collections
 import numpy as np
 import pytest
 
+import ode
 import sampling
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+import solvers
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 
 MEAN, STD = 0.3, 0.5
@@ -28,14 +32,17 @@ def keys_of(indices: Any, seed: int = 0) -> jax.Array:
     )
 
 
-def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> sampling.Noise:
+def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> sampling.ImageNoise:
     return sampling.image_noise(keys_of(jnp.arange(count), seed), shape)
 
 
 # Closed forms: Gaussian data, exact score.
 
 
-@pytest.mark.parametrize("kind", gaussians.SDES)
+SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cosine", "edm")]
+
+
+@pytest.mark.parametrize("kind", [*gaussians.SDES, *SLOW_KINDS])
 def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
     """Mean and standard deviation of 8,192 pixels: standard errors 0.006 and 0.8 %.
 
@@ -43,7 +50,9 @@ def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
     probability flow, whose error noise does not forget; Langevin of snr r in D pixels adds
     r^2/2 + O(1/D).
     """
-    sde = dataclasses.replace(gaussians.SDES[kind], N=300)
+    sde = dataclasses.replace(gaussians.EVERY_SDE[kind], N=300)
+    if kind == "edm":  # steps even in sigma need to be many
+        sde = EDMSDE(N=1500, sigma_max=30.0)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
     cases = [
         (predictor, corrector, flow)
@@ -52,6 +61,7 @@ def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
         for flow in (False, True)
         if (predictor, corrector) != ("none", "none")
         and not (flow and (predictor == "none" or corrector != "none"))
+        and not (flow and predictor == "reverse_diffusion" and kind == "cosine")  # refused
     ]
 
     @jax.jit
@@ -76,6 +86,8 @@ def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
         assert ok, case
         assert abs(mean - MEAN) < (0.02 if predictor != "none" else 0.06), (case, mean)
         bound = 0.15 if predictor == "none" else 0.08 if flow else 0.05
+        if (kind, predictor) == ("edm", "none"):
+            bound = 0.25  # even steps leave few of the small levels, and no predictor crosses them
         assert abs(std / STD - 1) < bound, (case, std)
 
 
@@ -107,8 +119,8 @@ def test_predictors_converge_at_order_one(kind: str) -> None:
         ]
         return jnp.abs(jnp.stack(results) - end).max((1, 2, 3, 4))
 
-    orders = jnp.log2(errors(100) / errors(200))
-    assert jnp.all(jnp.abs(orders - 1.0) < 0.3), orders
+    orders = jnp.log2(errors(200) / errors(400))
+    assert jnp.all(jnp.abs(orders - 1.0) < 0.2), orders
 
 
 def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
@@ -137,10 +149,17 @@ def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "solver"), [("vp", "Tsit5"), ("subvp", "Dopri8"), ("ve", "Bosh3")]
+    ("kind", "solver"),
+    [
+        ("vp", "Tsit5"),
+        ("subvp", "Dopri8"),
+        ("ve", "Bosh3"),
+        ("edm", "Tsit5"),
+        pytest.param("cosine", "Dopri5", marks=pytest.mark.slow),
+    ],
 )
 def test_ode_sampler_follows_the_exact_flow(kind: str, solver: str) -> None:
-    sde = gaussians.SDES[kind]
+    sde = gaussians.EVERY_SDE[kind]
     noise = normal_noise(4)
 
     @jax.jit
@@ -153,7 +172,7 @@ def test_ode_sampler_follows_the_exact_flow(kind: str, solver: str) -> None:
     assert samples.ok.all()
     z = sde.prior_sampling(noise(0))
     end = gaussians.flow_map(sde, MEAN, STD, z, sde.T, sde.sampling_eps)
-    np.testing.assert_allclose(samples.x, end, atol=2e-4)
+    np.testing.assert_allclose(samples.x, end, atol=5e-4 if kind == "edm" else 2e-4)
     assert samples.trajectory is not None
     times = np.linspace(sde.T, sde.sampling_eps, 4)
     for state, t in zip(samples.trajectory, times, strict=True):
@@ -174,6 +193,120 @@ def test_ode_denoising_takes_one_noise_free_step_at_eps() -> None:
     expected = plain.x - f + G[:, None, None, None] ** 2 * score_fn(plain.x, t)
     np.testing.assert_allclose(denoised.x, expected, atol=1e-6)
     np.testing.assert_array_equal(denoised.nfe, plain.nfe + 1)
+
+
+# The reverse SDE by stochastic Runge-Kutta.
+
+
+@pytest.mark.parametrize(
+    ("kind", "solver", "steps"),
+    [
+        ("edm", "SRA1", 0),
+        pytest.param("ve", "ShARK", 40, marks=pytest.mark.slow),
+        *(
+            pytest.param(kind, solver, steps, marks=pytest.mark.slow)
+            for kind in gaussians.EVERY_SDE
+            for solver, steps in [("Euler", 1000), ("Heun", 60), ("SEA", 1000), ("SRA1", 60)]
+        ),
+        *(pytest.param(kind, "ShARK", 0, marks=pytest.mark.slow) for kind in gaussians.EVERY_SDE),
+    ],
+)
+def test_sde_sampler_draws_the_data(kind: str, solver: str, steps: int) -> None:
+    """Mean and standard deviation of 16,384 pixels at three times: standard errors 0.8 and 0.6 %.
+
+    In reverse time, where diffrax's solvers are silently wrong, they would be off by far more.
+    """
+    sde = gaussians.EVERY_SDE[kind]
+    counter = Counter(sde)
+    times = solvers.time_grid(sde, "log_snr", steps) if steps else None
+    run = functools.partial(
+        sampling.sde_sampler, sde, method=solver, times=times, rtol=1e-2, atol=1e-2
+    )
+    noise = normal_noise(256)
+    samples, alone = jax.jit(
+        lambda: (
+            run(counter.score_fn, noise, denoise=False, num_frames=3),
+            run(counter, sampling.image_noise(noise.keys[5:6], SHAPE), denoise=False),
+        )
+    )()
+    jax.effects_barrier()
+    assert samples.ok.all()
+    assert counter.calls == int(alone.nfe[0])
+    if steps:
+        assert set(samples.nfe.tolist()) == {sampling.SDE_SOLVERS[solver][1] * steps}
+    else:
+        assert len(set(samples.nfe.tolist())) > 1  # each image has its own steps
+    np.testing.assert_allclose(alone.x, samples.x[5:6], atol=1e-4)
+
+    lam = jnp.linspace(
+        sde.log_snr(jnp.float32(sde.T)), sde.log_snr(jnp.float32(sde.sampling_eps)), 3
+    )
+    t = sde.time_of_log_snr(lam)
+    assert samples.trajectory is not None
+    np.testing.assert_array_equal(samples.trajectory[-1], samples.x)
+    for state, alpha, sigma in zip(samples.trajectory, sde.alpha(t), sde.sigma(t), strict=True):
+        std = float(jnp.hypot(alpha * STD, sigma))
+        # Adaptive steps are sharp where the path is rough: the states between are interpolated.
+        assert abs(state.mean() - alpha * MEAN) < 0.03 * std, (state.mean(), alpha * MEAN)
+        assert abs(state.std() / std - 1.0) < 0.025
+
+
+@pytest.mark.slow
+def test_stochastic_runge_kutta_backwards_in_time_is_still_wrong() -> None:
+    """Why the sampler solves in the log-SNR: where this fails, diffrax has been mended."""
+    sde = VPSDE()
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    reverse = sde.reverse(score_fn)
+
+    def one(z: jax.Array, key: jax.Array) -> jax.Array:
+        path = diffrax.VirtualBrownianTree(
+            1e-3, 1.0, 1e-4, z.shape, key, levy_area=diffrax.SpaceTimeLevyArea
+        )
+
+        def diffusion(t: Any, y: jax.Array, _: Any) -> lineax.AbstractLinearOperator:
+            return lineax.DiagonalLinearOperator(jnp.full_like(y, sde.diffusion(t)))
+
+        def drift(t: Any, y: Any, _: Any) -> jax.Array:
+            return reverse.drift(y[None], t[None])[0]
+
+        terms: Any = diffrax.MultiTerm(
+            diffrax.ODETerm(drift),
+            diffrax.ControlTerm(diffusion, path),
+        )
+        solution = diffrax.diffeqsolve(terms, diffrax.ShARK(), 1.0, 1e-3, -0.999 / 400, z)
+        assert solution.ys is not None
+        return solution.ys[0]
+
+    noise = normal_noise(256)
+    x = jax.jit(jax.vmap(one))(noise(0), noise.keys_of(1))
+    assert abs(x.std() / STD - 1.0) > 0.1
+
+
+def test_sde_sampler_gives_up_and_refuses() -> None:
+    sde = VESDE()
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    run = functools.partial(sampling.sde_sampler, sde, score_fn)
+    assert jax.jit(lambda: run(normal_noise(2, (2,)), max_steps=3))().ok.tolist() == [False] * 2
+    with pytest.raises(ValueError, match="must be an ImageNoise"):
+        run(sampling.recorded_noise(jnp.zeros((1, 2, 2))))
+    for options, words in (
+        ({"method": "SEA"}, "SEA has no error estimate"),
+        (
+            {"method": "Kvaerno3"},
+            "unknown SDE solver 'Kvaerno3'; known: Euler, Heun, SEA, SRA1, Sh",
+        ),
+        ({"atol": 0.0}, "rtol and atol must be positive"),
+        ({"max_steps": 0}, "max_steps must be at least 1"),
+    ):
+        with pytest.raises(ValueError, match=words):
+            run(normal_noise(2, (2,)), **options)
+
+
+def test_any_explicit_pair_of_diffrax_is_known_by_its_name() -> None:
+    assert set(ode.SOLVERS) == {"Bosh3", "Dopri5", "Dopri8", "Heun", "Midpoint", "Ralston", "Tsit5"}
+    for name in ("Kvaerno5", "Euler", "LSODA"):  # implicit, without error estimate, of SciPy
+        with pytest.raises(ValueError, match=f"unknown .* '{name}'; known: Bosh3, Dopri5"):
+            sampling.from_config(config_of(method="ode", solver=name))
 
 
 # A sample depends on its own key alone.
@@ -308,9 +441,9 @@ def test_denoise_returns_the_mean_of_the_last_update() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 10, 100, 1000])
 @pytest.mark.parametrize("sde", [VESDE, VPSDE])
 def test_each_time_has_its_own_level_of_the_discrete_chain(sde: type[SDE], steps: int) -> None:
-    times = sampling.sampling_times(sde(N=steps), sde.sampling_eps)
+    times = sampling.sampling_times(sde(N=steps), sde().sampling_eps)
     np.testing.assert_array_equal(sde(N=steps).timestep(jnp.asarray(times)), range(steps)[::-1])
-    np.testing.assert_allclose(times, np.linspace(1, sde.sampling_eps, steps), rtol=5e-7)
+    np.testing.assert_allclose(times, np.linspace(1, sde().sampling_eps, steps), rtol=5e-7)
 
 
 # Failure.
@@ -340,7 +473,7 @@ def test_pc_marks_images_that_are_not_finite() -> None:
 
 
 def config_of(**changes: Any) -> Any:
-    config = ml_collections.ConfigDict()
+    config = ml_collections.ConfigDict({"training": {"continuous": True}})
     config.sampling = {
         "method": "pc",
         "predictor": "reverse_diffusion",
@@ -374,6 +507,18 @@ def test_from_config_passes_every_setting_on() -> None:
         ({"noise_removal": False}, functools.partial(pc, denoise=False)),
         ({"probability_flow": True}, functools.partial(pc, probability_flow=True)),
         ({"corrector_norm": "batch"}, functools.partial(pc, corrector_norm="batch")),
+        (
+            {"method": "sde", "solver": "SEA", "num_steps": 4, "time_grid": "karras", "eps": 1e-2},
+            functools.partial(
+                sampling.sde_sampler,
+                sde,
+                score_fn,
+                noise,
+                method="SEA",
+                times=solvers.time_grid(sde, "karras", 4, 1e-2),
+            ),
+        ),
+        ({"eps": 1e-2}, functools.partial(pc, eps=1e-2)),
         (
             {"method": "ode", "solver": "Bosh3", "rtol": 1e-2, "atol": 1e-3},
             functools.partial(
@@ -418,6 +563,7 @@ def test_from_config_passes_every_setting_on() -> None:
         ({"predictor": "none", "corrector": "none"}, "both 'none'"),
         ({"method": "ode", "solver": "RK45"}, "unknown .*solver 'RK45'; known: .*Tsit5"),
         ({"method": "ode", "rtol": 0.0}, "rtol and atol must be positive"),
+        ({"method": "sde", "solver": "Dopri5"}, "unknown .*solver 'Dopri5'; known: Euler, .*ShARK"),
         ({"num_frames": 4}, "num_frames is 4; 2 steps pass 3 states"),
     ],
 )
@@ -427,6 +573,34 @@ def test_refusals_name_the_setting_and_the_valid_values(changes: dict, message: 
         sampling.from_config(config_of(**changes))(
             sde, gaussians.linear_score(sde, MEAN, STD), normal_noise(1)
         )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ode"}, "'ode' asks .*served by annealed_langevin, ddim, .*pc"),
+        ({"method": "sde", "solver": "ShARK"}, "trained with discrete labels"),
+        ({"method": "dpm_3"}, "trained with discrete labels"),
+        ({"method": "edm", "churn": 1.0}, "trained with discrete labels"),
+        ({"num_steps": 7}, "num_steps is 7, but .* has 10 noise levels, and 'pc' takes them all"),
+        ({"method": "annealed_langevin", "num_steps": 3}, "has 10 noise levels"),
+    ],
+)
+def test_discrete_labels_are_not_asked_between_their_levels(changes: dict, message: str) -> None:
+    config = config_of(**changes)
+    config.training.continuous = False
+    sde = VESDE(N=10)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    with pytest.raises(ValueError, match=message):
+        sampling.from_config(config)(sde, score_fn, normal_noise(1))
+
+
+def test_the_flow_of_the_cosine_chain_is_refused() -> None:
+    sde = CosineVPSDE()
+    x, t = jnp.ones((1, 2)), jnp.ones(1)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    with pytest.raises(ValueError, match="does not converge for the cosine schedule"):
+        sampling.reverse_diffusion(sde, score_fn, x, t, x, probability_flow=True)
 
 
 def test_a_chain_that_does_not_exist_is_refused() -> None:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import models
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, golden_cases
 from tests.test_models import load_network, quick_jit
 
@@ -74,7 +74,11 @@ def test_official_scores(path: pathlib.Path, tag: str) -> None:
 
 T = jnp.array([1e-3, 0.2, 0.75, 1.0])
 X = jax.random.normal(jax.random.key(0), (4, 2, 2, 3))
-OTHER = {"vp": VPSDE(N=200, beta_min=0.5, beta_max=7.0), "subvp": SubVPSDE(N=200, beta_max=7.0)}
+OTHER = {
+    "vp": VPSDE(N=200, beta_min=0.5, beta_max=7.0),
+    "subvp": SubVPSDE(N=200, beta_max=7.0),
+    "cosine": CosineVPSDE(),
+}
 
 
 @pytest.mark.parametrize("sde", OTHER.values(), ids=OTHER)
@@ -101,6 +105,8 @@ def test_a_ve_network_is_the_score() -> None:
     sigma = 0.1 * 90.0**T
     score = models.score_fn(sde, network, continuous=True)(X, T)
     np.testing.assert_allclose(score, -X / (4 + sigma**2)[:, None, None, None], rtol=1e-5)
+    edm = models.score_fn(EDMSDE(), network, continuous=True)(X, 80 * T)  # told sigma = t
+    np.testing.assert_allclose(edm, -X / (4 + (80 * T) ** 2)[:, None, None, None], rtol=1e-5)
 
 
 def test_discrete_labels_are_the_nearest_levels() -> None:

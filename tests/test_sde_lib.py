@@ -18,10 +18,10 @@ import scipy.stats
 
 import models
 import sde_lib
-from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
 
-CLASSES = (VPSDE, SubVPSDE, VESDE)
+CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE)
 CASES = [
     VPSDE(),
     SubVPSDE(),
@@ -29,8 +29,12 @@ CASES = [
     VPSDE(N=100, beta_min=0.5, beta_max=7.0),
     SubVPSDE(N=100, beta_min=2.0, beta_max=2.0),
     VESDE(N=100, sigma_min=0.1, sigma_max=3.0),
+    CosineVPSDE(),
+    EDMSDE(N=100, sigma_min=0.01, sigma_max=20.0),
 ]
-TIMES: Any = np.array([1e-5, 1e-3, 0.03, 0.2, 0.5, 0.8, 1.0], np.float32)
+TIMES: Any = np.array([1e-5, 1e-3, 0.03, 0.2, 0.5, 0.8, 1.0], np.float32)  # in units of T
+RATE, OFFSET = np.pi / 2 / 1.008, 0.008  # of the cosine schedule
+CLIPPED = np.arctan(999.0 / (2.0 * RATE)) / RATE - OFFSET  # the time when its beta is 999
 
 
 def name(sde: SDE) -> str:
@@ -46,6 +50,12 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
     t = np.asarray(t, np.float64)
     if isinstance(sde, VESDE):
         return np.ones_like(t), sde.sigma_min ** (1.0 - t) * sde.sigma_max**t
+    if isinstance(sde, EDMSDE):
+        return np.ones_like(t), t
+    if isinstance(sde, CosineVPSDE):
+        alpha = np.cos(RATE * (np.minimum(t, CLIPPED) + OFFSET)) / np.cos(RATE * OFFSET)
+        alpha *= np.exp(-0.5 * 999.0 * np.maximum(t - CLIPPED, 0.0))
+        return alpha, np.sqrt((1.0 - alpha) * (1.0 + alpha))
     assert isinstance(sde, VPSDE | SubVPSDE)
     area = sde.beta_min * t + 0.5 * (sde.beta_max - sde.beta_min) * t**2
     variance = -np.expm1(-area)
@@ -57,19 +67,25 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
 
 @every_sde
 def test_marginals_keep_their_digits_down_to_the_smallest_time(sde: SDE) -> None:
-    alpha, sigma = exact_marginal(sde, TIMES)
+    t = TIMES * np.float32(sde.T)
+    if isinstance(sde, CosineVPSDE):
+        t[-2] = 0.9985  # beyond the clip
+    alpha, sigma = exact_marginal(sde, t)
     x0 = np.arange(7 * 6, dtype=np.float32).reshape(7, 2, 3) - 20.0
-    mean, std = jax.jit(sde.marginal_prob)(x0, TIMES)
+    mean, std = jax.jit(sde.marginal_prob)(x0, t)
     np.testing.assert_allclose(std, sigma, rtol=2e-6)
     np.testing.assert_allclose(mean, alpha[:, None, None] * x0, rtol=2e-6)
-    np.testing.assert_allclose(sde.alpha(TIMES), alpha, rtol=2e-6)
-    np.testing.assert_allclose(sde.log_snr(TIMES), 2 * np.log(alpha / sigma), rtol=2e-6, atol=2e-5)
+    np.testing.assert_allclose(sde.alpha(t), alpha, rtol=2e-6)
+    np.testing.assert_allclose(sde.log_snr(t), 2 * np.log(alpha / sigma), rtol=2e-6, atol=2e-5)
 
 
 @every_sde
 def test_marginals_solve_the_moment_equations_of_the_process(sde: SDE) -> None:
     """dm/dt = f m and dv/dt = 2 f v + g^2 (Sarkka and Solin 2019, eq. 5.50), by quadrature."""
     edges = np.linspace(0.0, sde.T, 21)
+    if isinstance(sde, CosineVPSDE):  # beta grows like 1 / (1 - t)
+        late = 1.0 - (1.0 - CLIPPED) * np.geomspace(50.0, 1.0, 12)
+        edges = np.concatenate([np.linspace(0.0, late[0], 11)[:-1], late, [1.0]])
     nodes, weights = np.polynomial.legendre.leggauss(8)
     middle, half = (edges[1:] + edges[:-1]) / 2, (edges[1:] - edges[:-1]) / 2
     s = middle[:, None] + half[:, None] * nodes
@@ -87,16 +103,17 @@ def test_marginals_solve_the_moment_equations_of_the_process(sde: SDE) -> None:
 @every_sde
 def test_closed_forms_are_what_differentiating_the_marginals_gives(sde: SDE) -> None:
     x: Any = np.linspace(-2, 2, 7, dtype=np.float32)[:, None]
-    np.testing.assert_allclose(sde.drift(x, TIMES), SDE.drift(sde, x, TIMES), rtol=1e-6)
-    np.testing.assert_allclose(sde.diffusion(TIMES), SDE.diffusion(sde, TIMES), rtol=3e-6)
-    drift, diffusion = sde.sde(x, TIMES)
-    np.testing.assert_array_equal(drift, sde.drift(x, TIMES))
-    np.testing.assert_array_equal(diffusion, sde.diffusion(TIMES))
+    t = TIMES * np.float32(sde.T)
+    np.testing.assert_allclose(sde.drift(x, t), SDE.drift(sde, x, t), rtol=1e-6)
+    np.testing.assert_allclose(sde.diffusion(t), SDE.diffusion(sde, t), rtol=3e-6)
+    drift, diffusion = sde.sde(x, t)
+    np.testing.assert_array_equal(drift, sde.drift(x, t))
+    np.testing.assert_array_equal(diffusion, sde.diffusion(t))
 
 
 @every_sde
 def test_log_snr_inverts(sde: SDE) -> None:
-    t: Any = np.linspace(1e-3, 1.0, 101, dtype=np.float32)
+    t: Any = np.linspace(1e-3, 1.0, 101, dtype=np.float32) * np.float32(sde.T)
     log_snr = sde.log_snr(t)
     np.testing.assert_allclose(sde.time_of_log_snr(log_snr), t, rtol=2e-5, atol=2e-6)
     bisect = jax.jit(lambda log_snr: SDE.time_of_log_snr(sde, log_snr))
@@ -107,7 +124,7 @@ def test_log_snr_inverts(sde: SDE) -> None:
 def test_at_the_end_the_data_are_forgotten(cls: type[SDE]) -> None:
     sde = cls()
     end = jnp.float32(sde.T)
-    assert sde.alpha(end) / sde.sigma(end) < 0.021  # VE: 1/50; VP: exp(-5)
+    assert sde.alpha(end) / sde.sigma(end) < 0.021  # VE: 1/50; VP: exp(-5); EDM: 1/80
     np.testing.assert_allclose(sde.sigma(end), sde.prior_std, rtol=1e-4)
 
 
@@ -120,7 +137,7 @@ def test_prior_is_the_gaussian_of_scipy(sde: SDE) -> None:
 
 
 def exact_prior_std(sde: SDE) -> float:
-    return sde.sigma_max if isinstance(sde, VESDE) else 1.0
+    return sde.sigma_max if isinstance(sde, VESDE | EDMSDE) else 1.0
 
 
 # Between two times.
@@ -128,8 +145,8 @@ def exact_prior_std(sde: SDE) -> float:
 
 @every_sde
 def test_transition_and_posterior_obey_bayes_rule(sde: SDE) -> None:
-    t: Any = np.array([0.011, 0.1, 0.5, 0.9, 1.0], np.float32)
-    s: Any = np.array([0.010, 0.0, 0.4, 0.2, 0.99], np.float32)
+    t: Any = np.array([0.011, 0.1, 0.5, 0.9, 1.0], np.float32) * np.float32(sde.T)
+    s: Any = np.array([0.010, 0.0, 0.4, 0.2, 0.99], np.float32) * np.float32(sde.T)
     (alpha_t, sigma_t), (alpha_s, sigma_s) = exact_marginal(sde, t), exact_marginal(sde, s)
     a, v = sde.transition(t, s)
     np.testing.assert_allclose(a, alpha_t / alpha_s, rtol=1e-5)
@@ -152,7 +169,8 @@ def test_transition_and_posterior_obey_bayes_rule(sde: SDE) -> None:
 
 def step_times(sde: SDE) -> Any:
     """Times of steps 0..N-1, a hair late so that rounding does not cut i to i - 1."""
-    return (np.arange(sde.N) / (sde.N - 1) * (1 + 3e-7) + 1e-9).astype(np.float32)
+    times = np.arange(sde.N) / (sde.N - 1) * (1 + 3e-7) + 1e-9
+    return (sde.T * times).astype(np.float32)
 
 
 def chain_moments(sde: SDE) -> tuple[np.ndarray, np.ndarray]:
@@ -184,6 +202,29 @@ def test_vp_chain_has_the_marginals_of_its_tables() -> None:
     a, v = chain_moments(sde)
     np.testing.assert_allclose(a, np.sqrt(cumprod), rtol=2e-5)
     np.testing.assert_allclose(v, 1.0 - cumprod, rtol=2e-5)
+
+
+def test_cosine_chain_is_the_published_one() -> None:
+    """alpha-bar of Nichol and Dhariwal 2021, eq. 17, at i / N, and their clip of the last beta."""
+    sde = CosineVPSDE(N=1000)
+    bar = np.cos((np.arange(1001) / 1000 + 0.008) / 1.008 * np.pi / 2) ** 2
+    np.testing.assert_allclose(sde.alphas_cumprod[:-1], (bar / bar[0])[1:-1], rtol=1e-5)
+    betas = np.asarray(sde.discrete_betas)
+    np.testing.assert_allclose(betas[:-1], 1.0 - bar[1:-1] / bar[:-2], rtol=1e-5)
+    assert betas[-1] == np.float32(0.999)
+    assert betas[-2] < 0.8
+    a, v = chain_moments(sde)
+    alpha, sigma = exact_marginal(sde, (np.arange(1000) + 1) / 1000)
+    np.testing.assert_allclose(a, alpha, rtol=2e-5, atol=2e-3)
+    np.testing.assert_allclose(v, sigma**2, rtol=2e-5)
+
+
+def test_edm_chain_climbs_evenly() -> None:
+    """Level i has sigma = t = i T / (N - 1)."""
+    sde = EDMSDE(N=200, sigma_max=10.0)
+    a, v = chain_moments(sde)
+    np.testing.assert_array_equal(a, 1.0)
+    np.testing.assert_allclose(v[1:], (10.0 * np.arange(1, 200) / 199) ** 2, rtol=1e-5)
 
 
 def test_ve_chain_climbs_through_its_levels() -> None:
@@ -254,7 +295,7 @@ def gaussian_score(sde: SDE):
 def test_reversal_transports_the_marginals(sde: SDE, flow: bool) -> None:
     """Moments of the Fokker-Planck equation in reverse time: dm/dt = F(m), dv/dt = 2 F' v - g^2."""
     reverse = sde.reverse(gaussian_score(sde), probability_flow=flow)
-    t = jnp.asarray(TIMES[2:])
+    t = jnp.asarray(TIMES[2:]) * sde.T
     (mean, variance), (mean_dot, variance_dot) = jax.jvp(
         lambda t: gaussian(sde, t), (t,), (jnp.ones_like(t),)
     )
@@ -267,13 +308,17 @@ def test_reversal_transports_the_marginals(sde: SDE, flow: bool) -> None:
     np.testing.assert_array_equal(pair[1], 0.0 if flow else sde.diffusion(t))
 
 
-@every_class
+@pytest.mark.parametrize(
+    "base", [cls() for cls in CLASSES[:-1]] + [EDMSDE(sigma_max=5.0)], ids=name
+)
 @pytest.mark.parametrize("flow", [False, True], ids=["sde", "flow"])
-def test_reverse_diffusion_converges_to_the_data_at_order_one(cls: type[SDE], flow: bool) -> None:
-    """Moments of x_i = x_{i+1} - f' + G' z from t = 1 down to the data, against the exact ones."""
+def test_reverse_diffusion_converges_to_the_data_at_order_one(base: SDE, flow: bool) -> None:
+    """Moments of x_i = x_{i+1} - f' + G' z from t = T down to the data, against the exact ones."""
+    if flow and isinstance(base, CosineVPSDE):
+        pytest.skip("the sampler refuses it: the last betas do not shrink with the steps")
     steps, errors = [100, 200, 400, 800], []
     for n in steps:
-        sde = cls(N=n)
+        sde = dataclasses.replace(base, N=n)
         reverse = sde.reverse(gaussian_score(sde), probability_flow=flow)
         times = step_times(sde)[::-1]
 
@@ -287,7 +332,7 @@ def test_reverse_diffusion_converges_to_the_data_at_order_one(cls: type[SDE], fl
             _, G = reverse.discretize(mean[None], t[None])
             return (mean, slope**2 * variance + G[0] ** 2), None
 
-        start = gaussian(sde, jnp.float32(1.0))
+        start = gaussian(sde, jnp.float32(sde.T))
         run = jax.jit(functools.partial(jax.lax.scan, step))
         (mean, variance), _ = run(start, times)
         errors.append(abs(float(mean) - MU) + abs(float(variance) - S**2))
@@ -299,19 +344,20 @@ def test_reverse_diffusion_converges_to_the_data_at_order_one(cls: type[SDE], fl
 
 
 def test_the_documented_sde_works_as_written() -> None:
-    """The module docstring's example is EDM's process: no drift, g = sqrt(2 t), sigma(T) = 80."""
+    """The module docstring's example: f = -x / (1 - t), g^2 = 2 t / (1 - t), T = 0.999."""
     source = sde_lib.__doc__.partition("complete:\n\n")[2].partition("\n\nIts constructor")[0]
     assert len(source.splitlines()) < 30
     namespace = {**vars(sde_lib), "SDES": {}, "__name__": "sde_lib"}
     exec("from __future__ import annotations\n" + dedent(source), namespace)
-    sde = namespace["SDES"]["edm"](N=40)
-    t = jnp.array([0.5, 2.0, 80.0])
-    np.testing.assert_array_equal(sde.drift(t, t), 0.0)
-    np.testing.assert_allclose(sde.diffusion(t), np.sqrt(2.0 * t), rtol=1e-6)
-    np.testing.assert_allclose(sde.discretize(t, t)[1], np.sqrt(2.0 * t * 80 / 40), rtol=1e-6)
+    sde = namespace["SDES"]["rectified"](N=40)
+    t = jnp.array([0.1, 0.5, 0.999])
+    np.testing.assert_allclose(sde.drift(t, t), -t / (1.0 - t), rtol=1e-5)
+    g = np.sqrt(2.0 * t / (1.0 - t))
+    np.testing.assert_allclose(sde.diffusion(t), g, rtol=1e-5)
+    np.testing.assert_allclose(sde.discretize(t, t)[1], g * np.sqrt(0.999 / 40), rtol=1e-5)
     np.testing.assert_allclose(sde.time_of_log_snr(sde.log_snr(t)), t, rtol=1e-6)
-    np.testing.assert_allclose(jax.jit(lambda z: sde.prior_sampling(z))(t), 80.0 * t)
-    np.testing.assert_array_equal(sde.timestep(t), [0, 0, 39])
+    np.testing.assert_allclose(jax.jit(lambda z: sde.prior_sampling(z))(t), 0.999 * t, rtol=1e-6)
+    np.testing.assert_array_equal(sde.timestep(t), [3, 19, 39])
 
 
 @every_class
@@ -343,6 +389,8 @@ def test_from_config_reads_every_parameter() -> None:
     assert sde_lib.from_config(config("vpsde", **numbers)) == VPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("SubVPSDE", **numbers)) == SubVPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("vesde", **numbers)) == VESDE(70, 0.3, 4.0)
+    assert sde_lib.from_config(config("cosine_vpsde", **numbers)) == CosineVPSDE(70)
+    assert sde_lib.from_config(config("edm", **numbers)) == EDMSDE(70, 0.3, 4.0)
 
 
 @pytest.mark.parametrize(
@@ -357,6 +405,7 @@ def test_from_config_reads_every_parameter() -> None:
         (lambda: VPSDE(beta_max=float("nan")), "beta_max nan"),
         (lambda: VESDE(sigma_min=0.0), "0 < sigma_min < sigma_max"),
         (lambda: VESDE(sigma_max=0.01), "sigma_max 0.01"),
+        (lambda: EDMSDE(sigma_min=0.0), "EDMSDE: sigma_min is 0"),
         (lambda: VPSDE(N=10).discrete_betas, "N=10 .*reach beta_max/N=2, .*use N >= 21"),
         (lambda: VPSDE(N=20).check_betas(), "use N >= 21"),
         (lambda: SubVPSDE(N=10).alphas, "below 1"),

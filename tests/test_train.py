@@ -148,7 +148,7 @@ def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: path
 def traced_step(n_jitted_steps: int, batch_size: int = 8) -> tuple:
     """The pmapped training step on all devices, and arguments for it."""
     config = tiny.config()
-    parts = train.build(config, "train")
+    parts = train.build(config)
     optimizer = train.optimizer_from_config(config)
     step = train.make_train_step(parts.objective, optimizer, 0.99, True, True, parallel.AXIS)
     count = jax.local_device_count()
@@ -198,7 +198,7 @@ def test_a_replicated_state_compiles_the_step_once(monkeypatch: pytest.MonkeyPat
 
 def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
     """Two equal images in a batch, or one image in two steps, must not get equal noise."""
-    parts = train.build(tiny.config(), "train")
+    parts = train.build(tiny.config())
     images = jnp.zeros((4, *parts.image_shape), jnp.uint8)
     seen = []
 
@@ -235,6 +235,17 @@ def test_a_workdir_of_another_run_is_refused(one_device_run: pathlib.Path) -> No
     with pytest.raises(ValueError, match=r"model.nf: 8 \(stored\) != 16 \(given\)"):
         train.open_run(tiny.config(model__nf=16), one_device_run)
     train.open_run(tiny.config(training__n_iters=99, sampling__num_steps=50), one_device_run)
+
+
+def test_fields_newer_than_a_run_had_their_defaults(
+    one_device_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    earlier = json.loads((one_device_run / "config.json").read_text())
+    del earlier["classifier"], earlier["model"]["pytorch"]
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    train.open_run(tiny.config(), tmp_path)
+    with pytest.raises(ValueError, match=r"model.pytorch: False \(stored\) != True \(given\)"):
+        train.open_run(tiny.config(model__pytorch=True), tmp_path)
 
 
 def test_sigterm_saves_and_leaves(tmp_path: pathlib.Path) -> None:

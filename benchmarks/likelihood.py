@@ -1,0 +1,214 @@
+"""Bits/dim of a batch beside the official `likelihood_fn`: same network, images, probe, tolerances.
+
+    python benchmarks/likelihood.py --peer=PATH [--config=configs/quickstart.py] [--workdir=RUN]
+        [--batch=8] [--tolerance=1e-5]
+
+PATH is a checkout of the official PyTorch or JAX code. RUN is a trained run of that config, on its
+test images; without it the images are noise and the weights initial ones, with a last layer that
+is not zero. Bits/dim count 256 levels, as the official code always does. The peer solves by SciPy
+on the host, with one step size for the batch; its evaluations count for all images, ours for the
+slowest. Compilation is not in the seconds; CPU time depends little on what else
+the machine does.
+"""
+
+from __future__ import annotations
+
+import argparse
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+# This file has the name of the module that it measures, whose folder must come first.
+sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
+
+import main  # isort: skip  # sets what must be set before JAX is imported
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+import convert
+import data
+import generate
+import likelihood
+import models
+import parallel
+import reports
+import train
+from benchmarks import peers
+from data import transforms
+
+LAST_LAYER = 0.1  # scale of its initial weights
+
+
+class Measured(NamedTuple):
+    bits: np.ndarray
+    nfe: int
+    seconds: float
+    cpu: float
+
+
+def measure(call: Callable[[], tuple[Any, int]], compiles: bool) -> Measured:
+    """Bits per dimension, evaluations, wall and CPU time, of the second call if one compiles."""
+    if compiles:
+        call()
+    began, busy = time.perf_counter(), time.process_time()
+    bits, nfe = call()
+    bits = np.asarray(bits).reshape(-1)
+    seconds, cpu = time.perf_counter() - began, time.process_time() - busy
+    return Measured(bits, int(nfe), seconds, cpu)
+
+
+class Case(NamedTuple):
+    """What both sides compute: the network's parameters, the images and the tolerances."""
+
+    config: Any
+    parts: train.Parts
+    params: Any
+    x: jax.Array
+    path: pathlib.Path
+    tolerance: float
+
+    @property
+    def scale(self) -> float:
+        return 2.0 if self.config.data.centered else 1.0
+
+    def unscaled(self, x: Any) -> Any:
+        """The official inverse of the data's scaling."""
+        return (x + 1.0) / 2.0 if self.config.data.centered else x
+
+
+def ours(case: Case, probe: np.ndarray, solver: str) -> Measured:
+    @jax.jit
+    def run(params: Any, x: jax.Array, probes: jax.Array) -> likelihood.Likelihood:
+        score_fn = generate.score_from_params(case.config, case.parts, params)
+        return likelihood.log_likelihood(
+            case.parts.sde,
+            score_fn,
+            x,
+            probes,
+            rtol=case.tolerance,
+            atol=case.tolerance,
+            eps=1e-5,
+            solver=solver,
+        )
+
+    def call() -> tuple[Any, int]:
+        found = jax.block_until_ready(run(case.params, case.x, jnp.asarray(probe)[None]))
+        if not found.ok.all():
+            raise ValueError("the solver gave up")
+        bits = likelihood.bits_per_dim(found.logp, case.parts.image_shape, 256, case.scale)
+        return bits, found.nfe.max()
+
+    return measure(call, compiles=True)
+
+
+def torch_peer(case: Case) -> tuple[Measured, np.ndarray]:
+    """The official PyTorch function, and the probe that it drew."""
+    import torch
+
+    peer = peers.load(case.path)
+    network = peers.network(case.path, case.config)
+    peers.torch_weights(network, case.parts.module, case.params, case.parts.image_shape)
+    images = torch.from_numpy(np.moveaxis(np.asarray(case.x), -1, 1).copy())
+    sde = peers.sde(peer, case.parts.sde)
+    official = peer.likelihood.get_likelihood_fn(
+        sde, case.unscaled, rtol=case.tolerance, atol=case.tolerance
+    )
+
+    def call() -> tuple[Any, int]:
+        torch.manual_seed(0)
+        bits, _, nfe = official(network, images)
+        return bits, nfe
+
+    measured = measure(call, compiles=False)
+    torch.manual_seed(0)
+    probe = torch.randint_like(images, low=0, high=2) * 2.0 - 1.0
+    return measured, np.moveaxis(probe.numpy(), 1, -1)
+
+
+class PeerState(NamedTuple):
+    params_ema: Any
+    model_state: Any
+
+
+def jax_peer(case: Case) -> tuple[Measured, np.ndarray]:
+    """The official JAX function on one device, and the probe that it drew."""
+    peer = peers.load(case.path)
+    network = peers.network(case.path, case.config)
+    params = peers.jax_weights(network, case.params, case.parts.image_shape)
+    state = jax.tree.map(lambda leaf: leaf[None], PeerState(params, {}))
+    keys, images = jax.random.PRNGKey(0)[None], case.x[None]
+    sde = peers.sde(peer, case.parts.sde)
+    official = peer.likelihood.get_likelihood_fn(
+        sde, network, case.unscaled, rtol=case.tolerance, atol=case.tolerance
+    )
+
+    def call() -> tuple[Any, int]:
+        bits, _, nfe = official(keys, state, images)
+        return bits, nfe
+
+    drawn = jax.random.randint(jax.random.split(keys[0])[1], images.shape, 0, 2)
+    return measure(call, compiles=True), np.asarray(drawn[0]) * 2.0 - 1.0
+
+
+def make_case(args: argparse.Namespace) -> Case:
+    config = convert.load_config(args.config)
+    if not args.workdir:
+        config.model.init_scale = LAST_LAYER
+    parts = train.build(config)
+    if args.workdir:
+        params = parallel.fetch(generate.restore(config, parts, args.workdir).params)
+    else:
+        params = models.init(parts.module, jax.random.key(0), parts.image_shape)
+    if args.workdir:
+        levels = parts.levels
+        images, _ = data.from_config(config, "test").take(np.arange(args.batch))
+    else:
+        levels, shape = 256, (args.batch, *parts.image_shape)
+        images = np.random.default_rng(0).integers(0, levels, shape)
+    keys = parallel.image_keys(jax.random.key(2), jnp.arange(args.batch))
+    x = transforms.uniform_dequantize(images, keys, levels, config.data.centered)
+    return Case(config, parts, params, x, args.peer, args.tolerance)
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer", type=pathlib.Path, required=True)
+    parser.add_argument("--config", type=pathlib.Path, default="configs/quickstart.py")
+    parser.add_argument("--workdir", type=pathlib.Path)
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--tolerance", type=float, default=1e-5)
+    case = make_case(parser.parse_args())
+    kind = peers.kind(case.path)
+    official, probe = {"torch": torch_peer, "jax": jax_peer}[kind](case)
+    rows = []
+    for name, found in [
+        (f"official, {kind}", official),
+        ("ours, Dopri5", ours(case, probe, "Dopri5")),
+        ("ours, Tsit5", ours(case, probe, "Tsit5")),
+    ]:
+        off = float(np.abs(found.bits - official.bits).max())
+        rows.append(
+            (
+                name,
+                float(found.bits.mean()),
+                off,
+                found.nfe,
+                found.seconds,
+                official.seconds / found.seconds,
+                found.cpu,
+                official.cpu / found.cpu,
+                1e3 * found.cpu / found.nfe,
+            )
+        )
+    header = ["", "bits/dim", "largest diff.", "NFE"]
+    header += ["seconds", "times faster", "CPU s", "times less", "CPU ms/NFE"]
+    print(reports.table(rows, header))
+
+
+if __name__ == "__main__":
+    del main
+    run()

@@ -1,0 +1,320 @@
+"""Networks and training steps: images/s, GFLOP/s, and shares of this machine's matrix product.
+
+    python benchmarks/network.py [--peer PATH]... [--rounds 7] [--only vp_32,ve_fir_32,vp_128]
+
+Forward is one evaluation of the network; gradient adds the backward pass of the training loss;
+step is a whole training step (Adam and the moving average too). Every `--peer`, a checkout of the
+official PyTorch or JAX code, runs the same configurations. Each contender is a process of its own;
+they take turns, each turn after a rest in which idle threads fall asleep, and medians are
+compared. GFLOP/s count the work that XLA's cost analysis finds in our own program.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import importlib
+import multiprocessing
+import pathlib
+import sys
+import time
+import traceback
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import numpy as np
+from tqdm import tqdm
+
+
+class Case(NamedTuple):
+    """An official config, with a width, a depth and a batch that a CPU can bear."""
+
+    config: str
+    nf: int
+    num_res_blocks: int
+    batch: int
+
+
+CASES = {
+    "vp_32": Case("configs.vp.cifar10_ddpmpp_continuous", 32, 2, 16),
+    "ve_fir_32": Case("configs.ve.cifar10_ncsnpp_continuous", 32, 2, 16),
+    "vp_128": Case("configs.vp.cifar10_ddpmpp_continuous", 128, 4, 4),
+}
+QUANTITIES = ("forward", "gradient", "step")
+MATMUL = 2048
+Calls = dict[str, Callable[[], Any]]
+
+
+def read_config(case: Case) -> Any:
+    config = importlib.import_module(case.config).get_config()
+    config.model.nf, config.model.num_res_blocks = case.nf, case.num_res_blocks
+    config.training.batch_size = case.batch
+    return config
+
+
+def ours(case: Case) -> tuple[Calls, dict[str, float]]:
+    """This project's calls, and the floating-point operations of each."""
+    import main  # isort: skip  # sets what must be set before JAX is imported
+
+    del main
+    import jax
+    import jax.numpy as jnp
+
+    import losses
+    import models
+    import parallel
+    import sde_lib
+    import train
+
+    config = read_config(case)
+    sde, module = sde_lib.from_config(config), models.from_config(config)
+    objective = train.Objective(
+        apply=module.apply,
+        loss=losses.from_config(config, sde),
+        levels=256,
+        centered=config.data.centered,
+        dequantize=config.data.uniform_dequantization,
+    )
+    optimizer = train.optimizer_from_config(config)
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    fresh = functools.partial(train.new_state, module, optimizer, 0, shape)
+    state = jax.jit(fresh)()
+    params = jax.tree.map(jnp.copy, state.params)
+    images = np.random.default_rng(0).integers(0, 256, (case.batch, *shape), np.uint8)
+    keys = parallel.image_keys(jax.random.key(1), jnp.arange(case.batch))
+    x, labels = jnp.zeros((case.batch, *shape)), jnp.full(case.batch, 0.5)
+
+    def loss(params: Any, images: Any) -> Any:
+        return jnp.mean(objective(params, images, keys, train=True, flip=True)[0])
+
+    one_step = train.make_train_step(
+        objective, optimizer, config.model.ema_rate, config.model.ema_warmup, True, None
+    )
+    forward = jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).lower(params, x)
+    gradient = jax.jit(jax.value_and_grad(loss)).lower(params, images)
+    step = jax.jit(one_step, donate_argnums=0).lower(state, images[None])
+    programs = [program.compile() for program in (forward, gradient, step)]
+    held = [state]
+
+    def run_step() -> Any:
+        held[0], metrics = programs[2](held[0], images[None])
+        return jax.block_until_ready(metrics)
+
+    calls: Calls = {
+        "forward": lambda: jax.block_until_ready(programs[0](params, x)),
+        "gradient": lambda: jax.block_until_ready(programs[1](params, images)),
+        "step": run_step,
+        "matmul": matrix_product(),
+    }
+    costs: list[Any] = [program.cost_analysis() for program in programs]
+    return calls, {name: cost["flops"] for name, cost in zip(QUANTITIES, costs, strict=True)}
+
+
+def matrix_product() -> Callable[[], Any]:
+    import jax
+    import jax.numpy as jnp
+
+    a = jnp.ones((MATMUL, MATMUL))
+    product = jax.jit(lambda a: a @ a)
+    return lambda: jax.block_until_ready(product(a))
+
+
+def official(path: str, case: Case) -> tuple[Calls, dict[str, float]]:
+    """The calls of the official code at `path`."""
+    from benchmarks import peers
+
+    config = read_config(case)
+    peer, module = peers.load(path), peers.network(path, config)
+    config = peers.official_config(config)
+    sdes = {"vpsde": peer.sde_lib.VPSDE, "vesde": peer.sde_lib.VESDE}
+    low, high = ("beta_min", "beta_max") if config.training.sde == "vpsde" else ("sigma_min",) * 2
+    high = high.replace("sigma_min", "sigma_max")
+    sde = sdes[config.training.sde](config.model[low], config.model[high], config.model.num_scales)
+    run = official_torch if peer.kind == "torch" else official_jax
+    return run(peer, module, sde, config, case.batch), {}
+
+
+def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
+    import torch
+
+    size, training = config.data.image_size, config.training
+    x = torch.rand(batch, config.data.num_channels, size, size)
+    labels = torch.full((batch,), 0.5)
+    optimizer = peer.losses.get_optimizer(config, module.parameters())
+    average = peer.ema.ExponentialMovingAverage(module.parameters(), decay=config.model.ema_rate)
+    state = {"optimizer": optimizer, "model": module, "ema": average, "step": 0}
+    options = {
+        "reduce_mean": training.reduce_mean,
+        "continuous": training.continuous,
+        "likelihood_weighting": training.likelihood_weighting,
+    }
+    step = peer.losses.get_step_fn(
+        sde, train=True, optimize_fn=peer.losses.optimization_manager(config), **options
+    )
+    loss = peer.losses.get_sde_loss_fn(
+        sde,
+        train=True,
+        reduce_mean=training.reduce_mean,
+        continuous=True,
+        likelihood_weighting=training.likelihood_weighting,
+    )
+
+    def forward() -> None:
+        module.eval()
+        with torch.no_grad():
+            module(x, labels)
+
+    def gradient() -> None:
+        optimizer.zero_grad()
+        loss(module, x).backward()
+
+    return {"forward": forward, "gradient": gradient, "step": lambda: step(state, x)}
+
+
+def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
+    import jax
+    import jax.numpy as jnp
+    import optax
+
+    from benchmarks import peers
+
+    size, training = config.data.image_size, config.training
+    shape = (size, size, config.data.num_channels)
+    params = peers.init_jax(module, jax.random.key(0), shape)
+    x, labels = jnp.full((batch, *shape), 0.5), jnp.full(batch, 0.5)
+    loss = peer.losses.get_sde_loss_fn(
+        sde,
+        module,
+        train=True,
+        reduce_mean=training.reduce_mean,
+        continuous=True,
+        likelihood_weighting=training.likelihood_weighting,
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.optim.grad_clip), optax.adam(config.optim.lr)
+    )
+
+    def value(params: Any, key: Any) -> Any:
+        return loss(key, params, {}, {"image": x})[0]
+
+    def one_step(state: Any) -> Any:
+        params, moments, average, key = state
+        key, now = jax.random.split(key)
+        worth, grads = jax.value_and_grad(value)(params, now)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        rate = config.model.ema_rate
+        average = jax.tree.map(lambda a, p: rate * a + (1 - rate) * p, average, params)
+        return (params, moments, average, key), worth
+
+    forward = jax.jit(lambda p, x: module.apply({"params": p}, x, labels, train=False))
+    gradient = jax.jit(jax.value_and_grad(value))
+    step = jax.jit(one_step, donate_argnums=0)
+    copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]
+    key = jax.random.PRNGKey(2)
+    held = [(copies[0], optimizer.init(params), copies[1], key)]
+
+    def run_step() -> Any:
+        held[0], worth = step(held[0])
+        return jax.block_until_ready(worth)
+
+    return {
+        "forward": lambda: jax.block_until_ready(forward(params, x)),
+        "gradient": lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3))),
+        "step": run_step,
+    }
+
+
+def serve(pipe: Any, path: str | None) -> None:
+    """Answers ("load", case) with the work of each quantity, ("time", name) with seconds."""
+    sys.stderr.flush()
+    calls: Calls = {}
+    while True:
+        try:
+            order, argument = pipe.recv()
+        except EOFError:  # the parent has ended
+            return
+        try:
+            if order == "load":
+                calls, work = official(path, argument) if path else ours(argument)
+                for call in calls.values():
+                    call()
+                pipe.send(work)
+            else:
+                began = time.perf_counter()
+                calls[argument]()
+                pipe.send(time.perf_counter() - began)
+        except Exception as error:
+            traceback.print_exc()
+            pipe.send(error)
+
+
+class Contender:
+    """A process of its own, so that neither library's threads or flags touch the other's."""
+
+    def __init__(self, name: str, path: str | None) -> None:
+        self.name = name
+        context = multiprocessing.get_context("spawn")
+        self.pipe, theirs = context.Pipe()
+        context.Process(target=serve, args=(theirs, path), daemon=True).start()
+
+    def ask(self, order: str, argument: Any) -> Any:
+        self.pipe.send((order, argument))
+        answer = self.pipe.recv()
+        if isinstance(answer, Exception):
+            raise SystemExit(f"error: {self.name}: {answer}")
+        return answer
+
+
+def compare(name: str, contenders: list[Contender], rounds: int) -> None:
+    """One configuration: every contender loads, then all take turns."""
+    import reports
+
+    case = CASES[name]
+    work, *_ = [contender.ask("load", case) for contender in contenders]
+    seconds: dict[tuple[str, str], list[float]] = {}
+    for _ in tqdm(range(rounds), desc=name, leave=False):
+        for contender in contenders:
+            time.sleep(0.5)
+            quantities = [*QUANTITIES, *(["matmul"] if contender is contenders[0] else [])]
+            for quantity in quantities:
+                spent = contender.ask("time", quantity)
+                seconds.setdefault((contender.name, quantity), []).append(spent)
+    median = {key: float(np.median(values)) for key, values in seconds.items()}
+    peak = 2 * MATMUL**3 / median[contenders[0].name, "matmul"]
+    rows = []
+    for contender in contenders:
+        for quantity in QUANTITIES:
+            spent = median[contender.name, quantity]
+            rate = work[quantity] / spent
+            ratio = spent / median[contenders[0].name, quantity]
+            speeds = (1e3 * spent, case.batch / spent, rate / 1e9, rate / peak, ratio)
+            rows.append((contender.name, quantity, *speeds))
+    print(f"\n{name}: {case}; matrix product {peak / 1e9:.0f} GFLOP/s")
+    header = ["", "", "ms", "images/s", "GFLOP/s", "of matmul", "time / ours"]
+    print(reports.table(rows, header))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--peer", action="append", default=[], help="checkout of official code")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
+    args = parser.parse_args()
+    names = args.only.split(",")
+    if unknown := sorted(set(names) - set(CASES)):
+        raise SystemExit(f"error: --only names unknown {unknown}; known: {', '.join(CASES)}")
+    from benchmarks import peers
+
+    contenders = [Contender("ours", None)]
+    for path in args.peer:
+        contenders.append(Contender(f"official {peers.kind(path)}", path))
+    for name in names:
+        compare(name, contenders, args.rounds)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,233 @@
+"""Error against evaluations (NFE) of the samplers: closed-form scores and the quickstart network.
+
+    python benchmarks/solvers.py [--workdir=runs/quickstart] [--picture=docs/pictures/error_nfe.png]
+
+Prints one Markdown table each of
+
+1. the error of the law of the samples, for data N(m, diag(s^2)) with the means and deviations of
+   the digits' pixels: exact, for then a sampler is affine in its draws;
+2. the deviation from the probability flow, for a mixture of Gaussians (deterministic samplers);
+3. with --workdir, the Fréchet distance of a trained network's images to its training images, in
+   the features of the data set's own classifier;
+
+and draws them as curves.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import functools
+import pathlib
+import sys
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+
+import data
+import generate
+import parallel
+import sampling
+import sde_lib
+import solvers
+import train
+from configs import quickstart
+from data import transforms
+from metrics import classifier, frechet
+from tests import gaussians
+
+Array = jax.Array
+Errors = dict[str, dict[int, float]]  # by sampler and NFE
+
+SIZES = (10, 15, 20, 30, 50, 100)
+LONG = (200, 500, 1000)  # for samplers of the discretised reverse SDE
+STOCHASTIC = ("euler_maruyama", "reverse_diffusion", "ancestral_sampling")
+# Name -> solver, its time grid, evaluations a step.
+FEW: dict[str, tuple[Callable[..., Any], str, int]] = {
+    "ddim": (solvers.ddim, "uniform", 1),
+    "ddim, eta 1": (functools.partial(solvers.ddim, eta=1.0), "uniform", 1),
+    "dpm_2": (functools.partial(solvers.dpm_solver, order=2), "log_snr", 2),
+    "dpm_3": (functools.partial(solvers.dpm_solver, order=3), "log_snr", 3),
+    "dpmpp_2m": (functools.partial(solvers.dpm_solver_pp, order=2), "log_snr", 1),
+    "dpmpp_3m": (functools.partial(solvers.dpm_solver_pp, order=3), "log_snr", 1),
+    "dpmpp_2m_sde": (functools.partial(solvers.dpm_solver_pp, stochastic=True), "log_snr", 1),
+    "edm": (solvers.edm, "karras", 2),
+    "edm, churn 10": (functools.partial(solvers.edm, churn=10.0), "karras", 2),
+    "unipc_2": (functools.partial(solvers.unipc, order=2), "log_snr", 1),
+    "unipc_3": (functools.partial(solvers.unipc, order=3), "log_snr", 1),
+}
+DETERMINISTIC = [name for name in FEW if not name.endswith(("1", "sde", "10"))]
+
+
+def sample(name: str, nfe: int, sde: sde_lib.SDE, score_fn: Any, noise: Any) -> Array:
+    """Samples of at most `nfe` evaluations; the solvers with few steps keep one to denoise.
+
+    Raises:
+      ValueError: a chain of so few steps does not exist.
+    """
+    if name in STOCHASTIC:
+        chain = dataclasses.replace(sde, N=nfe)
+        return sampling.pc_sampler(
+            chain, score_fn, noise, predictor=name, corrector="none", denoise=True
+        ).x
+    solver, grid, stages = FEW[name]
+    times = solvers.time_grid(sde, grid, (nfe - 1) // stages)
+    return solver(sde, score_fn, noise, times).x
+
+
+def law_errors() -> Errors:
+    """Root mean square over pixels of the Wasserstein-2 distance of their laws, each a Gaussian.
+
+    The data have the means and deviations of the pixels of the (dequantised) digits. Image i has
+    draw i equal to 1 and all others 0, the last image none: their distances are the coefficients
+    of the draws, and the variance of a sample is the sum of their squares.
+    """
+    sde = sde_lib.VPSDE()
+    digits = data.from_config(quickstart.get_config(), "train")
+    pixels = (2 * digits.take(np.arange(len(digits)))[0].reshape(len(digits), -1) + 1.0) / 17 - 1
+    mean, std = pixels.mean(0), np.sqrt(pixels.var(0) + (2 / 17) ** 2 / 12)
+    score_fn = gaussians.gaussian(mean, std, mean.shape).score_fn(sde)
+
+    def error(name: str, nfe: int) -> float:
+        def noise(i: Any) -> Array:
+            return jnp.where(jnp.arange(nfe + 2) == i, 1.0, 0.0)[:, None] * jnp.ones_like(mean)
+
+        x = np.asarray(jax.jit(lambda: sample(name, nfe, sde, score_fn, noise))(), np.float64)
+        made = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2, 0))
+        return float(np.sqrt(np.mean((x[-1] - mean) ** 2 + (made - std) ** 2)))
+
+    return sweep(STOCHASTIC, SIZES + LONG, error) | sweep(FEW, SIZES, error)
+
+
+def flow_errors() -> Errors:
+    """Root mean square deviation of 64 denoised samples from the flow's, for a mixture in 2-D."""
+    sde = sde_lib.VPSDE()
+    score_fn = gaussians.two_modes((2,)).score_fn(sde)
+    noise = sampling.recorded_noise(jax.random.normal(jax.random.key(0), (1, 64, 2)))
+
+    @jax.jit
+    def solution() -> Array:
+        x = sampling.ode_sampler(sde, score_fn, noise, rtol=1e-6, atol=1e-6).x
+        return solvers.denoised(sde, score_fn, x, sde.sampling_eps)
+
+    exact = solution()
+
+    def error(name: str, nfe: int) -> float:
+        x = jax.jit(lambda: sample(name, nfe, sde, score_fn, noise))()
+        return float(jnp.sqrt(jnp.mean(jnp.square(x - exact))))
+
+    return sweep(DETERMINISTIC, SIZES, error)
+
+
+def network_errors(workdir: pathlib.Path, count: int) -> tuple[Errors, frechet.Splits]:
+    """Fréchet distances of `count` images from as many training images, means of 10 draws.
+
+    And that between disjoint sets of as many training images, what a perfect sampler would get.
+    """
+    config = quickstart.get_config()
+    parts = train.build(config)
+    params = parallel.fetch(generate.restore(config, parts, workdir).params)
+    score_fn = generate.score_from_params(config, parts, params)
+    real = data.from_config(config, "train")
+    extractor = classifier.load(real, data.from_config(config, "test"))
+    expected = extractor.features(real.take(np.arange(len(real)))[0])
+    keys = parallel.image_keys(jax.random.key(0), jnp.arange(count))
+
+    def error(name: str, nfe: int) -> float:
+        @jax.jit
+        def run(keys: Array) -> Array:
+            noise = sampling.image_noise(keys, parts.image_shape)
+            x = sample(name, nfe, parts.sde, score_fn, noise)
+            return transforms.inverse_scale(x, parts.levels, config.data.centered, True)
+
+        found = extractor.features(np.asarray(run(keys)))
+        distance = frechet.split_distance(found, size=count, other=expected, n_splits=10).mean
+        print(f"{name}, NFE {nfe}: {distance:.2f}", file=sys.stderr, flush=True)
+        return distance
+
+    distances = sweep(["reverse_diffusion"], (100, 1000), error)
+    distances |= sweep(["dpmpp_2m_sde", "dpmpp_2m", "unipc_3", "ddim", "edm"], (10, 20), error)
+    return distances, frechet.split_distance(expected, size=count, n_splits=10)
+
+
+def sweep(names: Any, sizes: Any, error: Callable[[str, int], float]) -> Errors:
+    """error(name, nfe) wherever the sampler can have so many evaluations."""
+    found: Errors = {}
+    for name in names:
+        found[name] = {}
+        for nfe in sizes:
+            try:
+                found[name][nfe] = error(name, nfe)
+            except ValueError as refusal:  # DDPM's chain with fewer steps than beta_max
+                print(f"{name}, NFE {nfe}: {refusal}", file=sys.stderr)
+    return found
+
+
+def markdown(title: str, errors: Errors, spec: str) -> str:
+    sizes = sorted({nfe for row in errors.values() for nfe in row})
+    lines = [
+        f"### {title}",
+        "",
+        f"| NFE | {' | '.join(map(str, sizes))} |",
+        "|---" * (len(sizes) + 1) + "|",
+    ]
+    for name, row in errors.items():
+        cells = [format(row[nfe], spec) if nfe in row else "" for nfe in sizes]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines) + "\n"
+
+
+def draw(path: pathlib.Path, panels: dict[str, Errors]) -> None:
+    """One panel of curves for each table."""
+    figure = Figure(figsize=(5.0 * len(panels), 4.4), dpi=110, layout="constrained")
+    styles = dict(zip([*STOCHASTIC, *FEW], range(20), strict=False))
+    for axes, (title, errors) in zip(
+        np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
+    ):
+        for name, row in errors.items():
+            k = styles[name]
+            axes.plot(
+                *zip(*row.items(), strict=True),
+                "-o" if k < 10 else "--s",
+                color=f"C{k % 10}",
+                label=name,
+                linewidth=1.3,
+                markersize=3,
+            )
+        axes.set(xscale="log", yscale="log", xlabel="NFE")
+        axes.set_title(title, fontsize="medium", loc="left")
+        axes.grid(color="0.9", linewidth=0.7)
+        axes.legend(frameon=False, fontsize="x-small")
+    FigureCanvasAgg(figure).print_figure(path)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--workdir", type=pathlib.Path, help="of a trained quickstart")
+    parser.add_argument("--count", type=int, default=300, help="images of the network")
+    parser.add_argument("--picture", type=pathlib.Path, help="where to draw the curves")
+    args = parser.parse_args()
+    panels = {"error of the law, Gaussian with the moments of the digits": law_errors()}
+    print(markdown(*list(panels.items())[-1], ".1e"))
+    panels["deviation from the flow, mixture"] = flow_errors()
+    print(markdown(*list(panels.items())[-1], ".1e"))
+    if args.workdir:
+        distances, perfect = network_errors(args.workdir, args.count)
+        title = f"Fréchet distance of the network's images, {args.count} and {args.count}"
+        print(markdown(title, distances, ".1f"))
+        print(f"between training images: {perfect.mean:.1f} ± {perfect.std:.1f}")
+        panels["Fréchet distance, network"] = distances
+    if args.picture:
+        draw(args.picture, panels)
+
+
+if __name__ == "__main__":
+    main()

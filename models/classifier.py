@@ -1,0 +1,116 @@
+"""A classifier of noisy images, whose gradient guides class-conditional sampling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.conv import Conv
+from models.embeddings import GaussianFourierProjection, noise_embedding, positional_embedding
+from models.layers import (
+    ACTIVATIONS,
+    GroupNorm,
+    ResnetBlockBigGANpp,
+    check_resolution,
+    downsample,
+    per_block_keys,
+)
+
+BASE_WIDTH = 16  # of a residual network that is not widened
+CHOICES: dict[str, Iterable[str]] = {
+    "nonlinearity": ACTIVATIONS,
+    "embedding_type": ["fourier", "positional"],
+}
+
+
+class NoisyClassifier(nn.Module):
+    """A wide residual network that knows the noise level: the logits of p_t(y | x).
+
+    The default is the WRN-28-10 of Zagoruyko & Komodakis 2016 (arXiv:1605.07146), conditioned on
+    the noise as Song et al. 2021 do for class-conditional sampling: three groups of residual
+    blocks of widths 16 k, 32 k and 64 k (k = `widen_factor`), each group after the first at half
+    the resolution, then the mean over space and a dense layer. The blocks are those of NCSN++,
+    which have the same order of norm, activation, convolution and dropout, and take the embedding.
+
+    Norms are group norms, not batch norms: noise levels differ from image to image, so averages
+    over a batch would mix them, and an image's logits would depend on its neighbours; a group norm
+    has no running statistics to carry either. Each image is first standardised, with variance
+    1 / (H W C) added, because the size of x grows with the noise of VE. With the smooth "swish",
+    log p_t(y | x) has derivatives of every order in x; "relu" and "lrelu" have no second one.
+
+    Attributes:
+      num_classes: the number K of classes.
+      widen_factor: k, the width in units of the plain residual network.
+      blocks_per_group: residual blocks in each group; n of them make 6 n + 4 layers.
+      dropout: rate inside the blocks.
+      nonlinearity: one of `models.layers.ACTIVATIONS`.
+      embedding_type: "fourier" for labels that are noise levels (VE), "positional" for times.
+      fourier_scale: standard deviation of the random frequencies of log sigma.
+      dtype: of the computation; parameters, norms and the logits stay float32.
+
+    Raises:
+      ValueError: an unknown choice, fewer than two classes, or sides that are not multiples of 4.
+    """
+
+    num_classes: int = 10
+    widen_factor: int = 10
+    blocks_per_group: int = 4
+    dropout: float = 0.0
+    nonlinearity: str = "swish"
+    embedding_type: str = "fourier"
+    fourier_scale: float = 16.0
+    dtype: Any = None
+
+    def __post_init__(self) -> None:
+        for name, valid in CHOICES.items():
+            value = getattr(self, name)
+            if value not in valid:
+                raise ValueError(
+                    f"classifier.{name} is {value!r}; valid values: {', '.join(valid)}"
+                )
+        if self.num_classes < 2:
+            raise ValueError(f"classifier.num_classes is {self.num_classes}; it must be 2 or more")
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self, x: jax.Array, labels: jax.Array, dropout_keys: jax.Array | None = None
+    ) -> jax.Array:
+        """Logits [B, K] of images x [B, H, W, C]; `labels [B]` as `models.continuous_labels`.
+
+        `dropout_keys [B]`, one key per image, switch dropout on.
+        """
+        groups = (1, 2, 4)
+        check_resolution(x, len(groups))
+        act, width = ACTIVATIONS[self.nonlinearity], BASE_WIDTH * self.widen_factor
+        if self.embedding_type == "fourier":
+            features = GaussianFourierProjection(width, self.fourier_scale)(jnp.log(labels))
+        else:
+            features = positional_embedding(labels, width)
+        temb = noise_embedding(features, width, act)
+        keys = per_block_keys(dropout_keys)
+
+        centred = x - jnp.mean(x, (1, 2, 3), keepdims=True)
+        variance = jnp.mean(jnp.square(centred), (1, 2, 3), keepdims=True)
+        h = centred * jax.lax.rsqrt(variance + 1.0 / x[0].size)
+        h = Conv(BASE_WIDTH, dtype=self.dtype)(h)
+        for group, multiple in enumerate(groups):
+            for i in range(self.blocks_per_group):
+                block = ResnetBlockBigGANpp(
+                    multiple * width,
+                    act,
+                    dropout=self.dropout,
+                    resample=_halve if group > 0 and i == 0 else None,
+                    dtype=self.dtype,
+                )
+                h = block(h, temb, next(keys))
+        h = jnp.mean(act(GroupNorm()(h)), (1, 2))
+        return nn.Dense(self.num_classes)(h)
+
+
+def _halve(x: jax.Array) -> jax.Array:
+    return downsample(x, None)
