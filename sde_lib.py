@@ -459,14 +459,12 @@ class SubVPSDE(LinearBetaSDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class VESDE(SDE):
-    """Variance exploding: `dx = sqrt(d sigma^2/dt) dw`, sigma geometric (eqs. 9, 30), from SMLD.
-
-    As in the original, `sigma(0)` is `sigma_min`, so that the data at t = 0 carry that noise.
+class VarianceExplodingSDE(SDE):
+    """`dx = g(t) dw`: the data are never scaled, and sigma grows from `sigma_min` to `sigma_max`.
 
     Attributes:
-      sigma_min: noise at t = 0.
-      sigma_max: noise at t = T.
+      sigma_min: the smallest noise level.
+      sigma_max: the largest, at T.
 
     Raises:
       ValueError: not 0 < sigma_min < sigma_max.
@@ -479,7 +477,31 @@ class VESDE(SDE):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _check_sigmas(self.sigma_min, self.sigma_max, "VESDE")
+        if not 0.0 < self.sigma_min < self.sigma_max < math.inf:
+            raise ValueError(
+                f"{type(self).__name__}: sigma_min is {self.sigma_min} and sigma_max "
+                f"{self.sigma_max}; use 0 < sigma_min < sigma_max"
+            )
+
+    @property
+    def prior_std(self) -> float:
+        return self.sigma_max
+
+    def log_alpha(self, t: Array) -> Array:
+        """0 (eq. 29)."""
+        return jnp.zeros_like(t)
+
+    def drift(self, x: Array, t: Array) -> Array:
+        """0 (eq. 9)."""
+        return jnp.zeros_like(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class VESDE(VarianceExplodingSDE):
+    """Variance exploding: `dx = sqrt(d sigma^2/dt) dw`, sigma geometric (eqs. 9, 30), from SMLD.
+
+    As in the original, `sigma(0)` is `sigma_min`, so that the data at t = 0 carry that noise.
+    """
 
     @property
     def sampling_eps(self) -> float:
@@ -490,14 +512,6 @@ class VESDE(SDE):
         """`log(sigma_max / sigma_min)`."""
         return math.log(self.sigma_max) - math.log(self.sigma_min)
 
-    @property
-    def prior_std(self) -> float:
-        return self.sigma_max
-
-    def log_alpha(self, t: Array) -> Array:
-        """0: the data are never scaled (eq. 29)."""
-        return jnp.zeros_like(t)
-
     def sigma(self, t: Array) -> Array:
         """`sigma_min (sigma_max / sigma_min)^t` (eq. 30)."""
         return self.sigma_min * jnp.exp(t * self.log_ratio)
@@ -505,10 +519,6 @@ class VESDE(SDE):
     def time_of_log_snr(self, log_snr: Array) -> Array:
         """`log(sigma / sigma_min) / log(sigma_max / sigma_min)`."""
         return (-0.5 * log_snr - math.log(self.sigma_min)) / self.log_ratio
-
-    def drift(self, x: Array, t: Array) -> Array:
-        """0 (eq. 9)."""
-        return jnp.zeros_like(x)
 
     def diffusion(self, t: Array) -> Array:
         """`g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))` (eq. 30)."""
@@ -534,27 +544,14 @@ class VESDE(SDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class EDMSDE(SDE):
+class EDMSDE(VarianceExplodingSDE):
     """`dx = sqrt(2 t) dw`, hence sigma(t) = t (Karras et al. 2022, arXiv:2206.00364, section 3).
 
     T is `sigma_max`; samplers and training stop at `sigma_min`.
-
-    Attributes:
-      sigma_min: the smallest noise level.
-      sigma_max: the largest.
-
-    Raises:
-      ValueError: not 0 < sigma_min < sigma_max.
     """
-
-    variance_exploding: ClassVar[bool] = True
 
     sigma_min: float = 0.002
     sigma_max: float = 80.0
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        _check_sigmas(self.sigma_min, self.sigma_max, "EDMSDE")
 
     @property
     def T(self) -> float:
@@ -568,14 +565,6 @@ class EDMSDE(SDE):
     def training_eps(self) -> float:
         return self.sigma_min
 
-    @property
-    def prior_std(self) -> float:
-        return self.sigma_max
-
-    def log_alpha(self, t: Array) -> Array:
-        """0: the data are never scaled."""
-        return jnp.zeros_like(t)
-
     def sigma(self, t: Array) -> Array:
         """t."""
         return t
@@ -583,10 +572,6 @@ class EDMSDE(SDE):
     def time_of_log_snr(self, log_snr: Array) -> Array:
         """`exp(-log_snr / 2)`."""
         return jnp.exp(-0.5 * log_snr)
-
-    def drift(self, x: Array, t: Array) -> Array:
-        """0."""
-        return jnp.zeros_like(x)
 
     def diffusion(self, t: Array) -> Array:
         """`g(t) = sqrt(2 t)`."""
@@ -629,14 +614,6 @@ def from_config(config: Any) -> SDE:
 def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
     """Elementwise derivative of `function` at the times t."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
-
-
-def _check_sigmas(sigma_min: float, sigma_max: float, name: str) -> None:
-    if not 0.0 < sigma_min < sigma_max < math.inf:
-        raise ValueError(
-            f"{name}: sigma_min is {sigma_min} and sigma_max {sigma_max}; "
-            "use 0 < sigma_min < sigma_max"
-        )
 
 
 def lookup(table: dict[str, Any], name: str, what: str) -> Any:

@@ -341,7 +341,7 @@ class History:
         self.log = log
         self.in_flight: list[tuple[int, dict[str, jax.Array]]] = []
         self.unlogged: list[dict[str, np.ndarray]] = []
-        self.loss = float("nan")
+        self.loss: float | None = None  # the last one fetched
 
     def add(self, first_step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics [n] of steps first_step + 1 ... first_step + n."""
@@ -473,7 +473,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             history.add(step, metrics)
             before, step = step, step + count
             bar.update(count)
-            bar.set_postfix(loss=f"{history.loss:.4g}", refresh=False)
+            if history.loss is not None:
+                bar.set_postfix(loss=f"{history.loss:.4g}", refresh=False)
             last = step >= options.n_iters or stop(step)
             if last or crossed(options.eval_freq, before, step):
                 history.settle()

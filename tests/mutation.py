@@ -99,8 +99,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "sde_lib.py",
-        "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE VESDE "
-        "EDMSDE",
+        "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
+        "VarianceExplodingSDE VESDE EDMSDE",
         {"sde_lib": ""},
     ),
     (

@@ -140,6 +140,7 @@ def test_an_image_has_its_own_logits_level_and_dropout() -> None:
     assert relative_error(louder, logits(2000 * X, LEVELS, keys)[0]) < 1e-3
 
 
+@pytest.mark.slow
 def test_guidance_can_be_differentiated_again() -> None:
     """The gradient of log p(y | x) is finite, also of a constant image, and has the derivative
     that finite differences give."""

@@ -139,7 +139,7 @@ EVERY = [name for name in SAMPLERS if name != "smld"]
     [
         ("vp", "mixture-2", ["ode", "reverse_diffusion+langevin", "dpmpp_2m_sde"], 200),
         ("subvp", "mixture-2", ["ancestral_sampling"], 200),
-        ("ve", "gaussian-64", ["dpmpp_2m_sde"], 200),
+        pytest.param("ve", "gaussian-64", ["dpmpp_2m_sde"], 200, marks=pytest.mark.slow),
         *(
             pytest.param(
                 kind,

@@ -69,7 +69,7 @@ def test_one_rademacher_probe_is_exact_for_an_isotropic_score(kind: str) -> None
         pytest.param("ve", (2,), 1, marks=pytest.mark.slow),
         ("subvp", (2,), 2),
         pytest.param("vp", (8, 8, 1), 1, marks=pytest.mark.slow),
-        ("ve", (8, 8, 1), 2),
+        pytest.param("ve", (8, 8, 1), 2, marks=pytest.mark.slow),
     ],
 )
 def test_bits_per_dim_of_the_exact_trace_are_those_of_the_density(

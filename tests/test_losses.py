@@ -319,6 +319,10 @@ TAG = re.compile(
 )
 
 
+# Networks whose losses differ from another one's only in what analytic models already test.
+ALSO_AS_ANALYTIC = ("net_smld", "net_subvp")
+
+
 def tags(by_network: bool) -> list[Any]:
     """Every loss of every file, computed with a network or with an analytic model."""
     found = []
@@ -326,7 +330,8 @@ def tags(by_network: bool) -> list[Any]:
         for key in sorted(golden_cases.load(path)):
             match = TAG.fullmatch(key)
             if match and (match["by"] == "net_") == by_network:
-                found.append(pytest.param(path, key, id=f"{path.stem}-{key}"))
+                marks = pytest.mark.slow if key.startswith(ALSO_AS_ANALYTIC) else ()
+                found.append(pytest.param(path, key, id=f"{path.stem}-{key}", marks=marks))
     return found
 
 

@@ -59,7 +59,7 @@ def test_a_run_leaves_what_it_promises(one_device_run: pathlib.Path) -> None:
     assert list((one_device_run / "tensorboard").iterdir())
 
 
-@pytest.mark.parametrize("count", [2, 4])
+@pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
 def test_losses_and_weights_do_not_depend_on_the_device_count(
     count: int,
     one_device_run: pathlib.Path,
@@ -170,6 +170,7 @@ def test_the_pmapped_step_lowers_for_accelerators(platform: str) -> None:
     assert "stablehlo.convolution" in text
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_steps_per_call() -> None:
     def temporary(n: int) -> int:
         step, arguments = traced_step(n)
