@@ -63,23 +63,13 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
     import jax
     import jax.numpy as jnp
 
-    import losses
-    import models
     import parallel
-    import sde_lib
     import train
 
     config = read_config(case)
-    sde, module = sde_lib.from_config(config), models.from_config(config)
-    objective = train.Objective(
-        apply=module.apply,
-        loss=losses.from_config(config, sde),
-        levels=256,
-        centered=config.data.centered,
-        dequantize=config.data.uniform_dequantization,
-    )
+    parts = train.build(config)
+    module, objective, shape = parts.module, parts.objective, parts.image_shape
     optimizer = train.optimizer_from_config(config)
-    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
     fresh = functools.partial(train.new_state, module, optimizer, 0, shape)
     state = jax.jit(fresh)()
     params = jax.tree.map(jnp.copy, state.params)
@@ -124,15 +114,13 @@ def matrix_product() -> Callable[[], Any]:
 
 def official(path: str, case: Case) -> tuple[Calls, dict[str, float]]:
     """The calls of the official code at `path`."""
+    import sde_lib
     from benchmarks import peers
 
     config = read_config(case)
     peer, module = peers.load(path), peers.network(path, config)
     config = peers.official_config(config)
-    sdes = {"vpsde": peer.sde_lib.VPSDE, "vesde": peer.sde_lib.VESDE}
-    low, high = ("beta_min", "beta_max") if config.training.sde == "vpsde" else ("sigma_min",) * 2
-    high = high.replace("sigma_min", "sigma_max")
-    sde = sdes[config.training.sde](config.model[low], config.model[high], config.model.num_scales)
+    sde = peers.sde(peer, sde_lib.from_config(config))
     run = official_torch if peer.kind == "torch" else official_jax
     return run(peer, module, sde, config, case.batch), {}
 

@@ -15,6 +15,7 @@ from models.layers import (
     ACTIVATIONS,
     GroupNorm,
     ResnetBlockBigGANpp,
+    check_choices,
     check_resolution,
     downsample,
     per_block_keys,
@@ -66,12 +67,7 @@ class NoisyClassifier(nn.Module):
     dtype: Any = None
 
     def __post_init__(self) -> None:
-        for name, valid in CHOICES.items():
-            value = getattr(self, name)
-            if value not in valid:
-                raise ValueError(
-                    f"classifier.{name} is {value!r}; valid values: {', '.join(valid)}"
-                )
+        check_choices(self, CHOICES, "classifier")
         if self.num_classes < 2:
             raise ValueError(f"classifier.num_classes is {self.num_classes}; it must be 2 or more")
         super().__post_init__()

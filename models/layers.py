@@ -95,12 +95,15 @@ class NIN(nn.Module):
         return x @ w + b
 
 
-def check_choices(module: nn.Module, choices: Mapping[str, Iterable[str]]) -> None:
-    """Raises ValueError if an attribute of `module` is not among its `choices`."""
+def check_choices(
+    module: nn.Module, choices: Mapping[str, Iterable[str]], section: str = "model"
+) -> None:
+    """Raises ValueError if an attribute of `module`, which `section` of the config describes, is
+    not among its `choices`."""
     for name, valid in choices.items():
         value = getattr(module, name)
         if value not in valid:
-            raise ValueError(f"model.{name} is {value!r}; valid values: {', '.join(valid)}")
+            raise ValueError(f"{section}.{name} is {value!r}; valid values: {', '.join(valid)}")
 
 
 def check_resolution(x: jax.Array, levels: int) -> None:
