@@ -103,6 +103,30 @@ def unflatten(template: PyTree, named: Mapping[str, np.ndarray], prefix: str = "
     return jax.tree_util.tree_unflatten(structure, [named[name] for name in wanted])
 
 
+def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an uncompressed NumPy archive; it is on the disk itself when this returns."""
+    with epath.Path(path).open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        file.flush()
+        with contextlib.suppress(io.UnsupportedOperation):  # a bucket has no descriptor
+            os.fsync(file.fileno())
+
+
+def read_arrays(path: epath.PathLike, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an archive whose names begin with `prefix`; each is verified (CRC-32)."""
+    arrays = {}
+    with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            if member.startswith(prefix):
+                data = io.BytesIO(archive.read(member))  # verified before it is parsed
+                array = np.lib.format.read_array(data, allow_pickle=False)
+                arrays[member.removesuffix(".npy")] = array
+    return arrays
+
+
 class Checkpoints:
     """The checkpoints of one run.
 
@@ -400,27 +424,14 @@ class _ArraysHandler(ocp.AsyncCheckpointHandler):
         ]
 
     async def _write(self, path: epath.Path, arrays: dict[str, np.ndarray]) -> None:
-        with path.open("wb") as file:
-            with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-                for name, array in arrays.items():
-                    with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                        np.lib.format.write_array(member, array, allow_pickle=False)
-            file.flush()
-            with contextlib.suppress(io.UnsupportedOperation):  # a bucket has no descriptor
-                os.fsync(file.fileno())
+        write_arrays(path, arrays)
 
     def save(self, directory: epath.Path, args: _Arrays) -> None:
         raise NotImplementedError("orbax's asynchronous checkpointer calls async_save")
 
     def restore(self, directory: epath.Path, args: _Arrays | None = None) -> dict[str, np.ndarray]:
         """All arrays; of dtypes unknown to NumPy as plain bytes (kind "V")."""
-        arrays = {}
-        with (directory / self.FILE).open("rb") as file, zipfile.ZipFile(file) as archive:
-            for member in archive.namelist():
-                data = io.BytesIO(archive.read(member))  # verified before it is parsed
-                array = np.lib.format.read_array(data, allow_pickle=False)
-                arrays[member.removesuffix(".npy")] = array
-        return arrays
+        return read_arrays(directory / self.FILE)
 
 
 @ocp.args.register_with_handler(_ArraysHandler, for_save=True, for_restore=True)

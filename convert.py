@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 import json
 import pathlib
@@ -16,10 +15,12 @@ import numpy as np
 import optax
 
 import configs
+import ema
+import generate
 import models
+import optimizers
 import reports
 import train
-from checkpoints import unflatten
 from configs import defaults, schema
 from interop import diffusers, sources
 
@@ -111,7 +112,7 @@ def state_of(
     config: ml_collections.ConfigDict, module: nn.Module, weights: sources.Weights
 ) -> train.TrainState:
     """The training state, in NumPy, that goes on from these weights."""
-    optimizer = train.optimizer_from_config(config)
+    optimizer = optimizers.from_config(config)
     blank = jax.eval_shape(optimizer.init, weights.params)
     blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
     _, key = jax.random.split(jax.random.key(config.seed))  # as `train.new_state`
@@ -123,6 +124,7 @@ def state_of(
         opt_state=with_moments(blank, weights),
         ema_params=weights.ema or weights.params,
         key=key_data,
+        averages=dict.fromkeys(ema.from_config(config).further, weights.ema or weights.params),
     )
 
 
@@ -234,22 +236,21 @@ def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]
 def export_weights(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
 ) -> None:
-    """Writes the EMA weights of checkpoint `eval.checkpoint` as a diffusers UNet2DModel folder.
+    """Writes the weights `eval.ema` of checkpoint `eval.checkpoint` as a diffusers folder.
 
     Raises:
       FileNotFoundError: no checkpoint.
-      ValueError: a network that the format cannot hold; a target that exists; a damaged checkpoint.
+      ValueError: a network that the format cannot hold; a target that exists; a damaged checkpoint;
+        weights that the run did not keep.
     """
     configs.check(config)
     module, shape = models.from_config(config), train.image_shape(config)
     description = diffusers.description(module, shape)
-    stored = train.open_run(config, workdir).restore(step=config.eval.checkpoint)
-    init = functools.partial(models.init, module, image_shape=shape)
-    params = unflatten(jax.eval_shape(init, jax.random.key(0)), stored.state, prefix="ema_params")
-    tensors = diffusers.params_to_diffusers(module, params, shape)
+    chosen = generate.load_weights(config, module, shape, workdir)
+    tensors = diffusers.params_to_diffusers(module, chosen.params, shape)
     diffusers.write(target, description, tensors)
     rows = [
-        ("checkpoint", f"step {stored.step}, EMA weights"),
+        ("checkpoint", f"step {chosen.step}, {chosen.label}"),
         ("tensors written", str(len(tensors))),
         ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
         ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),

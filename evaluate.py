@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import importlib.metadata
+import json
 import math
 import pathlib
 import time
@@ -15,12 +16,14 @@ import numpy as np
 
 import data
 import generate
+import kinds
 import likelihood
 import parallel
+import quality
 import reports
+import sampling
 import train
-from data import transforms
-from metrics import classifier, frechet
+from metrics import frechet
 
 Results = dict[str, Any]
 
@@ -33,20 +36,21 @@ def frechet_results(
 ) -> Results:
     """Draws `eval.num_samples` images, saves pictures of them, and compares their features.
 
-    The features are those of a classifier of the data set itself. Beside the distance between all
-    generated and all training images stand two of equal sample size: between disjoint halves of
-    the training images (what a perfect generator would get), and between as many generated and
-    training images.
+    The features are those of a classifier of the data set itself; points are compared as they are,
+    and by their sliced Wasserstein distance too. Beside the distance between all generated and all
+    training images stand two of equal sample size: between disjoint halves of the training images
+    (what a perfect generator would get), and between as many generated and training images.
     """
-    real = data.from_config(config, "train")
-    extractor = classifier.load(real, data.from_config(config, "test"))
+    kind = kinds.from_config(config)
+    real, test = data.from_config(config, "train"), data.from_config(config, "test")
+    extractor = kind.extractor(real, test)
     began = time.monotonic()
     images: list[np.ndarray] = []
     nfe: list[np.ndarray] = []
     generator = generate.Generator(config, parts)
     for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
         if not images and parallel.is_primary():
-            generate.save_pictures(folder, "samples", drawn, parts.levels)
+            kind.save_pictures(folder, "samples", drawn)
         images.append(drawn["image"])
         nfe.append(drawn["nfe"])
     seconds = time.monotonic() - began
@@ -69,7 +73,32 @@ def frechet_results(
         "features": extractor.label,
         "num_samples": len(generated),
         "num_train": len(real),
-        "class_shares": extractor.class_shares(generated).round(4).tolist(),
+        **kind.compare(extractor, generated, real_images, test),
+        **quality.own_features(config, found, expected),
+        "nfe": float(np.mean(np.concatenate(nfe))),
+        "sampling_seconds": seconds,
+    }
+
+
+def inception_results(
+    config: ml_collections.ConfigDict,
+    parts: train.Parts,
+    trained: generate.Trained,
+    folder: pathlib.Path,
+) -> Results:
+    """Draws `eval.num_samples` images, saves pictures of them, and judges them by Inception."""
+    kind, judge = kinds.from_config(config), quality.Judge(config)
+    began = time.monotonic()
+    nfe: list[np.ndarray] = []
+    generator = generate.Generator(config, parts)
+    for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
+        if not nfe and parallel.is_primary():
+            kind.save_pictures(folder, "samples", drawn)
+        judge.add(drawn["image"])
+        nfe.append(drawn["nfe"])
+    seconds = time.monotonic() - began - judge.seconds
+    return {
+        **judge.results(),
         "nfe": float(np.mean(np.concatenate(nfe))),
         "sampling_seconds": seconds,
     }
@@ -85,7 +114,8 @@ def likelihood_results(
 
     An image's own value is its mean over `eval.bpd_num_repeats` draws of dequantisation noise and
     probes; `bits_per_dim.npz` in `folder` holds it with its NFE and, where `eval.bpd_bound` asks
-    for it, the variational bound on the same dequantised images.
+    for it, the variational bound on the same dequantised images. Points are not dequantised, and
+    theirs are nats (`nats_per_dim.npz`).
 
     Raises:
       ValueError: the solver gave up on an image; says which.
@@ -97,7 +127,7 @@ def likelihood_results(
     compute = likelihood.from_config(config)
     bound = likelihood.bound_from_config(config) if options.bpd_bound else None
     seed_key = jax.random.key(options.seed)
-    centered = config.data.centered
+    kind = kinds.from_config(config)
 
     def bits(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
         images, repeats = drawn
@@ -105,16 +135,11 @@ def likelihood_results(
         noise_keys, probe_keys, bound_keys = jax.vmap(lambda key: jax.random.split(key, 3), 0, 1)(
             keys
         )
-        x = transforms.uniform_dequantize(images, noise_keys, dataset.levels, centered)
+        x = kind.continuous(images, noise_keys)
         score_fn = generate.score_from_params(config, parts, params)
-        per_dim = functools.partial(
-            likelihood.bits_per_dim,
-            x_shape=parts.image_shape,
-            levels=dataset.levels,
-            scale=2.0 if centered else 1.0,
-        )
+        per_dim = functools.partial(kind.per_dim, shape=parts.image_shape)
         found = compute(parts.sde, score_fn, x, probe_keys)
-        values = {"bits": per_dim(found.logp), "nfe": found.nfe, "ok": found.ok}
+        values = {kind.unit: per_dim(found.logp), "nfe": found.nfe, "ok": found.ok}
         if bound is not None:
             values["bound"] = per_dim(bound(parts.sde, score_fn, x, bound_keys))
         return values
@@ -125,9 +150,8 @@ def likelihood_results(
     run = parallel.ImageMap(
         bits, parallel.fitting_batch(min(options.batch_size, len(rows))), "eval.batch_size"
     )
-    found = [
-        result for _, result in run(trained.params, indices, (images[indices], repeats), "bits/dim")
-    ]
+    batches = run(trained.params, indices, (images[indices], repeats), f"{kind.unit}/dim")
+    found = [result for _, result in batches]
     result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
     failed = ~result.pop("ok")
     tolerances = ("eval.bpd_rtol", options.bpd_rtol), ("eval.bpd_atol", options.bpd_atol)
@@ -136,25 +160,26 @@ def likelihood_results(
         generate.gave_up(options.bpd_solver, result["nfe"][failed], *tolerances),
     )
     per_image = {name: value.reshape(-1, count).mean(0) for name, value in result.items()}
+    name = f"{kind.unit}_per_dim"
     if parallel.is_primary():
         folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / "bits_per_dim.npz", **per_image)
+        np.savez(folder / f"{name}.npz", **per_image)
     results = {
-        "bits_per_dim": float(per_image["bits"].mean()),
-        "bits_per_dim_stderr": standard_error(per_image["bits"]),
-        "bits_per_dim_split": options.bpd_dataset,
-        "bits_per_dim_images": count,
-        "bits_per_dim_repeats": options.bpd_num_repeats,
-        "bits_per_dim_nfe": float(per_image["nfe"].mean()),
-        "dequantization": "uniform",
-        "levels": dataset.levels,
+        "likelihood_unit": kind.unit,
+        name: float(per_image[kind.unit].mean()),
+        f"{name}_stderr": standard_error(per_image[kind.unit]),
+        f"{name}_split": options.bpd_dataset,
+        f"{name}_images": count,
+        f"{name}_repeats": options.bpd_num_repeats,
+        f"{name}_nfe": float(per_image["nfe"].mean()),
+        "likelihood_of": kind.described,
         "likelihood_seconds": time.monotonic() - began,
     }
     if "bound" in per_image:
         results |= {
-            "bits_per_dim_bound": float(per_image["bound"].mean()),
-            "bits_per_dim_bound_stderr": standard_error(per_image["bound"]),
-            "bits_per_dim_bound_draws": options.bpd_bound_draws,
+            f"{name}_bound": float(per_image["bound"].mean()),
+            f"{name}_bound_stderr": standard_error(per_image["bound"]),
+            f"{name}_bound_draws": options.bpd_bound_draws,
         }
     return results
 
@@ -164,88 +189,141 @@ def standard_error(values: np.ndarray) -> float:
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan
 
 
+def short(value: float) -> str:
+    """Two decimals, or two digits of what is smaller, as distances between points are."""
+    return f"{value:.2f}" if abs(value) >= 0.1 or not value else f"{value:.2g}"
+
+
 def table(results: Results) -> list[tuple[str, str]]:
     """The rows that are printed: every number with what it was made from."""
-    rows = [("checkpoint", f"step {results['step']}, EMA weights, seed {results['seed']}")]
+    rows = [("checkpoint", f"step {results['step']}, {results['weights']}, seed {results['seed']}")]
     if "frechet_distance" in results:
-        shares = results["class_shares"]
         size = results["frechet_samples_real"]
         rows += [
             (
                 "Fréchet distance",
-                f"{results['frechet_distance']:.2f}  "
+                f"{short(results['frechet_distance'])}  "
                 f"({results['num_samples']} generated, {results['num_train']} train)",
             ),
             (
                 "  generated to train",
-                f"{results['frechet_distance_matched']:.2f} ± "
-                f"{results['frechet_distance_matched_std']:.2f}  ({size} and {size}, 10 draws)",
+                f"{short(results['frechet_distance_matched'])} ± "
+                f"{short(results['frechet_distance_matched_std'])}  ({size} and {size}, 10 draws)",
             ),
             (
                 "  train to train",
-                f"{results['frechet_distance_real']:.2f} ± "
-                f"{results['frechet_distance_real_std']:.2f}  ({size} and {size}, 10 draws)",
+                f"{short(results['frechet_distance_real'])} ± "
+                f"{short(results['frechet_distance_real_std'])}  ({size} and {size}, 10 draws)",
             ),
             ("  measured on", results["features"]),
-            ("rarest class", f"{100 * min(shares):.1f} % of samples"),
+        ]
+        if "class_shares" in results:
+            rows.append(("rarest class", f"{100 * min(results['class_shares']):.1f} % of samples"))
+        if "sliced_wasserstein" in results:
+            rows += [
+                (
+                    "sliced Wasserstein",
+                    f"{results['sliced_wasserstein']:.4f}  (generated to train)",
+                ),
+                (
+                    "  test to train",
+                    f"{results['sliced_wasserstein_real']:.4f}  ({results['num_test']} test)",
+                ),
+            ]
+    if "num_samples" in results:
+        rows += quality.rows(results)
+        rows.append(
             (
                 "evaluations",
                 f"{results['nfe']:.0f} NFE per sample, {results['sampling_seconds']:.0f} s",
-            ),
-        ]
-    if "bits_per_dim" in results:
-        rows.append(
-            (
-                "bits/dim",
-                f"{results['bits_per_dim']:.3f} ± {results['bits_per_dim_stderr']:.3f}  "
-                f"({results['bits_per_dim_images']} {results['bits_per_dim_split']} images, "
-                f"{results['levels']} levels, {results['dequantization']} dequantisation, "
-                f"{results['bits_per_dim_nfe']:.0f} NFE, {results['likelihood_seconds']:.0f} s)",
             )
         )
-    if "bits_per_dim_bound" in results:
+    if "likelihood_unit" in results:
+        rows += likelihood_rows(results, results["likelihood_unit"])
+    if "loss" in results:
+        rows.append(
+            (
+                "loss",
+                f"{results['loss']:.4f}  ({results['loss_images']} test {results['examples']})",
+            )
+        )
+    return rows
+
+
+def likelihood_rows(results: Results, unit: str) -> list[tuple[str, str]]:
+    """Those of the likelihood, in bits or nats per dimension, and of its bound."""
+    name = f"{unit}_per_dim"
+    rows = [
+        (
+            f"{unit}/dim",
+            f"{results[name]:.3f} ± {results[f'{name}_stderr']:.3f}  "
+            f"({results[f'{name}_images']} {results[f'{name}_split']} {results['examples']}, "
+            f"{results['likelihood_of']}, {results[f'{name}_nfe']:.0f} NFE, "
+            f"{results['likelihood_seconds']:.0f} s)",
+        )
+    ]
+    if f"{name}_bound" in results:
         rows.append(
             (
                 "  bound",
-                f"{results['bits_per_dim_bound']:.3f} ± "
-                f"{results['bits_per_dim_bound_stderr']:.3f}  "
-                f"(variational, {results['bits_per_dim_bound_draws']} draws per image)",
+                f"{results[f'{name}_bound']:.3f} ± {results[f'{name}_bound_stderr']:.3f}  "
+                f"(variational, {results[f'{name}_bound_draws']} draws per image)",
             )
         )
-    if "loss" in results:
-        rows.append(("loss", f"{results['loss']:.4f}  ({results['loss_images']} test images)"))
     return rows
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
     """Evaluates one checkpoint; writes pictures and `results.json` in `<workdir>/<eval_folder>`.
 
+    With `eval.checkpoint="range"` or `eval.samplers` it is several: see `evaluate_each`.
+
     Raises:
       FileNotFoundError: no checkpoint.
       ValueError: a config that cannot be served, or that is not the checkpoint's; samples or
         likelihoods that failed.
     """
+    if config.eval.checkpoint == "range" or config.eval.samplers:
+        return evaluate_each(config, workdir, eval_folder)
     if config.eval.enable_bpd and not config.training.continuous:
         raise ValueError(
             "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
             "one was trained with discrete labels (training.continuous is False)"
         )
+    if config.eval.enable_bpd and config.training.time == "fixed":
+        raise ValueError(
+            "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
+            "one was trained at one noise level (training.time is 'fixed')"
+        )
+    if config.eval.enable_sampling:
+        quality.asked(config)  # refuses, before anything is drawn
     parts = train.build(config)
     trained = generate.restore(config, parts, workdir)
     folder = workdir / eval_folder
     results: Results = {
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
-        "weights": "EMA",
+        "weights": trained.label,
         "dataset": config.data.dataset,
+        "examples": kinds.from_config(config).examples,
         "seed": config.sampling.seed,
+        "made_by": made_by(config),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
     if config.eval.enable_loss:
-        held_out = train.HeldOutLoss(config, parts)
-        results |= {"loss": held_out(trained.params), "loss_images": len(held_out.images)}
+        with_data = train.with_data(config, parts, data.from_config(config, "train"))
+        held = train.HeldOutLoss(config, with_data)(trained.params)
+        by_time = held.by_time()
+        results |= {
+            "loss": held.loss,
+            "loss_images": len(held.per_image["loss"]),
+            "loss_by_time": by_time,
+        }
+        if parallel.is_primary():
+            train.save_loss_by_time(folder, held, trained.label)
     if config.eval.enable_sampling:
-        results |= frechet_results(config, parts, trained, folder)
+        measure = inception_results if quality.uses_inception(config) else frechet_results
+        results |= measure(config, parts, trained, folder)
     if config.eval.enable_bpd:
         results |= likelihood_results(config, parts, trained, folder)
     if parallel.is_primary():
@@ -253,3 +331,96 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         print(reports.table(table(results)))
         print(f"pictures and results.json are in {folder}")
     return results
+
+
+def made_by(config: ml_collections.ConfigDict) -> Results:
+    """What results depend on beside the checkpoint, as JSON gives it back."""
+    sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
+    return json.loads(json.dumps(sections))
+
+
+def planned(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path
+) -> dict[str, ml_collections.ConfigDict]:
+    """The configs of all evaluations that `config` asks for, by the names of their folders.
+
+    Checkpoints `eval.begin_ckpt` to `eval.end_ckpt`, in units of `training.snapshot_freq` steps, as
+    far as they are there (if `eval.checkpoint` is "range"), times `eval.samplers`, each a method
+    with its number of steps ("ddim:20") or without. Loss and likelihood, which know no sampler, are
+    measured with the first one only.
+
+    Raises:
+      FileNotFoundError: none of the checkpoints is there.
+      ValueError: a sampler that is unknown or cannot serve the config.
+    """
+    steps = [config.eval.checkpoint]
+    if steps == ["range"]:
+        first, last = config.eval.begin_ckpt, config.eval.end_ckpt
+        frequency = config.training.snapshot_freq
+        checkpoints = train.open_run(config, workdir)
+        wanted = {i * frequency for i in range(first, last + 1)}
+        steps = [str(step) for step in checkpoints.steps() if step in wanted]
+        if not steps:
+            raise FileNotFoundError(
+                f"{checkpoints.directory} has none of the checkpoints of steps "
+                f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
+                f"training.snapshot_freq); there are {checkpoints.steps()}"
+            )
+    plan = {}
+    for step in steps:
+        for i, sampler in enumerate(config.eval.samplers or ("",)):
+            one = config.copy_and_resolve_references()
+            one.eval.checkpoint, one.eval.samplers = step, ()
+            if sampler:
+                method, _, count = sampler.partition(":")
+                if count and not count.isdecimal():
+                    raise ValueError(
+                        f"eval.samplers has {sampler!r}; a sampler is a method such as 'ddim', or "
+                        "one with its steps, 'ddim:20'"
+                    )
+                one.sampling.method, one.sampling.num_steps = method, int(count or 0)
+                one.eval.enable_loss = config.eval.enable_loss and i == 0
+                one.eval.enable_bpd = config.eval.enable_bpd and i == 0
+            sampling.from_config(one, parallel.AXIS)
+            name = f"step_{step}" if step.isdecimal() else step
+            plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = one
+    return plan
+
+
+def evaluate_each(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
+) -> Results:
+    """All that `planned` says, each in a folder of its own, and a table of all.
+
+    What is finished is not repeated: a `results.json` there that was made in the same way stands.
+    """
+    runs = {}
+    for name, one in planned(config, workdir).items():
+        stored = workdir / eval_folder / name / "results.json"
+        finished = json.loads(stored.read_text()) if stored.is_file() else {}
+        same = finished.get("made_by") == made_by(one) and one.eval.checkpoint.isdecimal()
+        if parallel.of_primary(same):
+            runs[name] = finished
+        else:
+            runs[name] = evaluate(one, workdir, f"{eval_folder}/{name}")
+    if parallel.is_primary():
+        reports.write_json(workdir / eval_folder / "results.json", {"runs": runs})
+        print(reports.table(*comparison(runs)))
+        print(f"results.json of all is in {workdir / eval_folder}")
+    return {"runs": runs}
+
+
+def comparison(runs: dict[str, Results]) -> tuple[list[list[Any]], list[str]]:
+    """Rows and header of the table of several runs: the numbers that any of them has."""
+    titles = {
+        "step": "step",
+        "nfe": "NFE",
+        "fid": "FID",
+        "frechet_distance": "Fréchet distance",
+        "inception_score": "Inception Score",
+        "bits_per_dim": "bits/dim",
+        "loss": "loss",
+    }
+    names = [name for name in titles if any(name in run for run in runs.values())]
+    rows = [[key, *(run.get(name, "") for name in names)] for key, run in runs.items()]
+    return rows, ["evaluation", *(titles[name] for name in names)]

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
+import re
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -12,8 +14,9 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
-from PIL import Image
 
+import ema
+import kinds
 import models
 import parallel
 import reports
@@ -22,43 +25,136 @@ import solvers
 import train
 from checkpoints import config_differences, unflatten
 from data import transforms
+from snapshots import Snapshots
 
 
 class Trained(NamedTuple):
-    """The EMA weights of one checkpoint, a copy on every device, and the step they are from."""
+    """Weights of one run, the step that they are from, and what they are called in tables."""
 
     params: Any
     step: int
+    label: str
 
 
 def restore(
     config: ml_collections.ConfigDict, parts: train.Parts, workdir: pathlib.Path
 ) -> Trained:
-    """The EMA weights of the checkpoint `config.eval.checkpoint`: "latest", "best" or a step.
+    """`load_weights` with a copy of them on every device."""
+    found = load_weights(config, parts.module, parts.image_shape, workdir)
+    return found._replace(params=parallel.replicate(found.params))
+
+
+def load_weights(
+    config: ml_collections.ConfigDict,
+    module: Any,
+    image_shape: tuple[int, int, int],
+    workdir: pathlib.Path,
+) -> Trained:
+    """The weights `config.eval.ema` of the checkpoint `config.eval.checkpoint`, in NumPy.
+
+    The checkpoint is "latest", "best" or a step; the weights are "" for the average that training
+    itself evaluates, "raw" for the parameters, "0.9999" for the average of that rate, or
+    "posthoc:0.1" for a power-function average of that relative width (see `ema`), "posthoc:0.1@500"
+    for that at another step than the checkpoint's.
 
     Raises:
-      FileNotFoundError: there is none.
-      ValueError: it belongs to another config, or is damaged.
+      FileNotFoundError: there is no checkpoint.
+      ValueError: it belongs to another config, or is damaged; weights that the run did not keep.
     """
+    choice = chosen_weights(config.eval.ema)
     stored = train.open_run(config, workdir).restore(step=config.eval.checkpoint)
-    init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
+    init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
-    params = unflatten(template, stored.state, prefix="ema_params")
-    return Trained(parallel.replicate(params), stored.step)
+    if isinstance(choice, PostHoc):
+        step = stored.step if choice.step is None else choice.step
+        if step > stored.step:
+            raise ValueError(
+                f"eval.ema is {config.eval.ema!r}, but the run has come to step {stored.step} only"
+            )
+        state = stored.state if step == stored.step else None
+        made = Snapshots(workdir / "ema").reconstruct(template, step, choice.width, state)
+        label = (
+            f"post-hoc EMA of width {choice.width:g} (from {made.sources} averages, "
+            f"error of its profile {100 * made.error:.2g} %)"
+        )
+        return Trained(made.params, step, label)
+    kept = {"raw": ("params", "raw weights"), "": ("ema_params", "EMA weights")}
+    kept |= {
+        ema.rate_name(rate): (f"averages/{ema.rate_name(rate)}", f"EMA weights of rate {rate:g}")
+        for rate in config.training.ema_rates
+    }
+    kept.setdefault(ema.rate_name(config.model.ema_rate), kept[""])
+    name = ema.rate_name(choice) if isinstance(choice, float) else choice
+    if name not in kept:
+        rates = ", ".join(f"{r:g}" for r in (config.model.ema_rate, *config.training.ema_rates))
+        raise ValueError(
+            f"eval.ema is {config.eval.ema!r}, but this run kept the averages of rate {rates} only "
+            "(model.ema_rate, training.ema_rates)"
+        )
+    prefix, label = kept[name]
+    return Trained(unflatten(template, stored.state, prefix=prefix), stored.step, label)
+
+
+class PostHoc(NamedTuple):
+    """A power-function average that was perhaps not tracked; None is the checkpoint's step."""
+
+    width: float
+    step: int | None
+
+
+def chosen_weights(choice: str) -> str | float | PostHoc:
+    """What `eval.ema` says: "" or "raw", a rate, or a relative width with perhaps a step.
+
+    Raises:
+      ValueError: none of these.
+    """
+    if choice in ("", "raw"):
+        return choice
+    found = re.fullmatch(r"(posthoc:)?([\d.e-]+)(@\d+)?", choice)
+    with contextlib.suppress(ValueError):  # of float()
+        if found and found[1]:
+            return PostHoc(float(found[2]), int(found[3][1:]) if found[3] else None)
+        if found and not found[3]:
+            return float(choice)
+    raise ValueError(
+        f"eval.ema is {choice!r}; valid values: '', 'raw', a rate such as '0.9999', "
+        "'posthoc:0.1' or, at another step, 'posthoc:0.1@5000'"
+    )
 
 
 def score_from_params(
-    config: ml_collections.ConfigDict, parts: train.Parts, params: Any
+    config: ml_collections.ConfigDict,
+    parts: train.Parts,
+    params: Any,
+    classes: jax.Array | None = None,
 ) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """The score function of the trained network with these weights, without dropout."""
-    network = functools.partial(parts.module.apply, {"params": params})
-    return models.score_fn(parts.sde, network, config.training.continuous)
+    """The score function of the trained network with these weights, without dropout.
+
+    `classes` [B] are told to a network with `model.num_labels`, which else sees the null class.
+    """
+    told = {} if classes is None else {"y": classes}
+    network = functools.partial(parts.module.apply, {"params": params}, **told)
+    return models.score_fn(
+        parts.sde,
+        network,
+        config.training.continuous,
+        prediction=config.model.prediction,
+        sigma_data=config.model.sigma_data,
+    )
 
 
 class Generator:
-    """Draws images by number: the image with index i is the same in any batch on any device."""
+    """Draws images by number: the image with index i is the same in any batch on any device.
+
+    No class is asked for. A network that was told one with every image cannot do without.
+    """
 
     def __init__(self, config: ml_collections.ConfigDict, parts: train.Parts) -> None:
+        if config.model.num_labels and not config.training.label_dropout:
+            raise ValueError(
+                "this network was told the class of every image (training.label_dropout is 0), so "
+                "it draws images of a class only: --mode=control --config.control.task=class"
+            )
         sampler = sampling.from_config(config, parallel.AXIS)
         seed_key = jax.random.key(config.sampling.seed)
 
@@ -88,7 +184,9 @@ class Generator:
     def __call__(
         self, params: Any, indices: np.ndarray, description: str = "sampling"
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Yields `(indices, {"image" uint8 levels, "nfe", ["frames" [b, K, ...]]})` per batch.
+        """Yields `(indices, {"image", "nfe", ["frames" [b, K, ...]]})` per batch.
+
+        The images are as the data set stores them: uint8 levels, or float32 points.
 
         Raises:
           ValueError: a sample is not finite, or its solver gave up; says which images.
@@ -118,23 +216,13 @@ def refuse(failed: np.ndarray, why: str) -> None:
         raise ValueError(f"{len(failed)} samples (numbers {named}) {why}")
 
 
-def save_pictures(
-    folder: pathlib.Path, name: str, drawn: dict[str, np.ndarray], levels: int, limit: int = 64
-) -> None:
-    """Writes `<name>.png`, a grid of the first images, and the GIF of how they came about."""
-    display = functools.partial(transforms.to_display, levels=levels)
-    reports.save_grid(folder / f"{name}.png", np.asarray(display(drawn["image"][:limit])))
-    if "frames" in drawn:
-        frames = np.asarray(display(drawn["frames"][:limit])).swapaxes(0, 1)
-        reports.save_gif(folder / "reverse_process.gif", frames)
-
-
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Draws images 0 .. sampling.num_samples - 1 into `<workdir>/samples`.
 
-    Each batch becomes one `shard_<first index>.npz` ("image" uint8 levels, "index", "nfe") and one
-    PNG file per image; images that are there already are not drawn again, so an interrupted run
-    goes on. The first ones make `grid.png`, and with sampling.num_frames `reverse_process.gif`.
+    Each batch becomes one `shard_<first index>.npz` ("image" as the data set stores it, "index",
+    "nfe") and one PNG file per image; images that are there already are not drawn again, so an
+    interrupted run goes on. The first ones make `grid.png` (points: `scatter.png`, and no files of
+    their own), and with sampling.num_frames `reverse_process.gif`.
 
     Raises:
       FileNotFoundError: no checkpoint.
@@ -146,6 +234,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
     made_by = {"step": trained.step, "sampling": config.sampling.to_dict()}
+    if config.eval.ema:
+        made_by["ema"] = config.eval.ema
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
     stored = folder / "made_by.json"
     if stored.exists():
@@ -157,24 +247,22 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     done = {int(i) for shard in folder.glob("shard_*.npz") for i in np.load(shard)["index"]}
     missing = np.array([i for i in range(config.sampling.num_samples) if i not in done], np.int32)
     if parallel.is_primary():
-        (folder / "images").mkdir(parents=True, exist_ok=True)
         reports.write_json(stored, made_by)
+    kind = kinds.from_config(config)
     for indices, drawn in generator(trained.params, missing):
         if parallel.is_primary():
-            save_batch(folder, indices, drawn, parts.levels)
+            save_batch(folder, indices, drawn, kind)
     if parallel.is_primary():
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(missing)} new)")
 
 
 def save_batch(
-    folder: pathlib.Path, indices: np.ndarray, drawn: dict[str, np.ndarray], levels: int
+    folder: pathlib.Path, indices: np.ndarray, drawn: dict[str, np.ndarray], kind: kinds.Kind
 ) -> None:
-    """One batch as PNG files, then as a shard, which is written last and in one move."""
+    """One batch as pictures, then as a shard, which is written last and in one move."""
     if indices[0] == 0:
-        save_pictures(folder, "grid", drawn, levels)
-    pictures = np.asarray(transforms.to_display(drawn["image"], levels))
-    for index, picture in zip(indices, pictures, strict=True):
-        Image.fromarray(picture.squeeze()).save(folder / "images" / f"{index:06d}.png")
+        kind.save_pictures(folder, kind.overview, drawn)
+    kind.save_each(folder, indices, drawn["image"])
     partial = folder / "partial.npz"
     np.savez(partial, image=drawn["image"], index=indices, nfe=drawn["nfe"])
     partial.replace(folder / f"shard_{indices[0]:06d}.npz")

@@ -20,12 +20,13 @@ from __future__ import annotations
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 import ode
+from draws import PROBES, first_time, gaussian, likelihood_times, low_discrepancy, noise_share
 from sde_lib import SDE, ScoreFn, batch_mul, lookup
 
 Array = jax.Array
@@ -45,38 +46,6 @@ class Likelihood(NamedTuple):
     z: Array
     nfe: Array
     ok: Array
-
-
-# Probes: keys [B] (typed, one per image) and the shape of an image -> [K, B, ...].
-
-
-class Probe(Protocol):
-    def __call__(self, keys: Array, shape: tuple[int, ...], num_probes: int = 1) -> Array: ...
-
-
-def rademacher(keys: Array, shape: tuple[int, ...], num_probes: int = 1) -> Array:
-    """Probes with independent entries +1 or -1, [num_probes, B, ...]."""
-    draw = functools.partial(jax.random.rademacher, shape=(num_probes, *shape), dtype=jnp.float32)
-    return jax.vmap(draw, out_axes=1)(keys)
-
-
-def gaussian(keys: Array, shape: tuple[int, ...], num_probes: int = 1) -> Array:
-    """Probes with independent standard-normal entries, [num_probes, B, ...]."""
-    draw = functools.partial(jax.random.normal, shape=(num_probes, *shape))
-    return jax.vmap(draw, out_axes=1)(keys)
-
-
-def exact(keys: Array, shape: tuple[int, ...], num_probes: int = 1) -> Array:
-    """The D coordinate directions times sqrt(D), [D, B, ...]: the exact trace, for small D.
-
-    The mean over them of v' J v is the trace of J. `num_probes` changes nothing.
-    """
-    size = math.prod(shape)
-    basis = math.sqrt(size) * jnp.eye(size).reshape(size, 1, *shape)
-    return jnp.broadcast_to(basis, (size, len(keys), *shape))
-
-
-PROBES: dict[str, Probe] = {"rademacher": rademacher, "gaussian": gaussian, "exact": exact}
 
 
 def log_likelihood(
@@ -120,7 +89,7 @@ def log_likelihood(
     solution = ode.solve(
         field,
         (x, jnp.zeros(len(x))),
-        _start(sde, eps),
+        first_time(sde, eps),
         sde.T,
         args=jnp.moveaxis(probes, 0, 1),
         rtol=rtol,
@@ -131,59 +100,6 @@ def log_likelihood(
     z, gained = solution.y
     logp = sde.prior_logp(z) + gained
     return Likelihood(logp, z, solution.nfe, solution.ok & jnp.isfinite(logp))
-
-
-def _start(sde: SDE, eps: float | None) -> float:
-    return sde.training_eps if eps is None else eps
-
-
-# Times of the bound's draws: u in [0, 1) -> times and, for each, 1 / their density.
-
-
-def uniform_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
-    """Times uniform in [eps, T], and T - eps; of the shape of `u`."""
-    first = _start(sde, eps)
-    return first + (sde.T - first) * u, jnp.full_like(u, sde.T - first)
-
-
-def likelihood_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
-    """Times drawn in proportion to the weight of the likelihood, in closed form for every SDE.
-
-    For every linear SDE `g^2 / sigma^2 = -d log_snr / dt`: the weight g^2 of unit errors of the
-    noise is constant in log-SNR, so the times are uniform in it, with the normaliser
-    `log_snr(eps) - log_snr(T)`. Near eps, where the noise added since then is small, that density
-    would leave `elbo` an infinite variance; h = arccosh(exp((log_snr(eps) - log_snr(t)) / 2)),
-    half the log-SNR but for a constant as soon as sigma(t) has doubled, and like sqrt(t - eps)
-    before, does not. So h is uniform here: `dh = g^2 / (2 sigma^2 tanh h) dt`.
-    """
-    first = _start(sde, eps)
-    start, end = sde.log_snr(jnp.array([first, sde.T], u.dtype))
-    longest = jnp.arccosh(jnp.exp(0.5 * (start - end)))
-    h = longest * u
-    # log(cosh h), without overflow.
-    t = sde.time_of_log_snr(start - 2.0 * (h + jnp.log1p(jnp.exp(-2.0 * h)) - math.log(2.0)))
-    t = jnp.clip(t, first, sde.T)
-    rate = jnp.square(sde.diffusion(t) / sde.sigma(t)) / (2.0 * _tanh(sde, t, first))
-    return t, longest / rate
-
-
-def _tanh(sde: SDE, t: Array, eps: float) -> Array:
-    """Share of sigma(t) that came after eps: sqrt(1 - SNR(t) / SNR(eps)), tanh of h above.
-
-    A log-SNR carries float32 rounding of 1e-6, below which a difference from that of eps is noise.
-    """
-    lost = sde.log_snr(jnp.full_like(t, eps)) - sde.log_snr(t)
-    return jnp.sqrt(-jnp.expm1(-jnp.maximum(lost, 1e-6)))
-
-
-def low_discrepancy(keys: Array, num_draws: int) -> Array:
-    """[num_draws, B]: for each key equally spaced numbers in [0, 1), at one random shift.
-
-    Each alone is uniform, so means stay unbiased; together they cover the interval evenly (Kingma
-    et al. 2021, "Variational Diffusion Models", arXiv:2107.00630, do so over the batch).
-    """
-    shift = jax.vmap(jax.random.uniform)(keys)
-    return (jnp.arange(num_draws)[:, None] + shift) / num_draws
 
 
 def elbo(
@@ -214,7 +130,7 @@ def elbo(
     Args:
       x: [B, ...], taken for a sample at time eps.
       t: [K, B], times in (eps, T].
-      weight: [K, B], 1 / the density of each time; see `likelihood_times`, `uniform_times`.
+      weight: [K, B], 1 / the density of each time; see `likelihood_times`.
       z: [K, B, ...], standard normal, independent of each other.
 
     Raises:
@@ -226,12 +142,12 @@ def elbo(
             f"(K, {len(x)}) and z (K, *x.shape)"
         )
     size = math.prod(x.shape[1:])
-    first = _start(sde, eps)
+    first = first_time(sde, eps)
     start, end = (jnp.full(len(x), time, x.dtype) for time in (first, sde.T))
 
     def noised(t: Array) -> tuple[Array, Array]:
         factor = jnp.exp(sde.log_alpha(t) - sde.log_alpha(start))
-        return factor, sde.sigma(t) * _tanh(sde, t, first)
+        return factor, sde.sigma(t) * noise_share(sde, t, first)
 
     def products(draw: tuple[Array, Array]) -> tuple[Array, Array, Array]:
         t, z = draw
@@ -273,7 +189,7 @@ def encode(
 ) -> ode.Solution:
     """x at time eps to its latent at time T along the probability flow; see `ode.solve`."""
     flow = ode.probability_flow(sde, score_fn)
-    return ode.solve(lambda t, x, _: flow(t, x), x, _start(sde, eps), sde.T, **settings)
+    return ode.solve(lambda t, x, _: flow(t, x), x, first_time(sde, eps), sde.T, **settings)
 
 
 def decode(
@@ -281,7 +197,7 @@ def decode(
 ) -> ode.Solution:
     """A latent at time T to its image at time eps, the inverse of `encode`; see `ode.solve`."""
     flow = ode.probability_flow(sde, score_fn)
-    return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, _start(sde, eps), **settings)
+    return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, first_time(sde, eps), **settings)
 
 
 def from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Likelihood]:

@@ -32,7 +32,7 @@ import jax
 from absl import app, flags, logging
 from ml_collections import config_flags
 
-MODES = ("train", "eval", "sample", "import", "export")
+MODES = ("train", "eval", "sample", "control", "stats", "import", "export")
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file(
@@ -65,7 +65,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         rest = FLAGS(list(argv))
         if len(rest) > 1:
             raise Refused(f"unexpected argument {rest[1]!r}; options begin with --")
-        optional = {"import": "config"}.get(FLAGS.mode)
+        optional = {"import": "config", "stats": "workdir"}.get(FLAGS.mode)
         more = {"import": "source", "export": "target"}.get(FLAGS.mode)
         for name in filter(None, ("mode", "config", "workdir", more)):
             if FLAGS[name].value is None and name != optional:
@@ -134,15 +134,27 @@ def run(argv: Sequence[str]) -> None:
     logging.set_verbosity(logging.WARNING)
     if FLAGS.distributed or cluster_detected():
         join_processes()
-    workdir = pathlib.Path(FLAGS.workdir)
+    workdir = pathlib.Path(FLAGS.workdir or "")
     if FLAGS.mode == "train":
+        import field
         import train
 
         train.train(FLAGS.config, workdir)
+        field.draw(FLAGS.config, workdir)
     elif FLAGS.mode == "eval":
         import evaluate
 
         evaluate.evaluate(FLAGS.config, workdir, FLAGS.eval_folder)
+    elif FLAGS.mode == "stats":
+        import configs
+        import quality
+
+        configs.check(FLAGS.config)
+        quality.write_statistics(FLAGS.config)
+    elif FLAGS.mode == "control":
+        import control
+
+        control.control(FLAGS.config, workdir)
     elif FLAGS.mode == "import":
         import convert
 

@@ -33,6 +33,16 @@ def replicate(tree: Any) -> Any:
     return copy(np.arange(jax.local_device_count()), tree)
 
 
+def lay_out(batches: Any) -> Any:
+    """Rows [n, B, ...] of n batches as [devices, n, B / devices, ...], for `pmap`, leaf by leaf."""
+    local = jax.local_device_count()
+
+    def one(rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(len(rows), local, -1, *rows.shape[2:]).swapaxes(0, 1)
+
+    return jax.tree.map(one, batches)
+
+
 def fetch(tree: Any) -> Any:
     """Host copy (NumPy) of a replicated tree: the first local device's shard.
 
@@ -50,6 +60,20 @@ def fetch(tree: Any) -> Any:
 def is_primary() -> bool:
     """Whether this process writes files, prints tables and shows progress bars."""
     return jax.process_index() == 0
+
+
+def of_primary(flag: bool) -> bool:
+    """What the primary process says, on all: a branch that leads to collective calls is shared."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def on_all(flag: bool) -> bool:
+    """Whether it holds on all processes, which may not share their disks."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).all())
 
 
 def per_device(batch_size: int, what: str) -> int:

@@ -8,7 +8,7 @@ import os
 import pathlib
 import time
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import tensorboardX
@@ -149,9 +149,7 @@ def plot_curves(
         axes.plot(x, y, color=color, label=name, linewidth=1.6, marker=marker, markersize=3.5)
     axes.set(xlabel=xlabel, ylabel=ylabel, xscale=xscale, yscale=yscale)
     axes.set_title(title, fontsize="medium", loc="left")
-    axes.grid(color="0.9", linewidth=0.7)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    _quiet(axes)
     if len(curves) > 1:
         axes.legend(frameon=False)
     FigureCanvasAgg(figure).print_figure(_parent_made(path))
@@ -169,6 +167,29 @@ def running_mean(y: np.ndarray, width: int) -> np.ndarray:
 
     total, count = sums(np.where(known, y, 0.0)), sums(known.astype(float))
     return np.divide(total, count, out=np.full(len(y), np.nan), where=count > 0.5)
+
+
+class Panel(NamedTuple):
+    """One plot of `plot_panels`: single points behind a curve, each (x, y)."""
+
+    xlabel: str
+    ylabel: str
+    points: tuple[Any, Any]
+    curve: tuple[Any, Any]
+
+
+def plot_panels(path: Path, panels: Sequence[Panel], title: str = "") -> None:
+    """Writes plots side by side; the y of those whose values are all positive is logarithmic."""
+    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
+    for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
+        values = np.concatenate([panel.points[1], panel.curve[1]])
+        axes.scatter(*panel.points, s=5, color="0.7", linewidths=0)
+        axes.plot(*panel.curve, color="C0", linewidth=1.6, marker="o", markersize=3.5)
+        yscale = "log" if np.min(values) > 0 else "linear"
+        axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, yscale=yscale)
+        _quiet(axes)
+    figure.suptitle(title, fontsize="medium", x=0.01, ha="left")
+    FigureCanvasAgg(figure).print_figure(_parent_made(path))
 
 
 class MetricLog:
@@ -196,13 +217,17 @@ class MetricLog:
         )
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
-        """Adds the values at one step. A value that is not finite is null in the file."""
-        values = {name: float(value) for name, value in scalars.items()}
-        stored = {n: value if math.isfinite(value) else None for n, value in values.items()}
+        """Adds the values at one step. A value that is not finite is null in the file.
+
+        Lists of numbers are for the file alone.
+        """
+        values = {name: np.asarray(value, float).tolist() for name, value in scalars.items()}
+        stored = {name: _finite(value) for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 3), **stored}) + "\n")
         for name, value in values.items():
-            self._events.add_scalar(name, value, step)
+            if not isinstance(value, list):
+                self._events.add_scalar(name, value, step)
 
     def write_images(self, step: int, name: str, images: np.ndarray, **options: Any) -> None:
         """Adds `grid(images, **options)` to the TensorBoard events."""
@@ -216,18 +241,19 @@ class MetricLog:
 
 
 def read_metrics(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """`{name: (steps, values)}` of a metrics.jsonl, as `plot_curves` takes it; null is NaN.
+    """`{name: (steps [n], values [n])}` of a metrics.jsonl, for `plot_curves`; null is NaN.
+
+    Of lists the values are [n, length].
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: a line that is no record; the last one, cut off by a crash, is left out instead.
     """
-    found: dict[str, list[tuple[int, float]]] = {}
+    found: dict[str, list[tuple[int, Any]]] = {}
     for record in _records(pathlib.Path(path)):
         for name, value in record.items():
             if name not in ("step", "time"):
-                value = math.nan if value is None else value
-                found.setdefault(name, []).append((record["step"], value))
+                found.setdefault(name, []).append((record["step"], _numbers(value)))
     return {
         name: (np.array([s for s, _ in pairs]), np.array([v for _, v in pairs], float))
         for name, pairs in found.items()
@@ -261,10 +287,31 @@ def write_json(path: Path, value: Any) -> None:
     _replace(_parent_made(path), f"{text}\n")
 
 
+def _quiet(axes: Any) -> None:
+    """A light grid behind, and no frame where there is no axis."""
+    axes.grid(color="0.9", linewidth=0.7)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+
+
 def _cell(value: Any) -> str:
     if isinstance(value, float | np.floating):
         return f"{value:.4g}"
     return str(value)
+
+
+def _finite(value: Any) -> Any:
+    """A number, or a list of numbers, with None for those that JSON does not have."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if math.isfinite(value) else None
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse of `_finite`."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return math.nan if value is None else value
 
 
 def _checked(images: np.ndarray, dims: int) -> np.ndarray:

@@ -194,7 +194,7 @@ class Table(NamedTuple):
 
 def _ddim(grid: _Levels, eta: float) -> Table:
     h = np.diff(grid.lam)
-    share = eta * np.sqrt(-np.expm1(-2.0 * h))
+    share = eta * np.sqrt(np.maximum(-np.expm1(-2.0 * h), 0.0))
     kept = np.sqrt(1.0 - share**2)
     gains = grid.alpha[1:] * (1.0 - np.exp(-h) * kept)
     return Table(grid.sigma[1:] / grid.sigma[:-1] * kept, gains[:, None], share * grid.sigma[1:])

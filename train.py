@@ -7,8 +7,8 @@ import functools
 import json
 import pathlib
 import signal
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterable
+from typing import Any, NamedTuple
 
 import flax.struct
 import jax
@@ -20,13 +20,16 @@ from jax.experimental import multihost_utils
 
 import configs
 import data
+import ema
 import losses
 import models
+import optimizers
 import parallel
 import reports
 import sde_lib
 from checkpoints import Checkpoints, config_differences
 from data import transforms
+from snapshots import Snapshots
 
 # What may differ between a run and its resumption: how long, how often, and what comes after.
 FREE_TO_CHANGE = (
@@ -36,6 +39,7 @@ FREE_TO_CHANGE = (
     "training.n_jitted_steps",
     "data.data_dir",
     "classifier.*",
+    "control.*",
     "sampling.*",
     "eval.*",
 )
@@ -49,95 +53,17 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     ema_params: Any
     key: jax.Array
+    averages: dict[str, Any] = flax.struct.field(default_factory=dict)  # those beside ema_params
 
 
-def frozen(path: tuple, leaf: Any) -> bool:
-    """Whether a parameter is fixed by design: the random frequencies of the Fourier embedding."""
-    del leaf
-    return any("GaussianFourierProjection" in str(entry) for entry in path)
-
-
-def clip_by_norm(limit: float, rule: str) -> optax.GradientTransformation:
-    """Scales gradients whose global norm n exceeds `limit`.
-
-    rule "max": by limit / max(n, limit), the official JAX code;
-    rule "add": by min(1, limit / (n + 1e-6)), `torch.nn.utils.clip_grad_norm_`.
-    """
-    if rule == "max":
-        return optax.clip_by_global_norm(limit)
-    if rule != "add":
-        raise ValueError(f"optim.clip_rule={rule!r} is unknown; known: 'max', 'add'")
-
-    def scale(updates: Any) -> Any:
-        factor = jnp.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
-        return jax.tree.map(lambda g: g * factor, updates)
-
-    return optax.stateless(lambda updates, params: scale(updates))
-
-
-def make_optimizer(
-    lr: float,
-    beta1: float = 0.9,
-    eps: float = 1e-8,
-    warmup: int = 0,
-    grad_clip: float = -1.0,
-    weight_decay: float = 0.0,
-    clip_rule: str = "max",
-) -> optax.GradientTransformation:
-    """Adam (beta2 = 0.999) as the official code runs it.
-
-    In this order: clip the global gradient norm to `grad_clip` (none if negative), add
-    `weight_decay` x parameter, Adam, and a learning rate `lr * min(step / warmup, 1)` that
-    counts from step 0, so the first step of a warm-up moves nothing.
-    """
-
-    def learning_rate(step: jax.Array) -> jax.Array:
-        return lr * jnp.minimum(step / warmup, 1.0) if warmup > 0 else jnp.asarray(lr)
-
-    def trainable(params: Any) -> Any:
-        return jax.tree_util.tree_map_with_path(lambda p, leaf: not frozen(p, leaf), params)
-
-    return optax.chain(
-        clip_by_norm(grad_clip, clip_rule) if grad_clip >= 0 else optax.identity(),
-        optax.add_decayed_weights(weight_decay, mask=trainable)
-        if weight_decay
-        else optax.identity(),
-        optax.scale_by_adam(b1=beta1, b2=0.999, eps=eps),
-        optax.scale_by_learning_rate(learning_rate),
-    )
-
-
-def optimizer_from_config(config: ml_collections.ConfigDict) -> optax.GradientTransformation:
-    """The optimiser that `config.optim` describes."""
-    optim = config.optim
-    if optim.optimizer != "Adam":
-        raise ValueError(f"optim.optimizer={optim.optimizer!r} is unknown; known: 'Adam'")
-    return make_optimizer(
-        lr=optim.lr,
-        beta1=optim.beta1,
-        eps=optim.eps,
-        warmup=optim.warmup,
-        grad_clip=optim.grad_clip,
-        weight_decay=optim.weight_decay,
-        clip_rule=optim.clip_rule,
-    )
-
-
-def update_ema(ema: Any, params: Any, num_updates: Any, rate: float, warmup: bool = False) -> Any:
-    """Moving average `r ema + (1 - r) params` after update number `num_updates` (from 1).
-
-    r is `rate`, or with `warmup` min(rate, (1 + n) / (10 + n)), the PyTorch code's rule.
-    """
-    r = jnp.minimum(rate, (1 + num_updates) / (10 + num_updates)) if warmup else rate
-    return jax.tree.map(lambda old, new: old + (1 - r) * (new - old), ema, params)
+Step = Callable[[TrainState, dict[str, jax.Array]], tuple[TrainState, dict[str, jax.Array]]]
 
 
 def apply_gradients(
     state: TrainState,
     grads: Any,
     optimizer: optax.GradientTransformation,
-    ema_rate: float,
-    ema_warmup: bool,
+    averaging: ema.Averaging,
 ) -> TrainState:
     """The state after one optimiser step with these (already averaged) gradients."""
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
@@ -147,26 +73,47 @@ def apply_gradients(
         step=step,
         params=params,
         opt_state=opt_state,
-        ema_params=update_ema(state.ema_params, params, step, ema_rate, ema_warmup),
+        ema_params=ema.update(state.ema_params, params, averaging.primary(step)),
+        averages={
+            name: ema.update(state.averages[name], params, rule(step))
+            for name, rule in averaging.further.items()
+        },
     )
 
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """From uint8 images to a loss per image; the three draws of an image come from its key."""
+    """From uint8 images and their classes to a loss per image; an image draws from its own key."""
 
     apply: Callable[..., Any]
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
     levels: int
     centered: bool
     dequantize: bool
+    time_draws: str = "independent"
+    num_labels: int = 0  # classes that the network is told
+    label_dropout: float = 0.0  # probability of the null class in training
 
     def __call__(
-        self, params: Any, images: jax.Array, keys: jax.Array, *, train: bool, flip: bool
+        self,
+        params: Any,
+        images: jax.Array,
+        classes: jax.Array,
+        step_key: jax.Array,
+        numbers: jax.Array,
+        total: int,
+        *,
+        train: bool,
+        flip: bool,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Losses [B] and their parts, for images [B, H, W, C] uint8 and keys [B]."""
-        split = jax.vmap(functools.partial(jax.random.split, num=4))(keys)
-        loss_keys, dropout_keys, flip_keys, dequantize_keys = (split[:, i] for i in range(4))
+        """Losses [B] and their parts, for images [B, H, W, C] uint8 and their classes [B].
+
+        They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
+        the step with its number folded in.
+        """
+        keys = parallel.image_keys(step_key, numbers)
+        split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
+        loss_keys, dropout_keys, flip_keys, dequantize_keys, class_keys = split.T
         if flip:
             images = transforms.random_flip(images, flip_keys)
         if self.dequantize:
@@ -174,46 +121,88 @@ class Objective:
         else:
             x = transforms.scale(images, self.levels, self.centered)
 
-        def network(x: jax.Array, labels: jax.Array) -> jax.Array:
-            return self.apply(
-                {"params": params}, x, labels, dropout_keys=dropout_keys if train else None
-            )
+        told: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
+        if self.num_labels:
+            told["y"] = self._withheld(classes, class_keys) if train else classes
 
-        return self.loss(network, x, loss_keys)
+        def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+            return self.apply({"params": params}, x, labels, **told)
+
+        u = losses.time_draws(self.time_draws, step_key, numbers, total)
+        return self.loss(network, x, loss_keys, u)
+
+    def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
+        """The classes, some of them replaced by the null class, whose number is `num_labels`
+        (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598, algorithm 1)."""
+        if not self.label_dropout:
+            return classes
+        drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_dropout))(keys)
+        return jnp.where(drop, self.num_labels, classes)
+
+
+def mean_over_parts(function: Callable[[Any], Any], arrays: Any, parts: int) -> Any:
+    """The mean of `function` over equal consecutive parts of the rows of `arrays`, one at a time.
+
+    Where `function` is itself a mean over rows, it is that over all of them, in less memory.
+    """
+    if parts == 1:
+        return function(arrays)
+    split = jax.tree.map(lambda a: a.reshape(parts, -1, *a.shape[1:]), arrays)
+    shapes = jax.eval_shape(function, jax.tree.map(lambda a: a[0], split))
+    zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+    def add(total: Any, part: Any) -> tuple[Any, None]:
+        return jax.tree.map(jnp.add, total, function(part)), None
+
+    total, _ = jax.lax.scan(add, zeros, split)
+    return jax.tree.map(lambda leaf: leaf / parts, total)
 
 
 def make_train_step(
     objective: Objective,
     optimizer: optax.GradientTransformation,
-    ema_rate: float,
-    ema_warmup: bool,
+    averaging: ema.Averaging,
     flip: bool,
     axis_name: str | None,
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
-    """`(state, images [n, b, H, W, C] uint8) -> (state, metrics of [n])`: n steps in one scan.
+    accumulation: int = 1,
+) -> Step:
+    """`(state, batches) -> (state, metrics of [n])`: n steps in one scan.
 
-    Image j of device d draws its randomness from (state.key, step, d b + j), so the gradient of a
-    global batch does not depend on how many devices share it.
+    `batches` are {"image": uint8 [n, b, H, W, C], "label": int32 [n, b]}. Image j of device d draws
+    its randomness from (state.key, step, d b + j), so the gradient of a global batch depends
+    neither on how many devices share it nor on the number of parts, `accumulation`, in which a
+    device computes its share.
     """
 
-    def one_step(state: TrainState, images: jax.Array) -> tuple[TrainState, dict[str, jax.Array]]:
-        count = images.shape[0]
+    def one_step(
+        state: TrainState, batch: dict[str, jax.Array]
+    ) -> tuple[TrainState, dict[str, jax.Array]]:
+        count = len(batch["label"])
         first = jax.lax.axis_index(axis_name) * count if axis_name else 0
+        total = count * (jax.lax.axis_size(axis_name) if axis_name else 1)
         step_key = jax.random.fold_in(state.key, state.step)
-        keys = parallel.image_keys(step_key, first + jnp.arange(count))
 
-        def mean_loss(params: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            per_image, parts = objective(params, images, keys, train=True, flip=flip)
-            return jnp.mean(per_image), {name: jnp.mean(part) for name, part in parts.items()}
+        def mean_loss(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
+            drawn, numbers = part
+            per_image, parts = objective(
+                params, drawn["image"], drawn["label"], step_key, numbers, total,
+                train=True, flip=flip,
+            )  # fmt: skip
+            named = {"loss": per_image, **parts}
+            means = {name: jnp.mean(values) for name, values in named.items() if name != "t"}
+            return means["loss"], means
 
-        (loss, parts), grads = jax.value_and_grad(mean_loss, has_aux=True)(state.params)
-        metrics = {**parts, "loss": loss}
+        grads, metrics = mean_over_parts(
+            functools.partial(jax.grad(mean_loss, has_aux=True), state.params),
+            (batch, first + jnp.arange(count)),
+            accumulation,
+        )
         if axis_name:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         metrics["gradient_norm"] = optax.global_norm(grads)
-        return apply_gradients(state, grads, optimizer, ema_rate, ema_warmup), metrics
+        return apply_gradients(state, grads, optimizer, averaging), metrics
 
-    return lambda state, images: jax.lax.scan(one_step, state, images)
+    return lambda state, batches: jax.lax.scan(one_step, state, batches)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -230,9 +219,15 @@ class Parts:
 def build(config: ml_collections.ConfigDict) -> Parts:
     """Reads the config at its seams; refuses what it cannot serve before anything is compiled.
 
-    No data set is opened: to sample, none needs to be there.
+    No data set is opened: to sample, none needs to be there. For losses, see `with_data`.
     """
     configs.check(config)
+    data.check_points(config)
+    if config.training.label_dropout and not config.model.num_labels:
+        raise ValueError(
+            f"training.label_dropout is {config.training.label_dropout:g}, but model.num_labels is "
+            "0: there is no class to withhold"
+        )
     sde = sde_lib.from_config(config)
     module = models.from_config(config)
     levels = data.grey_levels(config.data.dataset)
@@ -242,8 +237,34 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         levels=levels,
         centered=config.data.centered,
         dequantize=config.data.uniform_dequantization,
+        time_draws=config.training.time_draws,
+        num_labels=config.model.num_labels,
+        label_dropout=config.training.label_dropout,
     )
     return Parts(sde, module, objective, image_shape(config), levels)
+
+
+def with_data(config: ml_collections.ConfigDict, parts: Parts, dataset: data.Dataset) -> Parts:
+    """`parts` for losses of training on `dataset`, from which an objective may take its points:
+    the first `training.kde_points` images (0: all).
+
+    Raises:
+      ValueError: classes that the network cannot be told.
+    """
+    known = config.model.num_labels
+    if known and dataset.num_classes > known:
+        raise ValueError(
+            f"model.num_labels is {known}, but {dataset.name} has {dataset.num_classes} classes; "
+            f"valid values: 0, {dataset.num_classes} or more"
+        )
+    if not losses.wants_points(config):
+        return parts
+    count = min(config.training.kde_points or len(dataset), len(dataset))
+    images, _ = dataset.take(np.arange(count))
+    points = transforms.scale(images, dataset.levels, config.data.centered)
+    loss = losses.from_config(config, parts.sde, points)
+    objective = dataclasses.replace(parts.objective, loss=loss)
+    return dataclasses.replace(parts, objective=objective)
 
 
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
@@ -253,15 +274,15 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 
 def step_from_config(
     config: ml_collections.ConfigDict, parts: Parts, optimizer: optax.GradientTransformation
-) -> Callable[[TrainState, jax.Array], tuple[TrainState, dict[str, jax.Array]]]:
+) -> Step:
     """`make_train_step` as the config describes it, for `pmap` over `parallel.AXIS`."""
     return make_train_step(
         parts.objective,
         optimizer,
-        config.model.ema_rate,
-        config.model.ema_warmup,
+        ema.from_config(config),
         config.data.random_flip,
         parallel.AXIS,
+        config.training.accumulation,
     )
 
 
@@ -270,8 +291,9 @@ def new_state(
     optimizer: optax.GradientTransformation,
     seed: int,
     image_shape: tuple[int, int, int],
+    averages: Iterable[str] = (),
 ) -> TrainState:
-    """The state before the first step, a function of the seed alone."""
+    """The state before the first step, a function of the seed alone; with `averages` by name."""
     init_key, train_key = jax.random.split(jax.random.key(seed))
     params = models.init(module, init_key, image_shape)
     return TrainState(
@@ -280,6 +302,7 @@ def new_state(
         opt_state=optimizer.init(params),
         ema_params=jax.tree.map(jnp.copy, params),
         key=train_key,
+        averages={name: jax.tree.map(jnp.copy, params) for name in averages},
     )
 
 
@@ -366,7 +389,7 @@ class History:
             self.unlogged.append(host)
             self.loss = float(host["loss"].mean())
 
-    def write(self, step: int, **more: float) -> None:
+    def write(self, step: int, **more: float | list[float]) -> None:
         """Logs the mean of everything since the last time under `step`."""
         self.settle()
         if self.unlogged:
@@ -384,36 +407,56 @@ def crossed(freq: int, before: int, after: int) -> bool:
     return freq > 0 and after // freq > before // freq
 
 
+class HeldOut(NamedTuple):
+    """What `HeldOutLoss` finds: the mean loss and, per image [n], what it is made of."""
+
+    loss: float
+    per_image: dict[str, np.ndarray]  # "t", "log_snr", "loss" and the other parts of the loss
+
+    def by_time(self, groups: int = 10) -> dict[str, list[float]]:
+        """Means over groups of equally many images that have neighbouring times, in their order."""
+        t = self.per_image["t"]
+        order = np.array_split(np.argsort(t, stable=True), min(groups, len(t)))
+        return {
+            name: [float(f"{values[rows].mean():.5g}") for rows in order]
+            for name, values in self.per_image.items()
+        }
+
+
 class HeldOutLoss:
-    """The loss of the EMA weights on fixed test images with fixed noise, for the curve and for
-    choosing the best checkpoint."""
+    """The loss of the EMA weights on fixed test images at fixed times with fixed noise, for the
+    curves and for choosing the best checkpoint."""
 
     def __init__(self, config: ml_collections.ConfigDict, parts: Parts) -> None:
         dataset = data.from_config(config, "test")
         count = min(len(dataset), config.eval.batch_size)
-        self.images, _ = dataset.take(np.arange(count))
+        self.images, self.classes = dataset.take(np.arange(count))
         key = jax.random.key(config.seed)
 
-        def losses_of(params: Any, indices: jax.Array, images: jax.Array) -> jax.Array:
-            keys = parallel.image_keys(key, indices)
-            return parts.objective(params, images, keys, train=False, flip=False)[0]
+        def losses_of(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
+            images, classes = drawn
+            per_image, named = parts.objective(
+                params, images, classes, key, indices, count, train=False, flip=False
+            )
+            t = jnp.maximum(named["t"], parts.sde.training_eps)  # at 0 there is no noise
+            return {**named, "loss": per_image, "log_snr": parts.sde.log_snr(t)}
 
         batch = parallel.fitting_batch(count)
         self.map = parallel.ImageMap(losses_of, batch, "eval.batch_size")
 
-    def __call__(self, ema_params: Any) -> float:
+    def __call__(self, ema_params: Any) -> HeldOut:
         indices = np.arange(len(self.images))
-        return float(
-            np.mean(
-                np.concatenate([loss for _, loss in self.map(ema_params, indices, self.images)])
-            )
-        )
+        drawn = (self.images, self.classes)
+        found = [result for _, result in self.map(ema_params, indices, drawn)]
+        per_image = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        return HeldOut(float(np.mean(per_image["loss"])), per_image)
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to `training.n_iters` steps, from the newest checkpoint in `workdir` if there is one.
 
-    Writes checkpoints/, config.json, metrics.jsonl, TensorBoard events and loss.png there.
+    Writes checkpoints/, config.json, metrics.jsonl, TensorBoard events, loss.png and
+    loss_by_time.png there, and with `training.ema_profiles` ema/, snapshots of those averages.
 
     Raises:
       ValueError: a config that cannot be served, or another than the workdir's.
@@ -422,12 +465,19 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     options = config.training
     parts, dataset = build(config), data.from_config(config, "train")
+    parts = with_data(config, parts, dataset)
     share = parallel.per_device(options.batch_size, "training.batch_size")
-    optimizer = optimizer_from_config(config)
+    if share % options.accumulation:
+        raise ValueError(
+            f"training.accumulation={options.accumulation} does not divide the {share} images of a "
+            f"device (training.batch_size={options.batch_size} on {jax.device_count()} devices)"
+        )
+    optimizer, averaging = optimizers.from_config(config), ema.from_config(config)
     checkpoints = open_run(config, workdir)
-    local = jax.local_device_count()
 
-    fresh = functools.partial(new_state, parts.module, optimizer, config.seed, parts.image_shape)
+    fresh = functools.partial(
+        new_state, parts.module, optimizer, config.seed, parts.image_shape, averaging.further
+    )
     if checkpoints.steps():
         template = jax.eval_shape(fresh)
         key_data = jax.eval_shape(jax.random.key_data, template.key)
@@ -458,18 +508,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         axis_name=parallel.AXIS,
         donate_argnums=0,
     )
-    held_out = HeldOutLoss(config, parts)
+    held_out, held = HeldOutLoss(config, parts), None
+    snapshots = Snapshots(workdir / "ema")
     state = parallel.replicate(state)
     history = History(reports.MetricLog(workdir, start) if parallel.is_primary() else None)
     stop = StopRequest()
-    eval_loss = float("nan")
     step = start
     with parallel.progress(options.n_iters, "training", "step", initial=start) as bar:
         while step < options.n_iters:
-            images = next(batches)["image"][: options.n_iters - step]
-            count = len(images)
-            images = images.reshape(count, local, share, *parts.image_shape).swapaxes(0, 1)
-            state, metrics = step_fn(state, images)
+            drawn = {name: a[: options.n_iters - step] for name, a in next(batches).items()}
+            count = len(drawn["label"])
+            state, metrics = step_fn(state, parallel.lay_out(drawn))
             history.add(step, metrics)
             before, step = step, step + count
             bar.update(count)
@@ -478,10 +527,15 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             last = step >= options.n_iters or stop(step)
             if last or crossed(options.eval_freq, before, step):
                 history.settle()
-                eval_loss = held_out(state.ema_params)
-                history.write(step, eval_loss=eval_loss)
+                held = held_out(state.ema_params)
+                by_time = {f"eval_{name}_by_time": v for name, v in held.by_time().items()}
+                history.write(step, eval_loss=held.loss, **by_time)
             elif crossed(options.log_freq, before, step):
                 history.write(step)
+            if options.ema_profiles and crossed(options.ema_snapshot_freq, before, step):
+                history.settle()
+                if parallel.is_primary():
+                    snapshots.save(step, parallel.fetch(state.averages))
             if (
                 last
                 or crossed(options.snapshot_freq, before, step)
@@ -489,9 +543,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             ):
                 history.settle()
                 data_state = {**batches.get_state(), "step": step}
-                checkpoints.save(
-                    step, state_on_host(state), data_state, config_json, metric=eval_loss
-                )
+                metric = held.loss if held else None
+                checkpoints.save(step, state_on_host(state), data_state, config_json, metric)
             if last:
                 break
     batches.close()
@@ -499,6 +552,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     if history.log:
         history.log.close()
         save_curves(workdir)
+        if held:
+            save_loss_by_time(workdir, held, "EMA weights")
 
 
 def save_curves(workdir: pathlib.Path) -> None:
@@ -508,3 +563,21 @@ def save_curves(workdir: pathlib.Path) -> None:
     curves = {label: found[name] for name, label in names.items() if name in found}
     if curves:
         reports.plot_curves(workdir / "loss.png", curves, ylabel="loss", yscale="log")
+
+
+def save_loss_by_time(folder: pathlib.Path, held: HeldOut, weights: str) -> None:
+    """Draws loss_by_time.png: losses of test images against t, errors of the noise against SNR."""
+    values, means = held.per_image, held.by_time()
+
+    def panel(x: str, xlabel: str, y: str, ylabel: str) -> reports.Panel:
+        return reports.Panel(xlabel, ylabel, (values[x], values[y]), (means[x], means[y]))
+
+    panels = [
+        panel("t", "time t", "loss", "loss"),
+        panel(
+            "log_snr", "log-SNR, 2 log(alpha / sigma)", "noise_mse", "squared error of the noise"
+        ),
+    ]
+    count = len(values["t"])
+    title = f"{count} test images, {weights}: each, and means of groups with neighbouring times"
+    reports.plot_panels(folder / "loss_by_time.png", panels, title)

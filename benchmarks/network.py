@@ -63,34 +63,35 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
     import jax
     import jax.numpy as jnp
 
-    import parallel
+    import ema
+    import optimizers
     import train
 
     config = read_config(case)
     parts = train.build(config)
     module, objective, shape = parts.module, parts.objective, parts.image_shape
-    optimizer = train.optimizer_from_config(config)
+    optimizer = optimizers.from_config(config)
     fresh = functools.partial(train.new_state, module, optimizer, 0, shape)
     state = jax.jit(fresh)()
     params = jax.tree.map(jnp.copy, state.params)
     images = np.random.default_rng(0).integers(0, 256, (case.batch, *shape), np.uint8)
-    keys = parallel.image_keys(jax.random.key(1), jnp.arange(case.batch))
+    classes, numbers = jnp.zeros(case.batch, jnp.int32), jnp.arange(case.batch)
+    batches = {"image": images[None], "label": classes[None]}
     x, labels = jnp.zeros((case.batch, *shape)), jnp.full(case.batch, 0.5)
 
     def loss(params: Any, images: Any) -> Any:
-        return jnp.mean(objective(params, images, keys, train=True, flip=True)[0])
+        drawn = images, classes, jax.random.key(1), numbers, case.batch
+        return jnp.mean(objective(params, *drawn, train=True, flip=True)[0])
 
-    one_step = train.make_train_step(
-        objective, optimizer, config.model.ema_rate, config.model.ema_warmup, True, None
-    )
+    one_step = train.make_train_step(objective, optimizer, ema.from_config(config), True, None)
     forward = jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).lower(params, x)
     gradient = jax.jit(jax.value_and_grad(loss)).lower(params, images)
-    step = jax.jit(one_step, donate_argnums=0).lower(state, images[None])
+    step = jax.jit(one_step, donate_argnums=0).lower(state, batches)
     programs = [program.compile() for program in (forward, gradient, step)]
     held = [state]
 
     def run_step() -> Any:
-        held[0], metrics = programs[2](held[0], images[None])
+        held[0], metrics = programs[2](held[0], batches)
         return jax.block_until_ready(metrics)
 
     calls: Calls = {

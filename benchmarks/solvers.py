@@ -35,6 +35,7 @@ from matplotlib.figure import Figure
 import data
 import generate
 import parallel
+import reports
 import sampling
 import sde_lib
 import solvers
@@ -49,7 +50,15 @@ Errors = dict[str, dict[int, float]]  # by sampler and NFE
 
 SIZES = (10, 15, 20, 30, 50, 100)
 LONG = (200, 500, 1000)  # for samplers of the discretised reverse SDE
-STOCHASTIC = ("euler_maruyama", "reverse_diffusion", "ancestral_sampling")
+# Name -> predictor, corrector, whether it is the flow, evaluations a step.
+CHAINS: dict[str, tuple[str, str, bool, int]] = {
+    "euler_maruyama": ("euler_maruyama", "none", False, 1),
+    "reverse_diffusion": ("reverse_diffusion", "none", False, 1),
+    "ancestral_sampling": ("ancestral_sampling", "none", False, 1),
+    "reverse_diffusion, flow": ("reverse_diffusion", "none", True, 1),
+    "reverse_diffusion, langevin": ("reverse_diffusion", "langevin", False, 2),
+    "langevin": ("none", "langevin", False, 1),
+}
 # Name -> solver, its time grid, evaluations a step.
 FEW: dict[str, tuple[Callable[..., Any], str, int]] = {
     "ddim": (solvers.ddim, "uniform", 1),
@@ -64,6 +73,9 @@ FEW: dict[str, tuple[Callable[..., Any], str, int]] = {
     "unipc_2": (functools.partial(solvers.unipc, order=2), "log_snr", 1),
     "unipc_3": (functools.partial(solvers.unipc, order=3), "log_snr", 1),
 }
+SHARK = "sde, ShARK"
+ADAPTIVE = {"ode": sampling.ode_sampler, "sde": sampling.sde_sampler}
+TOLERANCES = (1e-1, 1e-2, 1e-3)
 DETERMINISTIC = [name for name in FEW if not name.endswith(("1", "sde", "10"))]
 
 
@@ -73,11 +85,19 @@ def sample(name: str, nfe: int, sde: sde_lib.SDE, score_fn: Any, noise: Any) -> 
     Raises:
       ValueError: a chain of so few steps does not exist.
     """
-    if name in STOCHASTIC:
-        chain = dataclasses.replace(sde, N=nfe)
+    if name in CHAINS:
+        predictor, corrector, flow, stages = CHAINS[name]
         return sampling.pc_sampler(
-            chain, score_fn, noise, predictor=name, corrector="none", denoise=True
+            dataclasses.replace(sde, N=nfe // stages),
+            score_fn,
+            noise,
+            predictor=predictor,
+            corrector=corrector,
+            probability_flow=flow,
         ).x
+    if name == SHARK:
+        times = solvers.time_grid(sde, "log_snr", (nfe - 1) // sampling.SDE_SOLVERS["ShARK"][1])
+        return sampling.sde_sampler(sde, score_fn, noise, times=times).x
     solver, grid, stages = FEW[name]
     times = solvers.time_grid(sde, grid, (nfe - 1) // stages)
     return solver(sde, score_fn, noise, times).x
@@ -104,7 +124,8 @@ def law_errors() -> Errors:
         made = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2, 0))
         return float(np.sqrt(np.mean((x[-1] - mean) ** 2 + (made - std) ** 2)))
 
-    return sweep(STOCHASTIC, SIZES + LONG, error) | sweep(FEW, SIZES, error)
+    affine = [name for name in CHAINS if not name.endswith("langevin")]
+    return sweep(affine, SIZES + LONG, error) | sweep(FEW, SIZES, error)
 
 
 def flow_errors() -> Errors:
@@ -127,10 +148,14 @@ def flow_errors() -> Errors:
     return sweep(DETERMINISTIC, SIZES, error)
 
 
-def network_errors(workdir: pathlib.Path, count: int) -> tuple[Errors, frechet.Splits]:
+def network_errors(
+    workdir: pathlib.Path, count: int
+) -> tuple[Errors, list[tuple[str, float, float, float]], frechet.Splits]:
     """Fréchet distances of `count` images from as many training images, means of 10 draws.
 
-    And that between disjoint sets of as many training images, what a perfect sampler would get.
+    Those of the samplers with a number of steps; rows (sampler, tolerance, NFE, distance) of the
+    adaptive ones; and the distance between disjoint sets of as many training images, what a
+    perfect sampler would get.
     """
     config = quickstart.get_config()
     parts = train.build(config)
@@ -141,21 +166,41 @@ def network_errors(workdir: pathlib.Path, count: int) -> tuple[Errors, frechet.S
     expected = extractor.features(real.take(np.arange(len(real)))[0])
     keys = parallel.image_keys(jax.random.key(0), jnp.arange(count))
 
-    def error(name: str, nfe: int) -> float:
+    def distance(samples: Callable[[Any], tuple[Array, Any]]) -> tuple[float, float]:
+        """The Fréchet distance of the images that `samples` makes of its noise, and the NFE."""
+
         @jax.jit
-        def run(keys: Array) -> Array:
-            noise = sampling.image_noise(keys, parts.image_shape)
-            x = sample(name, nfe, parts.sde, score_fn, noise)
-            return transforms.inverse_scale(x, parts.levels, config.data.centered, True)
+        def run(keys: Array) -> tuple[Array, Array]:
+            x, nfe = samples(sampling.image_noise(keys, parts.image_shape))
+            levels = transforms.inverse_scale(x, parts.levels, config.data.centered, True)
+            return levels, jnp.mean(jnp.asarray(nfe, jnp.float32))
 
-        found = extractor.features(np.asarray(run(keys)))
-        distance = frechet.split_distance(found, size=count, other=expected, n_splits=10).mean
-        print(f"{name}, NFE {nfe}: {distance:.2f}", file=sys.stderr, flush=True)
-        return distance
+        images, nfe = run(keys)
+        found = extractor.features(np.asarray(images))
+        splits = frechet.split_distance(found, size=count, other=expected, n_splits=10)
+        return splits.mean, float(nfe)
 
-    distances = sweep(["reverse_diffusion"], (100, 1000), error)
-    distances |= sweep(["dpmpp_2m_sde", "dpmpp_2m", "unipc_3", "ddim", "edm"], (10, 20), error)
-    return distances, frechet.split_distance(expected, size=count, n_splits=10)
+    def error(name: str, nfe: int) -> float:
+        found, _ = distance(lambda noise: (sample(name, nfe, parts.sde, score_fn, noise), nfe))
+        print(f"{name}, NFE {nfe}: {found:.2f}", file=sys.stderr, flush=True)
+        return found
+
+    def adaptive(name: str, tolerance: float) -> tuple[str, float, float, float]:
+        def samples(noise: Any) -> tuple[Array, Any]:
+            solved = ADAPTIVE[name](
+                parts.sde, score_fn, noise, rtol=tolerance, atol=tolerance, denoise=True
+            )
+            return solved.x, solved.nfe
+
+        found, nfe = distance(samples)
+        print(f"{name}, {tolerance:g}: {found:.2f}, NFE {nfe:.0f}", file=sys.stderr, flush=True)
+        return name, tolerance, nfe, found
+
+    distances = sweep(FEW, (10, 20, 50), error)
+    distances |= sweep([SHARK], (20, 50, 100), error)
+    distances |= sweep(CHAINS, (100, 1000), error)
+    solved = [adaptive(name, tolerance) for name in ADAPTIVE for tolerance in TOLERANCES]
+    return distances, solved, frechet.split_distance(expected, size=count, n_splits=10)
 
 
 def sweep(names: Any, sizes: Any, error: Callable[[str, int], float]) -> Errors:
@@ -188,7 +233,7 @@ def markdown(title: str, errors: Errors, spec: str) -> str:
 def draw(path: pathlib.Path, panels: dict[str, Errors]) -> None:
     """One panel of curves for each table."""
     figure = Figure(figsize=(5.0 * len(panels), 4.4), dpi=110, layout="constrained")
-    styles = dict(zip([*STOCHASTIC, *FEW], range(20), strict=False))
+    styles = {name: k for k, name in enumerate([*CHAINS, *FEW, SHARK])}
     for axes, (title, errors) in zip(
         np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
     ):
@@ -220,9 +265,10 @@ def main() -> None:
     panels["deviation from the flow, mixture"] = flow_errors()
     print(markdown(*list(panels.items())[-1], ".1e"))
     if args.workdir:
-        distances, perfect = network_errors(args.workdir, args.count)
+        distances, solved, perfect = network_errors(args.workdir, args.count)
         title = f"Fréchet distance of the network's images, {args.count} and {args.count}"
         print(markdown(title, distances, ".1f"))
+        print(reports.table(solved, ["adaptive", "rtol = atol", "mean NFE", "distance"]))
         print(f"between training images: {perfect.mean:.1f} ± {perfect.std:.1f}")
         panels["Fréchet distance, network"] = distances
     if args.picture:

@@ -23,6 +23,7 @@ from absl import app
 from ml_collections import config_flags
 
 import data
+import optimizers
 import parallel
 import reports
 import train
@@ -36,26 +37,24 @@ def run(argv: list[str]) -> None:
     """Compiles the pmapped step for each number of steps per call, and times them in turns."""
     del argv
     config = CONFIG.value
-    parts, dataset = train.build(config), data.from_config(config, "train")
-    optimizer = train.optimizer_from_config(config)
+    dataset = data.from_config(config, "train")
+    parts = train.with_data(config, train.build(config), dataset)
+    optimizer = optimizers.from_config(config)
     step = train.step_from_config(config, parts, optimizer)
-    local = jax.local_device_count()
     fresh = functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
     host_state = jax.jit(fresh)()
-    compiled, images, states, memory, seconds = {}, {}, {}, {}, {}
+    compiled, drawn, states, memory, seconds = {}, {}, {}, {}, {}
     for n in COUNTS:
         batches = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
-        drawn = next(batches)["image"]
+        drawn[n] = parallel.lay_out(next(batches))
         batches.close()
-        shape = (n, local, config.training.batch_size // local, *parts.image_shape)
-        images[n] = drawn.reshape(shape).swapaxes(0, 1)
         states[n] = parallel.replicate(host_state)
         began = time.monotonic()
         mapped = jax.pmap(step, axis_name=parallel.AXIS, donate_argnums=0)
-        compiled[n] = mapped.lower(states[n], images[n]).compile()
+        compiled[n] = mapped.lower(states[n], drawn[n]).compile()
         seconds[n] = time.monotonic() - began
         memory[n] = compiled[n].memory_analysis().temp_size_in_bytes
-        states[n], _ = jax.block_until_ready(compiled[n](states[n], images[n]))
+        states[n], _ = jax.block_until_ready(compiled[n](states[n], drawn[n]))
 
     times: dict[int, list[float]] = {n: [] for n in COUNTS}
     for _ in range(ROUNDS):
@@ -63,7 +62,7 @@ def run(argv: list[str]) -> None:
             calls = max(COUNTS) // n
             began = time.monotonic()
             for _ in range(calls):
-                states[n], metrics = compiled[n](states[n], images[n])
+                states[n], metrics = compiled[n](states[n], drawn[n])
                 jax.block_until_ready(metrics)
             times[n].append((time.monotonic() - began) / (calls * n))
 

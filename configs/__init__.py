@@ -14,6 +14,15 @@ ANYTHING: Rule = (lambda _: True, "")
 POSITIVE: Rule = (lambda v: v > 0, "positive")
 NOT_NEGATIVE: Rule = (lambda v: v >= 0, "0 or more")
 FRACTION: Rule = (lambda v: 0 <= v < 1, "at least 0 and below 1")
+PROBABILITY: Rule = (lambda v: 0 <= v <= 1, "between 0 and 1")
+DIFFERENT_FRACTIONS: Rule = (
+    lambda v: all(_number(r) and 0 <= r < 1 for r in v) and len(set(v)) == len(v),
+    "a tuple of different numbers at least 0 and below 1",
+)
+WIDTHS: Rule = (
+    lambda v: all(_number(w) and 0 < w <= 12**-0.5 for w in v) and len(set(v)) == len(v),
+    "a tuple of different relative widths, positive and at most 0.288",
+)
 SIZES: Rule = (
     lambda v: all(isinstance(n, int) and n > 0 for n in v),
     "a tuple of positive integers",
@@ -29,7 +38,20 @@ RULES: dict[str, Rule] = {
             "training.log_freq",
             "training.eval_freq",
             "training.n_jitted_steps",
+            "training.accumulation",
+            "training.ema_snapshot_freq",
+            "training.log_sigma_std",
+            "training.num_directions",
+            "training.kde_bandwidth",
             "sampling.num_samples",
+            "control.num_images",
+            "control.num_variants",
+            "control.batch_size",
+            "control.factor",
+            "control.blur_std",
+            "control.jump",
+            "control.repeats",
+            "control.iterations",
             "eval.num_samples",
             "eval.bpd_num_repeats",
             "eval.bpd_bound_draws",
@@ -38,6 +60,7 @@ RULES: dict[str, Rule] = {
             "model.nf",
             "model.num_res_blocks",
             "model.fourier_scale",
+            "model.sigma_data",
             "classifier.widen_factor",
             "classifier.blocks_per_group",
             "classifier.fourier_scale",
@@ -49,28 +72,57 @@ RULES: dict[str, Rule] = {
     **dict.fromkeys(
         [
             "seed",
+            "training.sigma",
+            "training.kde_points",
             "sampling.seed",
             "sampling.eps",
             "sampling.num_frames",
+            "control.seed",
+            "control.num_measurements",
+            "control.noise_std",
+            "control.damping",
+            "control.scale",
+            "control.temperature",
             "eval.seed",
             "eval.begin_ckpt",
             "eval.bpd_num_images",
+            "eval.stats_images",
             "model.num_classes",
             "model.num_labels",
             "model.attn_num_groups",
             "model.init_scale",
             "optim.weight_decay",
             "optim.warmup",
+            "optim.decay_steps",
         ],
         NOT_NEGATIVE,
     ),
     **dict.fromkeys(
         ["model.dropout", "model.ema_rate", "classifier.dropout", "optim.beta1"], FRACTION
     ),
+    **dict.fromkeys(["training.label_dropout", "optim.decay_to"], PROBABILITY),
+    "training.ema_rates": DIFFERENT_FRACTIONS,
+    "training.ema_profiles": WIDTHS,
     "classifier.num_classes": (lambda v: v >= 2, "2 or more"),
     "model.ch_mult": NOT_EMPTY_SIZES,
     "model.attn_resolutions": SIZES,
     "eval.bpd_dataset": (lambda v: v in ("train", "test"), "one of train, test"),
+    "control.split": (lambda v: v in ("train", "test"), "one of train, test"),
+    "control.mask_share": (lambda v: 0 < v < 1, "between 0 and 1"),
+    "control.start": (lambda v: 0 < v <= 1, "above 0 and at most 1"),
+    "control.interval": (
+        lambda v: v == () or (len(v) == 2 and all(map(_number, v)) and 0 <= v[0] < v[1]),
+        "() or two noise levels, (low, high)",
+    ),
+    "control.classes": (
+        lambda v: all(isinstance(y, int) and y >= 0 for y in v),
+        "a tuple of class numbers, counted from 0",
+    ),
+    "eval.bootstrap": (lambda v: v == 0 or v > 1, "0, or 2 or more"),
+    **dict.fromkeys(
+        ["eval.metrics", "eval.samplers"],
+        (lambda v: len(set(v)) == len(v), "a tuple of different names"),
+    ),
     # Fields of the official configs that have one value everywhere, there and here.
     "model.attention_type": (lambda v: v == "ddpm", "ddpm, the only one there is"),
     "model.conv_size": (lambda v: v == 3, "3, the only one there is"),
@@ -112,6 +164,10 @@ def complete(stored: dict[str, Any]) -> dict[str, Any]:
         known = whole.get(section)
         whole[section] = {**known, **fields} if isinstance(known, dict) else fields
     return whole
+
+
+def _number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
 
 
 def _instead(name: str, given: dict[str, Any]) -> str:

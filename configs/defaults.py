@@ -57,6 +57,58 @@ def px1024(dataset: str) -> ConfigDict:
     return config
 
 
+def points(dataset: str) -> ConfigDict:
+    """A set of points of the plane (`data/toy.py`), and a small residual network for it.
+
+    The network predicts the score, whose size is bounded, where a prediction of the noise would be
+    divided by ever less noise; for the same reason beta and sigma begin higher than for images. The
+    trace of the Jacobian is exact: it takes two passes.
+    """
+    config = schema.base()
+    config.data.dataset = dataset
+    config.data.image_size = 1
+    config.data.num_channels = 2
+    config.data.centered = True
+    config.data.random_flip = False
+    config.training.batch_size = 512
+    config.training.n_iters = 3000
+    config.training.n_jitted_steps = 50
+    config.training.log_freq = 100
+    config.training.eval_freq = 500
+    config.training.snapshot_freq = 3000
+    config.training.snapshot_freq_for_preemption = 3000
+    config.training.snapshot_sampling = False
+    config.model.name = "mlp"
+    config.model.nf = 96
+    config.model.num_res_blocks = 3
+    config.model.dropout = 0.0
+    config.model.ema_rate = 0.998
+    config.model.ema_warmup = True
+    config.model.embedding_type = "positional"
+    config.model.fourier_scale = 0.2
+    config.model.prediction = "score"
+    config.model.beta_min = 1.0
+    config.model.sigma_min = 0.05
+    config.model.sigma_max = 10.0
+    config.optim.lr = 3e-3
+    config.optim.warmup = 100
+    config.optim.schedule = "cosine"
+    config.optim.decay_steps = 3000
+    config.sampling.method = "dpmpp_2m"
+    config.sampling.num_steps = 40
+    config.sampling.num_samples = 5000
+    config.sampling.batch_size = 5000
+    config.eval.batch_size = 2000
+    config.eval.num_samples = 10000
+    config.eval.enable_sampling = True
+    config.eval.enable_bpd = True
+    config.eval.bpd_num_images = 2000
+    config.eval.bpd_probe = "exact"
+    config.eval.bpd_rtol = 1e-3
+    config.eval.bpd_atol = 1e-3
+    return config
+
+
 def ve(config: ConfigDict, continuous: bool) -> None:
     """Variance exploding: pixels in [0, 1], reverse diffusion corrected by Langevin steps."""
     config.training.sde = "vesde"
@@ -101,6 +153,20 @@ def edm(config: ConfigDict) -> None:
     config.sampling.num_steps = 18
     config.model.sigma_min = 0.002
     config.model.sigma_max = 80.0
+
+
+def edm_training(config: ConfigDict, sigma_data: float) -> None:
+    """`edm` and its authors' training: preconditioning, log-normal sigma, their weighting.
+
+    `sigma_data` is the standard deviation of the data.
+    """
+    edm(config)
+    config.training.weighting = "edm"
+    config.training.time = "log_normal"
+    config.model.prediction = "edm"
+    config.model.sigma_data = sigma_data
+    config.model.scale_by_sigma = False
+    config.model.embedding_type = "fourier"
 
 
 def ddpm(config: ConfigDict) -> None:

@@ -20,6 +20,7 @@ def base() -> ConfigDict:
             "data": _data(),
             "model": _model(),
             "classifier": _classifier(),
+            "control": _control(),
             "optim": _optim(),
         }
     )
@@ -40,6 +41,22 @@ def _training() -> dict:
         "snapshot_sampling": True,
         "reduce_mean": False,  # mean over pixels and channels; False: half the sum
         "likelihood_weighting": False,  # weight g(t)^2
+        "accumulation": 1,  # parts in which a device takes its share of a batch, to save memory
+        "label_dropout": 0.0,  # probability that an image's class is withheld from the network
+        "ema_rates": (),  # of further averages beside model.ema_rate's
+        "ema_profiles": (),  # relative widths of power-function averages, (0.05, 0.1) for instance
+        "ema_snapshot_freq": 20000,  # steps after which those of ema_profiles are kept
+        "objective": "dsm",  # "esm", "ism", "ssm", "ssm_vr": docs/objectives.md
+        "weighting": "",  # "noise", "score", "x0", "velocity", "edm", "likelihood"; "": noise
+        "time": "uniform",  # how t is distributed: "likelihood", "log_normal", "fixed"
+        "time_draws": "independent",  # in a batch; "antithetic", "stratified"
+        "log_sigma_mean": -1.2,  # this and the next: time "log_normal"
+        "log_sigma_std": 1.2,
+        "sigma": 0.0,  # time "fixed": the one noise level, relative to the data
+        "num_directions": 1,  # this and the next: objectives "ssm" and "ssm_vr"
+        "directions": "rademacher",  # or "gaussian"
+        "kde_bandwidth": 0.1,  # this and the next: objective "esm"
+        "kde_points": 0,  # training images in the density estimate; 0: all
     }
 
 
@@ -81,8 +98,18 @@ def _eval() -> dict:
         "enable_loss": True,
         "enable_sampling": False,
         "enable_bpd": False,
-        "checkpoint": "latest",  # or "best", or the number of a step
-        "seed": 0,  # of dequantisation, probes and the bound's draws
+        "checkpoint": "latest",  # "best", the number of a step, "range": begin_ckpt to end_ckpt
+        "samplers": (),  # instead of sampling.method: several, each "method" or "method:num_steps"
+        "ema": "",  # weights: "raw", a rate, "posthoc:0.1[@step]"; "": model.ema_rate's average
+        "seed": 0,  # of dequantisation, probes, the bound's draws and subsets of features
+        "features": "auto",  # "inception", "classifier"; "auto": Inception for colour images
+        "metrics": ("fid",),  # and others of quality.METRICS
+        "bootstrap": 0,  # draws for the error bar of the FID; 0: none
+        "resize": "tensorflow",  # to Inception's 299 x 299; or "pytorch", pytorch-fid's
+        "repeat_grey": False,  # let Inception see grey images, their channel three times
+        "inception_path": "",  # of pytorch-fid's weights; "": the cache, or downloaded
+        "stats_path": "",  # of the data set's statistics; "": made once, and cached
+        "stats_images": 0,  # training images in them; 0: all
         "bpd_dataset": "test",
         "bpd_num_images": 0,  # 0: the whole split
         "bpd_rtol": 1e-5,
@@ -119,6 +146,8 @@ def _model() -> dict:
         "num_classes": 0,  # NCSN: = num_scales, the rows of its conditional norms
         "num_labels": 0,  # classes that the network is told; 0: none
         "dropout": 0.1,
+        "prediction": "",  # "score", "noise", "x0", "velocity", "edm"; "": VE score, else noise
+        "sigma_data": 0.5,  # prediction and weighting "edm": standard deviation of the data
         "ema_rate": 0.9999,
         "ema_warmup": False,
         "scale_by_sigma": False,
@@ -164,6 +193,34 @@ def _classifier() -> dict:
     }
 
 
+def _control() -> dict:
+    return {  # of --mode=control: docs/controllable.md
+        "task": "inpaint",  # a name in control.TASKS
+        "method": "",  # a name in measure.METHODS, or "flow", "ddim"; "": the task's own
+        "split": "test",  # where the input images are from
+        "num_images": 8,  # the first ones of the split
+        "num_variants": 4,  # drawn for each of them
+        "seed": 0,  # of variants, measurement noise and random masks
+        "batch_size": 64,  # images drawn at a time, over all devices
+        "mask": "box",  # "half", "box", "random", or a picture: white is known, black is not
+        "mask_share": 0.25,  # of the pixels that "box" and "random" hide
+        "factor": 2,  # "super_resolution": pixels a side that are averaged
+        "blur_std": 1.0,  # "deblur": in pixels
+        "num_measurements": 0,  # "compressed_sensing"; 0: a quarter of the image's entries
+        "noise_std": 0.0,  # of the measurement, in the range that the network sees
+        "iterations": 3,  # this and the next: method "posterior", conjugate gradients, and
+        "damping": 0.02,  # what keeps a network's errors out of them
+        "scale": 1.0,  # of the guidance: "posterior", "dps", "class"
+        "interval": (),  # "class": noise levels sigma / alpha between which scale acts; (): all
+        "classes": (),  # "class"; (): all
+        "official": False,  # method "replace": as the original code
+        "jump": 10,  # this and the next: method "repaint", steps taken again and how many times
+        "repeats": 5,
+        "start": 0.3,  # "sdedit": the time to which images are noised, as a share of T
+        "temperature": 1.0,  # "reconstruct", "interpolate": factor on the latents
+    }
+
+
 def _optim() -> dict:
     return {
         "optimizer": "Adam",
@@ -173,6 +230,9 @@ def _optim() -> dict:
         "amsgrad": False,
         "weight_decay": 0.0,
         "warmup": 5000,  # steps of linear growth of lr
+        "schedule": "constant",  # after it; or "cosine", "linear", "inverse_sqrt"
+        "decay_steps": 0,  # where cosine and linear end, and inverse_sqrt begins
+        "decay_to": 0.0,  # the fraction of lr that cosine and linear end at
         "grad_clip": 1.0,  # global norm; negative: off
         "clip_rule": "max",
     }

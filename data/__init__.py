@@ -1,12 +1,21 @@
 """Pixels in: data sets, batches in a deterministic order, and what the device does to them."""
 
 from data.batches import Batches, eval_batches
-from data.datasets import DATASETS, Dataset, default_folder, from_config, grey_levels, load
+from data.datasets import (
+    DATASETS,
+    Dataset,
+    check_points,
+    default_folder,
+    from_config,
+    grey_levels,
+    load,
+)
 
 __all__ = [
     "DATASETS",
     "Batches",
     "Dataset",
+    "check_points",
     "default_folder",
     "eval_batches",
     "from_config",

@@ -1,8 +1,9 @@
-"""Data sets by name: uint8 images and labels, in RAM where they fit.
+"""Data sets by name: images (or points) and labels, in RAM where they fit.
 
-`load` looks, in this order, for the official files in the folder the user named (or where a
-distribution's package puts them), for prepared array_record data (`<folder>/<name>/<version>`, ours
-or TFDS's own), and else downloads and prepares them. TensorFlow is never needed.
+The points of `data/toy.py` are drawn where they are needed. For images `load` looks, in this order,
+for the official files in the folder the user named (or where a distribution's package puts them),
+for prepared array_record data (`<folder>/<name>/<version>`, ours or TFDS's own), and else downloads
+and prepares them. TensorFlow is never needed.
 
 Prepared data live in `data_dir`, else in `$SCORE_SDE_DATA`, else in `~/.cache/score_sde/data`; what
 TFDS itself prepared as array_record in `$TFDS_DATA_DIR` or `~/tensorflow_datasets` is read as well.
@@ -27,11 +28,16 @@ from data.builder import ImageBuilder
 from data.cifar10 import Cifar10
 from data.digits import Digits
 from data.fashion_mnist import FashionMnist
+from data.toy import Checkerboard, GaussianMixture, PointSet, SwissRoll, TwoMoons
 
-DATASETS: dict[str, type[ImageBuilder]] = {
+DATASETS: dict[str, type[ImageBuilder] | type[PointSet]] = {
     "digits": Digits,
     "fashion_mnist": FashionMnist,
     "cifar10": Cifar10,
+    "mixture": GaussianMixture,
+    "two_moons": TwoMoons,
+    "checkerboard": Checkerboard,
+    "swiss_roll": SwissRoll,
 }
 
 RAM_LIMIT = 4 << 30  # bytes of images that are kept in RAM; larger sets are read record by record
@@ -67,14 +73,15 @@ def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
 
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
-    """One split of a labelled image data set.
+    """One split of a labelled data set.
 
     Attributes:
       name, split: as given to `load`.
       images: uint8 [n, H, W, C] with values in 0..levels-1: an array, or a `Column` of records that
-        reads from disk; either takes row numbers.
+        reads from disk; either takes row numbers. Points (levels == 0): float32 [n, 1, 1, D].
       labels: int32 [n], likewise.
-      levels: number of grey levels; bits per dimension count log2 of it.
+      levels: number of grey levels, of which bits per dimension count log2; 0 for points, whose
+        likelihood is that of the real numbers themselves.
       image_shape: (H, W, C).
       num_classes: labels are in 0..num_classes-1.
     """
@@ -95,7 +102,7 @@ class Dataset:
         return isinstance(self.images, np.ndarray)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images uint8 [k, H, W, C] and labels int32 [k] of `rows` [k]; reads each once."""
+        """Images (or points) [k, H, W, C] and labels int32 [k] of `rows` [k]; reads each once."""
         if isinstance(self.images, np.ndarray):
             return self.images[rows], np.asarray(self.labels[rows])
         items = fetch(self.images.records, rows)
@@ -144,7 +151,10 @@ def load(
     if num_channels is not None and num_channels != channels:
         raise ValueError(f"{name} has {channels} channel(s), not {num_channels}")
 
-    images, labels = _open(builder, split, data_dir, ram_limit)
+    if issubclass(builder, PointSet):
+        images, labels = builder.draw(split)
+    else:
+        images, labels = _open(builder, split, data_dir, ram_limit)
     return Dataset(
         name.lower(),
         split,
@@ -169,8 +179,23 @@ def from_config(config: Any, split: str) -> Dataset:
 
 
 def grey_levels(name: str) -> int:
-    """Grey levels of the data set `name`; 256 where it is not among those that can be opened."""
+    """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`."""
     return DATASETS.get(name.lower(), ImageBuilder).LEVELS
+
+
+def check_points(config: Any) -> None:
+    """Refuses what config.data asks of points that only images can have.
+
+    Raises:
+      ValueError: flips or dequantisation of points.
+    """
+    section = config.data
+    for field in ("random_flip", "uniform_dequantization"):
+        if section[field] and not grey_levels(section.dataset):
+            raise ValueError(
+                f"config.data.{field} is True, but {section.dataset} has points, not images of "
+                "grey levels; it must be False"
+            )
 
 
 def default_folder() -> pathlib.Path:

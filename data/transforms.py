@@ -18,6 +18,8 @@ In the centred range ds = 2 dy, hence p_s = 2^{-D} p_y and the offset (which
     levels   y in [0, 1]    s in [-1, 1]
     256      8              7
     17       4.087          3.087
+
+Points have no levels (L = 0): the model sees them as they are, and they cannot be dequantised.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ _NOISE_BITS = 15  # k + u stays exact in float32 for up to 2^8 levels
 
 def scale(x: Pixels, levels: int, centered: bool) -> jax.Array:
     """Levels 0..L-1 to float32 y = k / (L - 1) in [0, 1], or 2y - 1 in [-1, 1]; any shape."""
+    if not levels:
+        return jnp.asarray(x, jnp.float32)
     y = jnp.asarray(x, jnp.float32) / (levels - 1)
     return 2.0 * y - 1.0 if centered else y
 
@@ -44,7 +48,12 @@ def uniform_dequantize(
 
     u is uniform on the 2^15 midpoints (j + 1/2) / 2^15: k + u is then exact in float32, which
     U[0, 1) in float32 is not (255 + u may round to 256). So floor(L y) = k, always.
+
+    Raises:
+      ValueError: points, which are continuous already.
     """
+    if not levels:
+        raise ValueError("points have no grey levels, which dequantisation could blur")
     bits = jax.vmap(lambda key: jax.random.bits(key, x.shape[1:], jnp.uint16))(keys)
     u = ((bits >> (16 - _NOISE_BITS)).astype(jnp.float32) + 0.5) / 2**_NOISE_BITS
     y = (jnp.asarray(x, jnp.float32) + u) / levels
@@ -56,8 +65,11 @@ def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = Fa
 
     It inverts what the model was trained on: the nearest level of `scale`, k = round((L-1) y), or,
     with `dequantized`, the bin of `uniform_dequantize`, k = floor(L y). (The original code
-    truncates, floor(255 y), after training on k / 255: half a level darker on average.)
+    truncates, floor(255 y), after training on k / 255: half a level darker on average.) Points come
+    back as they are, float32.
     """
+    if not levels:
+        return jnp.asarray(x)
     y = (x + 1.0) / 2.0 if centered else x
     k = jnp.floor(levels * y) if dequantized else jnp.round((levels - 1) * y)
     return jnp.clip(k, 0, levels - 1).astype(jnp.uint8)

@@ -2,8 +2,10 @@
 
 Such a file is a zip archive. `<folder>/data.pkl` is a pickle of Python containers in which each
 tensor is a call `_rebuild_tensor_v2(storage, offset, shape, stride, ...)`; the bytes of storage
-number k are in `<folder>/data/k`. A pickle may name any function for Python to call. Here only the
-names in `ALLOWED` mean anything, and they mean what this file says; any other name is refused.
+number k are in `<folder>/data/k`. Before PyTorch 1.6 it was one stream instead: the pickles of a
+magic number, a version, the writer's machine, the content and the list of storages, then the bytes
+of each storage. A pickle may name any function for Python to call. Here only the names in `ALLOWED`
+mean anything, and they mean what this file says; any other name is refused.
 """
 
 from __future__ import annotations
@@ -14,12 +16,13 @@ import os
 import pickle
 import zipfile
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
 LEGACY_MAGIC = b"\x80\x02\x8a\x0al\xfc\x9cF\xf9 j\xa8P\x19"  # torch.save before PyTorch 1.6
+LEGACY_VERSION = 1001
 
 STORAGES = {
     "FloatStorage": np.float32,
@@ -58,9 +61,10 @@ def read_pth(path: str | os.PathLike[str]) -> dict[str, Any]:
     with open(path, "rb") as file:
         try:
             if file.read(len(LEGACY_MAGIC)) == LEGACY_MAGIC:
-                raise ValueError("written by PyTorch < 1.6: load and save it once with a newer one")
-            with zipfile.ZipFile(file) as archive:
-                content = _Archive(archive).load()
+                content = _Stream(file, os.stat(path).st_size).load()
+            else:
+                with zipfile.ZipFile(file) as archive:
+                    content = _Archive(archive).load()
         except Exception as error:
             text = " ".join(str(error).split()) or type(error).__name__
             raise ValueError(f"{path} cannot be read as a PyTorch file: {text}") from error
@@ -162,6 +166,16 @@ ALLOWED: dict[str, Any] = {
 }
 
 
+def _checked(storage: Storage, key: str, dtype: np.dtype, count: int) -> Storage:
+    """The storage, if it is what a tensor says that it is."""
+    found = storage.array
+    if (found.dtype, len(found)) != (dtype, count):
+        raise ValueError(
+            f"storage {key} has {len(found)} elements of {found.dtype}, expected {count} of {dtype}"
+        )
+    return storage
+
+
 class _Archive:
     """The zip archive of one file."""
 
@@ -190,7 +204,7 @@ class _Archive:
         return self.archive.read(info)
 
     def load(self) -> Any:
-        return _Unpickler(self.read("data.pkl"), self.storage).load()
+        return _Unpickler(io.BytesIO(self.read("data.pkl")), self.storage).load()
 
     def storage(self, persistent_id: Any) -> Storage:
         match persistent_id:
@@ -203,20 +217,62 @@ class _Archive:
             array = np.frombuffer(self.read(f"data/{key}"), order).astype(dtype, copy=False)
             array.flags.writeable = False
             self.storages[key] = Storage(array)
-        found = self.storages[key].array
-        if (found.dtype, len(found)) != (dtype, count):
+        return _checked(self.storages[key], key, dtype, count)
+
+
+class _Stream:
+    """A file written before PyTorch 1.6, from behind its magic number on."""
+
+    def __init__(self, file: IO[bytes], size: int):
+        self.file, self.size = file, size
+        self.storages: dict[str, Storage] = {}
+        if file.read(1) != pickle.STOP:  # of the magic number
+            raise ValueError("it ends within its magic number")
+
+    def load(self) -> Any:
+        version, machine, content, keys = (self.unpickle() for _ in range(4))
+        if version != LEGACY_VERSION:
+            raise ValueError(f"version {str(version)[:20]}, expected {LEGACY_VERSION}")
+        if not isinstance(machine, dict) or machine.get("little_endian") is not True:
+            raise ValueError("it is not little-endian")
+        if not isinstance(keys, list) or sorted(keys) != sorted(self.storages):
+            raise ValueError("its list of storages is not that of its tensors")
+        for key in keys:
+            self.fill(key, self.storages[key].array)
+        return content
+
+    def unpickle(self) -> Any:
+        return _Unpickler(self.file, self.storage).load()
+
+    def fill(self, key: str, array: np.ndarray) -> None:
+        """Reads a storage, of which tensors are views already: its size, then its elements."""
+        count = int.from_bytes(self.file.read(8), "little")
+        data = self.file.read(array.nbytes)
+        if (count, len(data)) != (len(array), array.nbytes):
             raise ValueError(
-                f"storage {key} has {len(found)} elements of {found.dtype}, "
-                f"expected {count} of {dtype}"
+                f"storage {key} has {count} elements in {len(data)} bytes, expected {len(array)}"
             )
-        return self.storages[key]
+        array[:] = np.frombuffer(data, array.dtype)
+        array.flags.writeable = False
+
+    def storage(self, persistent_id: Any) -> Storage:
+        match persistent_id:
+            case ("storage", _StorageType(dtype=dtype), str(key), str(), int(count), None):
+                pass
+            case _:
+                raise ValueError(f"storage {str(persistent_id)[:60]} is not allowed")
+        if not 0 <= count * dtype.itemsize <= self.size:
+            raise ValueError(f"storage {key} of {count} elements does not fit into the file")
+        if key not in self.storages:
+            self.storages[key] = Storage(np.zeros(count, dtype))
+        return _checked(self.storages[key], key, dtype, count)
 
 
 class _Unpickler(pickle.Unpickler):
     """Knows the names in `ALLOWED` and no other."""
 
-    def __init__(self, data: bytes, storage: Callable[[Any], Storage]):
-        super().__init__(io.BytesIO(data))
+    def __init__(self, file: IO[bytes], storage: Callable[[Any], Storage]):
+        super().__init__(file)
         self.storage = storage
 
     def persistent_load(self, persistent_id: Any) -> Storage:

@@ -19,12 +19,14 @@ import jax.numpy as jnp
 
 from models.classifier import NoisyClassifier
 from models.ddpm import DDPM
+from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
 from models.score import class_log_prob, continuous_labels, discrete_labels, score_fn
 
 __all__ = [
     "DDPM",
+    "MLP",
     "MODELS",
     "NCSN",
     "NCSNpp",
@@ -109,6 +111,25 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     return NCSNv2(**fields)
 
 
+def _mlp(config: Any) -> MLP:
+    model = config.model
+    return MLP(
+        nf=model.nf,
+        num_res_blocks=model.num_res_blocks,
+        dropout=model.dropout,
+        nonlinearity=model.nonlinearity.lower(),
+        conditional=model.conditional,
+        embedding_type=model.embedding_type.lower(),
+        fourier_scale=model.get("fourier_scale", 16.0),
+        scale_by_sigma=model.scale_by_sigma,
+        sigma_min=model.sigma_min,
+        sigma_max=model.sigma_max,
+        num_scales=model.num_scales,
+        num_labels=model.get("num_labels", 0),
+        dtype=_dtype(model.get("dtype", "float32")),
+    )
+
+
 def _dtype(name: str | None, field: str = "model.dtype") -> Any:
     """The type to compute in: None for float32, which needs no casts."""
     types = {None: None, "float32": None, "bfloat16": jnp.bfloat16}
@@ -119,6 +140,7 @@ def _dtype(name: str | None, field: str = "model.dtype") -> Any:
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "ddpm": _ddpm,
+    "mlp": _mlp,
     "ncsn": functools.partial(_ncsn, architecture="64", conditional=True),
     "ncsnpp": _ncsnpp,
     "ncsnv2_64": functools.partial(_ncsn, architecture="64", conditional=False),

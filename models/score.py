@@ -7,7 +7,8 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
+from parametrisation import PREDICTIONS, convert, input_std
+from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul, lookup
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], labels [B]) -> [B, ...]
 
@@ -39,21 +40,42 @@ def class_log_prob(sde: SDE, classifier: Network) -> Callable[[jax.Array, jax.Ar
 
 
 def score_fn(
-    sde: SDE, network: Network, continuous: bool, official_labels: bool = False
+    sde: SDE,
+    network: Network,
+    continuous: bool,
+    official_labels: bool = False,
+    prediction: str = "",
+    sigma_data: float = 0.5,
 ) -> ScoreFn:
     """The score grad_x log p_t(x) that `network` stands for, (x [B, ...], t [B]) -> [B, ...].
 
-    A network of an SDE whose variance explodes is the score itself. Any other predicts the noise z
-    in x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021, appendix C, eq. 33).
+    By default a network of an SDE whose variance explodes is the score itself. Any other predicts
+    the noise z in x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021,
+    appendix C, eq. 33). A network trained at all times may predict anything else that
+    `parametrisation.PREDICTIONS` knows; for "edm" it is given x / sqrt(alpha^2 sigma_data^2 +
+    sigma^2), of unit variance.
 
     Args:
       continuous: the network was trained at all times, not at the N levels of SMLD or DDPM.
         Only VE and VP have a discrete version; other SDEs are continuous always.
       official_labels: for discrete VP, label with t (N - 1) unrounded and cut the index of std to
         an integer, as the original code does, instead of rounding both to the nearest index.
+      prediction: a name in `parametrisation.PREDICTIONS`; "": the SDE's own, as above.
+      sigma_data: standard deviation of the data, for "edm".
+
+    Raises:
+      ValueError: an unknown prediction, or one that a discrete network does not make.
     """
-    if sde.variance_exploding:
-        discrete = isinstance(sde, VESDE) and not continuous
+    usual = "score" if sde.variance_exploding else "noise"
+    discrete = not continuous and isinstance(sde, VESDE | VariancePreservingSDE)
+    prediction = prediction or usual
+    lookup(PREDICTIONS, prediction, "model.prediction")
+    if discrete and prediction != usual:
+        raise ValueError(
+            f"model.prediction is {prediction!r}; with training.continuous=False a network of "
+            f"{type(sde).__name__} predicts the {usual}"
+        )
+    if prediction == "score":
         labels_of = discrete_labels if discrete else continuous_labels
         return lambda x, t: network(x, labels_of(sde, t))
 
@@ -67,4 +89,14 @@ def score_fn(
             std = sde.sqrt_1m_alphas_cumprod[labels]
         return batch_mul(-1.0 / std, network(x, labels))
 
-    return predicts_noise
+    if prediction == "noise":
+        return predicts_noise
+
+    def predicts_other(x: jax.Array, t: jax.Array) -> jax.Array:
+        given = x
+        if prediction == "edm":
+            given = batch_mul(1.0 / input_std(sde.alpha(t), sde.sigma(t), sigma_data), x)
+        value = network(given, continuous_labels(sde, t))
+        return convert(sde, x, t, value, prediction, "score", sigma_data)
+
+    return predicts_other

@@ -75,7 +75,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "likelihood.py",
-        "exact log_likelihood bits_per_dim",
+        "log_likelihood bits_per_dim",
         {
             "likelihood": "bits_per_dim_of_a_uniform_density "
             "one_rademacher_probe_is_exact_for_an_isotropic_score "
@@ -84,13 +84,50 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "likelihood.py",
-        "uniform_times likelihood_times _tanh low_discrepancy elbo",
+        "elbo",
+        {
+            "likelihood": "the_bound_is_tight_for_the_score_of_the_data "
+            "the_bound_holds_for_the_sde_of_a_wrong_score"
+        },
+    ),
+    (
+        "draws.py",
+        "uniform_times likelihood_times noise_share low_discrepancy exact",
         {
             "likelihood": "times_of_the_bound_carry_their_density "
             "low_discrepancy_fills_every_stratum_and_belongs_to_its_image "
             "the_bound_is_tight_for_the_score_of_the_data "
-            "the_bound_holds_for_the_sde_of_a_wrong_score"
+            "the_bound_holds_for_the_sde_of_a_wrong_score "
+            "exact_trace_and_both_probes_on_a_mixture"
         },
+    ),
+    (
+        "draws.py",
+        "independent stratified log_snr_times _at_log_snr log_normal_times log_normal_range "
+        "noise_range time_of_noise _likelihood",
+        {
+            "objectives": "time_draws_are_uniform_for_every_image_and_their_mean_is_steadier "
+            "importance_sampled_times_are_those_of_the_likelihood "
+            "log_normal_noise_levels_are_truncated_to_those_of_the_sde "
+            "a_fixed_noise_level_is_that_relative_to_the_data",
+            "losses": "draws_are_uniform_in_time_normal_and_one_per_image",
+        },
+    ),
+    (
+        "controllable.py",
+        "guided classifier_free within times_of_noise Masked infilled noised pc_infill travel",
+        {"controllable": ""},
+    ),
+    (
+        "inverse.py",
+        "average_pool gaussian_blur adjoint conjugate_gradients Measured pseudo_inverse "
+        "posterior_guided _denoised_with_pullback",
+        {"inverse": ""},
+    ),
+    (
+        "latent.py",
+        "slerp direction times_from",
+        {"latent": ""},
     ),
     (
         "ode.py",
@@ -105,12 +142,15 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "parametrisation.py",
-        "PREDICTIONS coefficients convert",
-        {"parametrisation": "every_conversion_agrees_with_the_definitions_and_inverts"},
+        "PREDICTIONS _edm input_std coefficients convert",
+        {
+            "parametrisation": "every_conversion_agrees_with_the_definitions_and_inverts",
+            "objectives": "edm_preconditioning_is_of_unit_variance_and_least_amplification",
+        },
     ),
     (
         "losses.py",
-        "dsm continuous_dsm smld ddpm discrete_dsm _reduce",
+        "dsm smld ddpm _reduce _weighted _noise",
         {
             "losses": "dsm_of_a_multiple_of_the_target ddpm_error_is_against_the_noise_itself "
             "draws_are_uniform_in_time_normal_and_one_per_image "
@@ -118,6 +158,25 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "discrete_labels_are_uniform_and_one_per_image "
             "ddpm_equals_dsm_as_the_number_of_steps_grows"
         },
+    ),
+    (
+        "losses.py",
+        "esm ssm ssm_vr ism _along _by_parts _in_space _likelihood",
+        {
+            "objectives": "sliced_losses_of_a_linear_score_are_closed_forms "
+            "every_objective_is_half_the_fisher_divergence_plus_a_constant "
+            "weightings_are_squared_errors_in_the_space_of_their_name"
+        },
+    ),
+    (
+        "ema.py",
+        "constant power update width_of gamma_of combination inner_product",
+        {"ema": ""},
+    ),
+    (
+        "optimizers.py",
+        "_inverse_sqrt _after_warmup SCHEDULES learning_rate clip_by_norm make_optimizer",
+        {"optimizers": ""},
     ),
 ]
 

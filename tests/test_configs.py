@@ -57,26 +57,38 @@ MENDED: dict[tuple[str, str], tuple[Any, Any]] = {
 
 # Fields that no official config has.
 ADDED = {
-    "training": {},
+    "training": {
+        "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
+        "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
+        "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq",
+    },
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
         "churn_noise", "step_size",
     },
     "eval": {
-        "checkpoint", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
+        "checkpoint", "ema", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
+        "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
+        "stats_path", "stats_images",
     },
     "data": {"data_dir"},
     "model": {
         "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
-        "pytorch",
+        "pytorch", "prediction", "sigma_data",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
         "embedding_type", "fourier_scale", "dtype",
     },
-    "optim": {"clip_rule"},
+    "control": {
+        "task", "method", "split", "num_images", "num_variants", "seed", "batch_size", "mask",
+        "mask_share", "factor", "blur_std", "num_measurements", "noise_std", "iterations",
+        "damping", "scale", "interval", "classes", "official", "jump", "repeats", "start",
+        "temperature",
+    },
+    "optim": {"clip_rule", "schedule", "decay_steps", "decay_to"},
 }  # fmt: skip
 
 

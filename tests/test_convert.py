@@ -17,7 +17,9 @@ import pytest
 from ml_collections import ConfigDict
 
 import convert
+import ema
 import models
+import optimizers
 import train
 from checkpoints import Checkpoints, unflatten
 from configs import schema
@@ -194,13 +196,15 @@ def test_training_goes_on_where_the_file_stopped(
     state = train.state_from_host(
         train.open_run(config, workdir).restore(template_of(config)).state
     )
-    fresh = train.new_state(module, train.optimizer_from_config(config), config.seed, shape)
+    fresh = train.new_state(module, optimizers.from_config(config), config.seed, shape)
     assert jax.random.key_data(state.key).tolist() == jax.random.key_data(fresh.key).tolist()
     adam, schedule = state.opt_state[2], state.opt_state[3]
     assert (int(state.step), int(adam.count), int(schedule.count)) == (7, 7, 7)
     named = official.params_to_torch(module, adam.mu, shape)
     second = official.params_to_torch(module, adam.nu, shape)
     averaged = official.params_to_torch(module, state.ema_params, shape)
+    for average in state.averages.values():  # the file has none of them: they begin there
+        jax.tree.map(np.testing.assert_array_equal, average, state.ema_params)
     for i, name in enumerate(named):
         stored = content["optimizer"]["state"][i]
         np.testing.assert_array_equal(named[name], stored["exp_avg"])
@@ -229,9 +233,10 @@ def template_of(config: ConfigDict) -> dict[str, Any]:
     fresh = functools.partial(
         train.new_state,
         models.from_config(config),
-        train.optimizer_from_config(config),
+        optimizers.from_config(config),
         config.seed,
         train.image_shape(config),
+        ema.from_config(config).further,
     )
     template = jax.eval_shape(fresh)
     return vars(template.replace(key=jax.eval_shape(jax.random.key_data, template.key)))

@@ -145,7 +145,8 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
     [
         (
             ("digit", "train"),
-            "unknown data set 'digit': it is one of cifar10, digits, fashion_mnist",
+            "unknown data set 'digit': it is one of checkerboard, cifar10, digits, "
+            "fashion_mnist, mixture, swiss_roll, two_moons",
         ),
         (("digits", "valid"), "unknown split 'valid' of digits: it is train or test"),
         (("digits", "train", None, 32), "digits has images of 8x8 pixels, not 32"),
@@ -172,6 +173,7 @@ def test_offline_error_says_what_to_fetch_and_where_to_put_it(name, tmp_path):
         data.load(name, "train", tmp_path)
     message = one_line(caught)
     builder = data.DATASETS[name]
+    assert issubclass(builder, data.builder.ImageBuilder)
     for part in (name, builder.URL, *builder.CHECKSUMS, str(tmp_path / name), "data_dir"):
         assert part in message
     assert not any((tmp_path / name).iterdir())

@@ -197,5 +197,7 @@ def test_evaluation_writes_every_number_with_its_origin(
             assert per_image[value].mean() == pytest.approx(results[mean], rel=1e-6)
             error = per_image[value].std(ddof=1) / 2
             assert error == pytest.approx(results[f"{mean}_stderr"], rel=1e-6)
-    for name in ("results.json", "samples.png", "reverse_process.gif"):
+    assert results["weights"] == "EMA weights"
+    assert np.mean(results["loss_by_time"]["loss"]) == pytest.approx(results["loss"], rel=1e-4)
+    for name in ("results.json", "samples.png", "reverse_process.gif", "loss_by_time.png"):
         assert (trained / "eval" / name).stat().st_size > 0

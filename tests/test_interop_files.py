@@ -159,9 +159,10 @@ class Pickler(PythonPickler):
 
     dispatch = dict(PythonPickler.dispatch)  # noqa: RUF012
 
-    def __init__(self, file):
+    def __init__(self, file, *more):
         super().__init__(file, protocol=2)
         self.storages: list[np.ndarray] = []
+        self.more = more  # before PyTorch 1.6: of what a storage is a view; None
 
     def save_named(self, obj):
         self.write(pickle.GLOBAL + f"{obj.module}\n{obj.name}\n".encode())
@@ -173,7 +174,7 @@ class Pickler(PythonPickler):
             return None
         self.storages.append(obj.array)
         key = str(len(self.storages) - 1)
-        return ("storage", Named("torch", obj.kind), key, "cuda:0", obj.array.size)
+        return ("storage", Named("torch", obj.kind), key, "cuda:0", obj.array.size, *self.more)
 
 
 def write_pth(path, content, order="little", compression=zipfile.ZIP_STORED):
@@ -187,6 +188,20 @@ def write_pth(path, content, order="little", compression=zipfile.ZIP_STORED):
         for i, storage in enumerate(pickler.storages):
             swapped = storage.astype(storage.dtype.newbyteorder(">")) if order == "big" else storage
             archive.writestr(f"archive/data/{i}", swapped.tobytes())
+    return path
+
+
+def write_legacy_pth(path, content, little=True, version=1001, view=None):
+    """As PyTorch < 1.6: five pickles and the storages in one stream."""
+    with open(path, "wb") as file:
+        file.write(pth.LEGACY_MAGIC + pickle.STOP)
+        pickle.dump(version, file, protocol=2)
+        pickle.dump({"protocol_version": version, "little_endian": little}, file, protocol=2)
+        pickler = Pickler(file, view)
+        pickler.dump(content)
+        pickle.dump([str(i) for i in range(len(pickler.storages))], file, protocol=2)
+        for storage in pickler.storages:
+            file.write(storage.size.to_bytes(8, "little") + storage.tobytes())
     return path
 
 
@@ -207,7 +222,7 @@ STORAGES = [
 ]
 
 
-@pytest.mark.parametrize("order", ["little", "big", None])
+@pytest.mark.parametrize("order", ["little", "big", None, "legacy"])
 @pytest.mark.parametrize(("kind", "dtype"), STORAGES, ids=[kind for kind, _ in STORAGES])
 def test_views_of_every_storage(tmp_path, kind, dtype, order):
     """Offsets, transposed and expanded views, scalars and empty tensors, as NumPy has them."""
@@ -220,7 +235,12 @@ def test_views_of_every_storage(tmp_path, kind, dtype, order):
         "scalar": Tensor(storage, 23, (), (), kind),
         "empty": Tensor(storage, 0, (0, 3), (3, 1), kind),
     }
-    read = pth.read_pth(write_pth(tmp_path / "a.pth", content, order))
+    if order == "legacy":
+        path = write_legacy_pth(tmp_path / "a.pth", content)
+    else:
+        path = write_pth(tmp_path / "a.pth", content, order)
+    read = pth.read_pth(path)
+    assert pth.is_pth(path)
     table = storage.reshape(4, 6)
     expected = {
         "whole": table,
@@ -268,10 +288,11 @@ def attack(mark: pathlib.Path) -> dict[str, object]:
     }
 
 
+@pytest.mark.parametrize("write", [write_pth, write_legacy_pth])
 @pytest.mark.parametrize("name", attack(pathlib.Path()))
-def test_malicious_pickles_are_refused_by_name(tmp_path, name):
+def test_malicious_pickles_are_refused_by_name(tmp_path, name, write):
     mark = tmp_path / "executed"
-    path = write_pth(tmp_path / "a.pth", {"step": 1, "model": attack(mark)[name]})
+    path = write(tmp_path / "a.pth", {"step": 1, "model": attack(mark)[name]})
     with pytest.raises(ValueError, match=rf"a\.pth cannot be .*: it asks for {name}, which is not"):
         pth.read_pth(path)
     assert not mark.exists()
@@ -324,12 +345,15 @@ def test_damaged_pytorch_files(tmp_path):
     start = whole.index(np.arange(1.0, 3.0).tobytes())
     flipped = whole[:start] + b"\xff" + whole[start + 1 :]
     legacy = pth.LEGACY_MAGIC + whole
+    older = write_legacy_pth(tmp_path / "older.pth", {"w": tensor}).read_bytes()
     for data, message in [
         (whole[: len(whole) // 2], "cannot be read"),
         (whole[:10], "cannot be read"),
         (b"", "cannot be read"),
         (flipped, "Bad CRC-32 for file 'archive/data/0'"),
-        (legacy, "PyTorch < 1.6"),
+        (legacy, "within its magic number"),
+        (older[:200], "cannot be read"),
+        (older[:-1], "storage 0 has 100 elements in 799 bytes, expected 100"),
     ]:
         source.write_bytes(data)
         with pytest.raises(ValueError, match=rf"^\S*a\.pth [^\n]*{message}[^\n]*$"):
@@ -351,6 +375,12 @@ def test_odd_pytorch_files(tmp_path):
     wrong = {"w": Tensor(np.zeros(4, np.float32), 0, (1,), (1,), "LongStorage")}
     with pytest.raises(ValueError, match="storage 0 has 2 elements of int64, expected 4"):
         pth.read_pth(write_pth(tmp_path / "size", wrong))
+    with pytest.raises(ValueError, match="not little-endian"):
+        pth.read_pth(write_legacy_pth(tmp_path / "endian", weights, little=False))
+    with pytest.raises(ValueError, match=r"storage .* is not allowed"):
+        pth.read_pth(write_legacy_pth(tmp_path / "view", weights, view=("0", 1, 2)))
+    with pytest.raises(ValueError, match="version 7, expected 1001"):
+        pth.read_pth(write_legacy_pth(tmp_path / "version", weights, version=7))
     stream = io.BytesIO()
     Pickler(stream).dump(weights)
     with pytest.raises(ValueError, match="data/0 is missing"):

@@ -16,8 +16,10 @@ import pytest
 import scipy.stats
 from ml_collections import ConfigDict
 
+import draws
 import losses
 import models
+from configs import schema
 from interop import official
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
@@ -37,10 +39,25 @@ def image_keys(count: int) -> jax.Array:
     return jax.vmap(lambda i: jax.random.fold_in(jax.random.key(0), i))(jnp.arange(count))
 
 
+@jax.jit
+def loss_keys(numbers: jax.Array) -> jax.Array:
+    """The keys of the losses of these images, as training makes them."""
+
+    def one(i: jax.Array) -> jax.Array:
+        return jax.random.split(jax.random.fold_in(jax.random.key(0), i), 4)[0]
+
+    return jax.vmap(one)(numbers)
+
+
 def weight(sde: SDE, t: Any, weighted: bool) -> Any:
     """The weight on the squared error of the noise, from the definition of lambda, float64."""
     sigma, g = np.asarray(sde.sigma(t), np.float64), np.asarray(sde.diffusion(t), np.float64)
     return g**2 / sigma**2 if weighted else np.ones_like(sigma)
+
+
+def given(sde: SDE, t: Any, weighted: bool) -> Any:
+    """The code's own weight, by name."""
+    return losses.weight(sde, jnp.asarray(t), "likelihood" if weighted else "noise")
 
 
 # Continuous denoising score matching.
@@ -61,7 +78,8 @@ def test_dsm_of_a_multiple_of_the_target(sde: SDE, weighted: bool, reduce_mean: 
         np.testing.assert_allclose(x, expected, rtol=1e-5)
         return batch_mul(-share / sigma, z)
 
-    loss, parts = losses.dsm(sde, score_fn, x0, TIMES, z, reduce_mean, weighted)
+    lam = given(sde, TIMES, weighted)
+    loss, parts = losses.dsm(sde, score_fn, x0, TIMES, z, weight=lam, reduce_mean=reduce_mean)
     mse = (1 - share) ** 2 * np.mean(np.square(z, dtype=np.float64), axis=(1, 2))
     np.testing.assert_allclose(parts["noise_mse"], mse, rtol=1e-5)
     size = 1.0 if reduce_mean else 0.5 * 6
@@ -99,8 +117,9 @@ def test_dsm_is_the_fisher_divergence_plus_a_constant(sde: SDE, weighted: bool) 
         factor = 0.5 * weight(sde, times, weighted)[0] * sigma**2
         gaps = []
         for score_fn in candidates.values():
+            lam = given(sde, times, weighted)
             dsm = mass @ np.asarray(
-                losses.dsm(sde, score_fn, x0, times, z, False, weighted)[0], np.float64
+                losses.dsm(sde, score_fn, x0, times, z, weight=lam)[0], np.float64
             )
             difference = np.asarray(score_fn(x, times) - true_score(x, times), np.float64)
             gaps.append(dsm - factor * (mass @ difference[:, 0] ** 2))
@@ -129,7 +148,9 @@ def test_the_true_score_minimises_dsm(sde: SDE, weighted: bool) -> None:
                 h = batch_mul((1 + t) * unit, jnp.sin(batch_mul(unit, centred)))
                 return scale * true + epsilon * h
 
-            return losses.continuous_dsm(sde, score_fn, x0, image_keys(count), True, weighted)[0]
+            u = draws.independent(jax.random.key(0), jnp.arange(count), count)
+            t, z = draws.uniform_times(sde, u)[0], normal(count, 2, seed=4)
+            return losses.dsm(sde, score_fn, x0, t, z, weight=given(sde, t, weighted))[0]
 
         _, slopes = jax.jit(lambda: jax.jvp(loss, (jnp.zeros(()),), (jnp.ones(()),)))()
         slopes = np.asarray(slopes, np.float64)
@@ -151,27 +172,35 @@ class LateVPSDE(VPSDE):
 @pytest.mark.parametrize("sde", [LateVPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
 def test_draws_are_uniform_in_time_normal_and_one_per_image(sde: SDE) -> None:
     @jax.jit
-    def draws(keys: jax.Array) -> Any:
+    def draw(numbers: jax.Array) -> Any:
         seen = []
 
-        def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
+        def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+            t = (
+                sde.time_of_log_snr(-2 * jnp.log(labels))
+                if sde.variance_exploding
+                else labels / 999
+            )
             seen.append((t, batch_mul(1 / sde.sigma(t), x)))
             return x
 
-        losses.continuous_dsm(sde, score_fn, jnp.zeros((len(keys), 3, 2)), keys)
-        return seen[0]
+        u = draws.time_draws("independent", jax.random.key(0), numbers, 4000)
+        keys = loss_keys(numbers)
+        own = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key)[0]))(keys)
+        losses.from_config(config(True), sde)(network, jnp.zeros((len(keys), 3, 2)), keys, u)
+        return *seen[0], u, own
 
-    keys = image_keys(4000)
-    t, z = map(np.asarray, draws(keys))
+    t, z, u, own = map(np.asarray, draw(jnp.arange(4000)))
+    np.testing.assert_array_equal(u, own)
     start = sde.training_eps
     assert start == (0.2 if isinstance(sde, LateVPSDE) else 1e-5)
-    assert t.min() >= start
+    assert t.min() >= start * (1 - 1e-6)
     assert scipy.stats.kstest(t, scipy.stats.uniform(start, 1 - start).cdf).pvalue > 0.01
     assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 0.01
     assert np.abs(np.corrcoef(np.column_stack([t, z.reshape(4000, 6)]).T) - np.eye(7)).max() < 0.07
     some = np.array([7, 5, 3999])
-    for together, alone in zip((t, z), draws(keys[some]), strict=True):
-        np.testing.assert_allclose(together[some], alone, rtol=1e-6)
+    for together, alone in zip((t, z), draw(jnp.asarray(some))[:2], strict=True):
+        np.testing.assert_allclose(together[some], alone, rtol=1e-5)
 
 
 # Discrete objectives.
@@ -225,43 +254,57 @@ def test_smld_is_dsm_at_its_levels_from_the_largest_down(reduce_mean: bool) -> N
         return -x / (1.0 + x**2)
 
     discrete, parts = losses.smld(sde, score_fn, x0, labels, z, reduce_mean)
-    continuous, _ = losses.dsm(sde, score_fn, x0, (49 - labels) / 49, z, reduce_mean)
+    continuous, _ = losses.dsm(sde, score_fn, x0, (49 - labels) / 49, z, reduce_mean=reduce_mean)
     np.testing.assert_allclose(discrete, continuous, rtol=1e-4)
     np.testing.assert_allclose(discrete, parts["noise_mse"] * (1 if reduce_mean else 3), rtol=1e-6)
 
 
+@pytest.mark.parametrize(
+    "kind", ["independent", pytest.param("stratified", marks=pytest.mark.slow)]
+)
 @pytest.mark.parametrize("sde", [VPSDE(N=25), VESDE(N=25)], ids=lambda sde: type(sde).__name__)
-def test_discrete_labels_are_uniform_and_one_per_image(sde: Any) -> None:
+def test_discrete_labels_are_uniform_and_one_per_image(sde: Any, kind: str) -> None:
     @jax.jit
-    def draws(keys: jax.Array) -> Any:
+    def draw(numbers: jax.Array) -> Any:
         seen = []
 
         def network(x: jax.Array, labels: jax.Array) -> jax.Array:
             seen.append((labels, x))
             return x
 
-        losses.discrete_dsm(sde, network, jnp.zeros((len(keys), 2)), keys)
+        u = draws.time_draws(kind, jax.random.key(0), numbers, 5000)
+        keys = loss_keys(numbers)
+        loss = losses.from_config(config(False, training__time_draws=kind), sde)
+        loss(network, jnp.zeros((len(keys), 2)), keys, u)
         return seen[0]
 
-    keys = image_keys(5000)
-    labels, x = map(np.asarray, draws(keys))
+    labels, x = map(np.asarray, draw(jnp.arange(5000)))
     counts = np.bincount(labels, minlength=25)
     assert len(counts) == 25
-    assert scipy.stats.chisquare(counts).pvalue > 0.01
+    if kind == "stratified":
+        assert np.ptp(counts) <= 1
+    else:
+        assert scipy.stats.chisquare(counts).pvalue > 0.01
     levels = sde.discrete_sigmas[::-1] if isinstance(sde, VESDE) else sde.sqrt_1m_alphas_cumprod
     z = x / np.asarray(levels)[labels][:, None]
     assert scipy.stats.kstest(z.ravel(), "norm").pvalue > 0.01
     some = np.array([9, 4])
-    for together, alone in zip((labels, x), draws(keys[some]), strict=True):
+    for together, alone in zip((labels, x), draw(jnp.asarray(some)), strict=True):
         np.testing.assert_allclose(together[some], alone, rtol=1e-6)
 
 
 # The seam to configs.
 
 
-def config(continuous: bool, reduce_mean: bool = False, weighted: bool = False) -> ConfigDict:
-    training = {"continuous": continuous, "reduce_mean": reduce_mean}
-    return ConfigDict({"training": {**training, "likelihood_weighting": weighted}})
+def config(
+    continuous: bool, reduce_mean: bool = False, weighted: bool = False, **changes: Any
+) -> ConfigDict:
+    """The schema's defaults with these changes, `section__field=value`."""
+    made = schema.base()
+    made.training.continuous, made.training.reduce_mean = continuous, reduce_mean
+    made.training.likelihood_weighting = weighted
+    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return made
 
 
 def network(x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -272,11 +315,14 @@ def network(x: jax.Array, labels: jax.Array) -> jax.Array:
 @weightings
 @pytest.mark.parametrize("reduce_mean", [False, True], ids=["sum", "mean"])
 def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> None:
-    x0, keys = normal(3, 4, 4, 1), image_keys(3)
+    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), jnp.array([0.0, 0.3, 0.9])
     loss = losses.from_config(config(True, reduce_mean, weighted), sde)
-    ours, parts = jax.jit(loss, static_argnums=0)(network, x0, keys)
+    ours, parts = jax.jit(loss, static_argnums=0)(network, x0, keys, u)
     score_fn = models.score_fn(sde, network, continuous=True)
-    expected, _ = losses.continuous_dsm(sde, score_fn, x0, keys, reduce_mean, weighted)
+    t = 1e-5 + (1 - 1e-5) * u
+    z = jnp.stack([jax.random.normal(jax.random.split(key)[1], (4, 4, 1)) for key in keys])
+    lam = given(sde, t, weighted)
+    expected, _ = losses.dsm(sde, score_fn, x0, t, z, weight=lam, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     assert ours.shape == parts["noise_mse"].shape == (3,)
 
@@ -284,9 +330,18 @@ def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> 
 @pytest.mark.parametrize("sde", [VPSDE(N=50), VESDE(N=50)], ids=lambda sde: type(sde).__name__)
 @pytest.mark.parametrize("reduce_mean", [False, True], ids=["sum", "mean"])
 def test_from_config_discrete(sde: Any, reduce_mean: bool) -> None:
-    x0, keys = normal(3, 4, 4, 1), image_keys(3)
-    ours, _ = losses.from_config(config(False, reduce_mean), sde)(network, x0, keys)
-    expected, _ = losses.discrete_dsm(sde, network, x0, keys, reduce_mean)
+    """Independent labels are integers' own draws; others are u cut into N parts."""
+    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), jnp.array([0.0, 0.3, 0.9])
+    objective: Any = losses.smld if isinstance(sde, VESDE) else losses.ddpm
+    pairs = [jax.random.split(key) for key in keys]
+    z = jnp.stack([jax.random.normal(key, (4, 4, 1)) for _, key in pairs])
+    own = jnp.stack([jax.random.randint(key, (), 0, 50) for key, _ in pairs])
+    ours, _ = losses.from_config(config(False, reduce_mean), sde)(network, x0, keys, u)
+    np.testing.assert_allclose(ours, objective(sde, network, x0, own, z, reduce_mean)[0], rtol=1e-5)
+    paired = config(False, reduce_mean, training__time_draws="antithetic")
+    ours, _ = losses.from_config(paired, sde)(network, x0, keys, u)
+    labels = jnp.array([0, 15, 45])
+    expected = objective(sde, network, x0, labels, z, reduce_mean)[0]
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
@@ -306,7 +361,8 @@ def test_refusals_are_one_clear_line(make: Any, words: str) -> None:
 
 
 def test_a_continuous_vp_needs_no_discrete_betas() -> None:
-    loss, _ = losses.from_config(config(True), VPSDE(N=10))(network, normal(2, 3), image_keys(2))
+    objective = losses.from_config(config(True), VPSDE(N=10))
+    loss, _ = objective(network, normal(2, 3), image_keys(2), jnp.array([0.1, 0.9]))
     assert np.isfinite(np.asarray(loss)).all()
 
 
@@ -382,7 +438,8 @@ def golden_loss(
     t = jnp.asarray(stored[draw] * np.float32(1 - 1e-5) + np.float32(1e-5))
     continuous = "continuousFalse" not in rest
     score_fn = models.score_fn(sde, network, continuous, official_labels=not continuous)
-    return jnp.mean(losses.dsm(sde, score_fn, x0, t, noise, reduce_mean, weighted)[0])
+    lam = given(sde, t, weighted)
+    return jnp.mean(losses.dsm(sde, score_fn, x0, t, noise, weight=lam, reduce_mean=reduce_mean)[0])
 
 
 @pytest.mark.golden

@@ -8,8 +8,8 @@ import pytest
 import scipy.linalg
 
 import data
-from metrics import classifier, frechet
-from metrics.frechet import Moments
+from metrics import classifier, frechet, inception_score, kernel, manifold
+from metrics.frechet import Gaussian, Moments
 from tests import golden_cases
 
 
@@ -134,6 +134,119 @@ def test_split_distance_of_equal_distributions_falls_as_one_over_the_size():
     assert frechet.split_distance(x, 3, seed=1).mean != frechet.split_distance(x, 3, seed=2).mean
 
 
+def test_bootstrap_error_is_the_spread_between_sets_of_samples():
+    """One feature, N(0.5, 1) against N(0, 1): fresh sets of samples tell the true spread."""
+    rng = np.random.default_rng(6)
+    unit = Gaussian(np.zeros(1), np.eye(1))
+    sets = rng.standard_normal((300, 400, 1)) + 0.5
+    spread = np.std([frechet.frechet_distance(Moments.of(x), unit) for x in sets])
+    assert spread == pytest.approx(2 * 0.5 / np.sqrt(400), rel=0.2)  # of (mean - 0)^2
+    found = [frechet.bootstrap_error(x, unit, 100, seed=i) for i, x in enumerate(sets[:8])]
+    assert np.mean(found) == pytest.approx(spread, rel=0.15)
+    with pytest.raises(ValueError, match="at least 2 draws"):
+        frechet.bootstrap_error(sets[0], unit, 1)
+
+
+def test_extrapolated_distance_has_little_bias_left():
+    """16 features: N(0, 1) is at distance 4 from N(0.5, 1); 300 samples seem further away."""
+    rng = np.random.default_rng(7)
+    reference = Gaussian(np.full(16, 0.5), np.eye(16))
+    plain, infinite = [], []
+    for i in range(12):
+        x = rng.standard_normal((300, 16))
+        plain.append(frechet.frechet_distance(Moments.of(x), reference) - 4)
+        infinite.append(frechet.extrapolated_distance(x, reference, seed=i).distance - 4)
+    assert np.mean(plain) > 0.08
+    assert abs(np.mean(infinite)) < 0.3 * np.mean(plain)
+    line = frechet.extrapolated_distance(x, reference, points=5)
+    np.testing.assert_array_equal(line.sizes, [30, 97, 165, 232, 300])
+    assert line.values[-1] == pytest.approx(plain[-1] + 4)
+    with pytest.raises(ValueError, match="9 samples are too few to extrapolate from 5 subsets"):
+        frechet.extrapolated_distance(x[:9], reference, points=5)
+
+
+# --- kernel distance ---
+
+
+def test_kernel_distance_by_its_definition():
+    x, y = np.array([[1.0, 2.0], [0.0, -1.0], [3.0, 1.0]]), np.array([[2.0, 0.0], [1.0, 1.0]])
+
+    def mean(pairs):
+        return np.mean([(a @ b / 2 + 1) ** 3 for a, b in pairs])
+
+    expected = mean([(x[i], x[j]) for i in range(3) for j in range(3) if i != j])
+    expected += mean([(y[0], y[1])]) - 2 * mean([(a, b) for a in x for b in y])
+    assert kernel.squared_mmd(x, y) == pytest.approx(expected, rel=1e-12)
+    whole = kernel.kernel_distance(x[:2], y, subsets=3, size=2)  # a subset of all, in any order
+    assert whole.mean == pytest.approx(kernel.squared_mmd(x[:2], y))
+    assert whole.std < 1e-12
+
+
+def test_kernel_distance_of_one_distribution_is_zero_on_average():
+    rng = np.random.default_rng(8)
+    x, y = rng.standard_normal((2, 600, 5))
+    found = kernel.kernel_distance(x, y, subsets=60, size=100)
+    assert abs(found.mean) < 3 * found.std / np.sqrt(60 / 6)  # 6 subsets do not overlap
+    assert kernel.kernel_distance(x, y + 0.5, subsets=60, size=100).mean > 5 * abs(found.mean)
+    assert (found.subsets, found.size) == (60, 100)
+    for wrong in (x[:99], x[:, :4], np.full_like(x, np.nan)):
+        with pytest.raises(ValueError, match=r"subsets of 100|no kernel distance|not finite"):
+            kernel.kernel_distance(wrong, y, size=100)
+
+
+# --- neighbours ---
+
+
+def test_neighbours_on_a_line():
+    """Real at 0, 1, 2, 10, k = 1: balls of radius 1, 1, 1, 8. Generated at 2.5, 2.6 and -3."""
+    real = np.array([[0.0], [1.0], [2.0], [10.0]])
+    generated = np.array([[2.5], [2.6], [-3.0]])
+    found = manifold.precision_recall(real, generated, k=1)
+    assert found.precision == pytest.approx(2 / 3)  # -3 is in no ball
+    assert found.recall == pytest.approx(3 / 4)  # the balls: 2.4-2.6, 2.5-2.7, -8.5-2.5
+    density, coverage = manifold.density_coverage(real, generated, k=1)
+    assert density == pytest.approx((2 + 2) / 3)  # 2.5 and 2.6 are each in the balls of 2 and 10
+    assert coverage == pytest.approx(2 / 4)
+    third = manifold.density_coverage(real, generated, k=3)  # all radii reach to 10
+    assert third == (pytest.approx((4 + 4 + 3) / (3 * 3)), 1.0)
+
+
+def test_neighbours_of_one_set_and_far_away(monkeypatch):
+    rng = np.random.default_rng(9)
+    x, y = rng.standard_normal((2, 50, 3)) + 1e4  # the offset asks for centring
+    assert manifold.precision_recall(x, x) == (1.0, 1.0)
+    assert manifold.density_coverage(x, x).coverage == 1.0
+    assert manifold.precision_recall(x, x + 100) == (0.0, 0.0)
+    assert manifold.density_coverage(x, x + 100) == (0.0, 0.0)
+    whole = manifold.precision_recall(x, y), manifold.density_coverage(x, y)
+    assert 0.5 < whole[0].precision < 1
+    monkeypatch.setattr(manifold, "_BLOCK", 7)
+    assert (manifold.precision_recall(x, y), manifold.density_coverage(x, y)) == whole
+    for wrong in (x[:3], x[:, :2], np.full_like(x, np.inf)):
+        with pytest.raises(ValueError, match=r"nearest neighbours|be compared|not finite"):
+            manifold.precision_recall(wrong, y)
+
+
+# --- Inception Score ---
+
+
+def test_inception_score_counts_classes():
+    """Certain of one of c classes each: c. Certain of nothing: 1. Of one class only: 1."""
+    certain = 100.0 * np.eye(4)[np.arange(40) % 4]
+    found = inception_score.inception_score(certain, splits=5)
+    assert found == (pytest.approx(4), pytest.approx(0, abs=1e-9), 5)
+    assert inception_score.inception_score(np.ones((40, 4)), 2).mean == pytest.approx(1)
+    assert inception_score.inception_score(certain + 5, 1).mean == pytest.approx(4)  # no bias
+    in_order = certain[np.argsort(certain.argmax(axis=1))]  # each split sees one class
+    assert inception_score.inception_score(in_order, 4).mean == pytest.approx(1)
+    for wrong, message in (
+        (certain[:4], "cannot be split into 5"),
+        (np.full((9, 2), np.nan), "not finite"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            inception_score.inception_score(wrong, 5)
+
+
 # --- golden numbers of other packages ---
 
 
@@ -159,8 +272,42 @@ def test_golden_frechet_distance(path, result):
     np.testing.assert_allclose(found, stored["results_json"][result], rtol=1e-5)
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "result"), stored_results("_polynomial_mmd2"))
+def test_golden_kernel_distance(path, result):
+    stored = golden_cases.load(path)
+    name = result.split("_kid_")[0]
+    count = stored["results_json"][f"{name}_kid_first_n"]
+    found = kernel.squared_mmd(stored[f"{name}_x"][:count], stored[f"{name}_y"][:count])
+    np.testing.assert_allclose(found, stored["results_json"][result], rtol=1e-6)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "result"), stored_results("_prc"))
+def test_golden_precision_and_recall(path, result):
+    stored = golden_cases.load(path)
+    name = result.removesuffix("_prc")
+    found = manifold.precision_recall(stored[f"{name}_y"], stored[f"{name}_x"])
+    expected = stored["results_json"][result]
+    np.testing.assert_allclose(found, [expected["precision"], expected["recall"]], rtol=1e-6)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize(("path", "result"), stored_results("isc_"))
+def test_golden_inception_score(path, result):
+    stored = golden_cases.load(path)
+    splits = int(result.removeprefix("isc_splits").removesuffix("_noshuffle"))
+    found = inception_score.inception_score(stored["isc_logits"], splits)
+    expected = stored["results_json"][result]
+    assert found.mean == pytest.approx(expected["inception_score_mean"], rel=1e-6)
+    assert found.std == pytest.approx(expected["inception_score_std"], rel=1e-6)
+
+
 def test_golden_cases_are_found():
     assert len(stored_results("_fid_")) >= 6
+    for kind in ("_polynomial_mmd2", "_prc"):
+        assert len(stored_results(kind)) >= 3
+    assert len(stored_results("isc_")) >= 2
 
 
 # --- the classifier ---

@@ -18,6 +18,7 @@ from models import layers
 from models.embeddings import noise_levels, positional_embedding
 from tests import golden_cases
 
+SLOW_TO_COMPILE = ("a5b_", "a7_")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -46,7 +47,17 @@ def relative_error(found: Any, expected: Any) -> float:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", our_files(), ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(
+            path,
+            id=path.stem,
+            marks=pytest.mark.slow if path.stem.startswith(SLOW_TO_COMPILE) else (),
+        )
+        for path in our_files()
+    ],
+)
 def test_official_numbers(path: pathlib.Path) -> None:
     """Output, its gradient in x, and the norm of its gradient in every parameter."""
     stored = golden_cases.load(path)
@@ -224,6 +235,7 @@ def test_scale_by_sigma_divides_by_the_noise_level(labels: jax.Array) -> None:
     np.testing.assert_allclose(noise_levels(labels, 0.1, 10.0, 10), expected, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_ddpm_is_ncsnpp_with_ddpm_blocks() -> None:
     """From 128 channels on, where both norms have 32 groups."""
     fields: dict[str, Any] = {

@@ -110,6 +110,7 @@ def test_centered(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
     np.testing.assert_allclose(plain(params, x, labels), centred, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     """In a conditional residual block and a refinement of two inputs."""
     x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 4)), jnp.array([0, 2])

@@ -51,7 +51,13 @@ def named_network(name: str) -> tuple[Any, tuple[int, ...]]:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.slow if "_deep" in name or "ffhq_ncs" in name else ())
+        for name in NAMES
+    ],
+)
 def test_every_tensor_of_both_formats(name: str) -> None:
     ours = [
         [e.torch_name, list(e.torch_shape), "/".join(e.path or ()), list(e.shape), e.trainable]

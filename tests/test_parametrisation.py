@@ -10,7 +10,7 @@ import pytest
 import parametrisation
 from tests import gaussians
 
-KINDS = ("score", "noise", "x0", "velocity")
+KINDS = ("score", "noise", "x0", "velocity", "edm")
 
 
 @pytest.mark.parametrize("kind", gaussians.EVERY_SDE)
@@ -22,9 +22,10 @@ def test_every_conversion_agrees_with_the_definitions_and_inverts(kind: str) -> 
     alpha, sigma = (v.reshape(6, 1, 1, 1) for v in (sde.alpha(t), sde.sigma(t)))
     x = alpha * x0 + sigma * z
     truth = {"score": -z / sigma, "noise": z, "x0": x0, "velocity": alpha * z - sigma * x0}
+    truth["edm"] = (sigma * x0 / 0.5 - 0.5 * alpha * z) / jnp.sqrt((0.5 * alpha) ** 2 + sigma**2)
     assert set(truth) == set(KINDS) == set(parametrisation.PREDICTIONS)
     to_x0, to_noise = (float(jnp.maximum(1.0, v).max()) for v in (sigma / alpha, alpha / sigma))
-    conditions = {"score": to_x0, "noise": to_x0, "x0": to_noise, "velocity": 1.0}
+    conditions = {"score": to_x0, "noise": to_x0, "x0": to_noise, "velocity": 1.0, "edm": 1.0}
     for source, value in truth.items():
         for target, expected in truth.items():
             made = parametrisation.convert(sde, x, t, value, source, target)
@@ -57,7 +58,7 @@ def test_each_prediction_of_a_gaussian_has_its_closed_form() -> None:
 
 def test_an_unknown_kind_is_refused() -> None:
     x, t = jnp.zeros((1, 2)), jnp.ones(1)
-    words = "unknown prediction 'eps'; known: noise, score, velocity, x0"
+    words = "unknown prediction 'eps'; known: edm, noise, score, velocity, x0"
     for pair in (("eps", "x0"), ("x0", "eps")):
         with pytest.raises(ValueError, match=words):
             parametrisation.convert(gaussians.SDES["vp"], x, t, x, *pair)

@@ -101,6 +101,20 @@ def test_curves_are_drawn_where_the_numbers_are(tmp_path):
         assert (left.mean() > right.mean()) == rises
 
 
+def test_panels_stand_side_by_side(tmp_path):
+    """One rises, on a logarithmic axis, the other falls through 0; both over their points."""
+    x = np.arange(20.0)
+    panels = [reports.Panel("x", "y", (x, y + np.cos(x) / 10), (x, y)) for y in (x + 1.0, 5.0 - x)]
+    reports.plot_panels(tmp_path / "p.png", panels, "Two")
+    page = np.asarray(Image.open(tmp_path / "p.png").convert("RGB")).astype(int)
+    assert page.shape == (540, 1380, 3)
+    rows, columns = np.nonzero(np.abs(page - (31, 119, 180)).sum(-1) < 12)
+    for start, rises in [(0, True), (690, False)]:
+        inside = (columns >= start) & (columns < start + 690)
+        left, right = rows[inside & (columns < start + 300)], rows[inside & (columns > start + 450)]
+        assert (left.mean() > right.mean()) == rises
+
+
 def test_running_mean():
     y = np.array([1.0, 2.0, 6.0, np.nan, 5.0])
     np.testing.assert_allclose(reports.running_mean(y, 3), [1.5, 3, 4, 5.5, 5])
@@ -122,20 +136,21 @@ def events(workdir: pathlib.Path) -> list[Event]:
 
 def test_metrics_come_back(tmp_path):
     log = reports.MetricLog(tmp_path / "run")
-    log.write(10, {"loss": np.float32(0.5), "rate": 100})
-    log.write(20, {"loss": math.inf})
+    log.write(10, {"loss": np.float32(0.5), "rate": 100, "loss_by_time": [1, math.nan]})
+    log.write(20, {"loss": math.inf, "loss_by_time": np.array([3, 4])})
     log.write_images(20, "samples", images(4, 8, 8, 3))
     log.write_images(20, "grey", images(4, 8, 8, 1))
     log.close()
     lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line).keys() for line in lines] == [
-        {"step", "time", "loss", "rate"},
-        {"step", "time", "loss"},
+        {"step", "time", "loss", "rate", "loss_by_time"},
+        {"step", "time", "loss", "loss_by_time"},
     ]
     curves = reports.read_metrics(tmp_path / "run" / "metrics.jsonl")
-    assert curves.keys() == {"loss", "rate"}
+    assert curves.keys() == {"loss", "rate", "loss_by_time"}
     np.testing.assert_array_equal(curves["loss"], ([10, 20], [0.5, np.nan]))
     np.testing.assert_array_equal(curves["rate"], ([10], [100]))
+    np.testing.assert_array_equal(curves["loss_by_time"][1], [[1.0, np.nan], [3.0, 4.0]])
 
     logged = [
         (event.step, value.tag, value.simple_value, value.image.width)

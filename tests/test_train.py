@@ -11,17 +11,27 @@ import socket
 import subprocess
 import sys
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
+from flax import traverse_util
 
 import data
+import ema
+import generate
+import losses
+import models
+import optimizers
 import parallel
 import reports
+import sde_lib
 import train
-from checkpoints import Checkpoints
+from checkpoints import Checkpoints, read_arrays
+from snapshots import Snapshots
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
@@ -55,7 +65,9 @@ def test_a_run_leaves_what_it_promises(one_device_run: pathlib.Path) -> None:
     steps, losses = reports.read_metrics(one_device_run / "metrics.jsonl")["loss"]
     assert steps.tolist() == [2, 4, 6]
     assert np.isfinite(losses).all()
-    assert (one_device_run / "loss.png").stat().st_size > 0
+    for name in ("loss.png", "loss_by_time.png"):
+        assert (one_device_run / name).stat().st_size > 0
+    assert Snapshots(one_device_run / "ema").steps() == [2, 4, 6]
     assert list((one_device_run / "tensorboard").iterdir())
 
 
@@ -120,6 +132,12 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
     assert expected.keys() == found.keys()
     for name, array in expected.items():
         np.testing.assert_array_equal(found[name], array, err_msg=name)
+    folders = [tmp_path / run / "ema" for run in ("whole", "killed")]
+    assert Snapshots(folders[0]).steps() == Snapshots(folders[1]).steps()
+    for step in Snapshots(folders[0]).steps():
+        whole_run, killed_run = (read_arrays(path / f"{step}.npz") for path in folders)
+        for name, array in whole_run.items():
+            np.testing.assert_array_equal(killed_run[name], array, err_msg=f"{step}: {name}")
 
 
 def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
@@ -145,20 +163,25 @@ def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: path
 
 
 @functools.cache
-def traced_step(n_jitted_steps: int, batch_size: int = 8) -> tuple:
-    """The pmapped training step on all devices, and arguments for it."""
-    config = tiny.config()
+def traced_step(n_jitted_steps: int, batch_size: int = 8, **changes: str) -> tuple:
+    """The pmapped training step on all devices, with all it can do, and arguments for it."""
+    config = tiny.config(**changes)
     parts = train.build(config)
-    optimizer = train.optimizer_from_config(config)
-    step = train.make_train_step(parts.objective, optimizer, 0.99, True, True, parallel.AXIS)
+    optimizer, rules = optimizers.from_config(config), ema.from_config(config)
+    step = train.make_train_step(parts.objective, optimizer, rules, True, parallel.AXIS, 2)
     count = jax.local_device_count()
-    fresh = functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
+    fresh = functools.partial(
+        train.new_state, parts.module, optimizer, 0, parts.image_shape, rules.further
+    )
     state = jax.eval_shape(
         jax.vmap(lambda _: fresh(), axis_size=count), jax.ShapeDtypeStruct((count,), jnp.int32)
     )
     shape = (count, n_jitted_steps, batch_size // count, *parts.image_shape)
-    images = jax.ShapeDtypeStruct(shape, jnp.uint8)
-    return jax.pmap(step, axis_name=parallel.AXIS, donate_argnums=0), (state, images)
+    batches = {
+        "image": jax.ShapeDtypeStruct(shape, jnp.uint8),
+        "label": jax.ShapeDtypeStruct(shape[:3], jnp.int32),
+    }
+    return jax.pmap(step, axis_name=parallel.AXIS, donate_argnums=0), (state, batches)
 
 
 @pytest.mark.parametrize("platform", ["tpu", "cuda"])
@@ -203,17 +226,237 @@ def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
     images = jnp.zeros((4, *parts.image_shape), jnp.uint8)
     seen = []
 
-    def spy(network, x0, keys):
+    def spy(network, x0, keys, u):
         seen.append(jax.random.key_data(keys))
         return jnp.zeros(len(x0)), {}
 
     objective = train.dataclasses.replace(parts.objective, loss=spy)
     key = jax.random.key(0)
     for step in range(2):
-        keys = parallel.image_keys(jax.random.fold_in(key, step), jnp.arange(4))
-        objective({}, images, keys, train=True, flip=False)
+        step_key, numbers = jax.random.fold_in(key, step), jnp.arange(4)
+        objective({}, images, numbers, step_key, numbers, 4, train=True, flip=False)
     rows = np.concatenate(seen)
     assert len(np.unique(rows, axis=0)) == len(rows)
+
+
+def test_bfloat16_computes_and_float32_remembers() -> None:
+    """Of a step of a bfloat16 network, by its types: state, moments, averages, loss, gradient."""
+    step, (state, batches) = traced_step(2, model__dtype="bfloat16")
+    program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, batches)
+    assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
+    for tree in (after.params, after.ema_params, after.averages, after.opt_state[2][1:], metrics):
+        assert {leaf.dtype.name for leaf in jax.tree.leaves(tree)} == {"float32"}
+    assert "bf16" in str(program)
+
+
+def dense(variables: dict, x: jax.Array, labels: jax.Array, dropout_keys: Any = None) -> jax.Array:
+    """A network for images of 8x8 pixels, with dropout."""
+    params = variables["params"]
+    h = jnp.tanh(x.reshape(len(x), -1) @ params["a"] + labels[:, None])
+    keep = jax.vmap(lambda key: jax.random.bernoulli(key, 0.5, h.shape[1:]))(dropout_keys)
+    return (h * keep @ params["b"]).reshape(x.shape)
+
+
+def test_micro_batches_are_one_batch() -> None:
+    """Loss, gradient and so the state after a step, each image with its own dropout and noise."""
+
+    def loss(network: Any, x0: jax.Array, keys: jax.Array, u: jax.Array) -> tuple:
+        z = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
+        error = jnp.mean((network(x0 + z, u) - z) ** 2, (1, 2, 3))
+        return error, {"noise_mse": error, "t": u}
+
+    objective = train.Objective(dense, loss, 17, True, False, time_draws="stratified")
+    optimizer = optimizers.make_optimizer(1.0, name="SGD")
+    rules = ema.Averaging(ema.constant(0.5), {"rate_0.9": ema.constant(0.9)})
+    draw = np.random.default_rng(0)
+    params = {name: draw.normal(0, 0.1, (64, 64)).astype(np.float32) for name in "ab"}
+    state = train.TrainState(
+        step=jnp.int32(3),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=params,
+        key=jax.random.key(0),
+        averages={"rate_0.9": params},
+    )
+    images = draw.integers(0, 17, (1, 12, 8, 8, 1)).astype(np.uint8)
+    batches = {"image": images, "label": np.zeros((1, 12), np.int32)}
+
+    quickly = functools.partial(
+        jax.jit,
+        compiler_options={
+            "xla_llvm_disable_expensive_passes": True,
+            "xla_backend_optimization_level": 0,
+        },
+    )
+
+    step = train.make_train_step(objective, optimizer, rules, False, None, accumulation=4)
+    after, metrics = quickly(step)(state, batches)
+
+    def whole(params: Any) -> jax.Array:
+        step_key, numbers = jax.random.fold_in(state.key, 3), jnp.arange(12)
+        drawn = jnp.asarray(images[0]), jnp.zeros(12, jnp.int32)
+        return objective(params, *drawn, step_key, numbers, 12, train=True, flip=False)[0].mean()
+
+    value, gradient = quickly(jax.value_and_grad(whole))(params)
+    assert metrics.keys() == {"loss", "noise_mse", "gradient_norm"}
+    np.testing.assert_allclose(metrics["loss"][0], value, rtol=1e-6)
+    np.testing.assert_allclose(metrics["gradient_norm"][0], optax.global_norm(gradient), rtol=1e-6)
+    for name in params:
+        np.testing.assert_allclose(after.params[name], params[name] - gradient[name], atol=1e-6)
+        assert np.abs(gradient[name]).max() > 1e-3
+        for average, share in [(after.ema_params, 0.5), (after.averages["rate_0.9"], 0.1)]:
+            expected = params[name] - share * gradient[name]
+            np.testing.assert_allclose(average[name], expected, atol=1e-6)
+
+
+def test_a_class_is_told_and_sometimes_withheld() -> None:
+    """With the probability of label_dropout it is the null class, in training alone."""
+    count = 4000
+    images, classes = jnp.zeros((count, 8, 8, 1), jnp.uint8), jnp.arange(count) % 10
+    key, numbers = jax.random.key(0), jnp.arange(count)
+
+    def told(num_labels: int, dropout: float, training: bool) -> jax.Array | None:
+        """What the network is given as classes, which is made the loss."""
+        config = tiny.config(model__num_labels=num_labels, training__label_dropout=dropout)
+        config.data.uniform_dequantization = False
+        objective = train.dataclasses.replace(
+            train.build(config).objective,
+            apply=lambda variables, x, labels, **more: more.get("y"),
+            loss=lambda network, x0, keys, u: (network(x0, u), {}),
+        )
+        call = functools.partial(objective, total=count, train=training, flip=False)
+        return jax.jit(call)({}, images, classes, key, numbers)[0]
+
+    assert told(0, 0.0, True) is None
+    np.testing.assert_array_equal(told(12, 0.25, False), classes)
+    given = np.asarray(told(12, 0.25, True))
+    withheld = given == 12
+    np.testing.assert_array_equal(given[~withheld], classes[~withheld])
+    assert abs(withheld.mean() - 0.25) < 0.03
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training__accumulation": 3}, "training.accumulation=3 does not divide the 8 images of "),
+        ({"training__label_dropout": 0.1}, "label_dropout is 0.1, but model.num_labels is 0"),
+        ({"model__num_labels": 5}, "model.num_labels is 5, but digits has 10 classes; valid val"),
+        (
+            {"training__ema_profiles": (0.3,)},
+            r"ema_profiles is \(0.3,\); it must be a tuple ",
+        ),
+        ({"training__ema_rates": (0.9, 0.9)}, "ema_rates is .*; it must be a tuple of different"),
+    ],
+)
+def test_what_training_refuses(
+    changes: dict, message: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    with pytest.raises(ValueError, match=message):
+        train.train(tiny.config(**changes), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_run_without_further_averages_has_the_checkpoints_it_had() -> None:
+    config = tiny.config(training__ema_rates=(), training__ema_profiles=())
+    fresh = functools.partial(
+        train.new_state,
+        models.from_config(config),
+        optimizers.from_config(config),
+        0,
+        (8, 8, 1),
+        ema.from_config(config).further,
+    )
+    leaves = jax.tree_util.tree_leaves_with_path(vars(jax.eval_shape(fresh)))
+    names = {path[0].key for path, _ in leaves}
+    assert names == {"step", "params", "opt_state", "ema_params", "key"}
+
+
+def test_weights_are_chosen_by_name(
+    one_device_run: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`eval.ema` of evaluation, sampling and export, against what checkpoint and snapshots hold."""
+    state = final_arrays(one_device_run)
+    name = "Conv_0/kernel"
+    named = {key.removeprefix("params/"): a for key, a in state.items() if key.startswith("params")}
+    params = traverse_util.unflatten_dict(named, sep="/")
+    monkeypatch.setattr(models, "init", lambda module, key, image_shape: params)
+
+    def load(choice: str, **changes: str) -> generate.Trained:
+        config = tiny.config(eval__ema=choice, **changes)
+        found = generate.load_weights(config, models.from_config(config), (8, 8, 1), one_device_run)
+        return found._replace(params=found.params["Conv_0"]["kernel"])
+
+    expected = {
+        "": ("ema_params", "EMA weights"),
+        "raw": ("params", "raw weights"),
+        "0.999": ("ema_params", "EMA weights"),
+        "0.9": ("averages/rate_0.9", "EMA weights of rate 0.9"),
+    }
+    for choice, (stored, label) in expected.items():
+        found = load(choice)
+        np.testing.assert_array_equal(found.params, state[f"{stored}/{name}"])
+        assert (found.label, found.step) == (label, 6)
+    for choice in ("posthoc:0.1", "posthoc:0.1@6"):
+        found = load(choice)
+        average = state[f"averages/sigma_rel_0.1/{name}"]
+        np.testing.assert_allclose(found.params, average, atol=1e-6)
+        assert found.label.startswith("post-hoc EMA of width 0.1 (from 6 averages, error of its ")
+    earlier = load("posthoc:0.05@4")
+    with np.load(one_device_run / "ema" / "4.npz") as snapshot:
+        np.testing.assert_allclose(earlier.params, snapshot[f"sigma_rel_0.05/{name}"], atol=1e-6)
+    assert earlier.step == 4
+    different = [load(choice).params for choice in ("", "raw", "0.9", "posthoc:0.1", "posthoc:0.2")]
+    assert len({array.tobytes() for array in different}) == 5
+
+    for choice, message in [
+        ("0.99", r"eval.ema is '0.99', but this run kept the averages of rate 0.999, 0.9 only"),
+        ("best", r"eval.ema is 'best'; valid values: '', 'raw', a rate such as '0.9999', 'posthoc"),
+        ("posthoc:0.1@", r"eval.ema is 'posthoc:0.1@'; valid values"),
+        ("posthoc:0.1@7", r"eval.ema is 'posthoc:0.1@7', but the run has come to step 6 only"),
+        ("posthoc:0.1@1", r"there is no snapshot of a profile up to step 1 in .* \(steps: 2, 4, 6"),
+        ("posthoc:0.5", r"relative width of an average is 0.5; it must be positive and at most"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            load(choice)
+
+
+def test_the_held_out_loss_by_time_is_its_mean_in_order(one_device_run: pathlib.Path) -> None:
+    found = reports.read_metrics(one_device_run / "metrics.jsonl")
+    steps, losses = found["eval_loss_by_time"]
+    assert (steps.tolist(), losses.shape) == ([2, 4, 6], (3, 8))
+    np.testing.assert_allclose(losses.mean(1), found["eval_loss"][1], rtol=1e-4)
+    t, log_snr = found["eval_t_by_time"][1], found["eval_log_snr_by_time"][1]
+    assert (np.diff(t) > 0).all()
+    assert (np.diff(log_snr) < 0).all()
+    assert (t[0] == t[2]).all(), "the times are those of the first evaluation"
+
+    values = np.arange(7.0)
+    held = train.HeldOut(0.0, {"t": values[::-1] / 10, "loss": values})
+    assert held.by_time(3) == {"t": [0.1, 0.35, 0.55], "loss": [5.0, 2.5, 0.5]}
+
+
+@pytest.mark.parametrize("sde", ["vesde", "vpsde"])
+def test_discrete_levels_have_times_in_the_curve(sde: str) -> None:
+    """The part "t" of the loss is the time whose label the network was given."""
+    config = tiny.config(
+        training__sde=sde,
+        training__continuous=False,
+        training__time_draws="stratified",
+        model__num_scales=50,
+    )
+    built = sde_lib.from_config(config)
+    given = []
+
+    def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+        given.append(labels)
+        return x
+
+    keys = parallel.image_keys(jax.random.key(0), jnp.arange(5))
+    loss = losses.from_config(config, built)
+    t = loss(network, jnp.zeros((5, 1, 1, 1)), keys, jnp.arange(5) / 5)[1]["t"]
+    assert np.unique(given[0]).size == 5
+    np.testing.assert_array_equal(models.discrete_labels(built, t), given[0])
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(

@@ -1,0 +1,146 @@
+"""Inception's images per second, and the Fréchet distance of 2048 features; all in one run.
+
+    python benchmarks/metrics.py [--batch=16] [--rounds=5] [--features=2048]
+
+Beside our Inception network stand a matrix product, whose rate is the most that this machine
+gives, and, where torch-fidelity is installed, its network with the same (random) weights, called in
+turns with ours. Beside the distance stands SciPy's eigen-decomposition of one covariance.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import pathlib
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(ROOT))
+
+import main
+
+main.prepare_backend()
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import scipy.linalg
+
+import reports
+from metrics import frechet, inception
+
+
+def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
+    """Median seconds of each call, made in turns, after one each that compiles."""
+    for call in calls.values():
+        call()
+    times: dict[str, list[float]] = {name: [] for name in calls}
+    for _ in range(rounds):
+        for name, call in calls.items():
+            start = time.perf_counter()
+            call()
+            times[name].append(time.perf_counter() - start)
+    return {name: float(np.median(values)) for name, values in times.items()}
+
+
+def random_tensors() -> dict[str, np.ndarray]:
+    """Weights that keep activations of the order of one."""
+    rng = np.random.default_rng(0)
+    tensors: dict[str, np.ndarray] = {}
+    for name, shape in inception.torch_shapes().items():
+        if name.endswith(inception.COUNTER):
+            tensors[name] = np.zeros((), np.int64)
+        elif len(shape) > 1:
+            scale = np.sqrt(2.0 / np.prod(shape[1:]))
+            tensors[name] = (rng.standard_normal(shape) * scale).astype(np.float32)
+        else:
+            unit = name.endswith(("running_var", "bn.weight"))
+            tensors[name] = np.full(shape, float(unit), np.float32)
+    return tensors
+
+
+def torch_network(tensors: dict[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray] | None:
+    """torch-fidelity's network with these weights, from images to features; None without it."""
+    if importlib.util.find_spec("torch_fidelity") is None:
+        return None
+    import torch
+    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "weights.pth")
+        torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, path)
+        network = FeatureExtractorInceptionV3("network", ["2048"], path)
+
+    def call(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            return network(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())[0].numpy()
+
+    return call
+
+
+def compare_networks(batch: int, rounds: int) -> None:
+    tensors = random_tensors()
+    params = jax.tree.map(jnp.asarray, inception.params_from_torch(tensors))
+    images = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), np.uint8)
+    ours = jax.jit(lambda params, images: inception.apply(params, images, "tensorflow").pool)
+    flops = ours.lower(params, images).compile().cost_analysis()["flops"]  # type: ignore
+    square = jnp.ones((2048, 2048))
+    product = jax.jit(jnp.matmul)
+    calls: dict[str, Callable[[], Any]] = {
+        "ours": lambda: jax.block_until_ready(ours(params, images)),
+        "product": lambda: jax.block_until_ready(product(square, square)),
+    }
+    theirs = torch_network(tensors)
+    if theirs is not None:
+        calls["torch-fidelity"] = lambda: theirs(images)
+        error = np.abs(theirs(images) - ours(params, images)).max() / theirs(images).max()
+        print(f"features differ by {error:.1e} of the largest\n")
+    seconds = in_turns(calls, rounds)
+    rate = 2 * 2048**3 / seconds.pop("product")
+    rows = [
+        (name, batch / spent, flops / spent / 1e9, flops / spent / rate)
+        for name, spent in seconds.items()
+    ]
+    header = ["network", "images/s", "GFLOP/s", "of a matrix product's"]
+    print(reports.table(rows, header))
+    if theirs is not None:
+        print(
+            f"ours / torch-fidelity: {seconds['torch-fidelity'] / seconds['ours']:.2f} x the speed"
+        )
+
+
+def compare_distances(features: int, rounds: int) -> None:
+    rng = np.random.default_rng(2)
+    a, b = (frechet.Moments.of(rng.standard_normal((2 * features, features))) for _ in range(2))
+    covariance = a.covariance
+    seconds = in_turns(
+        {
+            "Fréchet distance": lambda: frechet.frechet_distance(a, b),
+            "SciPy's eigh": lambda: scipy.linalg.eigh(covariance),
+            "SciPy's eigvalsh": lambda: scipy.linalg.eigvalsh(covariance),
+        },
+        rounds,
+    )
+    base = seconds["SciPy's eigh"]
+    rows = [(name, spent, spent / base) for name, spent in seconds.items()]
+    print(reports.table(rows, [f"{features} features", "seconds", "of eigh"]))
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--features", type=int, default=2048)
+    options = parser.parse_args()
+    compare_networks(options.batch, options.rounds)
+    print()
+    compare_distances(options.features, options.rounds)
+
+
+if __name__ == "__main__":
+    run()

@@ -1,0 +1,12 @@
+"""Sliced score matching with reduced variance on a Gaussian mixture."""
+
+from ml_collections import ConfigDict
+
+from configs import defaults
+
+
+def get_config() -> ConfigDict:
+    config = defaults.points("mixture")
+    defaults.vp(config, continuous=True)
+    config.training.objective = "ssm_vr"
+    return config

@@ -1,0 +1,133 @@
+"""The picture that ends training on points of the plane: data, score, samples, density."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import data
+import draws
+import generate
+import kinds
+import likelihood
+import parallel
+import pictures
+import train
+
+SHADES = 128  # cells of the data's density, and
+CELLS = 64  # of the model's, along each side
+ARROWS = 20  # along each side
+NOISE = 0.2  # relative to the data, at which the score is shown
+
+
+def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+    """Draws `<workdir>/field.png`, if the data are points of the plane and training is over.
+
+    Its panels are the data; the learned score as arrows, their lengths the square root of its norm,
+    over the density of the data with as much noise; samples of the config's sampler; and the
+    density that the probability flow gives. A network that knows certain noise levels only has
+    none: then the panel is a histogram of the samples, blurred.
+
+    Raises:
+      ValueError: samples or likelihoods that failed.
+    """
+    if data.grey_levels(config.data.dataset) or train.image_shape(config) != (1, 1, 2):
+        return
+    parts = train.build(config)
+    trained = generate.restore(config, parts, workdir)
+    if trained.step < config.training.n_iters:
+        return
+    points = data.from_config(config, "train").images.reshape(-1, 2)
+    half = pictures.half_width(points)
+    t, noise = shown_noise(config, parts)
+    places = pictures.cells(half, ARROWS)
+    samples = drawn(config, parts, trained.params)
+    if config.training.continuous and config.training.time != "fixed":
+        density, title = model_density(config, parts, trained.params, half), "density of the model"
+    else:
+        density = pictures.histogram(samples, half, CELLS, blur=half / 25)
+        title = "density of the samples"
+    score = learned_score(config, parts, trained.params, places, t)
+    if not parallel.is_primary():
+        return
+    alpha = float(parts.sde.alpha(jnp.full((1,), t))[0])
+    noisy = pictures.histogram(alpha * points, half, SHADES, blur=alpha * noise)
+    count = min(len(points), len(samples))
+    pictures.save_field(
+        workdir / "field.png",
+        pictures.Field(
+            data=points[:count],
+            noisy_density=noisy,
+            places=places,
+            score=score,
+            score_title=f"learned score, noise {noise:.2g}",
+            samples=samples,
+            density=density,
+            density_title=title,
+            half=half,
+        ),
+    )
+    print(f"data, score, samples and density are in {workdir / 'field.png'}")
+
+
+def shown_noise(config: ml_collections.ConfigDict, parts: train.Parts) -> tuple[float, float]:
+    """The time at which the score is shown, and sigma / alpha then.
+
+    It is `NOISE`, or what is nearest to it among the levels that the network was trained at.
+    """
+    fixed = config.training.time == "fixed"
+    t = draws.time_of_noise(parts.sde, config.training.sigma if fixed else NOISE)[None]
+    if not config.training.continuous:
+        last = parts.sde.N - 1
+        t = jnp.round(t / parts.sde.T * last) / last * parts.sde.T
+    return float(t[0]), float(jnp.exp(-0.5 * parts.sde.log_snr(t))[0])
+
+
+def drawn(config: ml_collections.ConfigDict, parts: train.Parts, params: Any) -> np.ndarray:
+    """`sampling.num_samples` samples of the config's sampler, [n, 2]."""
+    generator = generate.Generator(config, parts)
+    batches = generator(params, np.arange(config.sampling.num_samples))
+    return np.concatenate([kinds.Points.plane(batch["image"]) for _, batch in batches])
+
+
+def learned_score(
+    config: ml_collections.ConfigDict, parts: train.Parts, params: Any, places: np.ndarray, t: float
+) -> np.ndarray:
+    """The score [A, 2] at places [A, 2] and time t."""
+
+    def score(params: Any, indices: jax.Array, x: jax.Array) -> jax.Array:
+        del indices
+        return generate.score_from_params(config, parts, params)(x, jnp.full(len(x), t))
+
+    return on_points(score, params, places, "")
+
+
+def model_density(
+    config: ml_collections.ConfigDict, parts: train.Parts, params: Any, half: float
+) -> np.ndarray:
+    """The density on the cells of [-half, half]^2, [CELLS, CELLS], by exact likelihood."""
+    compute = likelihood.from_config(config)
+
+    def logp(params: Any, indices: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        keys = parallel.image_keys(jax.random.key(config.eval.seed), indices)
+        score_fn = generate.score_from_params(config, parts, params)
+        found = compute(parts.sde, score_fn, x, keys)
+        return found.logp, found.ok
+
+    found, ok = on_points(logp, params, pictures.cells(half, CELLS), "density")
+    # Where the solver gives up there is no density to speak of.
+    return np.where(ok, np.exp(found), 0.0).reshape(CELLS, CELLS)
+
+
+def on_points(function: Any, params: Any, places: np.ndarray, description: str) -> Any:
+    """`function(params, indices, x [b, 1, 1, 2])` at places [n, 2], on all devices at once."""
+    x = places.astype(np.float32)[:, None, None]
+    run = parallel.ImageMap(function, parallel.fitting_batch(min(len(x), 1024)), "places")
+    found = [result for _, result in run(params, np.arange(len(x)), x, description)]
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+    return jax.tree.map(np.squeeze, joined)

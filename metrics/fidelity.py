@@ -1,0 +1,38 @@
+"""How close images are to the originals they stand for: PSNR and SSIM, of scikit-image."""
+
+from __future__ import annotations
+
+import numpy as np
+from skimage.metrics import peak_signal_noise_ratio, structural_similarity
+
+WINDOW = 7  # pixels; smaller for images with shorter sides
+
+
+def psnr(images: np.ndarray, originals: np.ndarray, levels: int) -> np.ndarray:
+    """Peak signal-to-noise ratio in dB [B], infinite for equal images.
+
+    10 log10((levels - 1)^2 / mean squared error), of uint8 levels [B, H, W, C].
+    """
+    with np.errstate(divide="ignore"):
+        pairs = zip(originals, images, strict=True)
+        return np.array([peak_signal_noise_ratio(a, b, data_range=levels - 1) for a, b in pairs])
+
+
+def ssim(images: np.ndarray, originals: np.ndarray, levels: int) -> np.ndarray:
+    """Structural similarity [B] (Wang et al. 2004), 1 for equal images, of levels [B, H, W, C].
+
+    Its windows are 7 x 7 uniform; in images of fewer pixels the largest odd size that fits.
+
+    Raises:
+      ValueError: images of fewer than 3 pixels in height or width.
+    """
+    side = min(WINDOW, *images.shape[1:3])
+    if side < 3:
+        raise ValueError(f"SSIM needs 3x3 pixels or more, not {images.shape[1]}x{images.shape[2]}")
+    window = side - 1 + side % 2
+    return np.array(
+        [
+            structural_similarity(a, b, win_size=window, data_range=levels - 1, channel_axis=-1)
+            for a, b in zip(originals, images, strict=True)
+        ]
+    )

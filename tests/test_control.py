@@ -1,0 +1,252 @@
+"""Controlled generation from the command line: what is drawn, written and refused."""
+
+from __future__ import annotations
+
+import functools
+import json
+import pathlib
+from typing import Any
+
+import jax
+import numpy as np
+import pytest
+from PIL import Image
+
+import control
+import data
+import generate
+import measure
+import models
+import parallel
+import problem
+import train
+from metrics import fidelity
+from tests import tiny
+from tests.test_train import use_devices
+
+
+def restored(config: Any, parts: train.Parts, workdir: pathlib.Path) -> generate.Trained:
+    """Weights that were not trained, but that look at all of the image and at its class."""
+    init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
+    rng = np.random.RandomState(0)
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), shapes)
+    return generate.Trained(parallel.replicate(params), 7, "EMA weights")
+
+
+def settings(**changes: Any) -> Any:
+    """The tiny config with 2 images, 2 variants of each, and few steps; `changes` of control."""
+    given: dict[str, Any] = {
+        "sampling__method": "ddim",
+        "sampling__num_steps": 3,
+        "sampling__num_frames": 0,
+        "sampling__rtol": 1e-1,
+        "sampling__atol": 1e-1,
+    }
+    small = {"num_images": 2, "num_variants": 2, "batch_size": 4, "jump": 2, "repeats": 2}
+    given |= {f"control__{name}": value for name, value in (small | changes).items()}
+    return tiny.config(
+        **{name.replace("control__model__", "model__"): v for name, v in given.items()}
+    )
+
+
+def run(
+    workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, devices: int = 1, **changes: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    use_devices(monkeypatch, devices)
+    monkeypatch.setattr(generate, "restore", restored)
+    config = settings(**changes)
+    results = control.control(config, workdir)
+    with np.load(workdir / "control" / config.control.task / "results.npz") as stored:
+        return results, dict(stored)
+
+
+@pytest.mark.slow
+def test_in_painting_from_the_command_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Known pixels are the test images' own levels; every number stands beside its settings."""
+    results, drawn = run(tmp_path, monkeypatch, mask="half")
+    images, _ = data.load("digits", "test").take(np.arange(2))
+    assert drawn["image"].shape == (4, 8, 8, 1)
+    np.testing.assert_array_equal(drawn["image"][:, :4], images.repeat(2, 0)[:, :4])
+    assert len(np.unique(drawn["image"][:, 4:], axis=0)) == 4
+    written = json.loads((tmp_path / "control" / "inpaint" / "results.json").read_text())
+    assert written["method"] == "repaint"
+    assert written["control"]["mask"] == "half"
+    assert written["nfe"] == 3 + 2 + 1 + 1, "2 steps twice, one twice, and the last"
+    assert (written["measurement_rmse"], written["step"]) == (0.0, 7)
+    assert written["psnr"] == pytest.approx(
+        fidelity.psnr(drawn["image"], images.repeat(2, 0), 17).mean()
+    )
+    with Image.open(tmp_path / "control" / "inpaint" / "grid.png") as grid:
+        assert grid.width > 4 * grid.height / 2, "five columns, two rows"
+    assert f"PSNR {results['psnr']:.2f} dB" in capsys.readouterr().out
+
+
+CASES: list[dict[str, Any]] = [
+    {"task": "inpaint", "method": "infill", "mask": "random"},
+    {"task": "inpaint", "method": "posterior", "noise_std": 0.1},
+    {"task": "inpaint", "method": "dps"},
+    {"task": "super_resolution", "method": "infill"},
+    {"task": "super_resolution", "method": "repaint"},
+    {"task": "deblur", "noise_std": 0.1},
+    {"task": "compressed_sensing", "method": "infill"},
+    {"task": "denoise", "noise_std": 0.5},
+    {"task": "interpolate"},
+    {"task": "interpolate", "method": "ddim"},
+    {"task": "reconstruct"},
+    {"task": "sdedit"},
+]
+EXACT = {"infill", "repaint"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES, ids=lambda case: "-".join(map(str, case.values())))
+def test_every_task_draws_and_meets_exact_measurements(
+    case: dict[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    results, drawn = run(tmp_path, monkeypatch, **case)
+    assert np.isfinite(drawn["x"]).all()
+    assert len(drawn["image"]) == {"interpolate": 2, "reconstruct": 2}.get(case["task"], 4)
+    if results["method"] in EXACT:
+        assert results["measurement_rmse"] < 1e-5
+
+
+@pytest.mark.slow
+def test_a_variant_depends_on_its_numbers_alone(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Not on the other variants, the batch or the devices."""
+    case: dict[str, Any] = {"task": "super_resolution", "method": "infill"}
+    _, few = run(tmp_path, monkeypatch, **case)
+    _, many = run(tmp_path, monkeypatch, 4, num_images=3, num_variants=3, batch_size=8, **case)
+    np.testing.assert_allclose(many["x"][[0, 1, 3, 4]], few["x"], atol=2e-5)
+    assert np.abs(few["x"][0] - few["x"][1]).max() > 0.1
+
+
+@pytest.mark.slow
+def test_official_replacement_runs_with_a_predictor(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(generate, "restore", restored)
+    config = settings(method="replace", official=True)
+    config.sampling.num_steps = 25
+    assert control.control(config, tmp_path)["nfe"] == 25
+
+
+@pytest.mark.slow
+def test_classes_are_drawn_by_a_network_that_is_told_them(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Scale 0 is the null class for all; each class has draws of its own."""
+    case: dict[str, Any] = {"task": "class", "classes": (3, 5), "model__num_labels": 10}
+    _, free = run(tmp_path, monkeypatch, scale=0.0, **case)
+    _, told = run(tmp_path, monkeypatch, scale=3.0, **case)
+    _, never = run(tmp_path, monkeypatch, scale=0.0, interval=(0.5, 2.0), **case)
+    assert np.abs(told["x"] - free["x"]).reshape(4, -1).max(1).min() > 1e-3
+    assert np.abs(never["x"] - free["x"]).max() > 1e-4, "outside the interval the class remains"
+    assert free["class"].tolist() == [3, 5]
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"task": "paint"}, "unknown control.task 'paint'; known: class, colorize"),
+        ({"method": "magic"}, "unknown control.method 'magic'; known: dps, infill"),
+        ({"task": "colorize"}, r"needs colour: digits has 1 channel\(s\)"),
+        ({"task": "class"}, "told classes, and this one has model.num_labels=0"),
+        (
+            {"task": "class", "classes": (3, 10), "model__num_labels": 10},
+            r"classes is \(3, 10\); classes are 0 to 9",
+        ),
+        ({"task": "denoise"}, "needs a positive control.noise_std"),
+        ({"noise_std": 0.1}, "noise_std=0.1 control.task='inpaint' is served by posterior and dps"),
+        ({"task": "deblur", "method": "infill"}, "takes a measurement as exact"),
+        ({"task": "super_resolution", "factor": 3}, "factor 3 does not divide"),
+        ({"task": "compressed_sensing", "num_measurements": 65}, "64 entries; 65 measurements"),
+        ({"task": "interpolate", "num_images": 1}, "num_images of 2 or more"),
+        ({"task": "interpolate", "method": "dps"}, "'dps'; known: ddim, flow"),
+        ({"task": "sdedit", "method": "dps"}, "has no choice of control.method"),
+        ({"task": "sdedit", "start": 1e-4}, "start must lie in"),
+        ({"official": True}, "official is a way of control.method=replace"),
+        ({"num_images": 10**6}, "num_images is 1000000, but digits/test has"),
+        ({"mask": "absent.png"}, "none of half, box, random, nor a picture that can be read"),
+        ({"interval": (2.0, 1.0)}, "two noise levels"),
+        ({"mask_share": 1.0}, "between 0 and 1"),
+    ],
+)
+def test_what_cannot_be_controlled_is_refused_before_a_checkpoint_is_looked_for(
+    changes: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        control.control(settings(**changes), tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
+def test_replacement_needs_a_predictor_and_points_no_picture(tmp_path: pathlib.Path) -> None:
+    config = settings(method="replace")
+    config.sampling.predictor = "none"
+    with pytest.raises(ValueError, match=r"try --config.sampling.predictor=ancestral_sampling"):
+        control.control(config, tmp_path)
+    config = settings(method="replace")
+    config.training.continuous = False
+    config.control.mask = "half"
+    with pytest.raises(ValueError, match="has 1000 noise levels, and 'replace' takes them all"):
+        control.control(config, tmp_path)
+    config = settings(task="reconstruct")
+    config.sampling.corrector_norm = "batch"
+    with pytest.raises(ValueError, match="corrector_norm must be image"):
+        control.control(config, tmp_path)
+
+
+def test_masks_hide_what_they_say(tmp_path: pathlib.Path) -> None:
+    shape = (8, 8, 1)
+
+    def made(**changes: Any) -> np.ndarray:
+        return measure.make_mask(settings(**changes).control, shape)[..., 0]
+
+    half = made(mask="half")
+    assert half[:4].all()
+    assert not half[4:].any()
+    box = made(mask="box", mask_share=0.25)
+    assert not box[2:6, 2:6].any()
+    assert box.sum() == 64 - 16
+    scattered = made(mask="random", mask_share=0.5)
+    assert scattered.sum() == 32
+    assert (made(mask="random", mask_share=0.5, seed=1) != scattered).any()
+    picture = np.zeros((8, 8), np.uint8)
+    picture[:, 3] = 255
+    Image.fromarray(picture).save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(made(mask=str(tmp_path / "mask.png")), picture / 255)
+    picture[0, 0] = 128
+    Image.fromarray(picture).save(tmp_path / "grey.png")
+    with pytest.raises(ValueError, match=r"0 \(unknown\) or 1 \(known\) everywhere; it has 0.50"):
+        made(mask=str(tmp_path / "grey.png"))
+    Image.fromarray(picture[:4]).save(tmp_path / "small.png")
+    with pytest.raises(ValueError, match=r"mask is \(4, 8, 1\), which does not fit"):
+        made(mask=str(tmp_path / "small.png"))
+
+
+def test_fidelity_is_that_of_its_definitions() -> None:
+    rng = np.random.RandomState(0)
+    images = rng.randint(0, 17, (3, 8, 8, 1)).astype(np.uint8)
+    others = images.copy()
+    others[1, 0, 0, 0] ^= 2
+    found = fidelity.psnr(others, images, 17)
+    assert np.isinf(found[[0, 2]]).all()
+    assert found[1] == pytest.approx(10 * np.log10(16**2 / (4 / 64)))
+    alike = fidelity.ssim(others, images, 17)
+    np.testing.assert_allclose(alike[[0, 2]], 1.0)
+    assert 0.8 < alike[1] < 1.0
+    assert fidelity.ssim(images[:, :4], images[:, :4], 17).tolist() == [1.0] * 3
+    with pytest.raises(ValueError, match="3x3 pixels or more, not 2x8"):
+        fidelity.ssim(images[:, :2], images[:, :2], 17)
+
+
+def test_pixels_come_back_from_the_networks_range() -> None:
+    for settings in ((17, True, True), (256, False, False), (256, True, True)):
+        pixels = problem.Pixels(*settings)
+        every = np.arange(pixels.levels, dtype=np.uint8)
+        np.testing.assert_array_equal(pixels.to_levels(pixels.to_model(every)), every)

@@ -1,0 +1,129 @@
+"""Statistics of every form in use are read, told apart and checked; nothing in them is executed."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from typing import Any
+
+import numpy as np
+import pytest
+
+from metrics import statistics
+from metrics.frechet import Gaussian
+from metrics.statistics import Origin, Statistics
+
+MU, SIGMA = np.array([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 0.5
+ORIGIN = Origin("inception-2015-12-05", "ab" * 32, "tensorflow", "digits/train", "digits/x", 100)
+
+
+def test_our_own_file_is_read_back_and_by_others(tmp_path):
+    made = Statistics(Gaussian(MU, SIGMA), Gaussian(2 * MU, 3 * SIGMA), None, ORIGIN)
+    statistics.write(tmp_path / "more" / "s.npz", made)
+    read = statistics.read(tmp_path / "more" / "s.npz")
+    assert (read.origin, read.form, len(read.sha256)) == (ORIGIN, "mu, sigma, mu_s, sigma_s", 64)
+    np.testing.assert_array_equal(read.pool.covariance, SIGMA)
+    assert read.spatial is not None
+    np.testing.assert_array_equal(read.spatial.mean, 2 * MU)
+    assert [path.name for path in (tmp_path / "more").iterdir()] == ["s.npz"]
+    with np.load(tmp_path / "more" / "s.npz", allow_pickle=False) as theirs:
+        np.testing.assert_array_equal(theirs["mu"], MU)
+
+
+def test_files_of_other_projects_are_told_apart_by_their_arrays(tmp_path):
+    path = tmp_path / "s.npz"
+    np.savez(path, mu=MU.astype(np.float32), sigma=SIGMA)
+    read = statistics.read(path)
+    assert (read.form, read.spatial, read.features, read.origin) == (
+        "mu, sigma", None, None, Origin(),
+    )  # fmt: skip
+    assert read.pool.mean.dtype == np.float64
+    np.savez(path, mu=MU, sigma=SIGMA, mu_s=MU, sigma_s=SIGMA, arr_0=np.zeros((2, 4, 4, 3)))
+    assert statistics.read(path).spatial is not None
+    activations = np.random.default_rng(0).standard_normal((50, 3)).astype(np.float32)
+    np.savez(path, pool_3=activations, logits=np.zeros((50, 2)))
+    read = statistics.read(path)
+    assert (read.form, read.origin.images) == ("pool_3", 50)
+    np.testing.assert_array_equal(read.features, activations)
+    np.testing.assert_allclose(read.pool.covariance, np.cov(activations.T), rtol=1e-5)
+
+
+class Mark:
+    """Pickled as a call that would leave a file."""
+
+    def __init__(self, path):
+        self.path = str(path)
+
+    def __reduce__(self):
+        return open, (self.path, "w")
+
+
+def test_what_is_no_statistics_is_refused_in_one_line(tmp_path):
+    path = tmp_path / "s.npz"
+    nan = np.where(np.eye(3) > 0, np.nan, 1.0)
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"arr_0": MU}, "holds arr_0; statistics are mu and sigma, or pool_3"),
+        ({"mu": MU, "sigma": SIGMA[:2]}, r"mu \(3,\) and sigma \(2, 3\) are no mean"),
+        ({"mu": MU, "sigma": nan}, "are not finite"),
+        ({"mu": MU, "sigma": SIGMA + np.eye(3, k=1)}, "sigma is no covariance"),
+        ({"mu": MU, "sigma": SIGMA, "mu_s": MU, "sigma_s": 0 * SIGMA}, "sigma_s is no covariance"),
+        ({"pool_3": nan}, "pool_3: features of 3 image"),
+        ({"pool_3": SIGMA[:1]}, "pool_3: a covariance needs at least 2 samples"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array("{")}, "cannot be read as statistics"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array('{"a": 1}')}, "cannot be read as statis"),
+        ({"mu": np.array([Mark(tmp_path / "run")]), "sigma": SIGMA}, "allow_pickle"),
+    ]
+    for arrays, message in cases:
+        np.savez(path, **arrays)
+        with pytest.raises(ValueError, match=rf"^\S*s\.npz[^\n]*{message}[^\n]*$"):
+            statistics.read(path)
+    assert not (tmp_path / "run").exists()
+    np.savez(path, mu=MU, sigma=SIGMA)
+    whole = path.read_bytes()
+    middle = len(whole) // 2
+    for damaged in (b"", whole[:middle], whole[:99] + b"\xff" + whole[100:], b"\x80\x02."):
+        path.write_bytes(damaged)
+        with pytest.raises(ValueError, match=r"^\S*s\.npz [^\n]*$"):
+            statistics.read(path)
+    with pytest.raises(FileNotFoundError, match="--mode=stats makes them"):
+        statistics.read(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("network", "inception-v3"),
+        ("weights_sha256", "cd" * 32),
+        ("resize", "pytorch"),
+        ("dataset", "cifar10/train"),
+        ("fingerprint", "digits/y"),
+        ("images", 99),
+        ("images", 101),
+    ],
+)
+def test_statistics_made_otherwise_are_refused(field, value):
+    gaussian = Gaussian(MU, SIGMA)
+    stored = Statistics(gaussian, None, None, ORIGIN, path="s.npz")
+    statistics.check(stored, ORIGIN, 3)
+    statistics.check(stored, Origin(), 3)
+    other = dataclasses.replace(ORIGIN, **{field: value})
+    word = "images" if field == "images" else field
+    with pytest.raises(ValueError, match=rf"^the statistics in s\.npz are of [^\n]*{word}[^\n]*$"):
+        statistics.check(stored, other, 3)
+    with pytest.raises(ValueError, match="3 features, not 2048"):
+        statistics.check(stored, ORIGIN, 2048)
+
+
+def test_statistics_of_unknown_origin_need_only_be_enough():
+    gaussian = Gaussian(MU, SIGMA)
+    statistics.check(Statistics(gaussian, None, None, Origin()), ORIGIN, 3)
+    statistics.check(Statistics(gaussian, None, None, Origin(images=101)), ORIGIN, 3)
+    with pytest.raises(ValueError, match="99 images, not 100"):
+        statistics.check(Statistics(gaussian, None, None, Origin(images=99)), ORIGIN, 3)
+
+
+def test_the_origin_is_plain_json(tmp_path):
+    statistics.write(tmp_path / "s.npz", Statistics(Gaussian(MU, SIGMA), None, None, ORIGIN))
+    with np.load(tmp_path / "s.npz", allow_pickle=False) as stored:
+        assert json.loads(str(stored["origin"])) == dataclasses.asdict(ORIGIN)
+        assert "mu_s" not in stored.files
