@@ -285,6 +285,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     """
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
+    if config.eval.enable_bpd or config.eval.enable_sampling:
+        generate.refuse_classifier(config)
     if config.eval.enable_bpd and not config.training.continuous:
         raise ValueError(
             "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "

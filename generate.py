@@ -143,6 +143,15 @@ def score_from_params(
     )
 
 
+def refuse_classifier(config: ml_collections.ConfigDict) -> None:
+    """Refuses to draw images, or to measure likelihoods, without a score."""
+    if train.classifies(config):
+        raise ValueError(
+            "this run trained a classifier of noisy images (training.objective is 'classifier'), "
+            "which has no score: neither samples nor likelihoods; its loss can be evaluated"
+        )
+
+
 class Generator:
     """Draws images by number: the image with index i is the same in any batch on any device.
 
@@ -150,6 +159,7 @@ class Generator:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, parts: train.Parts) -> None:
+        refuse_classifier(config)
         if config.model.num_labels and not config.training.label_dropout:
             raise ValueError(
                 "this network was told the class of every image (training.label_dropout is 0), so "

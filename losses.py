@@ -29,6 +29,7 @@ from draws import time_draws as time_draws
 from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul, lookup
 
 Losses = tuple[Array, dict[str, Array]]
+Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
 Network = Callable[[Array, Array], Array]
 ClassLogProb = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> [B, classes]
 
@@ -291,15 +292,6 @@ def classifier_cross_entropy(
     return -told[:, 0], {"accuracy": correct.astype(jnp.float32)}
 
 
-def continuous_cross_entropy(
-    sde: SDE, class_log_prob: ClassLogProb, x0: Array, y: Array, keys: Array
-) -> Losses:
-    """`classifier_cross_entropy` at times uniform in [`sde.training_eps`, T]; image b draws t and
-    z from `keys[b]`, as in `from_config`."""
-    t, _ = draws.uniform_times(sde, jax.vmap(jax.random.uniform)(_part(keys, 0)))
-    return classifier_cross_entropy(sde, class_log_prob, x0, y, t, _noise(keys, x0.shape[1:]))
-
-
 # The seam to configs.
 
 Own = Callable[[Array, tuple[int, ...]], dict[str, Any]]  # (keys, shape) -> further arguments
@@ -350,20 +342,22 @@ OBJECTIVES: dict[str, tuple[Callable[..., Losses], Callable[[Any, Array | None],
 }
 
 
+CLASSIFIER = "classifier"  # the objective of a noisy classifier, see `classifier_cross_entropy`
+
+
 def wants_points(config: Any) -> bool:
     """Whether the objective needs the training images themselves, as `from_config`'s `points`."""
     return config.training.objective == "esm"
 
 
-def from_config(
-    config: Any, sde: SDE, points: Array | None = None
-) -> Callable[[Network, Array, Array, Array], Losses]:
-    """What `config.training` describes, `loss(network, x0 [B, ...], keys [B], u [B])`.
+def from_config(config: Any, sde: SDE, points: Array | None = None) -> Loss:
+    """What `config.training` describes, `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
     The u in [0, 1) become the times (see `time_draws`), which are the part "t" of the result; all
     else is drawn from the keys, whose first half is that of an independent u. `continuous` trains
     at all times, otherwise at the N levels of SMLD (VE) or DDPM (VP), where independent u are
-    replaced by an integer's own draw.
+    replaced by an integer's own draw. The classes y [B] are for the objective "classifier" alone,
+    whose network gives logits [B, K].
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
@@ -372,14 +366,40 @@ def from_config(
       ValueError: an unknown name, or settings that do not belong together.
     """
     training = config.training
-    lookup(OBJECTIVES, training.objective, "training.objective")
+    lookup({**OBJECTIVES, CLASSIFIER: None}, training.objective, "training.objective")
     lookup(TIME_DRAWS, training.time_draws, "training.time_draws")
+    if training.objective == CLASSIFIER:
+        return _classifier(config, sde)
     return (_continuous if training.continuous else _discrete)(config, sde, points)
 
 
-def _continuous(
-    config: Any, sde: SDE, points: Array | None
-) -> Callable[[Network, Array, Array, Array], Losses]:
+def _classifier(config: Any, sde: SDE) -> Loss:
+    for name, only in (("weighting", ""), ("likelihood_weighting", False)):
+        if config.training[name] != only:
+            raise ValueError(
+                f"config.training.{name} is {config.training[name]!r}, which weighs errors of a "
+                f"score; config.training.objective 'classifier' needs {only!r}"
+            )
+    if config.training.time == "likelihood":
+        raise ValueError(
+            "config.training.time 'likelihood' is for training.weighting 'likelihood', not for "
+            "config.training.objective 'classifier'"
+        )
+    times = draws.times_from_config(config, sde)
+
+    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+        if y is None:
+            raise ValueError("the objective 'classifier' needs the classes of the images")
+        t, _ = times(u)
+        log_prob = models.class_log_prob(sde, network)
+        z = _noise(keys, x0.shape[1:])
+        per_image, parts = classifier_cross_entropy(sde, log_prob, x0, y, t, z)
+        return per_image, {**parts, "t": t}
+
+    return loss
+
+
+def _continuous(config: Any, sde: SDE, points: Array | None) -> Loss:
     training, model = config.training, config.model
     weighting = _weighting(training)
     objective, own_from_config = OBJECTIVES[training.objective]
@@ -398,7 +418,8 @@ def _continuous(
 
     score_from(lambda x, labels: x)  # refuses an unknown prediction
 
-    def loss(network: Network, x0: Array, keys: Array, u: Array) -> Losses:
+    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+        del y  # the network has been told already, or is not to be
         t, factor = times(u)
         per_image, parts = objective(
             sde,
@@ -437,9 +458,7 @@ def _weighting(training: Any) -> str:
     return weighting
 
 
-def _discrete(
-    config: Any, sde: SDE, points: Array | None
-) -> Callable[[Network, Array, Array, Array], Losses]:
+def _discrete(config: Any, sde: SDE, points: Array | None) -> Loss:
     del points
     training = config.training
     if not isinstance(sde, VESDE | VariancePreservingSDE):
@@ -463,7 +482,8 @@ def _discrete(
         sde.step_betas()
     reduce_mean, by_key = bool(training.reduce_mean), training.time_draws == "independent"
 
-    def loss(network: Network, x0: Array, keys: Array, u: Array) -> Losses:
+    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+        del y  # the network has been told already, or is not to be
         if by_key:
             draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=sde.N)
             labels = jax.vmap(draw)(_part(keys, 0))

@@ -129,7 +129,7 @@ class Objective:
             return self.apply({"params": params}, x, labels, **told)
 
         u = losses.time_draws(self.time_draws, step_key, numbers, total)
-        return self.loss(network, x, loss_keys, u)
+        return self.loss(network, x, loss_keys, u, classes)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -229,7 +229,8 @@ def build(config: ml_collections.ConfigDict) -> Parts:
             "0: there is no class to withhold"
         )
     sde = sde_lib.from_config(config)
-    module = models.from_config(config)
+    make = models.classifier_from_config if classifies(config) else models.from_config
+    module = make(config)
     levels = data.grey_levels(config.data.dataset)
     objective = Objective(
         apply=module.apply,
@@ -238,10 +239,15 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         centered=config.data.centered,
         dequantize=config.data.uniform_dequantization,
         time_draws=config.training.time_draws,
-        num_labels=config.model.num_labels,
+        num_labels=0 if classifies(config) else config.model.num_labels,
         label_dropout=config.training.label_dropout,
     )
     return Parts(sde, module, objective, image_shape(config), levels)
+
+
+def classifies(config: ml_collections.ConfigDict) -> bool:
+    """Whether the run trains the noisy classifier of `config.classifier`, and no score."""
+    return config.training.objective == losses.CLASSIFIER
 
 
 def with_data(config: ml_collections.ConfigDict, parts: Parts, dataset: data.Dataset) -> Parts:
@@ -251,11 +257,17 @@ def with_data(config: ml_collections.ConfigDict, parts: Parts, dataset: data.Dat
     Raises:
       ValueError: classes that the network cannot be told.
     """
-    known = config.model.num_labels
-    if known and dataset.num_classes > known:
+    found, known = dataset.num_classes, config.model.num_labels
+    if classifies(config):
+        if found > config.classifier.num_classes:
+            raise ValueError(
+                f"classifier.num_classes is {config.classifier.num_classes}, but {dataset.name} "
+                f"has {found} classes; valid values: {found} or more"
+            )
+    elif known and found > known:
         raise ValueError(
-            f"model.num_labels is {known}, but {dataset.name} has {dataset.num_classes} classes; "
-            f"valid values: 0, {dataset.num_classes} or more"
+            f"model.num_labels is {known}, but {dataset.name} has {found} classes; "
+            f"valid values: 0, {found} or more"
         )
     if not losses.wants_points(config):
         return parts
@@ -325,7 +337,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
     stored = workdir / "config.json"
     if stored.exists():
         earlier = configs.complete(json.loads(stored.read_text()))
-        differences = config_differences(earlier, config.to_dict(), FREE_TO_CHANGE)
+        free = [name for name in FREE_TO_CHANGE if name != "classifier.*" or not classifies(config)]
+        differences = config_differences(earlier, config.to_dict(), free)
         if differences:
             raise ValueError(
                 f"{stored} belongs to another run: {'; '.join(differences)}; "
@@ -566,17 +579,18 @@ def save_curves(workdir: pathlib.Path) -> None:
 
 
 def save_loss_by_time(folder: pathlib.Path, held: HeldOut, weights: str) -> None:
-    """Draws loss_by_time.png: losses of test images against t, errors of the noise against SNR."""
+    """Draws loss_by_time.png: losses of test images against t, and against the SNR the errors of
+    the noise, or of a classifier the share of images that it knows."""
     values, means = held.per_image, held.by_time()
 
     def panel(x: str, xlabel: str, y: str, ylabel: str) -> reports.Panel:
         return reports.Panel(xlabel, ylabel, (values[x], values[y]), (means[x], means[y]))
 
+    labels = {"noise_mse": "squared error of the noise", "accuracy": "accuracy"}
+    name, label = next((name, label) for name, label in labels.items() if name in values)
     panels = [
         panel("t", "time t", "loss", "loss"),
-        panel(
-            "log_snr", "log-SNR, 2 log(alpha / sigma)", "noise_mse", "squared error of the noise"
-        ),
+        panel("log_snr", "log-SNR, 2 log(alpha / sigma)", name, label),
     ]
     count = len(values["t"])
     title = f"{count} test images, {weights}: each, and means of groups with neighbouring times"

@@ -46,7 +46,7 @@ def _training() -> dict:
         "ema_rates": (),  # of further averages beside model.ema_rate's
         "ema_profiles": (),  # relative widths of power-function averages, (0.05, 0.1) for instance
         "ema_snapshot_freq": 20000,  # steps after which those of ema_profiles are kept
-        "objective": "dsm",  # "esm", "ism", "ssm", "ssm_vr": docs/objectives.md
+        "objective": "dsm",  # "esm", "ism", "ssm", "ssm_vr", "classifier": docs/objectives.md
         "weighting": "",  # "noise", "score", "x0", "velocity", "edm", "likelihood"; "": noise
         "time": "uniform",  # how t is distributed: "likelihood", "log_normal", "fixed"
         "time_draws": "independent",  # in a batch; "antithetic", "stratified"

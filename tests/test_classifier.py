@@ -1,5 +1,6 @@
 """The classifier of noisy images, its objective, and what guidance needs of both."""
 
+import dataclasses
 import functools
 from typing import Any
 
@@ -11,13 +12,15 @@ import pytest
 from ml_collections import ConfigDict
 
 import data
+import draws
+import generate
 import losses
 import models
+import train
 from configs import quickstart
 from data import transforms
 from sde_lib import SDE, VESDE, VPSDE
-from tests import gaussians
-from tests.test_losses import image_keys
+from tests import gaussians, tiny
 from tests.test_models import quick_jit, random_params, relative_error
 
 every_sde = pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["vp", "ve"])
@@ -41,6 +44,8 @@ def test_the_posterior_minimises_the_cross_entropy(sde: SDE) -> None:
     y: Any = (random.uniform(size=count) > mixture.weights[0]).astype(np.int32)
     means, stds = np.asarray(mixture.means)[y], np.asarray(mixture.stds)[y]
     x0: Any = (means + stds * random.normal(size=(count, 2))).astype(np.float32)
+    t, _ = draws.uniform_times(sde, jnp.asarray(random.uniform(size=count), jnp.float32))
+    z: Any = random.normal(size=(count, 2)).astype(np.float32)
 
     def logits(x: jax.Array, t: jax.Array) -> jax.Array:
         return jax.vmap(functools.partial(mixture._log_parts, sde))(x, t)
@@ -58,7 +63,7 @@ def test_the_posterior_minimises_the_cross_entropy(sde: SDE) -> None:
             def log_prob(x: jax.Array, t: jax.Array) -> jax.Array:
                 return jax.nn.log_softmax(classifier(x, t) + epsilon * logits(x, t))
 
-            return losses.continuous_cross_entropy(sde, log_prob, x0, y, image_keys(count))[0]
+            return losses.classifier_cross_entropy(sde, log_prob, x0, y, t, z)[0]
 
         zero, one = jnp.zeros(()), jnp.ones(())
         return [
@@ -213,23 +218,58 @@ def test_impossible_classifiers_are_refused(field: str, value: Any, message: str
         models.classifier_from_config(config)
 
 
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"training__likelihood_weighting": True}, "likelihood_weighting is True, which weighs"),
+        ({"training__weighting": "x0"}, "weighting is 'x0', which weighs errors of a score"),
+        ({"training__time": "likelihood"}, "time 'likelihood' is for training.weighting"),
+        ({"classifier__num_classes": 9}, "num_classes is 9, but digits has 10 classes"),
+    ],
+)
+def test_what_a_classifier_cannot_be_trained_with(changes: Any, message: str) -> None:
+    config = tiny.config(training__objective="classifier", **changes)
+    with pytest.raises(ValueError, match=message):
+        train.with_data(config, train.build(config), data.load("digits", "train"))
+
+
+def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
+    """Its loss is the cross-entropy of the images' classes, here for logits that are known."""
+    config = tiny.config(training__objective="classifier")
+    parts = train.build(config)
+    assert isinstance(parts.module, models.NoisyClassifier)
+    known = jnp.log(jnp.arange(1.0, 11.0) / 55.0)
+    objective = dataclasses.replace(
+        parts.objective, apply=lambda variables, x, labels: jnp.broadcast_to(known, (len(x), 10))
+    )
+    images, classes = data.load("digits", "train").take(np.arange(4))
+    per_image, named = objective(
+        {}, images, classes, jax.random.key(0), jnp.arange(4), 4, train=False, flip=False
+    )
+    np.testing.assert_allclose(per_image, -known[classes], rtol=1e-6)
+    assert set(named) == {"accuracy", "t"}
+    with pytest.raises(ValueError, match="trained a classifier of noisy images"):
+        generate.Generator(config, parts)
+
+
 @pytest.mark.slow
 @every_sde
 def test_it_learns_the_digits(sde: SDE) -> None:
     """Of images at all noise levels the loss falls well below log 10, the loss of a guess."""
     embedding_type = "fourier" if isinstance(sde, VESDE) else "positional"
     config = quickstart.get_config()
+    config.training.objective = "classifier"
+    loss_from_config = losses.from_config(config, sde)
     module = models.classifier_from_config(config).clone(embedding_type=embedding_type)
-    train, test = (data.load("digits", split) for split in ("train", "test"))
-    params = models.init(module, jax.random.key(0), train.image_shape)
+    dataset, test = (data.load("digits", split) for split in ("train", "test"))
+    params = models.init(module, jax.random.key(0), dataset.image_shape)
     optimizer = optax.adam(3e-3)
 
     def loss(params: Any, x0: jax.Array, y: jax.Array, key: jax.Array) -> Any:
         classifier: Any = functools.partial(module.apply, {"params": params})
-        keys = jax.random.split(key, len(x0))
-        per_image, parts = losses.continuous_cross_entropy(
-            sde, models.class_log_prob(sde, classifier), x0, y, keys
-        )
+        time_key, keys = jax.random.split(key)[0], jax.random.split(key, len(x0))
+        u = jax.random.uniform(time_key, (len(x0),))
+        per_image, parts = loss_from_config(classifier, x0, keys, u, y)
         return jnp.mean(per_image), jnp.mean(parts["accuracy"])
 
     @jax.jit
@@ -240,11 +280,11 @@ def test_it_learns_the_digits(sde: SDE) -> None:
         )
         return optax.apply_updates(params, updates), state
 
-    x0 = transforms.scale(train.images, train.levels, centered=True)
+    x0 = transforms.scale(dataset.images, dataset.levels, centered=True)
     carry, rng = (params, optimizer.init(params)), np.random.default_rng(0)
     for i in range(150):
         rows = rng.integers(len(x0), size=64)
-        carry = step(carry, x0[rows], train.labels[rows], jax.random.key(i))
+        carry = step(carry, x0[rows], dataset.labels[rows], jax.random.key(i))
     held_out = transforms.scale(test.images, test.levels, centered=True)
     mean, accuracy = jax.jit(loss)(carry[0], held_out, test.labels, jax.random.key(0))
     assert mean < 0.8 * np.log(10)

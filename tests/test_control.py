@@ -110,7 +110,7 @@ def test_every_task_draws_and_meets_exact_measurements(
     assert np.isfinite(drawn["x"]).all()
     assert len(drawn["image"]) == {"interpolate": 2, "reconstruct": 2}.get(case["task"], 4)
     if results["method"] in EXACT:
-        assert results["measurement_rmse"] < 1e-5
+        assert results["measurement_rmse"] < 1e-5 * max(1.0, np.abs(drawn["x"]).max())
 
 
 @pytest.mark.slow
@@ -121,7 +121,8 @@ def test_a_variant_depends_on_its_numbers_alone(
     case: dict[str, Any] = {"task": "super_resolution", "method": "infill"}
     _, few = run(tmp_path, monkeypatch, **case)
     _, many = run(tmp_path, monkeypatch, 4, num_images=3, num_variants=3, batch_size=8, **case)
-    np.testing.assert_allclose(many["x"][[0, 1, 3, 4]], few["x"], atol=2e-5)
+    size = np.abs(few["x"]).max()
+    np.testing.assert_allclose(many["x"][[0, 1, 3, 4]], few["x"], atol=1e-4 * size)
     assert np.abs(few["x"][0] - few["x"][1]).max() > 0.1
 
 

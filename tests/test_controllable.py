@@ -235,22 +235,10 @@ SAMPLERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "task"),
-    [
-        ("repaint", "colour"),
-        *(
-            pytest.param(*case, marks=pytest.mark.slow)
-            for case in [
-                ("unipc", "in_painting"),
-                ("pc", "in_painting"),
-                ("ode", "in_painting"),
-                ("replaced", "in_painting"),
-                ("repaint", "in_painting"),
-                ("unipc", "colour"),
-            ]
-        ),
-    ],
+    [*[(name, "in_painting") for name in SAMPLERS], ("unipc", "colour"), ("repaint", "colour")],
 )
 def test_every_sampler_keeps_what_is_known_and_each_image_is_its_own(name: str, task: str) -> None:
     """In-painting keeps pixels, colourisation the grey channel; neighbours change nothing.

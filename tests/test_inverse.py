@@ -61,7 +61,13 @@ def gaussian_score(sde: SDE, mean: Any, covariance: np.ndarray) -> Any:
     return score_fn
 
 
-@pytest.mark.parametrize("name", OPERATORS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        "average_pool",
+        *(pytest.param(n, marks=pytest.mark.slow) for n in OPERATORS if n != "average_pool"),
+    ],
+)
 def test_operators_have_their_adjoint(name: str) -> None:
     operator = OPERATORS[name]
     inverse.check_adjoint(operator, SHAPE)
