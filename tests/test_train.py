@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -230,7 +231,7 @@ def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
         seen.append(jax.random.key_data(keys))
         return jnp.zeros(len(x0)), {}
 
-    objective = train.dataclasses.replace(parts.objective, loss=spy)
+    objective = dataclasses.replace(parts.objective, loss=spy)
     key = jax.random.key(0)
     for step in range(2):
         step_key, numbers = jax.random.fold_in(key, step), jnp.arange(4)
@@ -319,7 +320,7 @@ def test_a_class_is_told_and_sometimes_withheld() -> None:
         """What the network is given as classes, which is made the loss."""
         config = tiny.config(model__num_labels=num_labels, training__label_dropout=dropout)
         config.data.uniform_dequantization = False
-        objective = train.dataclasses.replace(
+        objective = dataclasses.replace(
             train.build(config).objective,
             apply=lambda variables, x, labels, **more: more.get("y"),
             loss=lambda network, x0, keys, u: (network(x0, u), {}),
