@@ -137,6 +137,7 @@ def test_the_first_step_does_not_leap_over_the_scale_of_the_data() -> None:
     assert np.abs(error).max() < 0.01
 
 
+@pytest.mark.slow
 def test_several_probes_are_averaged() -> None:
     """The paths agree, so the log-likelihood of K probes is the mean of theirs."""
     sde = VPSDE()

@@ -496,7 +496,7 @@ GRADIENT_NORM = "_gradnorm_global"
             path,
             key.removesuffix(GRADIENT_NORM),
             id=f"{path.stem}-{key}",
-            marks=() if key.startswith(("net_ve", "net_ddpm")) else pytest.mark.slow,
+            marks=() if key.startswith("net_ve") else pytest.mark.slow,
         )
         for path in F_LOSSES
         for key in golden_cases.load(path).get("meta_json", {})

@@ -125,6 +125,7 @@ def test_help_is_short_and_names_every_mode(capsys: pytest.CaptureFixture[str]) 
     assert len(text.splitlines()) < 40
 
 
+@pytest.mark.slow
 def test_the_discrete_chain_refuses_betas_above_one(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

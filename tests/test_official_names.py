@@ -54,7 +54,7 @@ def named_network(name: str) -> tuple[Any, tuple[int, ...]]:
 @pytest.mark.parametrize(
     "name",
     [
-        pytest.param(name, marks=pytest.mark.slow if "_deep" in name or "ffhq_ncs" in name else ())
+        pytest.param(name, marks=pytest.mark.slow if "_deep" in name or "ffhq" in name else ())
         for name in NAMES
     ],
 )
