@@ -242,7 +242,7 @@ def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
     objective = dataclasses.replace(
         parts.objective, apply=lambda variables, x, labels: jnp.broadcast_to(known, (len(x), 10))
     )
-    images, classes = data.load("digits", "train").take(np.arange(4))
+    images, classes = map(jnp.asarray, data.load("digits", "train").take(np.arange(4)))
     per_image, named = objective(
         {}, images, classes, jax.random.key(0), jnp.arange(4), 4, train=False, flip=False
     )
