@@ -8,6 +8,7 @@ import json
 import math
 import pathlib
 import time
+from collections.abc import Iterator
 from typing import Any
 
 import jax
@@ -28,6 +29,22 @@ from metrics import frechet
 Results = dict[str, Any]
 
 
+def generated_batches(
+    config: ml_collections.ConfigDict,
+    parts: train.Parts,
+    trained: generate.Trained,
+    folder: pathlib.Path,
+) -> Iterator[dict[str, np.ndarray]]:
+    """`eval.num_samples` images, as `Generator` gives them; saves pictures of the first batch."""
+    saved = not parallel.is_primary()
+    generator = generate.Generator(config, parts)
+    for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
+        if not saved:
+            kinds.from_config(config).save_pictures(folder, "samples", drawn)
+            saved = True
+        yield {name: drawn[name] for name in ("image", "nfe")}
+
+
 def frechet_results(
     config: ml_collections.ConfigDict,
     parts: train.Parts,
@@ -45,17 +62,10 @@ def frechet_results(
     real, test = data.from_config(config, "train"), data.from_config(config, "test")
     extractor = kind.extractor(real, test)
     began = time.monotonic()
-    images: list[np.ndarray] = []
-    nfe: list[np.ndarray] = []
-    generator = generate.Generator(config, parts)
-    for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
-        if not images and parallel.is_primary():
-            kind.save_pictures(folder, "samples", drawn)
-        images.append(drawn["image"])
-        nfe.append(drawn["nfe"])
+    batches = list(generated_batches(config, parts, trained, folder))
     seconds = time.monotonic() - began
 
-    generated = np.concatenate(images)
+    generated = np.concatenate([drawn["image"] for drawn in batches])
     real_images, _ = real.take(np.arange(len(real)))
     found, expected = extractor.features(generated), extractor.features(real_images)
     size = min(len(expected) // 2, len(found))
@@ -75,7 +85,7 @@ def frechet_results(
         "num_train": len(real),
         **kind.compare(extractor, generated, real_images, test),
         **quality.own_features(config, found, expected),
-        "nfe": float(np.mean(np.concatenate(nfe))),
+        "nfe": float(np.mean(np.concatenate([drawn["nfe"] for drawn in batches]))),
         "sampling_seconds": seconds,
     }
 
@@ -87,13 +97,10 @@ def inception_results(
     folder: pathlib.Path,
 ) -> Results:
     """Draws `eval.num_samples` images, saves pictures of them, and judges them by Inception."""
-    kind, judge = kinds.from_config(config), quality.Judge(config)
+    judge = quality.Judge(config)
     began = time.monotonic()
     nfe: list[np.ndarray] = []
-    generator = generate.Generator(config, parts)
-    for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
-        if not nfe and parallel.is_primary():
-            kind.save_pictures(folder, "samples", drawn)
+    for drawn in generated_batches(config, parts, trained, folder):
         judge.add(drawn["image"])
         nfe.append(drawn["nfe"])
     seconds = time.monotonic() - began - judge.seconds
