@@ -38,6 +38,8 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     if data.grey_levels(config.data.dataset) or train.image_shape(config) != (1, 1, 2):
         return
+    if train.classifies(config):  # which has no score
+        return
     parts = train.build(config)
     trained = generate.restore(config, parts, workdir)
     if trained.step < config.training.n_iters:

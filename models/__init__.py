@@ -17,7 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.classifier import NoisyClassifier
+from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.ddpm import DDPM
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
@@ -161,22 +161,32 @@ def from_config(config: Any) -> nn.Module:
     return MODELS[name](config)
 
 
-def classifier_from_config(config: Any) -> NoisyClassifier:
-    """The classifier of noisy images that `config.classifier` describes.
+def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
+    """The classifier of noisy images that `config.classifier` describes; of points, an `MLP`.
 
     Raises:
       ValueError: an unknown choice, or fewer than two classes.
     """
     classifier = config.classifier
+    shared = {
+        "dropout": classifier.dropout,
+        "nonlinearity": classifier.nonlinearity.lower(),
+        "embedding_type": classifier.embedding_type.lower(),
+        "fourier_scale": classifier.fourier_scale,
+        "dtype": _dtype(classifier.dtype, "classifier.dtype"),
+    }
+    if config.data.image_size == 1:
+        return MLP(
+            nf=BASE_WIDTH * classifier.widen_factor,
+            num_res_blocks=classifier.blocks_per_group,
+            num_outputs=classifier.num_classes,
+            **shared,
+        )
     return NoisyClassifier(
         num_classes=classifier.num_classes,
         widen_factor=classifier.widen_factor,
         blocks_per_group=classifier.blocks_per_group,
-        dropout=classifier.dropout,
-        nonlinearity=classifier.nonlinearity.lower(),
-        embedding_type=classifier.embedding_type.lower(),
-        fourier_scale=classifier.fourier_scale,
-        dtype=_dtype(classifier.dtype, "classifier.dtype"),
+        **shared,
     )
 
 

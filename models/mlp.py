@@ -27,7 +27,7 @@ CHOICES: dict[str, Iterable[str]] = {
 
 
 class MLP(nn.Module):
-    """Residual blocks of two dense layers, from (x [B, ...], labels [B]) to [B, ...].
+    """Residual blocks of two dense layers, from (x [B, ...], labels [B]) to [B, ...] or [B, K].
 
     A block is `h + Dense(act(Dense(act(h)) + Dense(act(temb))))`, with temb the embedding of noise
     level and class, as wide as the rest; the last layer begins at zero. With a smooth nonlinearity
@@ -42,6 +42,7 @@ class MLP(nn.Module):
       fourier_scale: of the random frequencies of log sigma.
       scale_by_sigma: divide the output by the noise level, see `noise_levels`.
       num_labels: number of classes that the network may be told; 0 for none.
+      num_outputs: K, for a classifier's logits; 0 for an output like x.
       dtype: of the computation; parameters and the output stay float32.
 
     Raises:
@@ -60,6 +61,7 @@ class MLP(nn.Module):
     sigma_max: float = 50.0
     num_scales: int = 1000
     num_labels: int = 0
+    num_outputs: int = 0
     dtype: Any = None
 
     def __post_init__(self) -> None:
@@ -88,8 +90,12 @@ class MLP(nn.Module):
                 inner += nn.Dense(self.nf, dtype=self.dtype)(act(temb))
             inner = dropout(act(inner), self.dropout, next(keys))
             h += nn.Dense(self.nf, dtype=self.dtype)(inner)
+        size = self.num_outputs or size
         out = nn.Dense(size, kernel_init=default_init(0.0), dtype=self.dtype)(act(h))
-        out = out.astype(jnp.float32).reshape(x.shape)
+        out = out.astype(jnp.float32)
+        if self.num_outputs:
+            return out
+        out = out.reshape(x.shape)
         if self.scale_by_sigma:
             sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
             out = out / sigmas.reshape(-1, *[1] * (x.ndim - 1))
