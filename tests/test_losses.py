@@ -313,7 +313,10 @@ def network(x: jax.Array, labels: jax.Array) -> jax.Array:
 
 @every_sde
 @weightings
-@pytest.mark.parametrize("reduce_mean", [False, True], ids=["sum", "mean"])
+@pytest.mark.parametrize(
+    "reduce_mean",
+    [pytest.param(False, id="sum"), pytest.param(True, id="mean", marks=pytest.mark.slow)],
+)
 def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> None:
     x0, keys, u = normal(3, 4, 4, 1), image_keys(3), jnp.array([0.0, 0.3, 0.9])
     loss = losses.from_config(config(True, reduce_mean, weighted), sde)
@@ -496,7 +499,7 @@ GRADIENT_NORM = "_gradnorm_global"
             path,
             key.removesuffix(GRADIENT_NORM),
             id=f"{path.stem}-{key}",
-            marks=() if key.startswith("net_ve") else pytest.mark.slow,
+            marks=pytest.mark.slow,
         )
         for path in F_LOSSES
         for key in golden_cases.load(path).get("meta_json", {})

@@ -47,7 +47,13 @@ def shapes(module: ncsn.NCSNv2, image: tuple[int, ...]) -> dict[str, tuple[int, 
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path",
+    [
+        pytest.param(path, id=path.stem, marks=pytest.mark.slow if "256" in path.stem else ())
+        for path in FILES
+    ],
+)
 def test_official_numbers(path: pathlib.Path) -> None:
     """Parameter names and shapes, output, and its gradient in x are the official network's."""
     case = golden_cases.load(path)
@@ -102,6 +108,7 @@ def test_scale_by_sigma(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
         np.testing.assert_allclose(scaled(params, x, given), expected, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_centered(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
     """Pixels in [0, 1] are what a network of centred pixels calls 2x - 1."""
     module, params, plain = small
