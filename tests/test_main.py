@@ -69,6 +69,7 @@ def test_an_impossible_request_exits_with_1(
     assert not (tmp_path / "run" / "checkpoints").exists()
 
 
+@pytest.mark.slow
 def test_damage_falls_back_and_says_so(
     tmp_path: pathlib.Path,
     capsys: pytest.CaptureFixture[str],

@@ -31,7 +31,8 @@ DETERMINISTIC: dict[str, tuple[Any, dict[str, Any], float]] = {
 
 
 @pytest.mark.parametrize(
-    "kind", [*gaussians.SDES, *(pytest.param(k, marks=pytest.mark.slow) for k in ("cosine", "edm"))]
+    "kind",
+    ["vp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ve", "subvp", "cosine", "edm"))],
 )
 def test_every_deterministic_solver_has_its_order(kind: str) -> None:
     """Halving the steps in lambda divides the error by 2^order, on a mixture, in float64.

@@ -141,6 +141,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
             np.testing.assert_array_equal(killed_run[name], array, err_msg=f"{step}: {name}")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
@@ -227,7 +228,7 @@ def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
     images = jnp.zeros((4, *parts.image_shape), jnp.uint8)
     seen = []
 
-    def spy(network, x0, keys, u):
+    def spy(network, x0, keys, u, y):
         seen.append(jax.random.key_data(keys))
         return jnp.zeros(len(x0)), {}
 
@@ -261,7 +262,7 @@ def dense(variables: dict, x: jax.Array, labels: jax.Array, dropout_keys: Any = 
 def test_micro_batches_are_one_batch() -> None:
     """Loss, gradient and so the state after a step, each image with its own dropout and noise."""
 
-    def loss(network: Any, x0: jax.Array, keys: jax.Array, u: jax.Array) -> tuple:
+    def loss(network: Any, x0: jax.Array, keys: jax.Array, u: jax.Array, y: Any) -> tuple:
         z = jax.vmap(lambda key: jax.random.normal(key, x0.shape[1:]))(keys)
         error = jnp.mean((network(x0 + z, u) - z) ** 2, (1, 2, 3))
         return error, {"noise_mse": error, "t": u}
@@ -323,7 +324,7 @@ def test_a_class_is_told_and_sometimes_withheld() -> None:
         objective = dataclasses.replace(
             train.build(config).objective,
             apply=lambda variables, x, labels, **more: more.get("y"),
-            loss=lambda network, x0, keys, u: (network(x0, u), {}),
+            loss=lambda network, x0, keys, u, y: (network(x0, u), {}),
         )
         call = functools.partial(objective, total=count, train=training, flip=False)
         return jax.jit(call)({}, images, classes, key, numbers)[0]
@@ -460,6 +461,7 @@ def test_discrete_levels_have_times_in_the_curve(sde: str) -> None:
     np.testing.assert_array_equal(models.discrete_labels(built, t), given[0])
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
