@@ -51,8 +51,16 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "dsm, likelihood weighting": {"training.weighting": "likelihood"},
     "dsm, importance-sampled": {"training.weighting": "likelihood", "training.time": "likelihood"},
     "dsm, edm": EDM,
-    "dsm, velocity": {"training.weighting": "velocity", "model.prediction": "velocity"},
-    "dsm, x0": {"training.weighting": "x0", "model.prediction": "x0"},
+    "dsm, velocity": {
+        "training.weighting": "velocity",
+        "model.prediction": "velocity",
+        "model.scale_by_sigma": False,
+    },
+    "dsm, x0": {
+        "training.weighting": "x0",
+        "model.prediction": "x0",
+        "model.scale_by_sigma": False,
+    },
     "esm": {"training.objective": "esm", "training.kde_points": 1000},
     "ssm": {"training.objective": "ssm"},
     "ssm_vr": {"training.objective": "ssm_vr"},
