@@ -4,10 +4,11 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-.PHONY: help install demo lint test test-slow lock clean
+.PHONY: help install demo reproduce-small lint test test-slow lock clean
 
 help:
 	@echo "make demo     install, train on digits, sample, measure: a few minutes on a CPU"
+	@echo "make reproduce-small   the tables of the paper at a small scale: hours on a CPU, resumable"
 	@echo "make test     install, lint, check types, run the tests"
 	@echo "make install  only make .venv with the locked dependencies"
 
@@ -23,6 +24,9 @@ $(VENV)/.installed: requirements.lock
 demo: install
 	$(RUN) $(QUICKSTART) --mode=train
 	$(RUN) $(QUICKSTART) --mode=eval
+
+reproduce-small: install
+	$(RUN) -m reproduction --workdir=runs/small
 
 lint: install
 	$(RUN) -m ruff check .

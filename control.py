@@ -7,6 +7,7 @@ picture, the arrays, and what they were made from.
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import math
 import pathlib
@@ -19,14 +20,16 @@ import jax.numpy as jnp
 import numpy as np
 
 import codes
+import data
 import generate
 import measure
 import parallel
+import prompts
 import reports
 import sampling
 import train
 from data import transforms
-from metrics import fidelity
+from metrics import classifier, fidelity
 from problem import Condition, Config, Problem, pixels_of
 from sde_lib import ScoreFn, lookup
 
@@ -41,7 +44,9 @@ TASKS: dict[str, tuple[Callable[[Config, train.Parts], Problem], str]] = {
     "interpolate": (codes.interpolate, "flow"),
     "reconstruct": (codes.reconstruct, "flow"),
     "sdedit": (codes.sdedit, "sdedit"),
+    "attribute": (codes.attribute, "flow"),
     "class": (codes.by_class, "classifier_free"),
+    "prompt": (prompts.prompt, "similarity"),
 }
 
 
@@ -53,32 +58,49 @@ def problem_of(config: Config, parts: train.Parts) -> tuple[Problem, Config]:
     """
     make, method = lookup(TASKS, config.control.task, "control.task")
     config = config.copy_and_resolve_references()
-    if config.control.method and method in ("sdedit", "classifier_free"):
+    if config.control.method and method == "sdedit":
         raise ValueError(f"control.task={config.control.task!r} has no choice of control.method")
     config.control.method = config.control.method or method
+    generate.refuse_guides(config)
+    if config.control.prompt and config.control.task != "prompt":
+        raise ValueError(
+            f"control.prompt is {config.control.prompt!r}, but control.task="
+            f"{config.control.task!r} reads no text; control.task=prompt does"
+        )
     if config.sampling.corrector_norm != "image":
         raise ValueError("controlled images are drawn alone: sampling.corrector_norm must be image")
     return make(config, parts), config
 
 
 def drawing(config: Config, parts: train.Parts, problem: Problem) -> Callable[..., Any]:
-    """(params, numbers of the inputs [b], conditions [b, ...]) -> images and what they cost.
+    """(weights, numbers of the inputs [b], conditions [b, ...]) -> images and what they cost.
+
+    The weights are the network's, and those of the problem's guidance, or None.
 
     Every image is drawn on its own, under `vmap`, so that adaptive solvers serve conditions too.
     """
-    seed_key, pixels = jax.random.key(config.control.seed), pixels_of(config, parts)
+    seed_key = jax.random.key(config.control.seed)
+    to_levels = problem.to_levels or pixels_of(config, parts).to_levels
 
-    def draw(params: Any, numbers: jax.Array, conditions: Condition) -> dict[str, jax.Array]:
-        def score_of(classes: jax.Array | None) -> ScoreFn:
-            return generate.score_from_params(config, parts, params, classes)
+    def draw(
+        weights: tuple[Any, Any], numbers: jax.Array, conditions: Condition
+    ) -> dict[str, jax.Array]:
+        params, guiding = weights
 
         def one(key: jax.Array, condition: Condition) -> dict[str, jax.Array]:
             condition = jax.tree.map(lambda leaf: leaf[None], condition)
+
+            def score_of(classes: jax.Array | None) -> ScoreFn:
+                score = generate.score_from_params(config, parts, params, classes)
+                if problem.guidance is None:
+                    return score
+                return problem.guidance.score(guiding, condition, score)
+
             noise = sampling.image_noise(key[None], parts.image_shape)
             samples = problem.draw(score_of, noise, condition)
             found = {
                 "x": samples.x,
-                "image": pixels.to_levels(samples.x),
+                "image": to_levels(samples.x),
                 "nfe": jnp.broadcast_to(samples.nfe, (1,)),
                 "ok": samples.ok,
             }
@@ -111,6 +133,9 @@ def control(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
     trained = generate.restore(config, parts, workdir)
     inputs_count, count = len(next(iter(problem.conditions.values()))), len(problem.variants)
     rows = np.repeat(np.arange(inputs_count), count)
+    if problem.prepare is not None:
+        found = problem.conditions | problem.prepare(trained.params)
+        problem = dataclasses.replace(problem, conditions=found)
     conditions = {name: values[rows] for name, values in problem.conditions.items()}
     conditions["variant"] = np.tile(np.arange(count), inputs_count)
     run = parallel.ImageMap(
@@ -118,13 +143,16 @@ def control(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         parallel.fitting_batch(min(config.control.batch_size, len(rows))),
         "control.batch_size",
     )
+    guidance = problem.guidance
+    weights = trained.params, None if guidance is None else guidance.weights
     began = time.monotonic()
-    batches = [drawn for _, drawn in run(trained.params, rows, conditions, config.control.task)]
+    batches = [drawn for _, drawn in run(weights, rows, conditions, config.control.task)]
     drawn = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
     seconds = time.monotonic() - began
     generate.refuse(np.flatnonzero(~drawn.pop("ok")), "are not finite, or their solver gave up")
 
     error = drawn.pop("error", None)
+    recognised = classified(config, problem, drawn)
     results = {
         "task": config.control.task,
         "method": config.control.method,
@@ -135,8 +163,11 @@ def control(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         "sampling": config.sampling.to_dict(),
         "nfe": float(drawn["nfe"].mean()),
         "seconds": seconds,
+        **recognised,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
+    if guidance is not None:
+        results["guide"] = guidance.label
     if error is not None:
         results["measurement_rmse"] = float(np.sqrt(error.mean()))
     if "original" in problem.after:
@@ -149,6 +180,31 @@ def control(config: Config, workdir: pathlib.Path) -> dict[str, Any]:
         print(reports.table(table(results)))
         print(f"grid.png, results.npz and results.json are in {folder}")
     return results
+
+
+def classified(config: Config, problem: Problem, drawn: dict[str, np.ndarray]) -> dict[str, Any]:
+    """How many of the images are taken for what was asked, by a classifier of the data set's own.
+
+    It is `metrics.classifier`, which knows nothing of the network or its guide. Its predictions are
+    put into `drawn`. Empty where nothing was asked, or where there is no data set to learn from.
+    """
+    if problem.asked is None:
+        return {}
+    try:
+        dataset = data.from_config(config, "train")
+        judge = classifier.load(dataset, data.from_config(config, "test"))
+    except (FileNotFoundError, ValueError) as error:  # the images are drawn, and are to be kept
+        print(f"the images are not classified: {error}")
+        return {}
+    drawn["predicted"] = judge.predict(drawn["image"])
+    asked = problem.asked.reshape(-1)
+    right = (drawn["predicted"] == asked)[asked >= 0]
+    return {
+        "classified_as_asked": float(right.mean()),
+        "classified": len(right),
+        "classifier": judge.label,
+        "classifier_accuracy": judge.accuracy,
+    }
 
 
 def write(
@@ -168,6 +224,10 @@ def write(
     labels = names * variants.shape[1]
     if "class" in problem.conditions:
         labels = [f"class {y}" for y in problem.conditions["class"].repeat(count)]
+    if problem.titles is not None:
+        middle = len(names) // 2
+        around = [""] * middle, [""] * (len(names) - middle - 1)
+        labels = [text for title in problem.titles for text in (*around[0], title, *around[1])]
     pictures = np.asarray(transforms.to_display(page, levels))
     reports.save_grid(folder / "grid.png", pictures, len(names), labels=labels)
     arrays: dict[str, Any] = {**drawn, **problem.conditions}
@@ -187,6 +247,16 @@ def table(results: dict[str, Any]) -> list[tuple[str, str]]:
         ("checkpoint", f"step {results['step']}, {results['weights']}, seed {seed}"),
         ("evaluations", f"{results['nfe']:.0f} NFE per image, {results['seconds']:.0f} s"),
     ]
+    if "guide" in results:
+        rows.append(("guide", results["guide"]))
+    if "classified_as_asked" in results:
+        rows.append(
+            (
+                "as asked",
+                f"{100 * results['classified_as_asked']:.1f} % of {results['classified']} (by a "
+                f"classifier right on {100 * results['classifier_accuracy']:.1f} % of test images)",
+            )
+        )
     if "measurement_rmse" in results:
         rows.append(("measurement", f"{results['measurement_rmse']:.2g} off (root mean square)"))
     if "psnr" in results:

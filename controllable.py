@@ -51,10 +51,15 @@ def of_class(class_log_prob: Callable[[Array, Array], Array], y: Array) -> LogLi
     """log p_t(y | x) of the classes y [B], from all classes' [B, K]; see `models.class_log_prob`.
 
     A class out of range has the likelihood NaN.
+
+    Raises:
+      ValueError: (when it is called) there are not as many classes as images.
     """
 
     def log_likelihood(x: Array, t: Array) -> Array:
         every = class_log_prob(x, t)
+        if len(y) != len(every):
+            raise ValueError(f"{len(y)} classes for {len(every)} images")
         index = jnp.where(y < 0, every.shape[1], y)[:, None]
         return jnp.take_along_axis(every, index, axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
 

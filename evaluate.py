@@ -7,7 +7,7 @@ import importlib.metadata
 import json
 import math
 import pathlib
-import time
+import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -19,10 +19,13 @@ import data
 import generate
 import kinds
 import likelihood
+import page
 import parallel
 import quality
+import report
 import reports
 import sampling
+import shards
 import train
 from metrics import frechet
 
@@ -31,27 +34,80 @@ Results = dict[str, Any]
 
 def generated_batches(
     config: ml_collections.ConfigDict,
-    parts: train.Parts,
-    trained: generate.Trained,
+    generator: generate.Generator,
+    params: Any,
+    seed: int,
     folder: pathlib.Path,
+    drawn: shards.Shards,
 ) -> Iterator[dict[str, np.ndarray]]:
-    """`eval.num_samples` images, as `Generator` gives them; saves pictures of the first batch."""
-    saved = not parallel.is_primary()
-    generator = generate.Generator(config, parts)
-    for _, drawn in generator(trained.params, np.arange(config.eval.num_samples)):
-        if not saved:
-            kinds.from_config(config).save_pictures(folder, "samples", drawn)
-            saved = True
-        yield {name: drawn[name] for name in ("image", "nfe")}
+    """`eval.num_samples` images, as `Generator` gives them, those in `drawn` not drawn again.
+
+    Pictures of the first batch lie beside the shards, and are copied into `folder`.
+    """
+    kind, name = kinds.from_config(config), "samples"
+
+    def compute(indices: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        for numbers, batch in generator(params, indices, seed=seed):
+            if numbers[0] == 0 and parallel.is_primary():
+                kind.save_pictures(drawn.folder, name, batch)
+            yield numbers, {field: batch[field] for field in ("image", "nfe")}
+
+    rows = np.arange(config.eval.num_samples)
+    for i, batch in enumerate(drawn.batches(rows, config.sampling.batch_size, compute)):
+        if i == 0 and parallel.is_primary():
+            folder.mkdir(parents=True, exist_ok=True)
+            for picture in (f"{name}.png", "reverse_process.gif"):
+                (folder / picture).unlink(missing_ok=True)
+                if (drawn.folder / picture).is_file():
+                    shutil.copyfile(drawn.folder / picture, folder / picture)
+        yield batch
 
 
-def frechet_results(
+def sampling_results(
     config: ml_collections.ConfigDict,
     parts: train.Parts,
     trained: generate.Trained,
     folder: pathlib.Path,
+    store: shards.Store,
 ) -> Results:
-    """Draws `eval.num_samples` images, saves pictures of them, and compares their features.
+    """Judges the images of `eval.seeds` seeds: `sampling.seed` and those after it.
+
+    The numbers are those of the first seed; "over_seeds" has each one's values, mean and standard
+    deviation over all of them. Pictures of the further ones are in folders of their own.
+    """
+    measure = inception_results if quality.uses_inception(config) else frechet_results
+    generator = generate.Generator(config, parts)
+    found: list[Results] = []
+    seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
+    for seed in seeds:
+        origin = {
+            name: config[name].to_dict() for name in ("data", "model", "sampling", "training")
+        }
+        origin["sampling"]["seed"] = seed
+        drawn = store.open(config.eval.keep_samples, what="samples", config=origin)
+        place = folder / f"seed_{seed}" if found else folder
+        batches = generated_batches(config, generator, trained.params, seed, place, drawn)
+        found.append(measure(config, batches) | {"sampling_seconds": drawn.seconds})
+    return found[0] | (over_seeds(seeds, found) if len(found) > 1 else {})
+
+
+def over_seeds(seeds: list[int], found: list[Results]) -> Results:
+    """Each number of samples with its values, mean and standard deviation (n - 1) over seeds."""
+    spreads: Results = {}
+    for name in report.of_samples(found[0]):
+        values = np.array([results[name] for results in found], float)
+        spreads[name] = {
+            "values": values.tolist(),
+            "mean": float(values.mean()),
+            "std": float(values.std(ddof=1)),
+        }
+    return {"over_seeds": {"seeds": seeds, **spreads}}
+
+
+def frechet_results(
+    config: ml_collections.ConfigDict, batches: Iterator[dict[str, np.ndarray]]
+) -> Results:
+    """Compares the features of generated images with those of the training images.
 
     The features are those of a classifier of the data set itself; points are compared as they are,
     and by their sliced Wasserstein distance too. Beside the distance between all generated and all
@@ -61,11 +117,8 @@ def frechet_results(
     kind = kinds.from_config(config)
     real, test = data.from_config(config, "train"), data.from_config(config, "test")
     extractor = kind.extractor(real, test)
-    began = time.monotonic()
-    batches = list(generated_batches(config, parts, trained, folder))
-    seconds = time.monotonic() - began
-
-    generated = np.concatenate([drawn["image"] for drawn in batches])
+    drawn = list(batches)
+    generated = np.concatenate([batch["image"] for batch in drawn])
     real_images, _ = real.take(np.arange(len(real)))
     found, expected = extractor.features(generated), extractor.features(real_images)
     size = min(len(expected) // 2, len(found))
@@ -83,32 +136,23 @@ def frechet_results(
         "features": extractor.label,
         "num_samples": len(generated),
         "num_train": len(real),
+        "train_fingerprint": real.fingerprint,
         **kind.compare(extractor, generated, real_images, test),
         **quality.own_features(config, found, expected),
-        "nfe": float(np.mean(np.concatenate([drawn["nfe"] for drawn in batches]))),
-        "sampling_seconds": seconds,
+        "nfe": float(np.mean(np.concatenate([batch["nfe"] for batch in drawn]))),
     }
 
 
 def inception_results(
-    config: ml_collections.ConfigDict,
-    parts: train.Parts,
-    trained: generate.Trained,
-    folder: pathlib.Path,
+    config: ml_collections.ConfigDict, batches: Iterator[dict[str, np.ndarray]]
 ) -> Results:
-    """Draws `eval.num_samples` images, saves pictures of them, and judges them by Inception."""
+    """Judges generated images by Inception."""
     judge = quality.Judge(config)
-    began = time.monotonic()
     nfe: list[np.ndarray] = []
-    for drawn in generated_batches(config, parts, trained, folder):
-        judge.add(drawn["image"])
-        nfe.append(drawn["nfe"])
-    seconds = time.monotonic() - began - judge.seconds
-    return {
-        **judge.results(),
-        "nfe": float(np.mean(np.concatenate(nfe))),
-        "sampling_seconds": seconds,
-    }
+    for batch in batches:
+        judge.add(batch["image"])
+        nfe.append(batch["nfe"])
+    return {**judge.results(), "nfe": float(np.mean(np.concatenate(nfe)))}
 
 
 def likelihood_results(
@@ -116,6 +160,7 @@ def likelihood_results(
     parts: train.Parts,
     trained: generate.Trained,
     folder: pathlib.Path,
+    store: shards.Store,
 ) -> Results:
     """Bits per dimension of uniformly dequantised images: mean and standard error over images.
 
@@ -151,15 +196,25 @@ def likelihood_results(
             values["bound"] = per_dim(bound(parts.sde, score_fn, x, bound_keys))
         return values
 
-    began = time.monotonic()
     rows = np.arange(count * options.bpd_num_repeats)
     indices, repeats = rows % count, rows // count
     run = parallel.ImageMap(
         bits, parallel.fitting_batch(min(options.batch_size, len(rows))), "eval.batch_size"
     )
-    batches = run(trained.params, indices, (images[indices], repeats), f"{kind.unit}/dim")
-    found = [result for _, result in batches]
-    result = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+
+    def measured(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        asked = indices[chosen]
+        yield from run(trained.params, asked, (images[asked], repeats[chosen]), f"{kind.unit}/dim")
+
+    fields = {name: value for name, value in options.items() if name.startswith("bpd_")}
+    sections = {name: config[name].to_dict() for name in ("data", "model", "training")}
+    made = store.open(
+        what=f"{kind.unit}/dim",
+        config={**sections, "eval": {**fields, "seed": options.seed}},
+        images=dataset.fingerprint,
+    )
+    found = list(made.batches(rows, run.batch_size, measured))
+    result = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
     failed = ~result.pop("ok")
     tolerances = ("eval.bpd_rtol", options.bpd_rtol), ("eval.bpd_atol", options.bpd_atol)
     generate.refuse(
@@ -180,7 +235,7 @@ def likelihood_results(
         f"{name}_repeats": options.bpd_num_repeats,
         f"{name}_nfe": float(per_image["nfe"].mean()),
         "likelihood_of": kind.described,
-        "likelihood_seconds": time.monotonic() - began,
+        "likelihood_seconds": made.seconds,
     }
     if "bound" in per_image:
         results |= {
@@ -239,6 +294,7 @@ def table(results: Results) -> list[tuple[str, str]]:
             ]
     if "num_samples" in results:
         rows += quality.rows(results)
+        rows += seed_rows(results)
         rows.append(
             (
                 "evaluations",
@@ -254,6 +310,19 @@ def table(results: Results) -> list[tuple[str, str]]:
                 f"{results['loss']:.4f}  ({results['loss_images']} test {results['examples']})",
             )
         )
+    return rows
+
+
+def seed_rows(results: Results) -> list[tuple[str, str]]:
+    """Those of the spread over sampling seeds."""
+    spreads = dict(results.get("over_seeds", {"seeds": []}))
+    seeds, known = spreads.pop("seeds"), report.found(results)
+    rows = []
+    for name, spread in spreads.items():
+        digits = page.decimals(spread["mean"], known[name].digits)
+        value = f"{spread['mean']:.{digits}f} ± {spread['std']:.{digits}f}"
+        title = f"{known[name].title}, {len(seeds)} seeds"
+        rows.append((title, f"{value}  (seeds {seeds[0]} to {seeds[-1]})"))
     return rows
 
 
@@ -293,7 +362,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     if config.eval.enable_bpd or config.eval.enable_sampling:
-        generate.refuse_classifier(config)
+        generate.refuse_guides(config)
     if config.eval.enable_bpd and not config.training.continuous:
         raise ValueError(
             "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
@@ -313,6 +382,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
         "weights": trained.label,
+        "weights_sha256": shards.fingerprint(trained.params),
         "dataset": config.data.dataset,
         "examples": kinds.from_config(config).examples,
         "seed": config.sampling.seed,
@@ -330,16 +400,28 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         }
         if parallel.is_primary():
             train.save_loss_by_time(folder, held, trained.label)
+    store = shards.Store(folder, made_on(results))
     if config.eval.enable_sampling:
-        measure = inception_results if quality.uses_inception(config) else frechet_results
-        results |= measure(config, parts, trained, folder)
+        results |= sampling_results(config, parts, trained, folder, store)
     if config.eval.enable_bpd:
-        results |= likelihood_results(config, parts, trained, folder)
+        results |= likelihood_results(config, parts, trained, folder, store)
     if parallel.is_primary():
         reports.write_json(folder / "results.json", results)
+        report.write(folder, workdir, {"": config}, {"": results})
         print(reports.table(table(results)))
-        print(f"pictures and results.json are in {folder}")
+        print(f"report.html, results.json and pictures are in {folder}")
+    store.close()
     return results
+
+
+def made_on(results: Results) -> Results:
+    """What anything drawn depends on beside its config: weights, program, versions, platform."""
+    return {
+        "weights": results["weights_sha256"],
+        "code": shards.code_fingerprint(),
+        "versions": results["versions"],
+        "platform": jax.default_backend(),
+    }
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
@@ -403,8 +485,8 @@ def evaluate_each(
 
     What is finished is not repeated: a `results.json` there that was made in the same way stands.
     """
-    runs = {}
-    for name, one in planned(config, workdir).items():
+    runs, plan = {}, planned(config, workdir)
+    for name, one in plan.items():
         stored = workdir / eval_folder / name / "results.json"
         finished = json.loads(stored.read_text()) if stored.is_file() else {}
         same = finished.get("made_by") == made_by(one) and one.eval.checkpoint.isdecimal()
@@ -413,9 +495,11 @@ def evaluate_each(
         else:
             runs[name] = evaluate(one, workdir, f"{eval_folder}/{name}")
     if parallel.is_primary():
-        reports.write_json(workdir / eval_folder / "results.json", {"runs": runs})
+        folder = workdir / eval_folder
+        reports.write_json(folder / "results.json", {"runs": runs})
+        report.write(folder, workdir, plan, runs)
         print(reports.table(*comparison(runs)))
-        print(f"results.json of all is in {workdir / eval_folder}")
+        print(f"report.html and results.json of all are in {folder}")
     return {"runs": runs}
 
 

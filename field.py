@@ -38,7 +38,7 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """
     if data.grey_levels(config.data.dataset) or train.image_shape(config) != (1, 1, 2):
         return
-    if train.classifies(config):  # which has no score
+    if not train.has_score(config):
         return
     parts = train.build(config)
     trained = generate.restore(config, parts, workdir)

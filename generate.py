@@ -17,6 +17,7 @@ import numpy as np
 
 import ema
 import kinds
+import losses
 import models
 import parallel
 import reports
@@ -143,12 +144,14 @@ def score_from_params(
     )
 
 
-def refuse_classifier(config: ml_collections.ConfigDict) -> None:
+def refuse_guides(config: ml_collections.ConfigDict) -> None:
     """Refuses to draw images, or to measure likelihoods, without a score."""
-    if train.classifies(config):
+    if not train.has_score(config):
+        objective = config.training.objective
         raise ValueError(
-            "this run trained a classifier of noisy images (training.objective is 'classifier'), "
-            "which has no score: neither samples nor likelihoods; its loss can be evaluated"
+            f"this run trained {losses.GUIDES[objective]} of noisy images (training.objective is "
+            f"{objective!r}), which has no score: neither samples nor likelihoods; its loss can be "
+            "evaluated"
         )
 
 
@@ -159,17 +162,16 @@ class Generator:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, parts: train.Parts) -> None:
-        refuse_classifier(config)
+        refuse_guides(config)
         if config.model.num_labels and not config.training.label_dropout:
             raise ValueError(
                 "this network was told the class of every image (training.label_dropout is 0), so "
                 "it draws images of a class only: --mode=control --config.control.task=class"
             )
         sampler = sampling.from_config(config, parallel.AXIS)
-        seed_key = jax.random.key(config.sampling.seed)
 
-        def draw(params: Any, indices: jax.Array, _: None) -> dict[str, jax.Array]:
-            keys = parallel.image_keys(seed_key, indices)
+        def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
+            keys = parallel.image_keys(jax.random.key(seeds[0]), indices)
             noise = sampling.image_noise(keys, parts.image_shape)
             samples = sampler(parts.sde, score_from_params(config, parts, params), noise)
             to_levels = functools.partial(
@@ -192,16 +194,22 @@ class Generator:
         self.draw = parallel.ImageMap(draw, config.sampling.batch_size, "sampling.batch_size")
 
     def __call__(
-        self, params: Any, indices: np.ndarray, description: str = "sampling"
+        self,
+        params: Any,
+        indices: np.ndarray,
+        description: str = "sampling",
+        seed: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yields `(indices, {"image", "nfe", ["frames" [b, K, ...]]})` per batch.
 
-        The images are as the data set stores them: uint8 levels, or float32 points.
+        The images are as the data set stores them: uint8 levels, or float32 points. They belong to
+        `seed`, or else to `sampling.seed`; the program is the same for all seeds.
 
         Raises:
           ValueError: a sample is not finite, or its solver gave up; says which images.
         """
-        for numbers, drawn in self.draw(params, indices, description=description):
+        seeds = np.full(len(indices), self.options.seed if seed is None else seed, np.uint32)
+        for numbers, drawn in self.draw(params, indices, seeds, description):
             finite, failed = drawn.pop("finite"), ~drawn.pop("ok")
             refuse(numbers[~finite], "are not finite; is the training stable?")
             options = self.options

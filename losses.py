@@ -292,6 +292,41 @@ def classifier_cross_entropy(
     return -told[:, 0], {"accuracy": correct.astype(jnp.float32)}
 
 
+# CLIP's objective.
+
+
+def contrastive(
+    image: Array,
+    text: Array,
+    scale: Array,
+    y: Array,
+    gather: Callable[[Array], Array] = lambda rows: rows,
+) -> Array:
+    """The symmetric contrastive loss [B] of images and their captions, unit vectors [B, E].
+
+    With similarities `s_ij = scale <image_i, text_j>` (Radford et al. 2021, arXiv:2103.00020,
+    figure 3), image i's is the mean of `KL(q_i || softmax_j s_ij)` and `KL(q_i || softmax_j s_ji)`.
+    Captions of one class say the same, so the target q_i is uniform over all j with y_j = y_i (Yang
+    et al. 2022, arXiv:2204.03610); where every class occurs once it is CLIP's own. The entropy of
+    q_i is taken off: 0 is perfect, and towers that see nothing have log(B / number of y_i).
+
+    At the minimum s is `log p_t(x | text) / p_t(x)` up to a constant: each direction leaves it a
+    function of what it conditions on, x or the text, and the two together leave neither.
+
+    Args:
+      gather: from rows of this device to those of all devices, of which each is contrasted.
+    """
+    images, texts, same = gather(image), gather(text), y[:, None] == gather(y)
+    share = same / jnp.sum(same, 1, keepdims=True)
+    entropy = jnp.log(jnp.sum(same, 1))
+
+    def divergence(rows: Array, columns: Array) -> Array:
+        similarity = scale * jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
+        return -jnp.sum(share * jax.nn.log_softmax(similarity), 1) - entropy
+
+    return (divergence(image, texts) + divergence(text, images)) / 2
+
+
 # The seam to configs.
 
 Own = Callable[[Array, tuple[int, ...]], dict[str, Any]]  # (keys, shape) -> further arguments
@@ -343,6 +378,8 @@ OBJECTIVES: dict[str, tuple[Callable[..., Losses], Callable[[Any, Array | None],
 
 
 CLASSIFIER = "classifier"  # the objective of a noisy classifier, see `classifier_cross_entropy`
+CLIP = "clip"  # that of images and captions, see `contrastive`
+GUIDES = {CLASSIFIER: "a classifier", CLIP: "a CLIP"}  # objectives whose networks have no score
 
 
 def wants_points(config: Any) -> bool:
@@ -350,41 +387,52 @@ def wants_points(config: Any) -> bool:
     return config.training.objective == "esm"
 
 
-def from_config(config: Any, sde: SDE, points: Array | None = None) -> Loss:
+def from_config(
+    config: Any, sde: SDE, points: Array | None = None, captions: Array | None = None
+) -> Loss:
     """What `config.training` describes, `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
     The u in [0, 1) become the times (see `time_draws`), which are the part "t" of the result; all
     else is drawn from the keys, whose first half is that of an independent u. `continuous` trains
     at all times, otherwise at the N levels of SMLD (VE) or DDPM (VP), where independent u are
-    replaced by an integer's own draw. The classes y [B] are for the objective "classifier" alone,
-    whose network gives logits [B, K].
+    replaced by an integer's own draw. The classes y [B] are for the objectives of `GUIDES` alone:
+    the classifier's network gives logits [B, K]; CLIP's is given tokens as well. The loss of "clip"
+    takes a further `gather`, see `contrastive`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
+      captions: tokens of each class's captions, int32 [K, captions, length], for "clip".
 
     Raises:
       ValueError: an unknown name, or settings that do not belong together.
     """
     training = config.training
-    lookup({**OBJECTIVES, CLASSIFIER: None}, training.objective, "training.objective")
+    lookup({**OBJECTIVES, **GUIDES}, training.objective, "training.objective")
     lookup(TIME_DRAWS, training.time_draws, "training.time_draws")
     if training.objective == CLASSIFIER:
         return _classifier(config, sde)
+    if training.objective == CLIP:
+        return _clip(config, sde, captions)
     return (_continuous if training.continuous else _discrete)(config, sde, points)
 
 
-def _classifier(config: Any, sde: SDE) -> Loss:
+def _check_unweighted(training: Any) -> None:
+    """Refuses what weighs errors of a score, where there is none."""
     for name, only in (("weighting", ""), ("likelihood_weighting", False)):
-        if config.training[name] != only:
+        if training[name] != only:
             raise ValueError(
-                f"config.training.{name} is {config.training[name]!r}, which weighs errors of a "
-                f"score; config.training.objective 'classifier' needs {only!r}"
+                f"config.training.{name} is {training[name]!r}, which weighs errors of a "
+                f"score; config.training.objective {training.objective!r} needs {only!r}"
             )
-    if config.training.time == "likelihood":
+    if training.time == "likelihood":
         raise ValueError(
             "config.training.time 'likelihood' is for training.weighting 'likelihood', not for "
-            "config.training.objective 'classifier'"
+            f"config.training.objective {training.objective!r}"
         )
+
+
+def _classifier(config: Any, sde: SDE) -> Loss:
+    _check_unweighted(config.training)
     times = draws.times_from_config(config, sde)
 
     def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
@@ -395,6 +443,40 @@ def _classifier(config: Any, sde: SDE) -> Loss:
         z = _noise(keys, x0.shape[1:])
         per_image, parts = classifier_cross_entropy(sde, log_prob, x0, y, t, z)
         return per_image, {**parts, "t": t}
+
+    return loss
+
+
+def _clip(config: Any, sde: SDE, captions: Array | None) -> Loss:
+    _check_unweighted(config.training)
+    if config.training.accumulation > 1:
+        raise ValueError(
+            f"config.training.accumulation is {config.training.accumulation}, but objective 'clip' "
+            "contrasts all images of a batch; it must be 1"
+        )
+    times = draws.times_from_config(config, sde)
+
+    def loss(
+        network: Callable[..., Any],
+        x0: Array,
+        keys: Array,
+        u: Array,
+        y: Array | None = None,
+        gather: Callable[[Array], Array] = lambda rows: rows,
+    ) -> Losses:
+        if y is None or captions is None:
+            raise ValueError("the objective 'clip' needs the classes of the images, and captions")
+        t, _ = times(u)
+        mean, std = sde.marginal_prob(x0, t)
+        x = mean + batch_mul(std, _noise(keys, x0.shape[1:]))
+        draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=captions.shape[1])
+        own = captions[y, jax.vmap(draw)(_part(keys, 2))]
+        tokens = jnp.concatenate([own, captions[:, 0]])
+        image, texts, scale = network(x, models.continuous_labels(sde, t), tokens)
+        text, names = texts[: len(own)], texts[len(own) :]
+        known = jnp.argmax(image @ names.T, axis=1) == y
+        per_image = contrastive(image, text, scale, y, gather)
+        return per_image, {"accuracy": known.astype(jnp.float32), "t": t}
 
     return loss
 

@@ -188,7 +188,7 @@ def measuring(
         numbered(config),
         {"measured": np.asarray(pixels.to_levels(show(np.asarray(y)))), **(extra or {})},
         {"original": images},
-        error,
+        error=error,
     )
 
 
@@ -258,6 +258,8 @@ def make_mask(options: Any, shape: tuple[int, int, int]) -> np.ndarray:
 def colorize(config: Config, parts: train.Parts) -> Problem:
     """Unknown colours: the mean of red, green and blue is known.
 
+    Levels of the answers are rounded so that it is kept: exactly, by the methods that do.
+
     Raises:
       ValueError: grey images.
     """
@@ -270,13 +272,14 @@ def colorize(config: Config, parts: train.Parts) -> Problem:
     def mean(x: jax.Array) -> jax.Array:
         return jnp.mean(x, -1, keepdims=True)
 
-    return measuring(
+    posed = measuring(
         config,
         parts,
         mean,
         lambda y: y.repeat(3, -1),
         lambda condition: controllable.colourisation(condition["y"]),
     )
+    return dataclasses.replace(posed, to_levels=pixels_of(config, parts).to_levels_of_grey)
 
 
 def super_resolution(config: Config, parts: train.Parts) -> Problem:

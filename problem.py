@@ -24,6 +24,21 @@ Draw = Callable[[ScoreOf, solvers.Noise, Condition], solvers.Samples]
 
 
 @dataclasses.dataclass(frozen=True)
+class Guidance:
+    """What guides every score that a problem's draw asks for.
+
+    Attributes:
+      weights: of the guide, on every device; an argument of the compiled draw.
+      score: from these weights, the condition of one image and a score to the guided score.
+      label: where the weights are from, for tables.
+    """
+
+    weights: Any
+    score: Callable[[Any, Condition, ScoreFn], ScoreFn]
+    label: str
+
+
+@dataclasses.dataclass(frozen=True)
 class Problem:
     """What is to be drawn.
 
@@ -33,6 +48,11 @@ class Problem:
       variants: the names of the variants of each input.
       before: pictures by column, uint8 levels [n, H, W, C], shown before the variants.
       after: the same, shown behind them; "original" is what they are compared with.
+      titles: of the inputs, written below their rows in place of the variants' names.
+      guidance: of the scores that `draw` is given, whatever it does with them.
+      prepare: from the network's weights to further conditions [n, ...] that depend on them.
+      asked: [n, variants], the class that each image should be taken for; -1: none.
+      to_levels: how an image becomes levels, where that is not `Pixels.to_levels`.
       error: mean square of A x - y [1] for an image and its condition, where something is measured.
     """
 
@@ -41,6 +61,11 @@ class Problem:
     variants: list[str]
     before: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
+    titles: list[str] | None = None
+    guidance: Guidance | None = None
+    prepare: Callable[[Any], dict[str, np.ndarray]] | None = None
+    asked: np.ndarray | None = None
+    to_levels: Callable[[jax.Array], jax.Array] | None = None
     error: Callable[[jax.Array, Condition], jax.Array] | None = None
 
 
@@ -61,6 +86,10 @@ class Pixels:
 
     def to_levels(self, x: Any) -> jax.Array:
         return transforms.inverse_scale(x, self.levels, self.centered, self.dequantized)
+
+    def to_levels_of_grey(self, x: Any) -> jax.Array:
+        """As `to_levels`; the sums of red, green and blue are those of x."""
+        return transforms.inverse_scale_of_grey(x, self.levels, self.centered, self.dequantized)
 
 
 def pixels_of(config: Config, parts: train.Parts) -> Pixels:

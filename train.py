@@ -18,6 +18,7 @@ import numpy as np
 import optax
 from jax.experimental import multihost_utils
 
+import captions
 import configs
 import data
 import ema
@@ -39,6 +40,7 @@ FREE_TO_CHANGE = (
     "training.n_jitted_steps",
     "data.data_dir",
     "classifier.*",
+    "clip.*",
     "control.*",
     "sampling.*",
     "eval.*",
@@ -93,6 +95,7 @@ class Objective:
     time_draws: str = "independent"
     num_labels: int = 0  # classes that the network is told
     label_dropout: float = 0.0  # probability of the null class in training
+    across_images: bool = False  # the loss of an image compares it with the others
 
     def __call__(
         self,
@@ -105,11 +108,13 @@ class Objective:
         *,
         train: bool,
         flip: bool,
+        axis_name: str | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Losses [B] and their parts, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
-        the step with its number folded in.
+        the step with its number folded in. Where the loss is `across_images`, those of all
+        devices of `axis_name` are compared.
         """
         keys = parallel.image_keys(step_key, numbers)
         split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
@@ -125,11 +130,15 @@ class Objective:
         if self.num_labels:
             told["y"] = self._withheld(classes, class_keys) if train else classes
 
-        def network(x: jax.Array, labels: jax.Array) -> jax.Array:
-            return self.apply({"params": params}, x, labels, **told)
+        def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
+            return self.apply({"params": params}, x, labels, *more, **told)
 
         u = losses.time_draws(self.time_draws, step_key, numbers, total)
-        return self.loss(network, x, loss_keys, u, classes)
+        shared: dict[str, Any] = {}
+        if self.across_images and axis_name:
+            gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+            shared["gather"] = gather
+        return self.loss(network, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -186,7 +195,7 @@ def make_train_step(
             drawn, numbers = part
             per_image, parts = objective(
                 params, drawn["image"], drawn["label"], step_key, numbers, total,
-                train=True, flip=flip,
+                train=True, flip=flip, axis_name=axis_name,
             )  # fmt: skip
             named = {"loss": per_image, **parts}
             means = {name: jnp.mean(values) for name, values in named.items() if name != "t"}
@@ -229,24 +238,40 @@ def build(config: ml_collections.ConfigDict) -> Parts:
             "0: there is no class to withhold"
         )
     sde = sde_lib.from_config(config)
-    make = models.classifier_from_config if classifies(config) else models.from_config
-    module = make(config)
+    module, captioned = _network(config)
     levels = data.grey_levels(config.data.dataset)
     objective = Objective(
         apply=module.apply,
-        loss=losses.from_config(config, sde),
+        loss=losses.from_config(config, sde, captions=captioned),
         levels=levels,
         centered=config.data.centered,
         dequantize=config.data.uniform_dequantization,
         time_draws=config.training.time_draws,
-        num_labels=0 if classifies(config) else config.model.num_labels,
+        num_labels=config.model.num_labels if has_score(config) else 0,
         label_dropout=config.training.label_dropout,
+        across_images=config.training.objective == losses.CLIP,
     )
     return Parts(sde, module, objective, image_shape(config), levels)
 
 
+def _network(config: ml_collections.ConfigDict) -> tuple[Any, jax.Array | None]:
+    """The network that the objective trains, and the captions that it is told of, if any."""
+    if classifies(config):
+        return models.classifier_from_config(config), None
+    if config.training.objective == losses.CLIP:
+        clip = models.clip_from_config(config, captions.VOCABULARY, captions.END)
+        names = data.class_names(config.data.dataset)
+        return clip, jnp.asarray(captions.table(names, config.clip.text_length))
+    return models.from_config(config), None
+
+
+def has_score(config: ml_collections.ConfigDict) -> bool:
+    """Whether the run trains a score; else it trains a network that is to guide one."""
+    return config.training.objective not in losses.GUIDES
+
+
 def classifies(config: ml_collections.ConfigDict) -> bool:
-    """Whether the run trains the noisy classifier of `config.classifier`, and no score."""
+    """Whether the run trains the noisy classifier of `config.classifier`."""
     return config.training.objective == losses.CLASSIFIER
 
 
@@ -264,7 +289,7 @@ def with_data(config: ml_collections.ConfigDict, parts: Parts, dataset: data.Dat
                 f"classifier.num_classes is {config.classifier.num_classes}, but {dataset.name} "
                 f"has {found} classes; valid values: {found} or more"
             )
-    elif known and found > known:
+    elif has_score(config) and known and found > known:
         raise ValueError(
             f"model.num_labels is {known}, but {dataset.name} has {found} classes; "
             f"valid values: 0, {found} or more"
@@ -337,7 +362,8 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
     stored = workdir / "config.json"
     if stored.exists():
         earlier = configs.complete(json.loads(stored.read_text()))
-        free = [name for name in FREE_TO_CHANGE if name != "classifier.*" or not classifies(config)]
+        own = () if has_score(config) else ("classifier.*", "clip.*")
+        free = [name for name in FREE_TO_CHANGE if name not in own]
         differences = config_differences(earlier, config.to_dict(), free)
         if differences:
             raise ValueError(
@@ -449,8 +475,9 @@ class HeldOutLoss:
         def losses_of(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
             images, classes = drawn
             per_image, named = parts.objective(
-                params, images, classes, key, indices, count, train=False, flip=False
-            )
+                params, images, classes, key, indices, count,
+                train=False, flip=False, axis_name=parallel.AXIS,
+            )  # fmt: skip
             t = jnp.maximum(named["t"], parts.sde.training_eps)  # at 0 there is no noise
             return {**named, "loss": per_image, "log_snr": parts.sde.log_snr(t)}
 

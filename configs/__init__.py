@@ -46,6 +46,7 @@ RULES: dict[str, Rule] = {
             "sampling.num_samples",
             "control.num_images",
             "control.num_variants",
+            "control.num_examples",
             "control.batch_size",
             "control.factor",
             "control.blur_std",
@@ -53,6 +54,7 @@ RULES: dict[str, Rule] = {
             "control.repeats",
             "control.iterations",
             "eval.num_samples",
+            "eval.seeds",
             "eval.bpd_num_repeats",
             "eval.bpd_bound_draws",
             "data.image_size",
@@ -64,6 +66,11 @@ RULES: dict[str, Rule] = {
             "classifier.widen_factor",
             "classifier.blocks_per_group",
             "classifier.fourier_scale",
+            "clip.embedding_dim",
+            "clip.text_width",
+            "clip.text_layers",
+            "clip.text_heads",
+            "clip.text_length",
             "optim.lr",
             "optim.eps",
         ],
@@ -164,6 +171,17 @@ def complete(stored: dict[str, Any]) -> dict[str, Any]:
         known = whole.get(section)
         whole[section] = {**known, **fields} if isinstance(known, dict) else fields
     return whole
+
+
+def from_stored(stored: dict[str, Any]) -> ConfigDict:
+    """The config of an earlier run, from its config.json, in which tuples are lists."""
+
+    def tuples(value: Any) -> Any:
+        if isinstance(value, dict):
+            return {name: tuples(inner) for name, inner in value.items()}
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    return ConfigDict(tuples(complete(stored))).lock()
 
 
 def _number(value: Any) -> bool:

@@ -20,6 +20,7 @@ def base() -> ConfigDict:
             "data": _data(),
             "model": _model(),
             "classifier": _classifier(),
+            "clip": _clip(),
             "control": _control(),
             "optim": _optim(),
         }
@@ -46,7 +47,7 @@ def _training() -> dict:
         "ema_rates": (),  # of further averages beside model.ema_rate's
         "ema_profiles": (),  # relative widths of power-function averages, (0.05, 0.1) for instance
         "ema_snapshot_freq": 20000,  # steps after which those of ema_profiles are kept
-        "objective": "dsm",  # "esm", "ism", "ssm", "ssm_vr", "classifier": docs/objectives.md
+        "objective": "dsm",  # and "esm", "ism", "ssm", "ssm_vr", "classifier", "clip"
         "weighting": "",  # "noise", "score", "x0", "velocity", "edm", "likelihood"; "": noise
         "time": "uniform",  # how t is distributed: "likelihood", "log_normal", "fixed"
         "time_draws": "independent",  # in a batch; "antithetic", "stratified"
@@ -93,6 +94,8 @@ def _eval() -> dict:
     return {
         "batch_size": 1024,
         "num_samples": 50000,
+        "seeds": 1,  # of sampling, from sampling.seed on; several give each number a spread
+        "keep_samples": False,  # the drawn images as npz shards, for a later evaluation too
         "begin_ckpt": 9,  # in snapshots: step begin_ckpt * training.snapshot_freq
         "end_ckpt": 26,
         "enable_loss": True,
@@ -193,6 +196,16 @@ def _classifier() -> dict:
     }
 
 
+def _clip() -> dict:
+    return {  # of noisy images and texts, for guidance; its image tower is of section classifier
+        "embedding_dim": 64,  # of the space that both towers map to
+        "text_width": 64,
+        "text_layers": 2,
+        "text_heads": 4,
+        "text_length": 48,  # in bytes, the end included
+    }
+
+
 def _control() -> dict:
     return {  # of --mode=control: docs/controllable.md
         "task": "inpaint",  # a name in control.TASKS
@@ -210,12 +223,15 @@ def _control() -> dict:
         "noise_std": 0.0,  # of the measurement, in the range that the network sees
         "iterations": 3,  # this and the next: method "posterior", conjugate gradients, and
         "damping": 0.02,  # what keeps a network's errors out of them
-        "scale": 1.0,  # of the guidance: "posterior", "dps", "class"
-        "interval": (),  # "class": noise levels sigma / alpha between which scale acts; (): all
-        "classes": (),  # "class"; (): all
+        "scale": 1.0,  # "posterior", "dps", "class", "prompt": of guidance; "attribute": of a step
+        "interval": (),  # "class", "prompt": noise levels sigma / alpha where scale acts; (): all
+        "classes": (),  # "class"; (): all; "attribute": (from, to)
+        "num_examples": 64,  # "attribute": training images of each class, for their mean latents
         "official": False,  # method "replace": as the original code
         "jump": 10,  # this and the next: method "repaint", steps taken again and how many times
         "repeats": 5,
+        "guide": "",  # a run that guides: of a classifier, method "classifier"; of a CLIP, "prompt"
+        "prompt": "",  # "prompt": a text, or several separated by semicolons
         "start": 0.3,  # "sdedit": the time to which images are noised, as a share of T
         "temperature": 1.0,  # "reconstruct", "interpolate": factor on the latents
     }

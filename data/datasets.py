@@ -1,6 +1,7 @@
 """Data sets by name: images (or points) and labels, in RAM where they fit.
 
-The points of `data/toy.py` are drawn where they are needed. For images `load` looks, in this order,
+The points of `data/toy.py` are drawn where they are needed, and the images of a user's folder read
+where they are. For other images `load` looks, in this order,
 for the official files in the folder the user named (or where a distribution's package puts them),
 for prepared array_record data (`<folder>/<name>/<version>`, ours or TFDS's own), and else downloads
 and prepares them. TensorFlow is never needed.
@@ -23,17 +24,22 @@ from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
+import tqdm
 
 from data.builder import ImageBuilder
 from data.cifar10 import Cifar10
 from data.digits import Digits
+from data.emoji import Emoji
 from data.fashion_mnist import FashionMnist
+from data.folder import ImageFolder
 from data.toy import Checkerboard, GaussianMixture, PointSet, SwissRoll, TwoMoons
 
-DATASETS: dict[str, type[ImageBuilder] | type[PointSet]] = {
+DATASETS: dict[str, type[ImageBuilder] | type[ImageFolder] | type[PointSet]] = {
     "digits": Digits,
     "fashion_mnist": FashionMnist,
     "cifar10": Cifar10,
+    "emoji": Emoji,
+    "folder": ImageFolder,
     "mixture": GaussianMixture,
     "two_moons": TwoMoons,
     "checkerboard": Checkerboard,
@@ -41,7 +47,7 @@ DATASETS: dict[str, type[ImageBuilder] | type[PointSet]] = {
 }
 
 RAM_LIMIT = 4 << 30  # bytes of images that are kept in RAM; larger sets are read record by record
-_CHUNK = 4096  # records decoded at a time while a set is read into RAM
+_CHUNK = 512  # records decoded at a time while a set is read into RAM
 
 
 class Column:
@@ -112,8 +118,9 @@ class Dataset:
     @functools.cached_property
     def fingerprint(self) -> str:
         """Says whether two data sets are the same examples in the same order (as far as read)."""
-        content = 0
-        if isinstance(self.images, np.ndarray):
+        if isinstance(self.images, Column):
+            content = getattr(self.images.records, "checksum", 0)
+        else:
             content = zlib.crc32(np.ascontiguousarray(self.images).data)
             content = zlib.crc32(np.ascontiguousarray(self.labels).data, content)
         return f"{self.name}/{self.split}/{len(self)}/{content:08x}"
@@ -132,8 +139,8 @@ def load(
     Args:
       name: a key of `DATASETS`, in any case.
       split: "train" or "test".
-      data_dir: a folder with the official files, or one with prepared data.
-      image_size, num_channels: what the caller expects; images are never resized.
+      data_dir: a folder with the official files, or one with prepared data; the folder of "folder".
+      image_size, num_channels: what the caller expects; only images of "folder" are made to fit.
       ram_limit: bytes of images up to which the set is kept in RAM.
 
     Raises:
@@ -145,25 +152,21 @@ def load(
     builder = DATASETS[name.lower()]
     if split not in builder.SPLITS:
         raise ValueError(f"unknown split {split!r} of {name}: it is {' or '.join(builder.SPLITS)}")
-    height, width, channels = builder.IMAGE_SHAPE
-    if image_size is not None and (image_size, image_size) != (height, width):
-        raise ValueError(f"{name} has images of {height}x{width} pixels, not {image_size}")
-    if num_channels is not None and num_channels != channels:
-        raise ValueError(f"{name} has {channels} channel(s), not {num_channels}")
-
-    if issubclass(builder, PointSet):
-        images, labels = builder.draw(split)
+    if issubclass(builder, ImageFolder):
+        files = builder(data_dir, split, image_size, num_channels)
+        images, _ = _columns(files, files.image_shape, ram_limit)
+        labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
     else:
-        images, labels = _open(builder, split, data_dir, ram_limit)
-    return Dataset(
-        name.lower(),
-        split,
-        images,
-        labels,
-        builder.LEVELS,
-        builder.IMAGE_SHAPE,
-        builder.NUM_CLASSES,
-    )
+        shape, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
+        if image_size is not None and (image_size, image_size) != shape[:2]:
+            raise ValueError(f"{name} has images of {shape[0]}x{shape[1]} pixels, not {image_size}")
+        if num_channels is not None and num_channels != shape[2]:
+            raise ValueError(f"{name} has {shape[2]} channel(s), not {num_channels}")
+        if issubclass(builder, PointSet):
+            images, labels = builder.draw(split)
+        else:
+            images, labels = _open(builder, split, data_dir, ram_limit)
+    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes)
 
 
 def from_config(config: Any, split: str) -> Dataset:
@@ -181,6 +184,22 @@ def from_config(config: Any, split: str) -> Dataset:
 def grey_levels(name: str) -> int:
     """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`."""
     return DATASETS.get(name.lower(), ImageBuilder).LEVELS
+
+
+def class_names(name: str) -> tuple[str, ...]:
+    """What the classes of the data set `name` are called, in their order.
+
+    Raises:
+      ValueError: nothing is known of them.
+    """
+    names: tuple[str, ...] = getattr(DATASETS.get(name.lower()), "NAMES", ())
+    if not names:
+        named = (known for known, builder in DATASETS.items() if getattr(builder, "NAMES", ()))
+        raise ValueError(
+            f"the classes of data.dataset={name!r} have no names to make captions of; those of "
+            f"{', '.join(named)} do"
+        )
+    return names
 
 
 def check_points(config: Any) -> None:
@@ -220,10 +239,7 @@ def _open(
         roots.append(pathlib.Path(tfds_root).expanduser())
     made = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
-        records = made.as_data_source(split=split)
-        if len(records) * int(np.prod(builder.IMAGE_SHAPE)) > ram_limit:
-            return Column(records, "image"), Column(records, "label")
-        return _read_all(builder, records)
+        return _columns(made.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
     except Exception as error:  # TFDS, array_record and Pillow each have their own
         reason = _one_line(error)
         raise ValueError(f"{made.data_dir} is damaged, remove that folder: {reason}") from error
@@ -279,10 +295,14 @@ def _quiet(progress: bool) -> Iterator[None]:
             tqdm_utils.enable_progress_bar()
 
 
-def _read_all(builder: type[ImageBuilder], records: Sequence[Any]) -> tuple[np.ndarray, np.ndarray]:
-    images = np.empty((len(records), *builder.IMAGE_SHAPE), np.uint8)
+def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple[Any, Any]:
+    """Images [n, *shape] and labels [n] of random-access records, in RAM if they fit."""
+    if len(records) * int(np.prod(shape)) > ram_limit:
+        return Column(records, "image"), Column(records, "label")
+    images = np.empty((len(records), *shape), np.uint8)
     labels = np.empty(len(records), np.int32)
-    for start in range(0, len(records), _CHUNK):
+    starts = range(0, len(records), _CHUNK)
+    for start in tqdm.tqdm(starts, "reading images", leave=False, delay=5.0, unit_scale=_CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(records)))
         items = fetch(records, rows)
         images[rows] = [item["image"] for item in items]

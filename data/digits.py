@@ -19,6 +19,7 @@ class Digits(ImageBuilder):
 
     IMAGE_SHAPE = (8, 8, 1)
     LEVELS = 17
+    NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:

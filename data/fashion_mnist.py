@@ -19,6 +19,18 @@ class FashionMnist(ImageBuilder):
 
     TFDS_VERSIONS = ("3.0.1",)
     IMAGE_SHAPE = (28, 28, 1)
+    NAMES = (
+        "T-shirt",
+        "trouser",
+        "pullover",
+        "dress",
+        "coat",
+        "sandal",
+        "shirt",
+        "sneaker",
+        "bag",
+        "ankle boot",
+    )
     URL = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
     CHECKSUMS = {  # noqa: RUF012
         "train-images-idx3-ubyte.gz": (

@@ -75,6 +75,30 @@ def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = Fa
     return jnp.clip(k, 0, levels - 1).astype(jnp.uint8)
 
 
+def inverse_scale_of_grey(
+    x: Pixels, levels: int, centered: bool, dequantized: bool = False
+) -> jax.Array:
+    """As `inverse_scale` for colour images [..., 3], but R + G + B are those of x, rounded once.
+
+    `inverse_scale` rounds and clips the colours one by one, which moves their mean by a third of a
+    level, or by much where a colour is out of range. Here a pixel with a colour out of range first
+    moves towards its own grey g = (R + G + B) / 3 as far as it must, g + lambda (x - g), which
+    keeps its hue; then all are rounded down, and the levels that are missing from the sum go to the
+    largest remainders, one each. Grey that is out of range itself is clipped.
+    """
+    y = (jnp.asarray(x) + 1.0) / 2.0 if centered else jnp.asarray(x)
+    k = levels * y - 0.5 if dequantized else (levels - 1) * y
+    grey = jnp.clip(jnp.mean(k, -1, keepdims=True), 0.0, levels - 1.0)
+    colour = k - jnp.mean(k, -1, keepdims=True)
+    room = jnp.where(colour > 0.0, levels - 1.0 - grey, grey)
+    share = jnp.min(room / jnp.maximum(jnp.abs(colour), 1e-6), -1, keepdims=True)
+    k = grey + jnp.minimum(share, 1.0) * colour
+    whole = jnp.floor(k)
+    missing = jnp.round(3.0 * grey) - jnp.sum(whole, -1, keepdims=True)
+    rank = jnp.argsort(jnp.argsort(whole - k, -1), -1)  # 0: the largest remainder
+    return jnp.clip(whole + (rank < missing), 0, levels - 1).astype(jnp.uint8)
+
+
 def to_display(x: Pixels, levels: int) -> jax.Array:
     """Levels 0..L-1 to the 0..255 of picture files, uint8, rounded; any shape."""
     return jnp.round(jnp.asarray(x, jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)

@@ -133,7 +133,15 @@ def load(
       train, test: the two splits.
       cache_dir: by default `classifiers` beside the prepared data sets.
       recipe: how to train.
+
+    Raises:
+      ValueError: all images have the same label.
     """
+    if train.num_classes < 2:
+        raise ValueError(
+            f"{train.name} has no labels, and features of its own classes cannot be learned: sort "
+            "its images into sub-folders, or compare them by --config.eval.features=inception"
+        )
     folder = pathlib.Path(cache_dir) if cache_dir else default_folder() / "classifiers"
     key = json.dumps([train.fingerprint, test.fingerprint, dataclasses.asdict(recipe)])
     digest = hashlib.sha256(key.encode()).hexdigest()[:16]

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from models.classifier import BASE_WIDTH, NoisyClassifier
+from models.clip import CLIP
 from models.ddpm import DDPM
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
@@ -25,6 +26,7 @@ from models.ncsnpp import NCSNpp
 from models.score import class_log_prob, continuous_labels, discrete_labels, score_fn
 
 __all__ = [
+    "CLIP",
     "DDPM",
     "MLP",
     "MODELS",
@@ -34,6 +36,7 @@ __all__ = [
     "NoisyClassifier",
     "class_log_prob",
     "classifier_from_config",
+    "clip_from_config",
     "continuous_labels",
     "discrete_labels",
     "from_config",
@@ -167,14 +170,7 @@ def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
     Raises:
       ValueError: an unknown choice, or fewer than two classes.
     """
-    classifier = config.classifier
-    shared = {
-        "dropout": classifier.dropout,
-        "nonlinearity": classifier.nonlinearity.lower(),
-        "embedding_type": classifier.embedding_type.lower(),
-        "fourier_scale": classifier.fourier_scale,
-        "dtype": _dtype(classifier.dtype, "classifier.dtype"),
-    }
+    classifier, shared = config.classifier, _of_noisy_images(config)
     if config.data.image_size == 1:
         return MLP(
             nf=BASE_WIDTH * classifier.widen_factor,
@@ -188,6 +184,42 @@ def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
         blocks_per_group=classifier.blocks_per_group,
         **shared,
     )
+
+
+def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
+    """CLIP, whose image tower `config.classifier` describes, and the rest `config.clip`.
+
+    Args:
+      vocabulary, end: of the tokens: how many there are, and which one ends a text.
+
+    Raises:
+      ValueError: an unknown choice, a text width that its heads do not share, or points.
+    """
+    if config.data.image_size == 1:
+        raise ValueError(
+            f"training.objective='clip' needs images; data.dataset={config.data.dataset!r} has "
+            "points"
+        )
+    return CLIP(
+        vocabulary,
+        end,
+        **config.clip.to_dict(),
+        widen_factor=config.classifier.widen_factor,
+        blocks_per_group=config.classifier.blocks_per_group,
+        **_of_noisy_images(config),
+    )
+
+
+def _of_noisy_images(config: Any) -> dict[str, Any]:
+    """What every network of `config.classifier` takes from it."""
+    classifier = config.classifier
+    return {
+        "dropout": classifier.dropout,
+        "nonlinearity": classifier.nonlinearity.lower(),
+        "embedding_type": classifier.embedding_type.lower(),
+        "fourier_scale": classifier.fourier_scale,
+        "dtype": _dtype(classifier.dtype, "classifier.dtype"),
+    }
 
 
 def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:

@@ -80,32 +80,63 @@ class NoisyClassifier(nn.Module):
 
         `dropout_keys [B]`, one key per image, switch dropout on.
         """
-        groups = (1, 2, 4)
-        check_resolution(x, len(groups))
-        act, width = ACTIVATIONS[self.nonlinearity], BASE_WIDTH * self.widen_factor
-        if self.embedding_type == "fourier":
-            features = GaussianFourierProjection(width, self.fourier_scale)(jnp.log(labels))
-        else:
-            features = positional_embedding(labels, width)
-        temb = noise_embedding(features, width, act)
-        keys = per_block_keys(dropout_keys)
-
-        centred = x - jnp.mean(x, (1, 2, 3), keepdims=True)
-        variance = jnp.mean(jnp.square(centred), (1, 2, 3), keepdims=True)
-        h = centred * jax.lax.rsqrt(variance + 1.0 / x[0].size)
-        h = Conv(BASE_WIDTH, dtype=self.dtype)(h)
-        for group, multiple in enumerate(groups):
-            for i in range(self.blocks_per_group):
-                block = ResnetBlockBigGANpp(
-                    multiple * width,
-                    act,
-                    dropout=self.dropout,
-                    resample=_halve if group > 0 and i == 0 else None,
-                    dtype=self.dtype,
-                )
-                h = block(h, temb, next(keys))
-        h = jnp.mean(act(GroupNorm()(h)), (1, 2))
+        h = noisy_features(
+            x,
+            labels,
+            dropout_keys,
+            widen_factor=self.widen_factor,
+            blocks_per_group=self.blocks_per_group,
+            dropout=self.dropout,
+            nonlinearity=self.nonlinearity,
+            embedding_type=self.embedding_type,
+            fourier_scale=self.fourier_scale,
+            dtype=self.dtype,
+        )
         return nn.Dense(self.num_classes)(h)
+
+
+def noisy_features(
+    x: jax.Array,
+    labels: jax.Array,
+    dropout_keys: jax.Array | None,
+    *,
+    widen_factor: int,
+    blocks_per_group: int,
+    dropout: float,
+    nonlinearity: str,
+    embedding_type: str,
+    fourier_scale: float,
+    dtype: Any,
+) -> jax.Array:
+    """What `NoisyClassifier` knows of images before it decides, [B, 64 widen_factor].
+
+    Its layers are those of the calling module. The arguments are the classifier's attributes.
+    """
+    groups = (1, 2, 4)
+    check_resolution(x, len(groups))
+    act, width = ACTIVATIONS[nonlinearity], BASE_WIDTH * widen_factor
+    if embedding_type == "fourier":
+        features = GaussianFourierProjection(width, fourier_scale)(jnp.log(labels))
+    else:
+        features = positional_embedding(labels, width)
+    temb = noise_embedding(features, width, act)
+    keys = per_block_keys(dropout_keys)
+
+    centred = x - jnp.mean(x, (1, 2, 3), keepdims=True)
+    variance = jnp.mean(jnp.square(centred), (1, 2, 3), keepdims=True)
+    h = centred * jax.lax.rsqrt(variance + 1.0 / x[0].size)
+    h = Conv(BASE_WIDTH, dtype=dtype)(h)
+    for group, multiple in enumerate(groups):
+        for i in range(blocks_per_group):
+            block = ResnetBlockBigGANpp(
+                multiple * width,
+                act,
+                dropout=dropout,
+                resample=_halve if group > 0 and i == 0 else None,
+                dtype=dtype,
+            )
+            h = block(h, temb, next(keys))
+    return jnp.mean(act(GroupNorm()(h)), (1, 2))
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -13,7 +13,9 @@ Each is a bilinear JAX primitive, and the transpose of each is one of the other 
 last two as transposed convolutions, which its CPU backend runs 30 to 80 times slower inside a loop
 (`scan`, `while`) than outside. Hence on CPU they are written as forward convolutions: `conv_dx`
 with the kernel flipped in space and its channels exchanged, `conv_dw` with batch and channels
-exchanged and the cotangent as kernel. Other platforms get XLA's own form.
+exchanged and the cotangent as kernel. Images smaller than the kernel, which that backend convolves
+20 times slower than others, are multiplied with it as one matrix of patches. Other platforms get
+XLA's own form.
 """
 
 from __future__ import annotations
@@ -72,6 +74,37 @@ def _dw_transposed(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
     return jax.linear_transpose(lambda w: _conv(x, w, geometry), w)(g)[0]
 
 
+def _conv_cpu(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    if not _smaller(x, w):
+        return _conv(x, w, geometry)
+    return _patches(x, w, geometry.stride, geometry.dilation, geometry.padding, (1, 1))
+
+
+def _smaller(x: jax.Array, w: jax.Array) -> bool:
+    return x.shape[1] < w.shape[0] or x.shape[2] < w.shape[1]
+
+
+def _patches(
+    x: jax.Array,
+    w: jax.Array,
+    stride: Ints,
+    dilation: Ints,
+    padding: Sequence[tuple[int, int]],
+    spacing: Ints,
+) -> jax.Array:
+    """The convolution as a product of patches [B, H', W', h w C] of x, spaced out and padded."""
+    margins = [(*padding[i], spacing[i] - 1) for i in range(2)]
+    x = lax.pad(x, jnp.zeros((), x.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
+    starts = [x.shape[1 + i] - (w.shape[i] - 1) * dilation[i] for i in range(2)]
+
+    def rows(i: int, tap: int) -> slice:
+        first = tap * dilation[i]
+        return slice(first, first + starts[i], stride[i])
+
+    taps = [x[:, rows(0, i), rows(1, j)] for i, j in np.ndindex(*w.shape[:2])]
+    return jnp.concatenate(taps, -1) @ w.reshape(-1, w.shape[3])
+
+
 def _dx_forward(g: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
     padding = []
     for i in range(2):
@@ -79,9 +112,12 @@ def _dx_forward(g: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
         before = reach - geometry.padding[i][0]
         dilated = (g.shape[1 + i] - 1) * geometry.stride[i] + 1
         padding.append((before, geometry.image[i] + reach - dilated - before))
+    w = jnp.flip(w, (0, 1)).swapaxes(2, 3)
+    if _smaller(g, w):
+        return _patches(g, w, (1, 1), geometry.dilation, padding, geometry.stride)
     return lax.conv_general_dilated(
         g,
-        jnp.flip(w, (0, 1)).swapaxes(2, 3),
+        w,
         (1, 1),
         padding,
         lhs_dilation=geometry.stride,
@@ -143,7 +179,7 @@ def _bilinear(
     return primitive
 
 
-conv_p = _bilinear("conv", _conv, _conv, free=((0, 0), (3, 3)))
+conv_p = _bilinear("conv", _conv, _conv_cpu, free=((0, 0), (3, 3)))
 conv_dx_p = _bilinear("conv_dx", _dx_transposed, _dx_forward, free=((0, 0), (2, 3)))
 conv_dw_p = _bilinear("conv_dw", _dw_transposed, _dw_forward, free=((3, 2), (3, 3)))
 

@@ -71,7 +71,7 @@ ADDED = {
         "checkpoint", "ema", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
-        "stats_path", "stats_images",
+        "stats_path", "stats_images", "seeds", "keep_samples",
     },
     "data": {"data_dir"},
     "model": {
@@ -82,11 +82,12 @@ ADDED = {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
         "embedding_type", "fourier_scale", "dtype",
     },
+    "clip": {"embedding_dim", "text_width", "text_layers", "text_heads", "text_length"},
     "control": {
         "task", "method", "split", "num_images", "num_variants", "seed", "batch_size", "mask",
         "mask_share", "factor", "blur_std", "num_measurements", "noise_std", "iterations",
         "damping", "scale", "interval", "classes", "official", "jump", "repeats", "start",
-        "temperature",
+        "temperature", "prompt", "guide", "num_examples",
     },
     "optim": {"clip_rule", "schedule", "decay_steps", "decay_to"},
 }  # fmt: skip
@@ -246,6 +247,7 @@ def test_misspelt_fields_are_refused_in_files_and_on_the_command_line() -> None:
         ("model.conv_size", 5, "3, the only one"),
         ("optim.amsgrad", True, "False, the only one"),
         ("eval.end_ckpt", 3, "begin_ckpt"),
+        ("eval.seeds", 0, "positive"),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(field: str, value: Any, words: str) -> None:

@@ -105,6 +105,8 @@ def test_a_class_out_of_range_is_no_class() -> None:
 
     found = controllable.of_class(log_prob, jnp.array([0, 2, -1]))(jnp.zeros((3, 1)), jnp.ones(3))
     np.testing.assert_array_equal(jnp.isnan(found), [False, True, True])
+    with pytest.raises(ValueError, match="3 classes for 1 images"):
+        controllable.of_class(log_prob, jnp.array([0, 0, 1]))(jnp.zeros((1, 1)), jnp.ones(1))
 
 
 # In-filling.

@@ -21,6 +21,9 @@ GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "cropped": ((8, 9), 3, 1, ((-1, 2), (0, -1)), 1),
     "everything": ((9, 10), 4, 3, ((2, 1), (0, 3)), 2),
     "pointwise": ((6, 5), 1, 2, "SAME", 1),
+    "small": ((2, 2), 3, 1, "SAME", 1),
+    "small, strided": ((3, 2), 3, 2, "SAME", 1),
+    "small, everything": ((3, 5), 4, 2, ((4, 3), (2, 4)), 2),
 }
 
 
@@ -47,10 +50,14 @@ def assert_close(ours, theirs, tolerance=2e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", ["dilated", "strided", "everything", "pointwise"])
+@pytest.mark.parametrize("name", ["dilated", "strided", "everything", "pointwise", "small"])
 def test_derivatives_of_every_order(name: str) -> None:
     """Value, gradient, and second derivatives by every mix of forward and reverse mode."""
-    image, size, *options = GEOMETRIES[name]
+    with jax.enable_x64(True):
+        check_derivatives(*GEOMETRIES[name])
+
+
+def check_derivatives(image: tuple[int, int], size: int, *options: Any) -> None:
     x, w = normal(0, 2, *image, 3), normal(1, size, size, 3, 4)
     tangents = normal(2, *x.shape), normal(3, *w.shape)
 
@@ -76,7 +83,8 @@ def test_derivatives_of_every_order(name: str) -> None:
             )
         )(x, w)
 
-    assert_close(derivatives(conv), derivatives(lax_conv))
+    assert x.dtype == jnp.float64
+    assert_close(derivatives(conv), derivatives(lax_conv), 1e-13)
 
 
 @pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "pointwise"])

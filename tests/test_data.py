@@ -145,8 +145,8 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
     [
         (
             ("digit", "train"),
-            "unknown data set 'digit': it is one of checkerboard, cifar10, digits, "
-            "fashion_mnist, mixture, swiss_roll, two_moons",
+            "unknown data set 'digit': it is one of checkerboard, cifar10, digits, emoji, "
+            "fashion_mnist, folder, mixture, swiss_roll, two_moons",
         ),
         (("digits", "valid"), "unknown split 'valid' of digits: it is train or test"),
         (("digits", "train", None, 32), "digits has images of 8x8 pixels, not 32"),

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import controllable
 import sampling
 import solvers
 from sde_lib import SDE, VPSDE
@@ -41,9 +42,18 @@ def one_gaussian(shape: tuple[int, ...]) -> gaussians.Mixture:
     return gaussians.gaussian(0.5 * ramp, 0.2 + 0.4 * ramp**2, shape)
 
 
+PART = 1  # of the mixture, which guidance is to bring forth
+
+
+def part_of(mixture: gaussians.Mixture) -> gaussians.Mixture:
+    """The part `PART` alone: what is drawn of its class."""
+    return gaussians.Mixture(jnp.ones(1), mixture.means[PART, None], mixture.stds[PART, None])
+
+
 DATA = {
     "gaussian-2": one_gaussian((2,)),
     "mixture-2": three_modes((2,)),
+    "part-2": part_of(three_modes((2,))),
     "gaussian-64": one_gaussian((8, 8, 1)),
     "mixture-64": three_modes((8, 8, 1)),
 }
@@ -150,6 +160,7 @@ EVERY = [name for name in SAMPLERS if name != "smld"]
             )
             for kind in gaussians.SDES
             for data in DATA
+            if data != "part-2"
         ),
     ],
     ids=lambda value: "" if isinstance(value, list) else value,
@@ -178,6 +189,48 @@ def test_samplers_draw_from_the_data(kind: str, data: str, names: list[str], ste
         assert excess(samples[name].x, exact_draws(data)[0], data) < 5, name
         if name != names[0]:
             assert excess(samples[name].x, samples[names[0]].x, data) < 5, name
+
+
+def guided_to_the_part(sde: SDE) -> dict[str, Any]:
+    """Scores that are all to be those of `PART` in the mixture, which is the class."""
+    mixture = DATA["mixture-2"]
+
+    def classifier(x: jax.Array, t: jax.Array) -> jax.Array:
+        return jax.vmap(lambda x, t: jax.nn.log_softmax(mixture._log_parts(sde, x, t)))(x, t)
+
+    free, told = mixture.score_fn(sde), DATA["part-2"].score_fn(sde)
+
+    def likelihood(x: jax.Array, t: jax.Array) -> jax.Array:
+        return controllable.of_class(classifier, jnp.full(len(x), PART))(x, t)
+
+    return {
+        "classifier": controllable.guided(free, likelihood),
+        "classifier_free": controllable.classifier_free(free, told, 1.0),
+    }
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_guidance_draws_from_the_class(kind: str) -> None:
+    """By the exact classifier at scale 1, and classifier-free with exact scores."""
+    names = ["euler_maruyama", "reverse_diffusion+langevin", "unipc_3", "dpmpp_2m_sde"]
+    samplers = {name: SAMPLERS[name] for name in names}
+    samplers["ode"] = functools.partial(sampling.ode_sampler, rtol=1e-4, atol=1e-4)
+    sde = dataclasses.replace(gaussians.SDES[kind], N=500)
+
+    @jax.jit
+    def draw() -> dict[tuple[str, str], sampling.Samples]:
+        return {
+            (name, guide): sampler(sde, score, normal_noise(COUNT, (2,), 1))
+            for name, sampler in samplers.items()
+            for guide, score in guided_to_the_part(sde).items()
+        }
+
+    exact = exact_draws("part-2")[0]
+    for case, samples in draw().items():
+        assert samples.ok.all(), case
+        assert excess(samples.x, exact, "part-2") < 5, case
+    assert excess(exact_draws("mixture-2")[0], exact, "part-2") > 50, "the class matters"
 
 
 def test_the_distances_tell_wrong_data_apart() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 import evaluate
+import report
 import reports
 import train
 from tests import tiny
@@ -87,6 +88,8 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
         return results
 
     whole = evaluate.evaluate
+    reported: list[list[str]] = []
+    monkeypatch.setattr(report, "write", lambda *given: reported.append(list(given[-1])))
     monkeypatch.setattr(evaluate, "evaluate", one_run)
     with pytest.raises(KeyboardInterrupt):
         whole(config, tmp_path, "eval")
@@ -95,6 +98,7 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     results = whole(config, tmp_path, "eval")["runs"]
     assert done[4:] == ["eval/step_400_ode"]
     assert [run["fid"] for run in results.values()] == [1, 2, 3, 5]
+    assert reported == [list(evaluate.planned(config, tmp_path))]
     assert (tmp_path / "eval" / "results.json").is_file()
     header, _, *rows = capsys.readouterr().out.splitlines()[:6]
     assert header.split() == ["evaluation", "step", "NFE", "FID"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import pathlib
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -32,11 +33,17 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     return workdir
 
 
-def draw(trained: pathlib.Path, indices: np.ndarray, batch_size: int, **changes) -> np.ndarray:
+def draw(
+    trained: pathlib.Path,
+    indices: np.ndarray,
+    batch_size: int,
+    seed: int | None = None,
+    **changes: Any,
+) -> np.ndarray:
     config = tiny.config(sampling__batch_size=batch_size, **changes)
     parts = train.build(config)
     restored = generate.restore(config, parts, trained)
-    batches = generate.Generator(config, parts)(restored.params, indices, description="")
+    batches = generate.Generator(config, parts)(restored.params, indices, "", seed)
     return np.concatenate([drawn["image"] for _, drawn in batches])
 
 
@@ -44,7 +51,7 @@ def draw(trained: pathlib.Path, indices: np.ndarray, batch_size: int, **changes)
 def test_an_image_depends_on_its_index_alone(
     method: str, trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    changes = {
+    changes: dict[str, Any] = {
         "sampling__method": method,
         "sampling__corrector": "langevin",
         "sampling__rtol": 1e-3,
@@ -58,6 +65,8 @@ def test_an_image_depends_on_its_index_alone(
     use_devices(monkeypatch, 4)
     four = draw(trained, np.array([5, 3, 1]), 4, **changes)
     np.testing.assert_allclose(four, one[[5, 3, 1]], rtol=1e-4, atol=1e-4)
+    again = draw(trained, np.array([5, 3, 1]), 4, seed=0, **changes, sampling__seed=1)
+    np.testing.assert_array_equal(again, four)
 
 
 def test_the_mapped_function_sees_true_indices_and_rows_in_order(
@@ -122,7 +131,7 @@ def test_every_official_config_draws_images_without_its_data_set(
         generate.Generator(config, parts).draw.compiled,
         jax.eval_shape(jax.vmap(lambda _: init(jax.random.key(0))), jnp.zeros(1)),
         jax.ShapeDtypeStruct(batch, jnp.int32),
-        None,
+        jax.ShapeDtypeStruct(batch, jnp.uint32),
     )
     side = config.data.image_size
     assert drawn["image"].shape == (*batch, side, side, 3)

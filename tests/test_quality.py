@@ -7,7 +7,7 @@ import functools
 import json
 import pathlib
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +17,7 @@ import data
 import evaluate
 import generate
 import quality
+import shards
 from metrics import frechet, inception, inception_score, kernel, manifold, statistics
 from metrics.frechet import Moments
 from tests import tiny
@@ -258,24 +259,29 @@ def test_further_metrics_on_the_classifiers_features_bear_its_name():
 
 
 def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeypatch, tmp_path):
-    """`evaluate.inception_results` with a generator of known images."""
+    """`evaluate.sampling_results` with a generator of known images."""
     samples = fake_samples()
 
     class Generator:
         def __init__(self, *_):
             pass
 
-        def __call__(self, params, indices):
-            for part in np.array_split(indices, 3):
+        def __call__(self, params, indices, seed):
+            for part in np.split(indices, range(64, len(indices), 64)):
                 yield part, {"image": samples[part], "nfe": np.full(len(part), 7)}
 
     monkeypatch.setattr(generate, "Generator", Generator)
-    few = config(eval__metrics=("fid",), eval__num_samples=200)
+    few = config(eval__metrics=("fid",), eval__num_samples=200, sampling__batch_size=64)
     trained: Any = SimpleNamespace(params=None)
-    results = evaluate.inception_results(few, None, trained, tmp_path / "eval")  # type: ignore
+    folder, parts = tmp_path / "eval", cast(Any, None)
+    store = shards.Store(folder, {})
+    results = evaluate.sampling_results(few, parts, trained, folder, store)
     assert (results["num_samples"], results["nfe"]) == (200, 7)
-    assert results["fid"] == judged(few, samples[:200])["fid"]
+    assert results["fid"] == pytest.approx(judged(few, samples[:200])["fid"], rel=1e-9)
     assert (tmp_path / "eval" / "samples.png").exists()
+    monkeypatch.setattr(Generator, "__call__", None)  # a second time nothing is drawn
+    again = evaluate.sampling_results(few, parts, trained, folder, store)
+    assert again["fid"] == results["fid"]
     origin = {"step": 1, "weights": "EMA weights", "seed": 0, "examples": "images"}
     rows = dict(evaluate.table(results | origin))
     assert rows["FID"].startswith(f"{results['fid']:.3f}")

@@ -64,6 +64,34 @@ def test_scaling_round_trip(levels, centered):
     assert int(transforms.inverse_scale(jnp.float32(-7.0), levels, centered)) == 0
 
 
+@pytest.mark.parametrize(
+    ("levels", "centered", "dequantized"),
+    [(256, True, False), (17, False, False), (17, True, True)],
+)
+def test_rounding_of_colours_keeps_the_sum_of_their_levels(levels, centered, dequantized):
+    rounded = jax.jit(
+        lambda x: transforms.inverse_scale_of_grey(x, levels, centered, dequantized).astype(int)
+    )
+
+    def seen(k):
+        y = (k + 0.5) / levels if dequantized else k / (levels - 1)
+        return (2.0 * y - 1.0 if centered else y).astype(np.float32)
+
+    rng = np.random.default_rng(0)
+    image = np.concatenate([rng.integers(0, levels, (300, 3)), np.eye(3, dtype=int) * (levels - 1)])
+    np.testing.assert_array_equal(rounded(seen(image)), image)  # levels are levels
+    colour = rng.standard_normal(image.shape) * levels
+    wild = image.mean(-1, keepdims=True) + colour - colour.mean(-1, keepdims=True)
+    np.testing.assert_array_equal(rounded(seen(wild)).sum(-1), image.sum(-1))
+    inside = (levels - 1) * rng.uniform(size=image.shape)
+    found = rounded(seen(inside))
+    assert np.abs(found - inside).max() < 1.001
+    assert np.abs(found.sum(-1) - inside.sum(-1)).max() < 0.501
+    if levels == 256:  # grey 0.5 and 2.5 times (1, 0, -1), of which there is room for 0.5
+        bright = rounded(np.broadcast_to(np.array([3.0, 0.5, -2.0], np.float32), image.shape))
+        np.testing.assert_array_equal(bright[0], [255, 191, 128])  # of 255, 191.25, 127.5
+
+
 @pytest.mark.parametrize("levels", LEVELS)
 @pytest.mark.parametrize("centered", [False, True])
 def test_dequantisation_round_trip_is_exact(dequantized, levels, centered):

@@ -1,0 +1,14 @@
+"""The small reproduction on Fashion-MNIST: VP."""
+
+from ml_collections import ConfigDict
+
+from configs.fashion_mnist import score
+
+
+def get_config() -> ConfigDict:
+    config = score.get_config()
+    config.sampling.num_frames = 0
+    config.sampling.batch_size = 125
+    config.eval.num_samples = 500
+    config.eval.seeds = 3
+    return config

@@ -1,0 +1,101 @@
+"""Trains the networks of configs/small and measures the cells, as far as that is not done yet."""
+
+from __future__ import annotations
+
+import importlib
+import json
+import pathlib
+from collections.abc import Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import jax
+import ml_collections
+import numpy as np
+from tqdm import tqdm
+
+import evaluate
+import train
+from reproduction.cells import SCALES, SDES, Cell, Scale, few_steps, search, table_1, table_2
+from reproduction.claims import Claim, Verdict, claims, verdict
+
+Results = Mapping[str, Any]
+Config: TypeAlias = ml_collections.ConfigDict
+
+
+def load(dataset: str, sde: str) -> Config:
+    return importlib.import_module(f"configs.small.{dataset}_{sde}").get_config()
+
+
+def trained(dataset: str, sde: str, workdir: pathlib.Path) -> None:
+    """Trains a network, or goes on, unless it is there."""
+    config = load(dataset, sde)
+    folder = workdir / f"{dataset}_{sde}"
+    if config.training.n_iters not in train.open_run(config, folder).steps():
+        train.train(config, folder)
+        jax.clear_caches()
+
+
+def measured(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
+    """The results of a cell; those that an earlier run left are not made again."""
+    config = load(dataset, cell.sde)
+    config.eval.enable_loss = False
+    config.update_from_flattened_dict(cell.settings)
+    folder = workdir / f"{dataset}_{cell.sde}"
+    stored = folder / "eval" / cell.name / "results.json"
+    if stored.is_file():
+        found = json.loads(stored.read_text())
+        if found["made_by"] == evaluate.made_by(config):
+            return found
+    found = evaluate.evaluate(config, folder, f"eval/{cell.name}")
+    jax.clear_caches()
+    return found
+
+
+class Study(NamedTuple):
+    """All that was measured on one data set."""
+
+    dataset: str
+    scale: Scale
+    searched: Mapping[tuple[str, str], Mapping[float, float]]
+    cells: Mapping[tuple[str, str], Results]
+
+    def distances(self, sde: str, name: str) -> np.ndarray:
+        """Fréchet distances [seeds] of a cell."""
+        return np.array(self.cells[sde, name]["over_seeds"]["frechet_distance"]["values"])
+
+
+def study(dataset: str, workdir: pathlib.Path) -> Study:
+    """Trains and measures what is not yet there."""
+    scale = SCALES[dataset]
+    for sde in SDES:
+        trained(dataset, sde, workdir)
+    trials, rest = list(search(scale)), [*table_2(), *few_steps(scale)]
+    total = len(trials) + len(list(table_1(scale, {}))) + len(rest)
+    searched: dict[tuple[str, str], dict[float, float]] = {}
+    cells = {}
+    with tqdm(total=total, desc=f"{dataset}: cells", unit="cell") as bar:
+        for key, snr, cell in trials:
+            found = measured(dataset, cell, workdir)
+            searched.setdefault(key, {})[snr] = found["frechet_distance"]
+            bar.update()
+        best = {key: min(found, key=found.__getitem__) for key, found in searched.items()}
+        for cell in [*rest, *table_1(scale, best)]:
+            cells[cell.sde, cell.name] = measured(dataset, cell, workdir)
+            bar.update()
+    return Study(dataset, scale, searched, cells)
+
+
+def verdicts(found: Study, workdir: pathlib.Path) -> list[Verdict]:
+    """Of every claim whose two cells were measured."""
+
+    def values(claim: Claim, cell: tuple[str, str]) -> np.ndarray:
+        if claim.quantity == "frechet_distance":
+            return found.distances(*cell)
+        folder = workdir / f"{found.dataset}_{cell[0]}" / "eval" / cell[1]
+        return np.load(folder / "bits_per_dim.npz")["bits"]
+
+    return [
+        verdict(claim, values(claim, claim.better), values(claim, claim.worse))
+        for claim in claims()
+        if claim.better in found.cells and claim.worse in found.cells
+    ]

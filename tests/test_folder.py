@@ -1,0 +1,206 @@
+"""A folder of images: what is read, in which order, how it is made to fit, what is refused."""
+
+import json
+import pathlib
+import re
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+from data import folder as folders
+from data.datasets import Column
+from metrics import classifier
+from tests import tiny
+
+
+def picture(path: pathlib.Path, colour=(200, 100, 50), size=(12, 8), **options) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.new("RGB", size, colour).save(path, **options)
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    """Twenty images in two sub-folders, whose red is their number."""
+    for i in range(20):
+        name = f"{'cats' if i % 2 else 'dogs/old'}/{i:02}.{'PNG' if i % 3 else 'bmp'}"
+        picture(tmp_path / "set" / name, (10 * i, 0, 0))
+    (tmp_path / "set" / "notes.txt").write_text("not an image")
+    (tmp_path / "set" / ".hidden.png").write_bytes(b"")
+    return tmp_path / "set"
+
+
+def load(root, split="train", size=4, channels=3, **options):
+    return data.load("folder", split, root, size, channels, **options)
+
+
+def numbers(dataset) -> list[int]:
+    return (dataset.take(np.arange(len(dataset)))[0][:, 0, 0, 0] // 10).tolist()
+
+
+def one_line(caught) -> str:
+    message = str(caught.value)
+    assert message
+    assert "\n" not in message
+    return message
+
+
+def test_sub_folders_are_labels_and_a_tenth_is_for_testing(pictures):
+    train, test = load(pictures), load(pictures, "test")
+    assert (len(train), len(test)) == (18, 2)
+    assert sorted(numbers(train) + numbers(test)) == list(range(20))
+    for part in (train, test):
+        assert part.labels.tolist() == [int(number % 2 == 0) for number in numbers(part)]
+        assert (part.levels, part.image_shape, part.num_classes) == (256, (4, 4, 3), 2)
+    assert set(train.labels[:6]) == {0, 1}  # mixed
+    assert data.grey_levels("folder") == 256
+
+
+def test_the_order_is_that_of_names_alone(pictures, tmp_path, monkeypatch):
+    elsewhere = tmp_path / "copy"
+    shutil.copytree(pictures, elsewhere)
+    names = folders.names_of
+    monkeypatch.setattr(folders, "names_of", lambda folder: sorted(names(folder), reverse=True))
+    for split in ("train", "test"):
+        assert load(elsewhere, split).fingerprint == load(pictures, split).fingerprint
+    composed, decomposed = "caf\u00e9/a.png", "cafe\u0301/a.png"
+    assert folders.portable(decomposed) == composed
+    assert folders.label_of(decomposed) == "caf\u00e9"
+
+
+def test_train_and_test_folders_are_the_splits(tmp_path):
+    for name in ("train/b/1", "train/a/2", "train/a/3", "test/b/4", "test/c/5", "other/6"):
+        picture(tmp_path / f"{name}.png", (10 * int(name[-1]), 0, 0))
+    train, test = load(tmp_path), load(tmp_path, "test")
+    labels = {n: k for d in (train, test) for n, k in zip(numbers(d), d.labels, strict=True)}
+    assert labels == {1: 1, 2: 0, 3: 0, 4: 1, 5: 2}
+    assert train.num_classes == test.num_classes == 3
+    shutil.rmtree(tmp_path / "test")
+    with pytest.raises(ValueError, match="has a sub-folder train, but must have train and test"):
+        load(tmp_path)
+
+
+def test_images_outside_of_sub_folders_have_the_first_label(tmp_path):
+    for name in ("a/1", "2", "3"):
+        picture(tmp_path / f"{name}.png", (10 * int(name[-1]), 0, 0))
+    both = [load(tmp_path, split) for split in ("train", "test")]
+    labels = {n: k for d in both for n, k in zip(numbers(d), d.labels, strict=True)}
+    assert labels == {1: 1, 2: 0, 3: 0}
+
+
+def test_sets_larger_than_memory_are_read_when_asked(pictures):
+    whole, lazy = load(pictures), load(pictures, ram_limit=100)
+    assert isinstance(lazy.images, Column)
+    assert not lazy.in_memory
+    rows = np.array([3, 0, 3])
+    for got, expected in zip(lazy.take(rows), whole.take(rows), strict=True):
+        np.testing.assert_array_equal(got, expected)
+    batch = next(data.Batches(lazy, 4, 0))
+    np.testing.assert_array_equal(batch["image"], next(data.Batches(whole, 4, 0))["image"])
+    # Caches are named by fingerprints: another size, or another file, is another set.
+    assert lazy.fingerprint != load(pictures, size=5, ram_limit=100).fingerprint
+    before = lazy.fingerprint
+    path = pictures / folders.ImageFolder(pictures, "train", 4, 3).names[5]
+    path.rename(path.with_stem("renamed"))
+    assert load(pictures, ram_limit=100).fingerprint != before
+
+
+def test_fitting_cuts_the_middle_and_keeps_proportions():
+    wide = np.zeros((6, 18, 3), np.uint8)
+    wide[:, 6:12] = 255  # the middle square
+    assert (folders.fitted(Image.fromarray(wide), (6, 6, 3)) == 255).all()
+    tall = Image.fromarray(wide.swapaxes(0, 1))
+    assert (folders.fitted(tall, (6, 6, 3)) == 255).all()
+    stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (32, 16, 3))
+    grey = folders.fitted(Image.fromarray(stripes), (4, 4, 3))
+    assert np.abs(grey[:, 1:3].astype(int) - 127).max() < 12  # antialiased, not picked out
+    assert folders.fitted(Image.new("RGB", (3, 3), "red"), (8, 8, 1)).tolist()[0][0] == [76]
+
+
+def test_transparency_is_white_and_16_bits_are_scaled():
+    clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
+    assert (folders.fitted(clear, (4, 4, 3)) == 255).all()
+    half = folders.fitted(Image.new("LA", (4, 4), (0, 128)), (4, 4, 1))
+    assert np.abs(half.astype(int) - 127).max() <= 1
+    palette = Image.new("P", (4, 4), 0)
+    palette.putpalette([0, 0, 255])
+    palette.info["transparency"] = 0
+    assert (folders.fitted(palette, (4, 4, 3)) == 255).all()
+    deep = Image.fromarray(np.full((4, 4), 257 * 200, np.uint16))
+    assert (folders.fitted(deep, (4, 4, 3)) == 200).all()
+    with pytest.raises(ValueError, match="have no known range"):
+        folders.fitted(Image.new("F", (4, 4)), (4, 4, 1))
+
+
+def test_exif_orientation_is_respected(tmp_path):
+    upright = np.zeros((8, 8, 3), np.uint8)
+    upright[:4] = 255  # the upper half is white
+    exif = Image.Exif()
+    exif[0x0112] = 6  # to be shown turned clockwise: stored with its top at the left
+    stored = Image.fromarray(np.rot90(upright).copy())
+    stored.save(tmp_path / "turned.png", exif=exif)
+    found = folders.read_image(tmp_path / "turned.png", (8, 8, 3))
+    np.testing.assert_array_equal(found, upright)
+
+
+@pytest.mark.parametrize("damage", ["text", "truncated", "empty"])
+def test_broken_files_are_named(pictures, damage):
+    victim = pictures / "cats" / "07.PNG"
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    Image.fromarray(noise).save(victim)
+    whole = victim.read_bytes()
+    victim.write_bytes({"text": b"hello", "truncated": whole[:5000], "empty": b""}[damage])
+    reason = "truncated" if damage == "truncated" else "no image of a known kind"
+    with pytest.raises(
+        ValueError, match=re.escape(f"{victim} cannot be read: ") + f".*{reason}"
+    ) as e:
+        [load(pictures, split) for split in ("train", "test")]
+    one_line(e)
+
+
+def test_refusals(tmp_path):
+    for arguments, expected in [
+        ((None,), "name the folder with --config.data.data_dir"),
+        ((tmp_path / "none",), f"there is no folder {tmp_path / 'none'}"),
+        ((tmp_path,), "has no images for the split 'train'"),
+        ((tmp_path, "train", 4, 2), "num_channels 1 or 3, not 4 and 2"),
+        ((tmp_path, "valid"), "unknown split 'valid'"),
+    ]:
+        with pytest.raises(ValueError, match=re.escape(expected)) as caught:
+            load(*arguments)
+        one_line(caught)
+    picture(tmp_path / "only.png")
+    with pytest.raises(ValueError, match="has no images for the split 'train'"):
+        load(tmp_path)
+
+
+def test_features_of_classes_need_labels(tmp_path):
+    for i in range(3):
+        picture(tmp_path / f"{i}.png")
+    with pytest.raises(ValueError, match="folder has no labels, and features") as caught:
+        classifier.load(load(tmp_path), load(tmp_path, "test"), tmp_path)
+    one_line(caught)
+
+
+@pytest.mark.slow
+def test_a_folder_is_trained_on_sampled_and_judged(tmp_path, pictures, capsys):
+    more = {
+        "data.dataset": "folder",
+        "data.data_dir": pictures,
+        "data.image_size": 4,
+        "data.num_channels": 3,
+        "eval.features": "classifier",
+        "eval.batch_size": 4,
+        "eval.num_samples": 24,
+        "eval.bpd_num_images": 2,
+    }
+    overrides = [f"--config.{name}={value}" for name, value in more.items()]
+    for mode in ("train", "sample", "eval"):
+        code, lines = tiny.run(capsys, *tiny.arguments(tmp_path / "run", mode, *overrides))
+        assert (code, lines) == (0, [])
+    assert len(list((tmp_path / "run" / "samples").glob("*.png"))) >= 1
+    results = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
+    assert results["features"] == "features: classifier trained on folder, not Inception"
+    assert np.isfinite([results["frechet_distance"], results["bits_per_dim"]]).all()

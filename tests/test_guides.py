@@ -1,0 +1,306 @@
+"""Classes, guides and attributes from the command line: their law, invariance and refusals."""
+
+from __future__ import annotations
+
+import json
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import configs
+import control
+import data
+import generate
+import guides
+import train
+from metrics import classifier
+from sde_lib import ScoreFn
+from tests import gaussians, tiny
+from tests.test_control import restored, settings
+from tests.test_models import quick_jit
+from tests.test_train import use_devices
+
+STD = 0.1  # of the images of each class in the closed forms
+
+
+class Judge:
+    """Takes every image for the class of the level that most of its pixels have."""
+
+    label, accuracy = "most frequent level", 1.0
+
+    def predict(self, images: np.ndarray) -> np.ndarray:
+        return np.array([np.bincount(image.reshape(-1)).argmax() for image in images])
+
+
+def mean_of(y: jax.Array) -> jax.Array:
+    return 0.1 * y - 0.4
+
+
+def of_classes(
+    config: Any, parts: train.Parts, params: Any, classes: jax.Array | None = None
+) -> ScoreFn:
+    """The exact score of N(mean_of(class), STD^2), and of N(0, STD^2) where no class is told."""
+
+    def score(x: jax.Array, t: jax.Array) -> jax.Array:
+        mean = 0.0 if classes is None else mean_of(classes).reshape(-1, 1, 1, 1)
+        return gaussians.linear_score(parts.sde, mean, STD)(x, t)  # type: ignore[arg-type]
+
+    return score
+
+
+@pytest.fixture
+def judged(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(generate, "restore", restored)
+    monkeypatch.setattr(classifier, "load", lambda *_: Judge())
+
+
+def draw(
+    workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, devices: int = 1, **changes: Any
+) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
+    """`--mode=control --task=class` of classes 3 and 5, unless `changes` say otherwise."""
+    use_devices(monkeypatch, devices)
+    config = settings(
+        **{
+            "task": "class",
+            "classes": (3, 5),
+            "model__num_labels": 10,
+            "training__label_dropout": 0.1,
+            **changes,
+        }
+    )
+    results = control.control(config, workdir)
+    with np.load(workdir / "control" / config.control.task / "results.npz") as stored:
+        return results, dict(stored)
+
+
+def made_guide(folder: pathlib.Path, **changes: Any) -> str:
+    """The folder of a run with a tiny classifier; its weights are `restored`."""
+    config = tiny.config(**{"training__objective": "classifier", **changes})
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    return str(folder)
+
+
+# Their law.
+
+
+@pytest.mark.slow
+def test_classifier_free_guidance_is_linear_in_its_scale(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """Of N(0, s^2) and N(m, s^2) the guided score is that of N(w m, s^2), at every scale w."""
+    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    small: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 8}
+    _, free = draw(tmp_path, monkeypatch, scale=0.0, **small)
+    _, told = draw(tmp_path, monkeypatch, method="conditional", scale=7.0, **small)
+    _, more = draw(tmp_path, monkeypatch, scale=2.5, **small)
+    _, held = draw(tmp_path, monkeypatch, scale=2.5, interval=(120.0, 140.0), **small)
+    moved = told["x"] - free["x"]
+    assert np.abs(moved).mean() > 0.05
+    np.testing.assert_allclose(more["x"], free["x"] + 2.5 * moved, atol=1e-5)
+    np.testing.assert_allclose(held["x"], told["x"], atol=1e-5)
+    assert free["class"].tolist() == [3, 5]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "sampler",
+    [
+        {"method": "pc", "predictor": "reverse_diffusion", "num_steps": 300},
+        {"method": "pc", "predictor": "euler_maruyama", "corrector": "langevin", "num_steps": 300},
+        {"method": "ode", "rtol": 1e-3, "atol": 1e-3},
+        {"method": "sde", "solver": "ShARK", "num_steps": 100, "rtol": 1e-2, "atol": 1e-2},
+        {"method": "ddim", "num_steps": 20},
+        {"method": "edm", "num_steps": 20},
+        {"method": "dpmpp_2m_sde", "num_steps": 20},
+        {"method": "unipc_3", "num_steps": 20},
+    ],
+    ids=lambda sampler: "-".join(map(str, sampler.values())),
+)
+def test_every_sampler_serves_classes(
+    sampler: dict[str, Any],
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    judged: None,
+) -> None:
+    """The mean over the pixels of an image is that of its class, within 5 standard errors."""
+    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    given = {f"sampling__{name}": value for name, value in sampler.items()}
+    _, drawn = draw(tmp_path, monkeypatch, classes=(0, 9), scale=1.0, **given)
+    means = drawn["x"].reshape(4, -1).mean(1)
+    np.testing.assert_allclose(means, np.repeat(mean_of(jnp.array([0, 9])), 2), atol=5 * STD / 8)
+
+
+@pytest.mark.slow
+def test_an_attribute_is_the_difference_of_the_mean_latents(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """Of a Gaussian the flow is linear: in the images the step is the difference of the means."""
+    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    small: dict[str, Any] = {"task": "attribute", "classes": (1, 8), "scale": 1.5}
+    small |= {"num_examples": 5, "sampling__rtol": 1e-5, "sampling__atol": 1e-5, "split": "train"}
+    results, drawn = draw(tmp_path, monkeypatch, **small)
+    images, classes = data.load("digits", "train").take(np.arange(1500))
+    x = 2.0 * (images + 0.5) / 17 - 1.0
+    one, eight = (x[classes == y][:5] for y in (1, 8))
+    step = eight.mean(0) - one.mean(0)
+    found = drawn["x"].reshape(2, 2, 8, 8, 1)
+    np.testing.assert_allclose(found[:, 1] - found[:, 0], np.stack([0.75 * step] * 2), atol=2e-3)
+    np.testing.assert_allclose(found[:, 0], one[:2] + 0.75 * step, atol=2e-3)
+    assert results["classified"] == 2, "the last variant of each image is judged"
+
+
+def test_images_are_counted_that_are_taken_for_what_was_asked(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """By a classifier that the guide has nothing to do with; nothing asked is not counted."""
+    config = settings(task="class", classes=(3, 5), model__num_labels=10)
+    config.control.method = "conditional"
+    problem, _ = control.problem_of(config, train.build(config))
+    assert problem.asked is not None
+    assert problem.asked.tolist() == [[3, 3], [5, 5]]
+    levels = np.array([3, 4, 5, 5], np.uint8)
+    drawn = {"image": np.broadcast_to(levels[:, None, None, None], (4, 8, 8, 1))}
+    found = control.classified(config, problem, drawn)
+    assert (found["classified_as_asked"], found["classified"]) == (0.75, 4)
+    assert drawn["predicted"].tolist() == [3, 4, 5, 5]
+    problem.asked[0, 1] = -1
+    assert control.classified(config, problem, drawn)["classified_as_asked"] == 1.0
+
+    def absent(*_: Any) -> None:
+        raise FileNotFoundError("not here")
+
+    monkeypatch.setattr(data, "from_config", absent)
+    assert control.classified(config, problem, drawn) == {}
+
+
+# Guides.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("labels", [0, 10])
+def test_an_image_of_a_class_depends_on_its_numbers_alone(
+    labels: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """Not on the batch or the devices, with the gradient of a guide too."""
+    case: dict[str, Any] = {"method": "classifier", "guide": made_guide(tmp_path / "guide")}
+    case |= {"model__num_labels": labels, "scale": 2.0}
+    case["training__label_dropout"] = 0.1 if labels else 0.0
+    results, few = draw(tmp_path, monkeypatch, **case)
+    more: dict[str, Any] = {"num_variants": 3, "batch_size": 8, "classes": (3, 5, 7)}
+    _, many = draw(tmp_path, monkeypatch, 4, **case | more)
+    size = np.abs(few["x"]).max()
+    np.testing.assert_allclose(many["x"][[0, 1, 3, 4]], few["x"], atol=1e-4 * size)
+    _, free = draw(tmp_path, monkeypatch, **case | {"scale": 0.0})
+    assert np.abs(free["x"] - few["x"]).max() > 1e-3 * size, "the guide guides"
+    assert results["guide"].endswith("guide, step 7, EMA weights")
+
+
+def test_a_guide_guides_by_the_weights_that_it_is_given(
+    tmp_path: pathlib.Path, judged: None
+) -> None:
+    """They are arguments of the draw; weights of 0, to which all classes are alike, do nothing."""
+    given: dict[str, Any] = {"task": "class", "method": "classifier", "scale": 3.0}
+    config = settings(**given, guide=made_guide(tmp_path))
+    guidance = control.problem_of(config, train.build(config))[0].guidance
+    assert guidance is not None
+    x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), jnp.full(1, 0.5)
+    condition = {"class": jnp.array([3])}
+
+    @quick_jit
+    def guided(weights: Any) -> jax.Array:
+        return guidance.score(weights, condition, lambda x, t: -x)(x, t)
+
+    weights = jax.tree.map(lambda leaf: leaf[0], guidance.weights)
+    np.testing.assert_array_equal(guided(jax.tree.map(jnp.zeros_like, weights)), -x)
+    assert np.abs(guided(weights) + x).max() > 1e-3
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        (
+            {"model__num_labels": 0, "training__label_dropout": 0.0},
+            "told classes, and this one has model.num_labels=0",
+        ),
+        ({"training__label_dropout": 0.0}, "was told every class"),
+        ({"classes": (3, 10)}, r"classes is \(3, 10\); classes are 0 to 9"),
+        ({"method": "magic"}, "unknown control.method 'magic'; known: classifier, classifier_free"),
+        ({"method": "classifier"}, "needs a guide: control.guide, the folder of a run"),
+        ({"method": "classifier", "guide": "absent"}, "control.guide='absent' holds no run"),
+        (
+            {"method": "classifier", "guide": {"training__objective": "dsm"}},
+            "trained with training.objective='dsm'; needed is 'classifier'",
+        ),
+        (
+            {"method": "classifier", "guide": {"data__image_size": 16}},
+            r"knows images of shape \(16, 16, 1\), and the score network \(8, 8, 1\)",
+        ),
+        (
+            {"method": "classifier", "guide": {"model__beta_max": 10.0}},
+            "beta_max=10.0.*, and the score network .*beta_max=20.0",
+        ),
+        (
+            {"method": "classifier", "guide": {"data__centered": False}},
+            "knows pixels in .*centered=False",
+        ),
+        (
+            {"method": "classifier", "guide": {"classifier__num_classes": 12}},
+            "tells 12 classes apart, and the network that it is to guide is told one of 10",
+        ),
+        (
+            {
+                "method": "classifier",
+                "guide": {"classifier__num_classes": 4},
+                "model__num_labels": 0,
+                "training__label_dropout": 0.0,
+            },
+            r"classes is \(3, 5\); classes are 0 to 3",
+        ),
+        (
+            {"task": "attribute", "classes": ()},
+            r"two classes of 0 to 9 in control.classes.*not \(\)",
+        ),
+        ({"task": "attribute", "classes": (3, 10)}, r"not \(3, 10\)"),
+        ({"task": "attribute", "num_examples": 1000}, "num_examples is 1000, but digits/train has"),
+        ({"task": "attribute", "num_images": 1000}, "num_images is 1000, but digits/test has"),
+        (
+            {
+                "training__objective": "classifier",
+                "model__num_labels": 0,
+                "training__label_dropout": 0.0,
+            },
+            "trained a classifier of noisy images",
+        ),
+    ],
+)
+def test_what_cannot_be_guided_is_refused(
+    changes: dict[str, Any],
+    message: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    judged: None,
+) -> None:
+    if isinstance(changes.get("guide"), dict):
+        changes = changes | {"guide": made_guide(tmp_path / "guide", **changes["guide"])}
+    with pytest.raises(ValueError, match=message):
+        draw(tmp_path / "run", monkeypatch, **changes)
+
+
+def test_a_guide_is_the_run_that_is_named(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its own config, lists as tuples again, says what it is; without a checkpoint it is none."""
+    config = settings(guide=made_guide(tmp_path, eval__ema="raw", classifier__num_classes=11))
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        guides.restore(config, train.build(config), "classifier")
+    monkeypatch.setattr(generate, "restore", restored)
+    guide = guides.restore(config, train.build(config), "classifier")
+    assert guide.config.eval.ema == "raw"
+    assert guide.config.model.ch_mult == (1,)
+    assert guide.parts.module.num_classes == 11
+    configs.check(guide.config)

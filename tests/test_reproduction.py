@@ -1,0 +1,139 @@
+"""The plan and the verdicts of the small reproduction."""
+
+import numpy as np
+import pytest
+
+import configs
+from reproduction import cells, claims, study, tables
+from reproduction.claims import verdict
+
+
+@pytest.mark.parametrize("dataset", cells.SCALES)
+def test_cells_have_names_of_their_own_and_configs_that_stand(dataset):
+    scale = cells.SCALES[dataset]
+    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
+    planned += [cell for _, _, cell in cells.search(scale)]
+    names = [(cell.sde, cell.name) for cell in planned]
+    assert len(set(names)) == len(names)
+    for cell in planned:
+        config = study.load(dataset, cell.sde)
+        config.update_from_flattened_dict(cell.settings)
+        configs.check(config)
+
+
+def test_networks_differ_by_what_their_sde_needs_alone():
+    for dataset in cells.SCALES:
+        vp, subvp, ve = (study.load(dataset, sde).to_dict() for sde in ("vp", "subvp", "ve"))
+        fields = {
+            f"{section}.{name}"
+            for section in vp
+            if isinstance(vp[section], dict)
+            for name in vp[section]
+            if not vp[section][name] == subvp[section][name] == ve[section][name]
+        }
+        assert fields == {
+            "training.sde",
+            "data.centered",
+            "model.sigma_max",
+            "model.scale_by_sigma",
+            "model.embedding_type",
+        }
+
+
+def test_table_1_spends_what_the_paper_spent_by_a_tenth():
+    counts = {
+        cell.name: cell.settings["sampling.num_steps"]
+        * (
+            (cell.settings["sampling.predictor"] != "none")
+            + (cell.settings["sampling.corrector"] != "none")
+            * cell.settings["sampling.n_steps_each"]
+        )
+        for cell in cells.table_1(cells.SCALES["digits"], {})
+        if cell.sde == "vp"
+    }
+    assert len(counts) == 10
+    for name, evaluations in counts.items():
+        assert evaluations == (100 if "_P1000" in name else 200)
+
+
+def test_a_searched_ratio_reaches_its_column_alone():
+    found = {("ve", "PC1000"): 0.25, ("vp", "C2000"): 0.03}
+    planned = {
+        (cell.sde, cell.name): cell.settings["sampling.snr"]
+        for cell in cells.table_1(cells.SCALES["digits"], found)
+    }
+    assert planned["ve", "ancestral_PC1000"] == planned["ve", "probability_flow_PC1000"] == 0.25
+    assert planned["vp", "C2000"] == 0.03
+    assert planned["vp", "ancestral_PC1000"] != 0.25
+
+
+def test_every_claim_is_published_so_and_measured_on_digits():
+    scale = cells.SCALES["digits"]
+    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
+    measured = {(cell.sde, cell.name) for cell in planned}
+    found = list(claims.claims())
+    assert len({claim.text for claim in found}) == len(found) > 20
+    for claim in found:
+        assert claim.published[0] < claim.published[1]
+        assert {claim.better, claim.worse} <= measured
+
+
+def test_verdicts():
+    claim = next(claims.claims())
+    low, high = np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9])
+    found = verdict(claim, low, high)
+    assert found.text == "reproduced"
+    np.testing.assert_allclose((found.difference, found.error), (1.0, np.sqrt(0.02 / 3)))
+    np.testing.assert_allclose(found.p, 2.5e-4, rtol=0.03)  # t = 12.2, 4 degrees of freedom
+    assert verdict(claim, high, low).text == "not reproduced"
+    assert verdict(claim, low, low + 0.05).text == "undecided"
+    assert verdict(claim, low, low).text == "undecided"
+    # Of the same images: a small difference that all of them show.
+    bits = claim._replace(quantity="bits_per_dim")
+    values = np.linspace(1.0, 5.0, 20)
+    shifted = values + np.linspace(0.01, 0.02, 20)
+    assert verdict(claim, values, shifted).text == "undecided"
+    assert verdict(bits, values, shifted).text == "reproduced"
+
+
+def test_a_study_becomes_tables_and_a_picture(tmp_path):
+    scale = cells.SCALES["fashion"]
+    rng = np.random.default_rng(0)
+    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
+    found = {
+        (cell.sde, cell.name): {
+            "over_seeds": {
+                "seeds": [0, 1, 2],
+                "frechet_distance": {"values": list(3.0 + rng.random(3))},
+            },
+            "num_samples": 500,
+            "num_train": 60000,
+            "features": "features of a classifier",
+            "frechet_distance_real": 1.25,
+            "frechet_samples_real": 500,
+            "nfe": 10.0,
+            "loss": 0.1,
+            "bits_per_dim": 2.5,
+            "bits_per_dim_stderr": 0.01,
+            "bits_per_dim_images": 200,
+            "likelihood_of": "uniformly dequantised",
+        }
+        for cell in planned
+    }
+    searched = {key: {0.1: 5.0, 0.2: 4.0} for key, _, _ in cells.search(scale)}
+    made = study.Study("fashion", scale, searched, found)
+    for sde in ("vp", "subvp"):
+        folder = tmp_path / f"fashion_{sde}" / "eval" / "flow"
+        folder.mkdir(parents=True)
+        np.savez(folder / "bits_per_dim.npz", bits=rng.random(20) + (sde == "vp"))
+    judged = study.verdicts(made, tmp_path)
+    assert any("bits/dim" in one.claim.text and one.text == "reproduced" for one in judged)
+    text = tables.written(made, judged)
+    assert "| VE, reverse diffusion |" in text
+    assert "| sub-VP | 2.500 ± 0.010 |" in text
+    assert "VE PC100 0.2 of 0.1, 0.2" in text
+    assert "P200" in text
+    assert "P2000" not in text
+    assert all(one.claim.text in text for one in judged)
+    tables.draw(tmp_path / "pictures" / "fashion.png", made)
+    assert (tmp_path / "pictures" / "fashion.png").stat().st_size > 10_000
