@@ -18,7 +18,7 @@ import jax
 import jax.numpy as jnp
 
 from models.conv import Conv, default_init
-from models.materialise import materialise, spread, sum_pixels
+from models.materialise import materialise, materialise_cotangent, spread, sum_pixels
 from models.resample import (
     Conv2d,
     downsample_2d,
@@ -92,7 +92,7 @@ class NIN(nn.Module):
         w = self.param("W", default_init(self.init_scale), (x.shape[-1], self.features))
         b = self.param("b", nn.initializers.zeros, (self.features,))
         x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
-        return x @ w + b
+        return materialise_cotangent(x @ w + b)
 
 
 def check_choices(
