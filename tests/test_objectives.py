@@ -393,7 +393,7 @@ def test_networks_that_predict_the_exact_thing_have_the_same_score(sde: SDE) -> 
 @pytest.mark.parametrize(
     ("sde", "changes", "words"),
     [
-        (VPSDE(), {"training__objective": "csm"}, "objective 'csm'; known: classifier, dsm"),
+        (VPSDE(), {"training__objective": "csm"}, "objective 'csm'; known: classifier, clip, dsm"),
         (VPSDE(), {"training__weighting": "g"}, "training.weighting 'g'; known: edm, likelihood"),
         (VPSDE(), {"training__time": "now"}, "training.time 'now'; known: fixed, likelihood"),
         (VPSDE(), {"training__time_draws": "x"}, "training.time_draws 'x'; known: antithetic"),
