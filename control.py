@@ -62,6 +62,8 @@ def problem_of(config: Config, parts: train.Parts) -> tuple[Problem, Config]:
         raise ValueError(f"control.task={config.control.task!r} has no choice of control.method")
     config.control.method = config.control.method or method
     generate.refuse_guides(config)
+    if config.control.task != "class":
+        generate.refuse_always_told(config)
     if config.control.prompt and config.control.task != "prompt":
         raise ValueError(
             f"control.prompt is {config.control.prompt!r}, but control.task="

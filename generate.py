@@ -155,6 +155,15 @@ def refuse_guides(config: ml_collections.ConfigDict) -> None:
         )
 
 
+def refuse_always_told(config: ml_collections.ConfigDict) -> None:
+    """Refuses to ask a network for images of no class that has never seen any."""
+    if config.model.num_labels and not config.training.label_dropout:
+        raise ValueError(
+            "this network was told the class of every image (training.label_dropout is 0), so "
+            "it draws images of a class only: --mode=control --config.control.task=class"
+        )
+
+
 class Generator:
     """Draws images by number: the image with index i is the same in any batch on any device.
 
@@ -163,11 +172,7 @@ class Generator:
 
     def __init__(self, config: ml_collections.ConfigDict, parts: train.Parts) -> None:
         refuse_guides(config)
-        if config.model.num_labels and not config.training.label_dropout:
-            raise ValueError(
-                "this network was told the class of every image (training.label_dropout is 0), so "
-                "it draws images of a class only: --mode=control --config.control.task=class"
-            )
+        refuse_always_told(config)
         sampler = sampling.from_config(config, parallel.AXIS)
 
         def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:

@@ -158,6 +158,7 @@ def test_official_replacement_runs_with_a_predictor(
         ({"mask": "absent.png"}, "none of half, box, random, nor a picture that can be read"),
         ({"interval": (2.0, 1.0)}, "two noise levels"),
         ({"mask_share": 1.0}, "between 0 and 1"),
+        ({"model__num_labels": 10}, "was told the class of every image"),
     ],
 )
 def test_what_cannot_be_controlled_is_refused_before_a_checkpoint_is_looked_for(
