@@ -232,7 +232,7 @@ def markdown(title: str, errors: Errors, spec: str) -> str:
 
 def draw(path: pathlib.Path, panels: dict[str, Errors]) -> None:
     """One panel of curves for each table."""
-    figure = Figure(figsize=(5.0 * len(panels), 4.4), dpi=110, layout="constrained")
+    figure = Figure(figsize=(5.6 * len(panels), 4.0), dpi=100, layout="constrained")
     styles = {name: k for k, name in enumerate([*CHAINS, *FEW, SHARK])}
     for axes, (title, errors) in zip(
         np.atleast_1d(figure.subplots(1, len(panels))), panels.items(), strict=True
@@ -250,7 +250,7 @@ def draw(path: pathlib.Path, panels: dict[str, Errors]) -> None:
         axes.set(xscale="log", yscale="log", xlabel="NFE")
         axes.set_title(title, fontsize="medium", loc="left")
         axes.grid(color="0.9", linewidth=0.7)
-        axes.legend(frameon=False, fontsize="x-small")
+        axes.legend(frameon=False, fontsize="x-small", loc="upper left", bbox_to_anchor=(1.0, 1.0))
     FigureCanvasAgg(figure).print_figure(path)
 
 
