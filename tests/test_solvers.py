@@ -168,12 +168,12 @@ def test_churn_raises_the_noise_by_at_most_the_square_root_of_two() -> None:
 
 
 def test_churn_acts_between_its_limits() -> None:
-    """Limits around sigma / alpha at the start of the third step: its draw alone matters."""
+    """Limits around the noise level of the third of four steps: its draw alone matters."""
     sde = VPSDE()
     score_fn = gaussians.two_modes((3,)).score_fn(sde)
-    times = solvers.time_grid(sde, "karras", 3)
+    times = solvers.time_grid(sde, "karras", 4)
     level = float(np.exp(-0.5 * sde.log_snr(jnp.asarray(times[2]))))
-    draws = jax.random.normal(jax.random.key(0), (4, 5, 3))
+    draws = jax.random.normal(jax.random.key(0), (5, 5, 3))
 
     @jax.jit
     def run(draws: jax.Array) -> jax.Array:
@@ -182,7 +182,7 @@ def test_churn_acts_between_its_limits() -> None:
         return solvers.edm(sde, score_fn, noise, times, churn=1.0, **limits).x
 
     x = run(draws)
-    np.testing.assert_array_equal(run(draws.at[jnp.array([1, 2])].add(1.0)), x)
+    np.testing.assert_array_equal(run(draws.at[jnp.array([1, 2, 4])].add(1.0)), x)
     assert jnp.abs(run(draws.at[3].add(1.0)) - x).max() > 1e-4
 
 
