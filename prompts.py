@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -82,13 +81,12 @@ def prompt(config: Config, parts: train.Parts) -> Problem:
         towers = pretrained(config, parts, folder)
     else:
         towers = trained(config, parts)
-    names: tuple[str, ...] = ()
-    with (
-        contextlib.nullcontext()
-        if config.control.method == "contrast"
-        else (contextlib.suppress(ValueError))
-    ):
+    try:
         names = data.class_names(config.data.dataset)
+    except ValueError:
+        if config.control.method == "contrast":  # there would be no rivals
+            raise
+        names = ()
 
     asked = np.array([captions.class_named(text, names) for text in texts])
     embedded = towers.embed([*texts, *map(captions.TEMPLATES[0].format, names)])
