@@ -8,7 +8,7 @@ import json
 import math
 import pathlib
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -75,8 +75,12 @@ def sampling_results(
     The numbers are those of the first seed; "over_seeds" has each one's values, mean and standard
     deviation over all of them. Pictures of the further ones are in folders of their own.
     """
-    measure = inception_results if quality.uses_inception(config) else frechet_results
     generator = generate.Generator(config, parts)
+    measure = (
+        functools.partial(inception_results, config)
+        if quality.uses_inception(config)
+        else frechet_judge(config)
+    )
     found: list[Results] = []
     seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
     for seed in seeds:
@@ -87,7 +91,7 @@ def sampling_results(
         drawn = store.open(config.eval.keep_samples, what="samples", config=origin)
         place = folder / f"seed_{seed}" if found else folder
         batches = generated_batches(config, generator, trained.params, seed, place, drawn)
-        found.append(measure(config, batches) | {"sampling_seconds": drawn.seconds})
+        found.append(measure(batches) | {"sampling_seconds": drawn.seconds})
     return found[0] | (over_seeds(seeds, found) if len(found) > 1 else {})
 
 
@@ -104,10 +108,10 @@ def over_seeds(seeds: list[int], found: list[Results]) -> Results:
     return {"over_seeds": {"seeds": seeds, **spreads}}
 
 
-def frechet_results(
-    config: ml_collections.ConfigDict, batches: Iterator[dict[str, np.ndarray]]
-) -> Results:
-    """Compares the features of generated images with those of the training images.
+def frechet_judge(
+    config: ml_collections.ConfigDict,
+) -> Callable[[Iterator[dict[str, np.ndarray]]], Results]:
+    """Compares the features of generated images with those of the training images, seen once.
 
     The features are those of a classifier of the data set itself; points are compared as they are,
     and by their sliced Wasserstein distance too. Beside the distance between all generated and all
@@ -117,30 +121,34 @@ def frechet_results(
     kind = kinds.from_config(config)
     real, test = data.from_config(config, "train"), data.from_config(config, "test")
     extractor = kind.extractor(real, test)
-    drawn = list(batches)
-    generated = np.concatenate([batch["image"] for batch in drawn])
     real_images, _ = real.take(np.arange(len(real)))
-    found, expected = extractor.features(generated), extractor.features(real_images)
-    size = min(len(expected) // 2, len(found))
-    halves = frechet.split_distance(expected, size=size, seed=config.eval.seed)
-    matched = frechet.split_distance(found, size=size, seed=config.eval.seed, other=expected)
-    return {
-        "frechet_distance": frechet.frechet_distance(
-            frechet.Moments.of(found), frechet.Moments.of(expected)
-        ),
-        "frechet_distance_matched": matched.mean,
-        "frechet_distance_real": halves.mean,
-        "frechet_distance_real_std": halves.std,
-        "frechet_distance_matched_std": matched.std,
-        "frechet_samples_real": size,
-        "features": extractor.label,
-        "num_samples": len(generated),
-        "num_train": len(real),
-        "train_fingerprint": real.fingerprint,
-        **kind.compare(extractor, generated, real_images, test),
-        **quality.own_features(config, found, expected),
-        "nfe": float(np.mean(np.concatenate([batch["nfe"] for batch in drawn]))),
-    }
+    expected = extractor.features(real_images)
+    moments = frechet.Moments.of(expected)
+
+    def judged(batches: Iterator[dict[str, np.ndarray]]) -> Results:
+        drawn = list(batches)
+        generated = np.concatenate([batch["image"] for batch in drawn])
+        found = extractor.features(generated)
+        size = min(len(expected) // 2, len(found))
+        halves = frechet.split_distance(expected, size=size, seed=config.eval.seed)
+        matched = frechet.split_distance(found, size=size, seed=config.eval.seed, other=expected)
+        return {
+            "frechet_distance": frechet.frechet_distance(frechet.Moments.of(found), moments),
+            "frechet_distance_matched": matched.mean,
+            "frechet_distance_real": halves.mean,
+            "frechet_distance_real_std": halves.std,
+            "frechet_distance_matched_std": matched.std,
+            "frechet_samples_real": size,
+            "features": extractor.label,
+            "num_samples": len(generated),
+            "num_train": len(real),
+            "train_fingerprint": real.fingerprint,
+            **kind.compare(extractor, generated, real_images, test),
+            **quality.own_features(config, found, expected),
+            "nfe": float(np.mean(np.concatenate([batch["nfe"] for batch in drawn]))),
+        }
+
+    return judged
 
 
 def inception_results(
