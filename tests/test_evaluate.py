@@ -1,10 +1,15 @@
-"""Several checkpoints and samplers in one run: each once, in a folder of its own, and a table."""
+"""Several checkpoints and samplers in one run, each once; any number of devices: same numbers."""
 
 from __future__ import annotations
 
+import json
+import pathlib
+import shutil
+import time
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 import evaluate
@@ -12,6 +17,7 @@ import report
 import reports
 import train
 from tests import tiny
+from tests.test_train import start_two, use_devices
 
 
 @pytest.fixture
@@ -105,3 +111,90 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     assert rows[3].split() == ["step_400_ode", "400", "5", "5"]
     whole(tiny.config(**RANGE | {"sampling__seed": 1}), tmp_path, "eval")
     assert len(done) == 9  # another seed: all four again
+
+
+MORE = {
+    "sampling.num_frames": 0,
+    "eval.keep_samples": True,
+    "eval.num_samples": 48,
+    "eval.seeds": 2,
+}
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """The workdir of a tiny run, evaluated on one device in `eval`."""
+    workdir = tmp_path_factory.mktemp("run")
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        train.train(tiny.config(), workdir)
+        evaluate.evaluate(with_more(), workdir, "eval")
+    return workdir
+
+
+def with_more() -> Any:
+    config = tiny.config()
+    config.update_from_flattened_dict(MORE)
+    return config
+
+
+def same_numbers(found: pathlib.Path, expected: pathlib.Path) -> None:
+    """results.json of two folders but for the times that they took, and likelihoods."""
+    first, second = (json.loads((path / "results.json").read_text()) for path in (found, expected))
+    assert first.keys() == second.keys()
+    for name, value in second.items():
+        if not name.endswith("_seconds"):
+            compare(name, first[name], value)
+    ours, theirs = (np.load(path / "bits_per_dim.npz")["bits"] for path in (found, expected))
+    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+
+
+def compare(name: str, found: Any, expected: Any) -> None:
+    if isinstance(expected, dict):
+        assert found.keys() == expected.keys(), name
+        for key, value in expected.items():
+            compare(f"{name}.{key}", found[key], value)
+    elif isinstance(expected, list):
+        assert len(found) == len(expected), name
+        for one, other in zip(found, expected, strict=True):
+            compare(name, one, other)
+    elif isinstance(expected, float):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6, err_msg=name)
+    else:
+        assert found == expected, name
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [2, 4])
+def test_numbers_do_not_depend_on_the_device_count(
+    count: int, evaluated: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, count)
+    evaluate.evaluate(with_more(), evaluated, f"devices_{count}")
+    same_numbers(evaluated / f"devices_{count}", evaluated / "eval")
+
+
+@pytest.mark.slow
+def test_two_processes_killed_and_restarted_evaluate_as_one(
+    evaluated: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """kill -9 of both once three of the 24 batches are there; then the same command again."""
+    workdir = tmp_path / "run"
+    shutil.copytree(evaluated, workdir)
+    folder = workdir / "two"
+    more = [f"--config.{name}={value}" for name, value in MORE.items()]
+    processes = start_two(workdir, *more, "--eval_folder=two", mode="eval")
+    while len(list(folder.glob("shards/*/batch_*.npz"))) < 3:
+        assert all(process.poll() is None for process in processes)
+        time.sleep(0.02)
+    for process in processes:
+        process.kill()
+        process.communicate()
+    assert not (folder / "results.json").exists(), "it ended before it could be killed"
+    stored = {file: file.stat().st_mtime_ns for file in folder.glob("shards/*/batch_*.npz")}
+    for process in start_two(workdir, *more, "--eval_folder=two", mode="eval"):
+        output, _ = process.communicate(timeout=240)
+        assert process.returncode == 0, output
+    for file, written in stored.items():
+        assert file.stat().st_mtime_ns == written, "a finished batch was computed again"
+    same_numbers(folder, evaluated / "eval")

@@ -98,9 +98,11 @@ def subprocess_environment(**more: str) -> dict[str, str]:
     return environment
 
 
-def start(workdir: pathlib.Path, *more: str, **environment: str) -> subprocess.Popen:
+def start(
+    workdir: pathlib.Path, *more: str, mode: str = "train", **environment: str
+) -> subprocess.Popen:
     return subprocess.Popen(
-        [sys.executable, *tiny.arguments(workdir, "train", *more)],
+        [sys.executable, *tiny.arguments(workdir, mode, *more)],
         cwd=ROOT,
         env=subprocess_environment(**environment),
         stdout=subprocess.PIPE,
@@ -141,22 +143,28 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
             np.testing.assert_array_equal(killed_run[name], array, err_msg=f"{step}: {name}")
 
 
-@pytest.mark.slow
-def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+def start_two(workdir: pathlib.Path, *more: str, mode: str = "train") -> list[subprocess.Popen]:
+    """Two processes of one cluster, each with one device."""
     with socket.socket() as probe:
         probe.bind(("localhost", 0))
         address = f"localhost:{probe.getsockname()[1]}"
-    processes = [
+    return [
         start(
-            tmp_path,
+            workdir,
             "--distributed",
+            *more,
+            mode=mode,
             JAX_COORDINATOR_ADDRESS=address,
             JAX_NUM_PROCESSES="2",
             JAX_PROCESS_ID=str(i),
         )
         for i in range(2)
     ]
-    for process in processes:
+
+
+@pytest.mark.slow
+def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
+    for process in start_two(tmp_path):
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
     one, two = (reports.read_metrics(path / "metrics.jsonl") for path in (one_device_run, tmp_path))
