@@ -3,20 +3,22 @@
     python benchmarks/metrics.py [--batch=16] [--rounds=5] [--features=2048]
 
 Beside our Inception network stand a matrix product, whose rate is the most that this machine
-gives, and, where torch-fidelity is installed, its network with the same (random) weights, called in
-turns with ours. Beside the distance stands SciPy's eigen-decomposition of one covariance.
+gives, and the networks of torch-fidelity and pytorch-fid, as far as they are installed, with the
+same (random) weights, called in turns with ours. Beside the distance stands SciPy's
+eigen-decomposition of one covariance.
 """
 
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.util
 import os
 import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -64,54 +66,75 @@ def random_tensors() -> dict[str, np.ndarray]:
     return tensors
 
 
-def torch_network(tensors: dict[str, np.ndarray]) -> Callable[[np.ndarray], np.ndarray] | None:
-    """torch-fidelity's network with these weights, from images to features; None without it."""
-    if importlib.util.find_spec("torch_fidelity") is None:
-        return None
+def torch_networks(
+    tensors: dict[str, np.ndarray],
+) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
+    """Those that are installed, with these weights: name, resize, from images to features."""
+    if importlib.util.find_spec("torch") is None:
+        return
     import torch
-    from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
 
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "weights.pth")
-        torch.save({name: torch.from_numpy(array) for name, array in tensors.items()}, path)
-        network = FeatureExtractorInceptionV3("network", ["2048"], path)
+    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
 
-    def call(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            return network(torch.from_numpy(images).permute(0, 3, 1, 2).contiguous())[0].numpy()
+    def channels_first(images: np.ndarray) -> torch.Tensor:
+        return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
 
-    return call
+    if importlib.util.find_spec("torch_fidelity") is not None:
+        from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3
+
+        with tempfile.TemporaryDirectory() as folder:
+            path = os.path.join(folder, "weights.pth")
+            torch.save(given, path)
+            network = FeatureExtractorInceptionV3("network", ["2048"], path)
+
+        def of_torch_fidelity(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return network(channels_first(images))[0].numpy()
+
+        yield "torch-fidelity", "tensorflow", of_torch_fidelity
+    if importlib.util.find_spec("pytorch_fid") is not None:
+        import pytorch_fid.inception
+
+        pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: given
+        features = pytorch_fid.inception.InceptionV3().eval()
+
+        def of_pytorch_fid(images: np.ndarray) -> np.ndarray:
+            with torch.inference_mode():
+                return features(channels_first(images) / 255)[0][:, :, 0, 0].numpy()
+
+        yield "pytorch-fid", "pytorch", of_pytorch_fid
 
 
 def compare_networks(batch: int, rounds: int) -> None:
     tensors = random_tensors()
     params = jax.tree.map(jnp.asarray, inception.params_from_torch(tensors))
     images = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), np.uint8)
-    ours = jax.jit(lambda params, images: inception.apply(params, images, "tensorflow").pool)
-    flops = ours.lower(params, images).compile().cost_analysis()["flops"]  # type: ignore
+
+    @functools.partial(jax.jit, static_argnums=2)
+    def pool(params: inception.Params, images: Any, resize: str) -> jax.Array:
+        return inception.apply(params, images, resize).pool
+
+    compiled = pool.lower(params, images, "tensorflow").compile()
+    flops = compiled.cost_analysis()["flops"]  # type: ignore[index]
     square = jnp.ones((2048, 2048))
     product = jax.jit(jnp.matmul)
     calls: dict[str, Callable[[], Any]] = {
-        "ours": lambda: jax.block_until_ready(ours(params, images)),
+        "ours": lambda: jax.block_until_ready(pool(params, images, "tensorflow")),
         "product": lambda: jax.block_until_ready(product(square, square)),
     }
-    theirs = torch_network(tensors)
-    if theirs is not None:
-        calls["torch-fidelity"] = lambda: theirs(images)
-        error = np.abs(theirs(images) - ours(params, images)).max() / theirs(images).max()
-        print(f"features differ by {error:.1e} of the largest\n")
+    for name, resize, network in torch_networks(tensors):
+        expected = network(images)
+        error = np.abs(expected - pool(params, images, resize)).max() / expected.max()
+        print(f"features and {name}'s differ by {error:.1e} of the largest")
+        calls[name] = functools.partial(network, images)
     seconds = in_turns(calls, rounds)
     rate = 2 * 2048**3 / seconds.pop("product")
     rows = [
-        (name, batch / spent, flops / spent / 1e9, flops / spent / rate)
+        (name, batch / spent, flops / spent / 1e9, flops / spent / rate, spent / seconds["ours"])
         for name, spent in seconds.items()
     ]
-    header = ["network", "images/s", "GFLOP/s", "of a matrix product's"]
+    header = ["network", "images/s", "GFLOP/s", "of a matrix product's", "ours is faster by"]
     print(reports.table(rows, header))
-    if theirs is not None:
-        print(
-            f"ours / torch-fidelity: {seconds['torch-fidelity'] / seconds['ours']:.2f} x the speed"
-        )
 
 
 def compare_distances(features: int, rounds: int) -> None:
