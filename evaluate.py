@@ -76,11 +76,7 @@ def sampling_results(
     deviation over all of them. Pictures of the further ones are in folders of their own.
     """
     generator = generate.Generator(config, parts)
-    measure = (
-        functools.partial(inception_results, config)
-        if quality.uses_inception(config)
-        else frechet_judge(config)
-    )
+    measure = (inception_judge if quality.uses_inception(config) else frechet_judge)(config)
     found: list[Results] = []
     seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
     for seed in seeds:
@@ -151,16 +147,21 @@ def frechet_judge(
     return judged
 
 
-def inception_results(
-    config: ml_collections.ConfigDict, batches: Iterator[dict[str, np.ndarray]]
-) -> Results:
-    """Judges generated images by Inception."""
+def inception_judge(
+    config: ml_collections.ConfigDict,
+) -> Callable[[Iterator[dict[str, np.ndarray]]], Results]:
+    """Judges sets of generated images by Inception, which is read once, as are its statistics."""
     judge = quality.Judge(config)
-    nfe: list[np.ndarray] = []
-    for batch in batches:
-        judge.add(batch["image"])
-        nfe.append(batch["nfe"])
-    return {**judge.results(), "nfe": float(np.mean(np.concatenate(nfe)))}
+
+    def judged(batches: Iterator[dict[str, np.ndarray]]) -> Results:
+        judge.begin()
+        nfe: list[np.ndarray] = []
+        for batch in batches:
+            judge.add(batch["image"])
+            nfe.append(batch["nfe"])
+        return {**judge.results(), "nfe": float(np.mean(np.concatenate(nfe)))}
+
+    return judged
 
 
 def likelihood_results(

@@ -432,9 +432,9 @@ class Judge:
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         self.options = config.eval
         self.metrics = asked(config)
-        used = self.metrics.values()
         self.extractor = Extractor(config)
-        self.real = reference(config, self.extractor, any(metric.real for metric in used))
+        with_features = any(metric.real for metric in self.metrics.values())
+        self.real = reference(config, self.extractor, with_features)
         if "sfid" in self.metrics and self.real.spatial is None:
             raise ValueError(
                 f"eval.metrics has sfid, but {self.real.path} has no mu_s and sigma_s; "
@@ -444,6 +444,11 @@ class Judge:
             if metric.real and self.real.features is not None:
                 count = len(self.real.features)
                 _refuse_few(name, count, f"of the data set there are {count}")
+        self.begin()
+
+    def begin(self) -> None:
+        """Forgets the images that were added: those to come are a set of their own."""
+        used = self.metrics.values()
         keep = {metric.output for metric in used if metric.keep}
         if "fid" in self.metrics and self.options.bootstrap:
             keep.add("pool")

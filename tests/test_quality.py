@@ -259,8 +259,17 @@ def test_further_metrics_on_the_classifiers_features_bear_its_name():
 
 
 def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeypatch, tmp_path):
-    """`evaluate.sampling_results` with a generator of known images."""
-    samples = fake_samples()
+    """`evaluate.sampling_results` with a generator of known images: of two seeds, each by itself,
+    and the network and the statistics of the data set are made ready once.
+    """
+    samples = [fake_samples(), fake_samples() // 2]
+    weights, read = inception.load_weights(""), []
+
+    def load_weights(path: str) -> inception.Weights:
+        read.append(path)
+        return weights
+
+    monkeypatch.setattr(inception, "load_weights", load_weights)
 
     class Generator:
         def __init__(self, *_):
@@ -268,16 +277,22 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
 
         def __call__(self, params, indices, seed):
             for part in np.split(indices, range(64, len(indices), 64)):
-                yield part, {"image": samples[part], "nfe": np.full(len(part), 7)}
+                yield part, {"image": samples[seed][part], "nfe": np.full(len(part), 7)}
 
     monkeypatch.setattr(generate, "Generator", Generator)
-    few = config(eval__metrics=("fid",), eval__num_samples=200, sampling__batch_size=64)
+    few = config(
+        eval__metrics=("fid",), eval__num_samples=200, eval__seeds=2, sampling__batch_size=64
+    )
     trained: Any = SimpleNamespace(params=None)
     folder, parts = tmp_path / "eval", cast(Any, None)
     store = shards.Store(folder, {})
     results = evaluate.sampling_results(few, parts, trained, folder, store)
     assert (results["num_samples"], results["nfe"]) == (200, 7)
-    assert results["fid"] == pytest.approx(judged(few, samples[:200])["fid"], rel=1e-9)
+    assert len(read) == 1
+    alone = [judged(few, images[:200])["fid"] for images in samples]
+    assert results["fid"] == pytest.approx(alone[0], rel=1e-9)
+    assert results["over_seeds"]["fid"]["values"] == pytest.approx(alone, rel=1e-9)
+    assert alone[1] > 2 * alone[0]
     assert (tmp_path / "eval" / "samples.png").exists()
     monkeypatch.setattr(Generator, "__call__", None)  # a second time nothing is drawn
     again = evaluate.sampling_results(few, parts, trained, folder, store)
