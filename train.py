@@ -379,11 +379,17 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
 
 
 class StopRequest:
-    """Notes SIGTERM (or a pod's preemption notice), so that the loop can save and leave."""
+    """Notes SIGTERM (or a pod's preemption notice), so that the loop can save and leave.
+
+    `close` gives the signal back to whoever had it.
+    """
 
     def __init__(self) -> None:
         self.received = False
-        signal.signal(signal.SIGTERM, self._receive)
+        self.before = signal.signal(signal.SIGTERM, self._receive)
+
+    def close(self) -> None:
+        signal.signal(signal.SIGTERM, self.before)
 
     def _receive(self, signum: int, frame: Any) -> None:
         del signum, frame
@@ -587,6 +593,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 checkpoints.save(step, state_on_host(state), data_state, config_json, metric)
             if last:
                 break
+    stop.close()
     batches.close()
     checkpoints.wait()
     if history.log:

@@ -60,7 +60,7 @@ SCALES = {
         ("reverse diffusion",),
         ("P2000", "PC1000"),
         (0.03, 0.1, 0.2),
-        250,
+        125,
         {"vp": MAIN_SOLVERS},
         (10,),
     ),

@@ -27,12 +27,20 @@ def load(dataset: str, sde: str) -> Config:
 
 
 def trained(dataset: str, sde: str, workdir: pathlib.Path) -> None:
-    """Trains a network, or goes on, unless it is there."""
+    """Trains a network, or goes on, unless it is there.
+
+    Raises:
+      SystemExit: the training was asked to stop (SIGTERM), and did.
+    """
     config = load(dataset, sde)
-    folder = workdir / f"{dataset}_{sde}"
-    if config.training.n_iters not in train.open_run(config, folder).steps():
-        train.train(config, folder)
-        jax.clear_caches()
+    folder, last = workdir / f"{dataset}_{sde}", config.training.n_iters
+    if last in train.open_run(config, folder).steps():
+        return
+    train.train(config, folder)
+    jax.clear_caches()
+    saved = train.open_run(config, folder).steps()
+    if last not in saved:
+        raise SystemExit(f"stopped at step {max(saved)} of {last}; the same command goes on there")
 
 
 def measured(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:

@@ -1,11 +1,18 @@
 """The plan and the verdicts of the small reproduction."""
 
+import os
+import signal
+
+import jax
 import numpy as np
 import pytest
 
 import configs
+import train
 from reproduction import cells, claims, study, tables
 from reproduction.claims import verdict
+from tests import tiny
+from tests.test_train import use_devices
 
 
 @pytest.mark.parametrize("dataset", cells.SCALES)
@@ -94,6 +101,22 @@ def test_verdicts():
     shifted = values + np.linspace(0.01, 0.02, 20)
     assert verdict(claim, values, shifted).text == "undecided"
     assert verdict(bits, values, shifted).text == "reproduced"
+
+
+def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, monkeypatch):
+    add, handler = train.History.add, signal.getsignal(signal.SIGTERM)
+
+    def interrupted(self, step, metrics):
+        os.kill(os.getpid(), signal.SIGTERM)
+        add(self, step, metrics)
+
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(train.History, "add", interrupted)
+    monkeypatch.setattr(study, "load", lambda *_: tiny.config())
+    monkeypatch.setattr(jax, "clear_caches", lambda: None)  # those of other tests
+    with pytest.raises(SystemExit, match="stopped at step 2 of 6; the same command goes on"):
+        study.trained("digits", "vp", tmp_path)
+    assert signal.getsignal(signal.SIGTERM) is handler
 
 
 def test_a_study_becomes_tables_and_a_picture(tmp_path):
