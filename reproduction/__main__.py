@@ -32,7 +32,7 @@ def run() -> None:
         parser.error(f"--datasets names unknown {unknown}; known: {', '.join(SCALES)}")
     # Every cell is a program of its own, but its seeds share it.
     jax.config.update("jax_compilation_cache_dir", str(args.workdir.absolute() / ".cache"))
-    sections = []
+    sections = [tables.INTRODUCTION]
     for dataset in datasets:
         found = study.study(dataset, args.workdir)
         sections.append(tables.written(found, study.verdicts(found, args.workdir)))

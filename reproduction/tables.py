@@ -9,9 +9,25 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
-from reproduction.cells import SDES, SOLVERS, cell_name
-from reproduction.claims import Verdict
+from reproduction.cells import LEVELS, SDES, SOLVERS, cell_name
+from reproduction.claims import SIGNIFICANT, Verdict
 from reproduction.study import Study
+
+INTRODUCTION = f"""# The paper's comparisons on a CPU
+
+Made by `make reproduce-small`. Small networks (`configs/small/`) are trained with the VE, VP and
+sub-VP SDEs, alike but for the SDE, and the cells of Tables 1 and 2 of arXiv:2011.13456 and few-step
+solvers are measured with their EMA weights. Every sampler has a tenth of the paper's noise levels:
+P{LEVELS} predicts, P{2 * LEVELS} predicts with twice the steps, C{2 * LEVELS} corrects only,
+PC{LEVELS} does both. The corrector's signal-to-noise ratio is the best of a few by the distance of
+images from another seed, with reverse diffusion. Distances are Fréchet distances of the features of
+a small classifier of the data set itself: they compare with each other, not with published FIDs.
+
+A verdict is on the sign of a difference that was published: *reproduced*, *not reproduced* (the
+opposite was found) or *undecided* (p of a t-test is {SIGNIFICANT:g} or more: Welch's over sampling
+seeds; for bits/dim the paired one over test images). Sampling seeds do not show what other
+trainings would give.
+"""
 
 
 def markdown(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
