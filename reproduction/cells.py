@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 LEVELS = 100  # noise levels of the tables, for the paper's 1000
 SEARCH_SEED = 1000  # far from the seeds that are reported
 SNRS = (0.01, 0.03, 0.1, 0.16, 0.25)
+FURTHER_SNRS = (0.4, 0.6, 1.0)  # tried one by one while the largest of all is the best
 
 PREDICTORS = {  # as the rows of Table 1: sampling.predictor, sampling.probability_flow
     "ancestral": ("ancestral_sampling", False),
@@ -33,7 +34,7 @@ class Scale(NamedTuple):
 
     Attributes:
       rows, columns: of Table 1.
-      snrs: among which the corrector's ratio is searched for, on `searched` images.
+      snrs: with which the search for the corrector's ratio begins, on `searched` images.
       solvers: by SDE, the few-step solvers.
       evaluations: of the few-step solvers.
     """
@@ -127,15 +128,17 @@ def few_steps(scale: Scale) -> Iterator[Cell]:
                 yield Cell(sde, f"{name}_{evaluations}", given | steps)
 
 
-def search(scale: Scale) -> Iterator[tuple[tuple[str, str], float, Cell]]:
-    """What the signal-to-noise ratios are chosen by: (SDE, column), ratio, cell."""
+def searches(scale: Scale) -> list[tuple[str, str]]:
+    """(SDE, column) of all ratios that are searched for."""
+    return [(sde, column) for sde in ("ve", "vp") for column in scale.columns if "C" in column]
+
+
+def trial(scale: Scale, sde: str, column: str, snr: float) -> Cell:
+    """What a signal-to-noise ratio is chosen by: few images of one seed, by reverse diffusion."""
     small = {
         "eval.seeds": 1,
         "eval.num_samples": scale.searched,
         "sampling.seed": SEARCH_SEED,
     }
-    for sde in ("ve", "vp"):
-        for column in (column for column in scale.columns if "C" in column):
-            for snr in scale.snrs:
-                settings = chain("reverse diffusion", column, snr) | small
-                yield (sde, column), snr, Cell(sde, f"search_{column}_{snr:g}", settings)
+    settings = chain("reverse diffusion", column, snr) | small
+    return Cell(sde, f"search_{column}_{snr:g}", settings)

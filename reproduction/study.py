@@ -15,7 +15,18 @@ from tqdm import tqdm
 
 import evaluate
 import train
-from reproduction.cells import SCALES, SDES, Cell, Scale, few_steps, search, table_1, table_2
+from reproduction.cells import (
+    FURTHER_SNRS,
+    SCALES,
+    SDES,
+    Cell,
+    Scale,
+    few_steps,
+    searches,
+    table_1,
+    table_2,
+    trial,
+)
 from reproduction.claims import Claim, Verdict, claims, verdict
 
 Results = Mapping[str, Any]
@@ -72,25 +83,41 @@ class Study(NamedTuple):
         return np.array(self.cells[sde, name]["over_seeds"]["frechet_distance"]["values"])
 
 
+def searched(
+    dataset: str, key: tuple[str, str], workdir: pathlib.Path, bar: tqdm
+) -> Mapping[float, float]:
+    """Distances by signal-to-noise ratio, the best of them inside the range, if it can be."""
+    scale, found = SCALES[dataset], {}
+    more = list(FURTHER_SNRS)
+    for snr in (ratios := list(scale.snrs)):
+        results = measured(dataset, trial(scale, *key, snr), workdir)
+        found[snr] = results["frechet_distance"]
+        if snr == ratios[-1] and best(found) == snr and more:
+            ratios.append(more.pop(0))
+            bar.total += 1
+        bar.update()
+    return found
+
+
+def best(found: Mapping[float, float]) -> float:
+    return min(found, key=found.__getitem__)
+
+
 def study(dataset: str, workdir: pathlib.Path) -> Study:
     """Trains and measures what is not yet there."""
     scale = SCALES[dataset]
     for sde in SDES:
         trained(dataset, sde, workdir)
-    trials, rest = list(search(scale)), [*table_2(), *few_steps(scale)]
-    total = len(trials) + len(list(table_1(scale, {}))) + len(rest)
-    searched: dict[tuple[str, str], dict[float, float]] = {}
+    keys, rest = searches(scale), [*table_2(), *few_steps(scale)]
+    total = len(keys) * len(scale.snrs) + len(list(table_1(scale, {}))) + len(rest)
     cells = {}
     with tqdm(total=total, desc=f"{dataset}: cells", unit="cell") as bar:
-        for key, snr, cell in trials:
-            found = measured(dataset, cell, workdir)
-            searched.setdefault(key, {})[snr] = found["frechet_distance"]
-            bar.update()
-        best = {key: min(found, key=found.__getitem__) for key, found in searched.items()}
-        for cell in [*rest, *table_1(scale, best)]:
+        tried = {key: searched(dataset, key, workdir, bar) for key in keys}
+        ratios = {key: best(found) for key, found in tried.items()}
+        for cell in [*rest, *table_1(scale, ratios)]:
             cells[cell.sde, cell.name] = measured(dataset, cell, workdir)
             bar.update()
-    return Study(dataset, scale, searched, cells)
+    return Study(dataset, scale, tried, cells)
 
 
 def verdicts(found: Study, workdir: pathlib.Path) -> list[Verdict]:

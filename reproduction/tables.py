@@ -11,7 +11,7 @@ from matplotlib.figure import Figure
 
 from reproduction.cells import LEVELS, SDES, SOLVERS, cell_name
 from reproduction.claims import SIGNIFICANT, Verdict
-from reproduction.study import Study
+from reproduction.study import Study, best
 
 INTRODUCTION = f"""# The paper's comparisons on a CPU
 
@@ -62,7 +62,7 @@ def written(found: Study, judged: Sequence[Verdict]) -> str:
     columns = [column.replace("000", "00") for column in found.scale.columns]
     parts.append(markdown(["", *columns], rows))
     ratios = [
-        f"{SDES[sde]} {column.replace('000', '00')} {min(tried, key=tried.__getitem__):g} of "
+        f"{SDES[sde]} {column.replace('000', '00')} {best(tried):g} of "
         f"{', '.join(f'{snr:g}' for snr in tried)}"
         for (sde, column), tried in found.searched.items()
     ]

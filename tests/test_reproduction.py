@@ -1,11 +1,13 @@
 """The plan and the verdicts of the small reproduction."""
 
 import os
+import pathlib
 import signal
 
 import jax
 import numpy as np
 import pytest
+from tqdm import tqdm
 
 import configs
 import train
@@ -19,7 +21,8 @@ from tests.test_train import use_devices
 def test_cells_have_names_of_their_own_and_configs_that_stand(dataset):
     scale = cells.SCALES[dataset]
     planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
-    planned += [cell for _, _, cell in cells.search(scale)]
+    trials = [(*key, snr) for key in cells.searches(scale) for snr in scale.snrs]
+    planned += [cells.trial(scale, *each) for each in trials]
     names = [(cell.sde, cell.name) for cell in planned]
     assert len(set(names)) == len(names)
     for cell in planned:
@@ -72,6 +75,18 @@ def test_a_searched_ratio_reaches_its_column_alone():
     assert planned["ve", "ancestral_PC1000"] == planned["ve", "probability_flow_PC1000"] == 0.25
     assert planned["vp", "C2000"] == 0.03
     assert planned["vp", "ancestral_PC1000"] != 0.25
+
+
+@pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.25, 1), (0.45, 2), (3.0, 3)])
+def test_a_search_goes_on_while_its_last_is_its_best(monkeypatch, least, tried):
+    def measured(dataset, cell, workdir):
+        return {"frechet_distance": abs(cell.settings["sampling.snr"] - least)}
+
+    monkeypatch.setattr(study, "measured", measured)
+    with tqdm(total=5, disable=True) as bar:
+        found = study.searched("digits", ("ve", "C2000"), pathlib.Path(), bar)
+        assert bar.total == len(found)
+    assert list(found) == [*cells.SNRS, *cells.FURTHER_SNRS[:tried]]
 
 
 def test_every_claim_is_published_so_and_measured_on_digits():
@@ -143,7 +158,7 @@ def test_a_study_becomes_tables_and_a_picture(tmp_path):
         }
         for cell in planned
     }
-    searched = {key: {0.1: 5.0, 0.2: 4.0} for key, _, _ in cells.search(scale)}
+    searched = {key: {0.1: 5.0, 0.2: 4.0} for key in cells.searches(scale)}
     made = study.Study("fashion", scale, searched, found)
     for sde in ("vp", "subvp"):
         folder = tmp_path / f"fashion_{sde}" / "eval" / "flow"
