@@ -19,7 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import sampling
-from sde_lib import SDE, ScoreFn, batch_mul, lookup
+from sde_lib import SDE, ScoreFn, batch_mul
 from solvers import Noise, Samples, all_finite, denoised, drive
 
 Array = jax.Array
@@ -273,18 +273,9 @@ def pc_infill(
     Raises:
       ValueError: unknown name, nothing to do, a number out of range, or `official` without a mask.
     """
-    predict = lookup(sampling.PREDICTORS, predictor, "predictor")
-    correct = lookup(sampling.CORRECTORS, corrector, "corrector")
-    if predictor == corrector == "none":
-        raise ValueError("predictor and corrector are both 'none': choose at least one")
-    if corrector_norm not in sampling.NORMS:
-        names = ", ".join(sampling.NORMS)
-        raise ValueError(f"unknown corrector_norm {corrector_norm!r}; known: {names}")
-    if corrector != "none" and (n_steps_each < 1 or snr <= 0):
-        raise ValueError(f"n_steps_each={n_steps_each} and snr={snr:g} must be positive")
-    corrections = 0 if corrector == "none" else n_steps_each
-    predictions = 0 if predictor == "none" else 1
-
+    predict, correct, predictions, corrections = sampling.moves(
+        predictor, corrector, n_steps_each, snr, corrector_norm
+    )
     x = sde.prior_sampling(noise(0))
     if official:
         if not isinstance(known, Masked):

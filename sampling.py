@@ -11,7 +11,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import diffrax
 import jax
@@ -280,6 +280,35 @@ def sampling_times(sde: SDE, eps: float) -> np.ndarray:
     return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
 
 
+class Moves(NamedTuple):
+    """What happens at each time: the functions, and how often each asks the score."""
+
+    predict: Predictor
+    correct: Corrector
+    predictions: int
+    corrections: int
+
+
+def moves(predictor: str, corrector: str, n_steps_each: int, snr: float, norm: str) -> Moves:
+    """A predictor and a corrector by their names, whose numbers are checked.
+
+    Raises:
+      ValueError: unknown name, nothing to do, or a number out of range.
+    """
+    predict = lookup(PREDICTORS, predictor, "predictor")
+    correct = lookup(CORRECTORS, corrector, "corrector")
+    if norm not in NORMS:
+        raise ValueError(f"unknown corrector_norm {norm!r}; known: {', '.join(NORMS)}")
+    if predictor == corrector == "none":
+        raise ValueError("predictor and corrector are both 'none': choose at least one")
+    if corrector != "none" and n_steps_each < 1:
+        raise ValueError(f"n_steps_each must be at least 1, not {n_steps_each}")
+    if corrector != "none" and snr <= 0:
+        raise ValueError(f"snr must be positive, not {snr}")
+    predictions = 0 if predictor == "none" else 1
+    return Moves(predict, correct, predictions, 0 if corrector == "none" else n_steps_each)
+
+
 def pc_sampler(
     sde: SDE,
     score_fn: ScoreFn,
@@ -316,19 +345,9 @@ def pc_sampler(
     Raises:
       ValueError: unknown name, nothing to do, or a number out of range.
     """
-    predict = lookup(PREDICTORS, predictor, "predictor")
-    correct = lookup(CORRECTORS, corrector, "corrector")
-    if corrector_norm not in NORMS:
-        raise ValueError(f"unknown corrector_norm {corrector_norm!r}; known: {', '.join(NORMS)}")
-    if predictor == corrector == "none":
-        raise ValueError("predictor and corrector are both 'none': choose at least one")
-    if corrector != "none" and n_steps_each < 1:
-        raise ValueError(f"n_steps_each must be at least 1, not {n_steps_each}")
-    if corrector != "none" and snr <= 0:
-        raise ValueError(f"snr must be positive, not {snr}")
-    corrections = 0 if corrector == "none" else n_steps_each
-    predictions = 0 if predictor == "none" else 1
-
+    predict, correct, predictions, corrections = moves(
+        predictor, corrector, n_steps_each, snr, corrector_norm
+    )
     x = sde.prior_sampling(noise(0))
 
     def step(x: Array, x_mean: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:

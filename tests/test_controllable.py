@@ -400,7 +400,7 @@ def test_what_cannot_be_filled_in_is_refused() -> None:
     )
     with pytest.raises(ValueError, match="both 'none'"):
         run(predictor="none", corrector="none")
-    with pytest.raises(ValueError, match="n_steps_each=0"):
+    with pytest.raises(ValueError, match="n_steps_each must be at least 1, not 0"):
         run(n_steps_each=0)
     with pytest.raises(ValueError, match="unknown predictor 'euler'"):
         run(predictor="euler")
