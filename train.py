@@ -381,14 +381,15 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
 class StopRequest:
     """Notes SIGTERM (or a pod's preemption notice), so that the loop can save and leave.
 
-    `close` gives the signal back to whoever had it.
+    A context: at its end the signal goes back to whoever had it.
     """
 
-    def __init__(self) -> None:
+    def __enter__(self) -> StopRequest:
         self.received = False
         self.before = signal.signal(signal.SIGTERM, self._receive)
+        return self
 
-    def close(self) -> None:
+    def __exit__(self, *_: object) -> None:
         signal.signal(signal.SIGTERM, self.before)
 
     def _receive(self, signum: int, frame: Any) -> None:
@@ -558,9 +559,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     snapshots = Snapshots(workdir / "ema")
     state = parallel.replicate(state)
     history = History(reports.MetricLog(workdir, start) if parallel.is_primary() else None)
-    stop = StopRequest()
     step = start
-    with parallel.progress(options.n_iters, "training", "step", initial=start) as bar:
+    with (
+        StopRequest() as stop,
+        parallel.progress(options.n_iters, "training", "step", initial=start) as bar,
+    ):
         while step < options.n_iters:
             drawn = {name: a[: options.n_iters - step] for name, a in next(batches).items()}
             count = len(drawn["label"])
@@ -593,7 +596,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
                 checkpoints.save(step, state_on_host(state), data_state, config_json, metric)
             if last:
                 break
-    stop.close()
     batches.close()
     checkpoints.wait()
     if history.log:

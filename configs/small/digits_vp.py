@@ -15,7 +15,7 @@ def get_config() -> ConfigDict:
     config.optim.decay_steps = 2000
     config.sampling.num_frames = 0
     config.sampling.batch_size = 250
-    config.eval.num_samples = 1000
+    config.eval.num_samples = 500
     config.eval.seeds = 3
     config.eval.bpd_num_repeats = 5
     return config
