@@ -24,9 +24,9 @@ images from another seed, with reverse diffusion. Distances are Fréchet distanc
 a small classifier of the data set itself: they compare with each other, not with published FIDs.
 
 A verdict is on the sign of a difference that was published: *reproduced*, *not reproduced* (the
-opposite was found) or *undecided* (p of a t-test is {SIGNIFICANT:g} or more: Welch's over sampling
-seeds; for bits/dim the paired one over test images). Sampling seeds do not show what other
-trainings would give.
+opposite was found) or *undecided* (p is {SIGNIFICANT:g} or more). p is that of a paired t-test over
+sampling seeds, which all cells share, or over test images for bits/dim. One verdict in twenty is
+made by chance where there is no difference, and seeds do not show what other trainings would give.
 """
 
 

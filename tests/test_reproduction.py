@@ -102,20 +102,19 @@ def test_every_claim_is_published_so_and_measured_on_digits():
 
 def test_verdicts():
     claim = next(claims.claims())
-    low, high = np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.1, 1.9])
+    low, high = np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.3, 1.8])
     found = verdict(claim, low, high)
     assert found.text == "reproduced"
-    np.testing.assert_allclose((found.difference, found.error), (1.0, np.sqrt(0.02 / 3)))
-    np.testing.assert_allclose(found.p, 2.5e-4, rtol=0.03)  # t = 12.2, 4 degrees of freedom
+    np.testing.assert_allclose(found.difference, 31 / 30)  # of 1, 1.2 and 0.9
+    np.testing.assert_allclose(found.error, np.sqrt(7 / 900))
+    np.testing.assert_allclose(found.p, 7.2e-3, rtol=0.02)  # t = 11.7, 2 degrees of freedom
     assert verdict(claim, high, low).text == "not reproduced"
-    assert verdict(claim, low, low + 0.05).text == "undecided"
+    assert verdict(claim, low, low + np.array([0.2, -0.1, 0.1])).text == "undecided"
     assert verdict(claim, low, low).text == "undecided"
-    # Of the same images: a small difference that all of them show.
-    bits = claim._replace(quantity="bits_per_dim")
+    # A small difference that all seeds, or images, show is one, however much they differ.
     values = np.linspace(1.0, 5.0, 20)
-    shifted = values + np.linspace(0.01, 0.02, 20)
-    assert verdict(claim, values, shifted).text == "undecided"
-    assert verdict(bits, values, shifted).text == "reproduced"
+    assert verdict(claim, values, values + np.linspace(0.01, 0.02, 20)).text == "reproduced"
+    assert verdict(claim, values, values[::-1] + 0.01).text == "undecided"
 
 
 def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, monkeypatch):
