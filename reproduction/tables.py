@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator
 
 from reproduction.cells import LEVELS, SDES, SOLVERS, cell_name
 from reproduction.claims import SIGNIFICANT, Verdict
@@ -49,8 +50,8 @@ def written(found: Study, judged: Sequence[Verdict]) -> str:
         f"## {found.dataset.capitalize()}\n",
         f"{first['num_samples']} images a seed, {seeds} seeds (mean ± standard deviation), "
         f"compared with {first['num_train']} training images; {first['features']}. Between "
-        f"disjoint halves of the training images, {first['frechet_samples_real']} each, the "
-        f"distance is {real:.2f}.\n",
+        f"disjoint parts of the training images, {first['frechet_samples_real']} each, the "
+        f"distance is {real:.2f}: the bias of small samples, roughly in proportion to 1/m + 1/n.\n",
         "### Samplers (Table 1)\n",
     ]
     rows = []
@@ -122,6 +123,9 @@ def draw(path: pathlib.Path, found: Study) -> None:
         axes.set_yticks(range(len(names)), labels, fontsize="x-small")
         axes.invert_yaxis()
         axes.set(xscale="log", xlabel="Fréchet distance")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter("{x:g}")
+        axes.xaxis.set_minor_formatter("")
         axes.set_title(SDES[sde], fontsize="medium", loc="left")
         axes.grid(color="0.9", linewidth=0.7)
     path.parent.mkdir(parents=True, exist_ok=True)
