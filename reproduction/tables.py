@@ -101,7 +101,7 @@ def written(found: Study, judged: Sequence[Verdict]) -> str:
             one.claim.text,
             f"{one.claim.published[0]:g} < {one.claim.published[1]:g}",
             f"{one.difference:+.3f} ± {one.error:.3f}",
-            f"{one.p:.1e}" if one.p > 1e-16 else "< 1e-16",
+            "< 1e-16" if one.p < 1e-16 else f"{one.p:.1e}",
             f"**{one.text}**" if one.text != "undecided" else one.text,
         ]
         for one in judged
