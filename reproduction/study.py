@@ -87,19 +87,21 @@ def searched(
     dataset: str, key: tuple[str, str], workdir: pathlib.Path, bar: tqdm
 ) -> Mapping[float, float]:
     """Distances by signal-to-noise ratio, the best of them inside the range, if it can be."""
-    scale, found = SCALES[dataset], {}
-    more = list(FURTHER_SNRS)
-    for snr in (ratios := list(scale.snrs)):
+    scale = SCALES[dataset]
+    found: dict[float, float] = {}
+    for snr in (*scale.snrs, *FURTHER_SNRS):
+        if len(found) >= len(scale.snrs):
+            if best(found) < max(found):
+                break
+            bar.total += 1
         results = measured(dataset, trial(scale, *key, snr), workdir)
         found[snr] = results["frechet_distance"]
-        if snr == ratios[-1] and best(found) == snr and more:
-            ratios.append(more.pop(0))
-            bar.total += 1
         bar.update()
     return found
 
 
 def best(found: Mapping[float, float]) -> float:
+    """The ratio with the smallest distance."""
     return min(found, key=found.__getitem__)
 
 
