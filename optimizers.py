@@ -105,13 +105,15 @@ def clip_by_norm(limit: float, rule: str) -> optax.GradientTransformation:
     rule "max": by limit / max(n, limit), the official JAX code;
     rule "add": by min(1, limit / (n + 1e-6)), `torch.nn.utils.clip_grad_norm_`.
     """
-    if rule == "max":
-        return optax.clip_by_global_norm(limit)
-    if rule != "add":
-        raise ValueError(f"optim.clip_rule is {rule!r}; valid values: max, add")
+    factors = {
+        "max": lambda norm: limit / jnp.maximum(norm, limit),
+        "add": lambda norm: jnp.minimum(1.0, limit / (norm + 1e-6)),
+    }
+    if rule not in factors:
+        raise ValueError(f"optim.clip_rule is {rule!r}; valid values: {', '.join(factors)}")
 
     def scale(updates: Any) -> Any:
-        factor = jnp.minimum(1.0, limit / (optax.global_norm(updates) + 1e-6))
+        factor = factors[rule](optax.global_norm(updates))
         return jax.tree.map(lambda g: g * factor, updates)
 
     return optax.stateless(lambda updates, params: scale(updates))

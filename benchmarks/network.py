@@ -3,10 +3,12 @@
     python benchmarks/network.py [--peer PATH]... [--rounds 7] [--only vp_32,ve_fir_32,vp_128]
 
 Forward is one evaluation of the network; gradient adds the backward pass of the training loss;
-step is a whole training step (Adam and the moving average too). Every `--peer`, a checkout of the
+step is a whole training step (Adam and the moving average too), with us one of the
+`training.n_jitted_steps` that the config trains for in one call. Every `--peer`, a checkout of the
 official PyTorch or JAX code, runs the same configurations. Each contender is a process of its own;
 they take turns, each turn after a rest in which idle threads fall asleep, and medians are
-compared. GFLOP/s count the work that XLA's cost analysis finds in our own program.
+compared. GFLOP/s count the work that XLA's cost analysis finds in our own program, lowered for an
+accelerator (it sees nothing of the CPU's native functions).
 """
 
 from __future__ import annotations
@@ -45,7 +47,7 @@ CASES = {
 }
 QUANTITIES = ("forward", "gradient", "step")
 MATMUL = 2048
-Calls = dict[str, Callable[[], Any]]
+Calls = dict[str, tuple[Callable[[], Any], int]]  # what to time, and how many times it does it
 
 
 def read_config(case: Case) -> Any:
@@ -74,33 +76,36 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
     fresh = functools.partial(train.new_state, module, optimizer, 0, shape)
     state = jax.jit(fresh)()
     params = jax.tree.map(jnp.copy, state.params)
-    images = np.random.default_rng(0).integers(0, 256, (case.batch, *shape), np.uint8)
-    classes, numbers = jnp.zeros(case.batch, jnp.int32), jnp.arange(case.batch)
-    batches = {"image": images[None], "label": classes[None]}
+    steps = config.training.n_jitted_steps
+    images = np.random.default_rng(0).integers(0, 256, (steps, case.batch, *shape), np.uint8)
+    classes, numbers = jnp.zeros((steps, case.batch), jnp.int32), jnp.arange(case.batch)
+    batches = {"image": images, "label": classes}
     x, labels = jnp.zeros((case.batch, *shape)), jnp.full(case.batch, 0.5)
 
     def loss(params: Any, images: Any) -> Any:
-        drawn = images, classes, jax.random.key(1), numbers, case.batch
+        drawn = images, classes[0], jax.random.key(1), numbers, case.batch
         return jnp.mean(objective(params, *drawn, train=True, flip=True)[0])
 
     one_step = train.make_train_step(objective, optimizer, ema.from_config(config), True, None)
-    forward = jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).lower(params, x)
-    gradient = jax.jit(jax.value_and_grad(loss)).lower(params, images)
-    step = jax.jit(one_step, donate_argnums=0).lower(state, batches)
-    programs = [program.compile() for program in (forward, gradient, step)]
+    traced = (
+        jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).trace(params, x),
+        jax.jit(jax.value_and_grad(loss)).trace(params, images[0]),
+        jax.jit(one_step, donate_argnums=0).trace(state, batches),
+    )
+    forward, gradient, step = (program.lower().compile() for program in traced)
     held = [state]
 
-    def run_step() -> Any:
-        held[0], metrics = programs[2](held[0], batches)
+    def run_steps() -> Any:
+        held[0], metrics = step(held[0], batches)
         return jax.block_until_ready(metrics)
 
     calls: Calls = {
-        "forward": lambda: jax.block_until_ready(programs[0](params, x)),
-        "gradient": lambda: jax.block_until_ready(programs[1](params, images)),
-        "step": run_step,
-        "matmul": matrix_product(),
+        "forward": (lambda: jax.block_until_ready(forward(params, x)), 1),
+        "gradient": (lambda: jax.block_until_ready(gradient(params, images[0])), 1),
+        "step": (run_steps, steps),
+        "matmul": (matrix_product(), 1),
     }
-    costs: list[Any] = [program.cost_analysis() for program in programs]
+    costs: list[Any] = [p.lower(lowering_platforms=("cuda",)).cost_analysis() for p in traced]
     return calls, {name: cost["flops"] for name, cost in zip(QUANTITIES, costs, strict=True)}
 
 
@@ -160,7 +165,11 @@ def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) ->
         optimizer.zero_grad()
         loss(module, x).backward()
 
-    return {"forward": forward, "gradient": gradient, "step": lambda: step(state, x)}
+    return {
+        "forward": (forward, 1),
+        "gradient": (gradient, 1),
+        "step": (lambda: step(state, x), 1),
+    }
 
 
 def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
@@ -211,9 +220,9 @@ def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> C
         return jax.block_until_ready(worth)
 
     return {
-        "forward": lambda: jax.block_until_ready(forward(params, x)),
-        "gradient": lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3))),
-        "step": run_step,
+        "forward": (lambda: jax.block_until_ready(forward(params, x)), 1),
+        "gradient": (lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3))), 1),
+        "step": (run_step, 1),
     }
 
 
@@ -229,13 +238,14 @@ def serve(pipe: Any, path: str | None) -> None:
         try:
             if order == "load":
                 calls, work = official(path, argument) if path else ours(argument)
-                for call in calls.values():
+                for call, _ in calls.values():
                     call()
                 pipe.send(work)
             else:
+                call, times = calls[argument]
                 began = time.perf_counter()
-                calls[argument]()
-                pipe.send(time.perf_counter() - began)
+                call()
+                pipe.send((time.perf_counter() - began) / times)
         except Exception as error:
             traceback.print_exc()
             pipe.send(error)

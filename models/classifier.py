@@ -136,7 +136,7 @@ def noisy_features(
                 dtype=dtype,
             )
             h = block(h, temb, next(keys))
-    return jnp.mean(act(GroupNorm()(h)), (1, 2))
+    return jnp.mean(GroupNorm(act=act)(h), (1, 2))
 
 
 def _halve(x: jax.Array) -> jax.Array:

@@ -14,8 +14,8 @@ last two as transposed convolutions, which its CPU backend runs 30 to 80 times s
 (`scan`, `while`) than outside. Hence on CPU they are written as forward convolutions: `conv_dx`
 with the kernel flipped in space and its channels exchanged, `conv_dw` with batch and channels
 exchanged and the cotangent as kernel. Images smaller than the kernel, which that backend convolves
-20 times slower than others, are multiplied with it as one matrix of patches. Other platforms get
-XLA's own form.
+20 times slower than others, are multiplied with it as one matrix of patches. Wherever it can, the
+CPU instead calls oneDNN (`models/native.py`). Other platforms get XLA's own form.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from jax import lax
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir
 
+from models import native
 from models.materialise import materialise, materialise_cotangent, spread
 
 Ints = tuple[int, ...]
@@ -51,8 +52,15 @@ class Geometry(NamedTuple):
     dilation: Ints
     padding: tuple[tuple[int, int], ...]
 
+    @property
+    def pointwise(self) -> bool:
+        """Whether the convolution multiplies each pixel by itself."""
+        return self.window == self.stride == (1, 1) and not np.any(self.padding)
+
 
 def _conv(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
+    if groups == 1 and geometry.pointwise:
+        return x @ w[0, 0]
     return lax.conv_general_dilated(
         x,
         w,
@@ -171,11 +179,21 @@ def _bilinear(
         out = jax.eval_shape(functools.partial(general, geometry=geometry), *operands)
         return jax.core.ShapedArray(out.shape, out.dtype)
 
+    def on_cpu(a: jax.Array, b: jax.Array, geometry: Geometry) -> jax.Array:
+        out = shape(a, b, geometry=geometry)
+        if not out.size or np.min(geometry.padding) < 0 or not native.takes(a, b, out):
+            return general(a, b, geometry) if geometry.pointwise else cpu(a, b, geometry)
+        before, after = zip(*geometry.padding, strict=True)
+        strides = {"stride": geometry.stride, "dilation": geometry.dilation}
+        attributes = {**strides, "before": before, "after": after}
+        arrays = {key: np.array(value, np.int64) for key, value in attributes.items()}
+        return native.call(name, (a, b), [out.shape], **arrays)[0]
+
     primitive.def_impl(jax.jit(primitive.bind, static_argnames="geometry"))
     primitive.def_abstract_eval(shape)
     batching.primitive_batchers[primitive] = batch
     mlir.register_lowering(primitive, mlir.lower_fun(general, multiple_results=False))
-    mlir.register_lowering(primitive, mlir.lower_fun(cpu, multiple_results=False), "cpu")
+    mlir.register_lowering(primitive, mlir.lower_fun(on_cpu, multiple_results=False), "cpu")
     return primitive
 
 
@@ -236,8 +254,16 @@ def conv(
     if groups > 1:
         return _conv(x, kernel, geometry, groups)
     if window == (1, 1) and not np.any(padding):
-        return x[:, ::stride, ::stride] @ kernel[0, 0]
+        return dense(x[:, ::stride, ::stride], kernel[0, 0])
     return conv_p.bind(materialise(x), kernel, geometry=geometry)
+
+
+def dense(x: jax.Array, w: jax.Array) -> jax.Array:
+    """The product of `x [..., C]` with `w [C, O]`, as a convolution of single pixels."""
+    pixels = x.reshape(len(x), -1, 1, x.shape[-1])
+    geometry = Geometry(pixels.shape[1:3], (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
+    y = conv_p.bind(pixels, w[None, None], geometry=geometry)
+    return y.reshape(*x.shape[:-1], w.shape[1])
 
 
 def default_init(scale: float = 1.0) -> Initializer:

@@ -114,7 +114,7 @@ class DDPM(nn.Module):
             if level > 0:
                 h = Upsample(self.resamp_with_conv, dtype=dtype)(h)
 
-        h = act(GroupNorm(32, dtype=dtype)(h))
+        h = GroupNorm(32, act, dtype=dtype)(h)
         h = Conv(channels, kernel_init=default_init(0.0), dtype=dtype)(h).astype(jnp.float32)
         if self.scale_by_sigma:
             sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)

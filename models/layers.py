@@ -17,8 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import Conv, default_init
-from models.materialise import materialise, materialise_cotangent, spread, sum_pixels
+from models.conv import Conv, default_init, dense
+from models.group_norm import group_norm
+from models.materialise import materialise, materialise_cotangent
 from models.resample import (
     Conv2d,
     downsample_2d,
@@ -39,16 +40,17 @@ ACTIVATIONS: dict[str, Activation] = {
 
 
 class GroupNorm(nn.Module):
-    """Normalises each image over space and within groups of channels (Wu & He 2018).
+    """Normalises each image over space and within groups of channels, then applies `act`, if any.
 
-    `num_groups=None` means groups of four channels, but at most 32 groups. Mean and variance are
-    taken one after the other in float32, first per channel, where memory is contiguous.
+    `num_groups=None` means groups of four channels, but at most 32 groups. Everything up to the
+    result is in float32 (`models/group_norm.py`).
 
     Raises:
       ValueError: the channels do not divide into the groups.
     """
 
     num_groups: int | None = None
+    act: Activation | None = None
     epsilon: float = 1e-6
     dtype: Any = None
 
@@ -56,28 +58,14 @@ class GroupNorm(nn.Module):
     def __call__(self, x: jax.Array) -> jax.Array:
         channels = x.shape[-1]
         groups = min(channels // 4, 32) if self.num_groups is None else self.num_groups
-        if groups < 1 or channels % groups:
-            raise ValueError(
-                f"GroupNorm: {channels} channels do not divide into {groups} groups; "
-                "choose model.nf and model.ch_mult such that every width does"
-            )
         scale = self.param("scale", nn.initializers.ones, (channels,))
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
-        shape = x.shape
-        pixels = shape[1] * shape[2]
-
-        def group_mean(y: jax.Array) -> jax.Array:
-            sums = sum_pixels(y).reshape(-1, groups, channels // groups).sum(2)
-            means = sums * (groups / (pixels * channels))
-            return jnp.repeat(means, channels // groups, axis=1)
-
-        x = x.astype(jnp.float32).reshape(shape[0], pixels, channels)
-        centred = x - spread(group_mean(x), pixels)
-        gain = scale * jax.lax.rsqrt(group_mean(jnp.square(centred)) + self.epsilon)
-        shift = jnp.broadcast_to(bias, gain.shape)
-        y = centred * spread(gain, pixels) + spread(shift, pixels)
-        return y.reshape(shape).astype(self.dtype or jnp.float32)
+        swish = self.act is nn.swish
+        images = x.astype(jnp.float32).reshape(len(x), -1, channels)
+        y = group_norm(images, scale, bias, groups, self.epsilon, swish)
+        y = y.reshape(x.shape).astype(self.dtype or jnp.float32)
+        return y if swish or self.act is None else self.act(y)
 
 
 class NIN(nn.Module):
@@ -92,7 +80,7 @@ class NIN(nn.Module):
         w = self.param("W", default_init(self.init_scale), (x.shape[-1], self.features))
         b = self.param("b", nn.initializers.zeros, (self.features,))
         x, w, b = nn.dtypes.promote_dtype(x, w, b, dtype=self.dtype)
-        return materialise_cotangent(x @ w + b)
+        return materialise_cotangent(dense(x, w) + b)
 
 
 def check_choices(
@@ -124,15 +112,16 @@ def residual(x: jax.Array, h: jax.Array, rescale: bool) -> jax.Array:
 def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """Inverted dropout (Srivastava et al. 2014) with one key per image; none without `keys [B]`.
 
-    Each element is kept if its 16 random bits are below (1 - rate) 2^16, rounded.
+    Each element is kept if its 16 random bits are below (1 - rate) 2^16, rounded: the low halves
+    of an image's words serve the first half of its elements, the high halves the other.
     """
     if keys is None or rate == 0.0:
         return x
     size = math.prod(x.shape[1:])
     kept = round((1.0 - rate) * 2**16)
     words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,)))(keys)
-    bits = jax.lax.bitcast_convert_type(words, jnp.uint16).reshape(len(x), -1)
-    mask = bits[:, :size].reshape(x.shape) < kept
+    halves = jnp.stack([words & 0xFFFF, words >> 16], axis=1)
+    mask = halves.reshape(len(x), -1)[:, :size].reshape(x.shape) < kept
     return jnp.where(mask, x * (2**16 / kept), 0)
 
 
@@ -255,10 +244,10 @@ class ResnetBlockBigGANpp(nn.Module):
     def __call__(
         self, x: jax.Array, temb: jax.Array | None, dropout_keys: jax.Array | None
     ) -> jax.Array:
-        norm = functools.partial(GroupNorm, self.num_groups, dtype=self.dtype)
+        first_groups = self.first_groups or self.num_groups
         last_init = default_init(self.init_scale)
 
-        h = self.act(GroupNorm(self.first_groups or self.num_groups, dtype=self.dtype)(x))
+        h = GroupNorm(first_groups, self.act, dtype=self.dtype)(x)
         changed = x.shape[-1] != self.features or self.resample is not None
         if self.resample is not None:
             h, x = self.resample(h), self.resample(x)
@@ -266,7 +255,8 @@ class ResnetBlockBigGANpp(nn.Module):
         if temb is not None:
             dense = nn.Dense(self.features, kernel_init=default_init(), dtype=self.dtype)
             h += dense(self.act(temb))[:, None, None]
-        h = dropout(self.act(norm()(h)), self.dropout, dropout_keys)
+        h = GroupNorm(self.num_groups, self.act, dtype=self.dtype)(h)
+        h = dropout(h, self.dropout, dropout_keys)
         h = Conv(self.features, kernel_init=last_init, dtype=self.dtype)(h)
         if changed and self.nin_shortcut:
             x = NIN(self.features, dtype=self.dtype)(x)

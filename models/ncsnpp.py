@@ -155,7 +155,7 @@ class NCSNpp(nn.Module):
             return apply_block(module, self.remat, h)
 
         def head(h: jax.Array, features: int, kernel_init: Any = last_init) -> jax.Array:
-            h = act(GroupNorm(dtype=dtype)(h))
+            h = GroupNorm(act=act, dtype=dtype)(h)
             return Conv(features, kernel_init=kernel_init, dtype=dtype)(h)
 
         def down(h: jax.Array) -> jax.Array:

@@ -171,12 +171,17 @@ def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     half = SMALL.clone(dtype=jnp.bfloat16)
     jaxpr = jax.make_jaxpr(lambda p: half.apply({"params": p}, X, LEVELS))(small_params())
     convolutions = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
-    assert len(convolutions) == 7
+    assert len(convolutions) == 9  # seven of 3x3 pixels, two of one
     assert all(eqn.outvars[0].aval.dtype == jnp.bfloat16 for eqn in convolutions)
-    out = quick_jit(lambda: half.apply({"params": small_params()}, X, LEVELS))()
-    assert out.dtype == jnp.float32
-    exact, _ = logits(X, LEVELS, jax.random.split(jax.random.key(2), 3))
-    assert 1e-5 < relative_error(out, exact) < 0.05
+    run = quick_jit(lambda x: half.apply({"params": small_params()}, x, LEVELS))
+    errors = []
+    for seed in range(8):  # rounding is by chance: single batches are off by 0.5 to 5 per cent
+        x = jax.random.uniform(jax.random.key(10 + seed), X.shape)
+        out = run(x)
+        assert out.dtype == jnp.float32
+        exact, _ = logits(x, LEVELS, jax.random.split(jax.random.key(2), 3))
+        errors.append(relative_error(out, exact))
+    assert 1e-5 < np.mean(errors) < 0.03
     shapes = jax.eval_shape(
         functools.partial(models.init, half, image_shape=SHAPE), jax.random.key(0)
     )
