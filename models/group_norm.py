@@ -7,7 +7,7 @@ the pixels and channels of a group,
 
 On the CPU it is a primitive with its tangent, `norm_jvp`, and its cotangent, `norm_vjp`, each one
 call of a native function (`models/native.py`); derivatives of higher order are JAX's of the
-equation. Elsewhere, and where there are no native functions, XLA is given the equation.
+equation. Elsewhere, and where native functions are not for its operands, XLA is given the equation.
 """
 
 from __future__ import annotations
@@ -65,8 +65,6 @@ def _primitive(name: str, general: Callable[..., Any], mapped: Sequence[int]) ->
     primitive.multiple_results = many = name == "norm_vjp"
 
     def cpu(*operands: jax.Array, **options: Any) -> Any:
-        if not native.takes(*operands):
-            return general(*operands, **options)
         options["groups"] = np.int64(options["groups"])
         options["epsilon"] = np.float32(options["epsilon"])
         target = name.replace("norm", "norm_swish") if options.pop("swish") else name
@@ -147,6 +145,6 @@ def group_norm(
             f"GroupNorm: {channels} channels do not divide into {groups} groups; "
             "choose model.nf and model.ch_mult such that every width does"
         )
-    native_cpu = jax.default_backend() == "cpu" and native.available()
-    norm = norm_p.bind if native_cpu else _norm
+    on_cpu = jax.default_backend() == "cpu"
+    norm = norm_p.bind if on_cpu and native.takes(x, scale, bias) else _norm
     return norm(x, scale, bias, groups=groups, epsilon=epsilon, swish=swish)

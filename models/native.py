@@ -2,7 +2,7 @@
 
 XLA's CPU backend convolves at half the speed of oneDNN, and fetches an image from memory again for
 each step of a normalisation. These functions call oneDNN, and keep an image in cache while it is
-normalised. Where it cannot be built (another system than Linux on x86-64, no C++ compiler, no
+normalised. Where they cannot be built (another system than Linux on x86-64, no C++ compiler, no
 oneDNN), or with SCORE_SDE_NATIVE=0 in the environment, XLA's own forms are used.
 """
 

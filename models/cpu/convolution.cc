@@ -125,11 +125,6 @@ void Convolve(const Plan& plan, float* x, float* w, float* g) {
   thread_local dnnl::stream stream(Cpu());
   const memory kernel(plan.w, Cpu(), w);
   const memory packed(plan.packed, Cpu(), Scratch(0, plan.packed.get_size()));
-  const std::unordered_map<int, memory> arguments{
-      {kind == kInput ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, memory(plan.x, Cpu(), x)},
-      {kind == kKernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
-      {kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, memory(plan.g, Cpu(), g)},
-  };
   auto run = [&](const dnnl::primitive& primitive, std::unordered_map<int, memory> arguments,
                  const memory::desc& space) {
     arguments.emplace(DNNL_ARG_SCRATCHPAD, memory(space, Cpu(), Scratch(1, space.get_size())));
@@ -139,7 +134,11 @@ void Convolve(const Plan& plan, float* x, float* w, float* g) {
     run(plan.reorder, {{DNNL_ARG_FROM, source}, {DNNL_ARG_TO, target}}, plan.reorder_scratch);
   };
   if (kind != kKernel) reorder(kernel, packed);
-  run(plan.run, arguments, plan.scratch);
+  run(plan.run,
+      {{kind == kInput ? DNNL_ARG_DIFF_SRC : DNNL_ARG_SRC, memory(plan.x, Cpu(), x)},
+       {kind == kKernel ? DNNL_ARG_DIFF_WEIGHTS : DNNL_ARG_WEIGHTS, packed},
+       {kind == kForward ? DNNL_ARG_DST : DNNL_ARG_DIFF_DST, memory(plan.g, Cpu(), g)}},
+      plan.scratch);
   if (kind == kKernel) reorder(packed, kernel);
 }
 

@@ -189,10 +189,26 @@ auto WithOptions(Binding binding) {
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm, GroupNorm<false>, WithOptions(NormBinding().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_swish, GroupNorm<true>, WithOptions(NormBinding().Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_jvp, GroupNormTangent<false>,
-       WithOptions(NormBinding().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>()));
+                              WithOptions(NormBinding()
+                                              .Arg<Array>()
+                                              .Arg<Array>()
+                                              .Arg<Array>()
+                                              .Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_swish_jvp, GroupNormTangent<true>,
-       WithOptions(NormBinding().Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>()));
+                              WithOptions(NormBinding()
+                                              .Arg<Array>()
+                                              .Arg<Array>()
+                                              .Arg<Array>()
+                                              .Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_vjp, GroupNormCotangent<false>,
-       WithOptions(NormBinding().Arg<Array>().Ret<Array>().Ret<Array>().Ret<Array>()));
+                              WithOptions(NormBinding()
+                                              .Arg<Array>()
+                                              .Ret<Array>()
+                                              .Ret<Array>()
+                                              .Ret<Array>()));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(norm_swish_vjp, GroupNormCotangent<true>,
-       WithOptions(NormBinding().Arg<Array>().Ret<Array>().Ret<Array>().Ret<Array>()));
+                              WithOptions(NormBinding()
+                                              .Arg<Array>()
+                                              .Ret<Array>()
+                                              .Ret<Array>()
+                                              .Ret<Array>()));
