@@ -26,7 +26,7 @@ demo: install
 	$(RUN) $(QUICKSTART) --mode=eval
 
 reproduce-small: install
-	$(RUN) -m reproduction --workdir=runs/small
+	$(RUN) -m benchmarks.reproduction --workdir=runs/small
 
 lint: install
 	$(RUN) -m ruff check .

@@ -19,8 +19,9 @@ import jax.numpy as jnp
 import numpy as np
 
 import sampling
+from diffusion.noise import Noise
+from diffusion.trajectory import Samples, all_finite, denoised, drive
 from sde_lib import SDE, ScoreFn, batch_mul
-from solvers import Noise, Samples, all_finite, denoised, drive
 
 Array = jax.Array
 LogLikelihood = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> log p_t(y | x) [B]
@@ -349,7 +350,7 @@ def repaint(
     place, for one evaluation more. Draws: the prior's, then two for each move.
 
     Args:
-      times: decreasing, [M + 1]; see `solvers.time_grid`.
+      times: decreasing, [M + 1]; see `grids.time_grid`.
 
     Raises:
       ValueError: jump or repeats below 1.

@@ -25,9 +25,11 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-import ode
-from draws import PROBES, first_time, gaussian, likelihood_times, low_discrepancy, noise_share
-from sde_lib import SDE, ScoreFn, batch_mul, lookup
+from configs.names import lookup
+from diffusion import ode
+from diffusion.probes import PROBES, gaussian
+from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
+from sde_lib import SDE, ScoreFn, batch_mul
 
 Array = jax.Array
 

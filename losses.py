@@ -21,12 +21,11 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-import draws
 import models
-import parametrisation
-from draws import TIME_DRAWS as TIME_DRAWS
-from draws import time_draws as time_draws
-from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul, lookup
+from configs.names import lookup
+from diffusion import parametrisation, probes
+from diffusion.times import TIME_DRAWS, times_from_config
+from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
 
 Losses = tuple[Array, dict[str, Array]]
 Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
@@ -197,7 +196,7 @@ def ism(
     At `x_t = alpha x_0 + sigma z`, with the exact trace: the derivatives along all D axes. The
     constant is that of `ssm`.
     """
-    axes = draws.exact(jnp.arange(len(x0)), x0.shape[1:])
+    axes = probes.exact(jnp.arange(len(x0)), x0.shape[1:])
     return ssm_vr(sde, score_fn, x0, t, z, axes, weight=weight, reduce_mean=reduce_mean)
 
 
@@ -351,7 +350,7 @@ def _axis_directions(config: Any, points: Array | None) -> Own:
 def _random_directions(config: Any, points: Array | None) -> Own:
     del points
     name, count = config.training.directions, config.training.num_directions
-    known = {kind: draws.PROBES[kind] for kind in ("rademacher", "gaussian")}
+    known = {kind: probes.PROBES[kind] for kind in ("rademacher", "gaussian")}
     probe = lookup(known, name, "training.directions")
     return lambda keys, shape: {"directions": probe(_part(keys, 2), shape, count)}
 
@@ -377,11 +376,6 @@ OBJECTIVES: dict[str, tuple[Callable[..., Losses], Callable[[Any, Array | None],
 }
 
 
-CLASSIFIER = "classifier"  # the objective of a noisy classifier, see `classifier_cross_entropy`
-CLIP = "clip"  # that of images and captions, see `contrastive`
-GUIDES = {CLASSIFIER: "a classifier", CLIP: "a CLIP"}  # objectives whose networks have no score
-
-
 def wants_points(config: Any) -> bool:
     """Whether the objective needs the training images themselves, as `from_config`'s `points`."""
     return config.training.objective == "esm"
@@ -395,9 +389,9 @@ def from_config(
     The u in [0, 1) become the times (see `time_draws`), which are the part "t" of the result; all
     else is drawn from the keys, whose first half is that of an independent u. `continuous` trains
     at all times, otherwise at the N levels of SMLD (VE) or DDPM (VP), where independent u are
-    replaced by an integer's own draw. The classes y [B] are for the objectives of `GUIDES` alone:
-    the classifier's network gives logits [B, K]; CLIP's is given tokens as well. The loss of "clip"
-    takes a further `gather`, see `contrastive`.
+    replaced by an integer's own draw. The classes y [B] are for the objectives of `models.GUIDES`
+    alone: the classifier's network gives logits [B, K]; CLIP's is given tokens as well. The loss of
+    "clip" takes a further `gather`, see `contrastive`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
@@ -407,11 +401,11 @@ def from_config(
       ValueError: an unknown name, or settings that do not belong together.
     """
     training = config.training
-    lookup({**OBJECTIVES, **GUIDES}, training.objective, "training.objective")
+    lookup({**OBJECTIVES, **models.GUIDES}, training.objective, "training.objective")
     lookup(TIME_DRAWS, training.time_draws, "training.time_draws")
-    if training.objective == CLASSIFIER:
+    if training.objective == models.CLASSIFIER:
         return _classifier(config, sde)
-    if training.objective == CLIP:
+    if training.objective == models.CLIP_OBJECTIVE:
         return _clip(config, sde, captions)
     return (_continuous if training.continuous else _discrete)(config, sde, points)
 
@@ -433,7 +427,7 @@ def _check_unweighted(training: Any) -> None:
 
 def _classifier(config: Any, sde: SDE) -> Loss:
     _check_unweighted(config.training)
-    times = draws.times_from_config(config, sde)
+    times = times_from_config(config, sde)
 
     def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
         if y is None:
@@ -454,7 +448,7 @@ def _clip(config: Any, sde: SDE, captions: Array | None) -> Loss:
             f"config.training.accumulation is {config.training.accumulation}, but objective 'clip' "
             "contrasts all images of a batch; it must be 1"
         )
-    times = draws.times_from_config(config, sde)
+    times = times_from_config(config, sde)
 
     def loss(
         network: Callable[..., Any],
@@ -486,7 +480,7 @@ def _continuous(config: Any, sde: SDE, points: Array | None) -> Loss:
     weighting = _weighting(training)
     objective, own_from_config = OBJECTIVES[training.objective]
     own = own_from_config(config, points)
-    times = draws.times_from_config(config, sde)
+    times = times_from_config(config, sde)
     if model.prediction not in ("", "score") and model.scale_by_sigma:
         raise ValueError(
             f"config.model.scale_by_sigma divides the network by sigma, which suits a score; "

@@ -13,49 +13,15 @@ import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import diffrax
 import jax
 import jax.numpy as jnp
-import lineax
 import numpy as np
 
-import ode
-import solvers
-from parametrisation import convert
-from sde_lib import SDE, VESDE, CosineVPSDE, VariancePreservingSDE, batch_mul, lookup
-from solvers import Array, Noise, Samples, ScoreFn, all_finite, drive
-
-
-@dataclasses.dataclass(frozen=True)
-class ImageNoise:
-    """Noise source in which image b's draw number i depends on `keys[b]` and i alone.
-
-    Attributes:
-      keys: typed keys [B].
-      shape: of one image.
-    """
-
-    keys: Array
-    shape: tuple[int, ...]
-
-    def keys_of(self, i: Any) -> Array:
-        """The keys [B] of draw number i."""
-        return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, i)
-
-    def __call__(self, i: Any) -> Array:
-        return jax.vmap(lambda key: jax.random.normal(key, self.shape))(self.keys_of(i))
-
-
-def image_noise(keys: Array, shape: tuple[int, ...]) -> ImageNoise:
-    """Standard-normal draws for images of this shape, each from its own key; see `ImageNoise`."""
-    return ImageNoise(keys, shape)
-
-
-def recorded_noise(draws: Array) -> Noise:
-    """Noise source that repeats `draws` [number of draws, B, ...]."""
-    draws = jnp.asarray(draws)
-    return lambda i: draws[i]
-
+from configs.names import lookup
+from diffusion import few_steps, grids, ode, reverse_sde
+from diffusion.noise import Noise
+from diffusion.trajectory import Array, Samples, all_finite, denoised, drive
+from sde_lib import SDE, VESDE, CosineVPSDE, ScoreFn, VariancePreservingSDE, batch_mul
 
 # Predictors: one step of the reverse-time process, from t to the next time.
 
@@ -421,140 +387,6 @@ def ode_sampler(
     return Samples(x, nfe, solution.ok & all_finite(x), frames)
 
 
-# diffrax's solvers that suit additive noise, and how often each evaluates the score in a step.
-SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver], int]] = {
-    "Euler": (diffrax.Euler, 1),
-    "Heun": (diffrax.Heun, 2),
-    "SEA": (diffrax.SEA, 1),
-    "SRA1": (diffrax.SRA1, 2),
-    "ShARK": (diffrax.ShARK, 2),
-}
-FIXED_STEPS = ("Euler", "SEA")  # no error estimate
-PATH_DEPTH = 14  # a Brownian path is resolved to 2^-14 of the interval
-
-
-def sde_sampler(
-    sde: SDE,
-    score_fn: ScoreFn,
-    noise: Noise,
-    *,
-    method: str = "ShARK",
-    times: np.ndarray | None = None,
-    rtol: float = 1e-2,
-    atol: float = 1e-2,
-    eps: float | None = None,
-    denoise: bool = True,
-    max_steps: int = 4096,
-    num_frames: int = 0,
-) -> Samples:
-    """The reverse SDE (eq. 6) solved by stochastic Runge-Kutta, each image on a path of its own.
-
-    With r = sqrt(alpha^2 + sigma^2), in y = x / r and the log-SNR lambda, which grows from prior to
-    data, eq. 6 is the same for every SDE (VP's own, whose r is 1):
-
-        dy = (s^2 y / 2 - s noise(x, t)) dlambda + s dw,    s = sigma / r,  noise = -sigma score,
-
-    since g^2 dt = -sigma^2 dlambda and s^2 = 1 / (1 + exp(lambda)). Its noise does not depend on y,
-    so that Ito and Stratonovich agree; and it is solved forwards, since diffrax's stochastic
-    Runge-Kutta methods are wrong if run backwards in time.
-
-    Draw 0 of `noise` makes the latent, and the keys of draw 1 the Brownian paths. With `denoise`,
-    the result is E[x_0 | x] at the last time, for one evaluation more.
-
-    Args:
-      noise: an `ImageNoise`: a Brownian path needs keys.
-      method: a name in SDE_SOLVERS.
-      times: the steps, decreasing from T to eps (`solvers.time_grid`); None: adaptive, per image.
-      rtol: relative tolerance of an adaptive step, in y.
-      atol: absolute tolerance of an adaptive step, in y.
-      eps: last time of an adaptive solve; `sde.sampling_eps` if None.
-      max_steps: attempted adaptive steps after which an image is given up (`ok` is then False).
-      num_frames: states to keep, at equally spaced lambda.
-
-    Raises:
-      ValueError: unknown solver, one without an error estimate and no `times`, a noise source
-        without keys, or a number out of range.
-    """
-    solver, per_step = lookup(SDE_SOLVERS, method, "SDE solver")
-    if not isinstance(noise, ImageNoise):
-        raise ValueError("the SDE sampler draws Brownian paths: its noise must be an ImageNoise")
-    if times is None and method in FIXED_STEPS:
-        raise ValueError(f"{method} has no error estimate: give its number of steps")
-    if times is None and (rtol <= 0 or atol <= 0):
-        raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
-    if max_steps < 1:
-        raise ValueError(f"max_steps must be at least 1, not {max_steps}")
-    ends = times if times is not None else [sde.T, sde.sampling_eps if eps is None else eps]
-    with jax.ensure_compile_time_eval():
-        nodes = np.asarray(sde.log_snr(jnp.asarray(ends)))
-    start, end = float(nodes[0]), float(nodes[-1])
-    smallest = (end - start) * 2.0**-PATH_DEPTH
-
-    control: diffrax.AbstractStepSizeController
-    if times is None:
-        control = diffrax.PIDController(
-            rtol=rtol,
-            atol=atol,
-            pcoeff=0.1,
-            icoeff=0.3,
-            norm=ode.norm,
-            dtmin=2.0 * smallest,
-            force_dtmin=False,
-        )
-    else:
-        control, max_steps = diffrax.StepTo(ts=jnp.asarray(nodes)), len(times) - 1
-
-    frame_at = jnp.linspace(start, end, num_frames) if num_frames else None
-
-    def norm(t: Array) -> Array:
-        return jnp.hypot(sde.alpha(t), sde.sigma(t))
-
-    def share(lam: Array) -> Array:
-        return jnp.sqrt(jax.nn.sigmoid(-lam))
-
-    def drift(lam: Any, y: Array, _: Any) -> Array:
-        t = jnp.reshape(sde.time_of_log_snr(lam), (1,))
-        x, s = norm(t) * y[None], share(lam)
-        return 0.5 * s**2 * y - s * convert(sde, x, t, score_fn(x, t), "score", "noise")[0]
-
-    def diffusion(lam: Any, y: Array, _: Any) -> lineax.AbstractLinearOperator:
-        return lineax.DiagonalLinearOperator(jnp.full_like(y, share(lam)))
-
-    def one(z: Array, key: Array) -> tuple[Array, Array, Array]:
-        area = diffrax.SpaceTimeLevyArea
-        path: diffrax.AbstractBrownianPath
-        if times is None:
-            path = diffrax.VirtualBrownianTree(start, end, smallest, z.shape, key, levy_area=area)
-        else:
-            path = diffrax.UnsafeBrownianPath(z.shape, key, levy_area=area)
-        solution = diffrax.diffeqsolve(
-            diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
-            solver(),
-            t0=start,
-            t1=end,
-            dt0=None if times is not None else ode.FIRST_STEP * (end - start),
-            y0=z,
-            stepsize_controller=control,
-            saveat=diffrax.SaveAt(ts=frame_at, t1=True),
-            adjoint=diffrax.ForwardMode(),  # nothing is differentiated
-            max_steps=max_steps,
-            throw=False,
-        )
-        solved = solution.result == diffrax.RESULTS.successful
-        return solution.ys, per_step * solution.stats["num_steps"], solved
-
-    first, last = (jnp.asarray(t, jnp.float32) for t in (ends[0], ends[-1]))
-    z = sde.prior_sampling(noise(0)) / norm(first)
-    ys, nfe, ok = jax.vmap(one)(z, noise.keys_of(1))
-    x, frames = norm(last) * ys[:, -1], None
-    if denoise:
-        x, nfe = solvers.denoised(sde, score_fn, x, last), nfe + 1
-    if frame_at is not None:
-        scale = norm(sde.time_of_log_snr(frame_at))
-        frames = batch_mul(scale, jnp.moveaxis(ys[:, :-1], 1, 0)).at[-1].set(x)
-    return Samples(x, nfe, ok & all_finite(x), frames)
-
-
 def annealed_langevin_dynamics(
     sde: SDE,
     score_fn: ScoreFn,
@@ -593,7 +425,7 @@ def annealed_langevin_dynamics(
     )
     if not denoise:
         return samples
-    x, trajectory = solvers.denoised(sde, score_fn, samples.x, eps), samples.trajectory
+    x, trajectory = denoised(sde, score_fn, samples.x, eps), samples.trajectory
     if trajectory is not None:
         trajectory = trajectory.at[-1].set(x)
     return Samples(x, samples.nfe + 1, all_finite(x), trajectory)
@@ -678,20 +510,20 @@ def _ode_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sa
 
 
 def _sde_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
-    lookup(SDE_SOLVERS, sampling.solver, "sampling.solver")
+    lookup(reverse_sde.SDE_SOLVERS, sampling.solver, "sampling.solver")
     steps = _num_steps(sampling)
     grid = sampling.get("time_grid", "") or "log_snr"
-    lookup(solvers.GRIDS, grid, "sampling.time_grid")
+    lookup(grids.GRIDS, grid, "sampling.time_grid")
     eps = _eps(sampling)
 
     def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
-        adaptive = not steps and sampling.solver not in FIXED_STEPS
-        return sde_sampler(
+        adaptive = not steps and sampling.solver not in reverse_sde.FIXED_STEPS
+        return reverse_sde.sde_sampler(
             sde,
             score_fn,
             noise,
             method=sampling.solver,
-            times=None if adaptive else solvers.time_grid(sde, grid, steps or sde.N, eps),
+            times=None if adaptive else grids.time_grid(sde, grid, steps or sde.N, eps),
             rtol=sampling.rtol,
             atol=sampling.atol,
             eps=eps,
@@ -749,14 +581,14 @@ def _few_steps(
 
     def make(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
         name = sampling.get("time_grid", "") or grid
-        lookup(solvers.GRIDS, name, "sampling.time_grid")
+        lookup(grids.GRIDS, name, "sampling.time_grid")
         steps = _num_steps(sampling)
         options = {key: sampling[key] for key in optional if key in sampling}
         options |= {"denoise": sampling.noise_removal, "num_frames": sampling.num_frames, **fixed}
 
         def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
-            times = solvers.time_grid(sde, name, steps or sde.N, _eps(sampling))
-            times = solvers.on_levels(sde, times) if discrete else times
+            times = grids.time_grid(sde, name, steps or sde.N, _eps(sampling))
+            times = grids.on_levels(sde, times) if discrete else times
             return solver(sde, score_fn, noise, times, **options)
 
         return sampler
@@ -774,16 +606,16 @@ SAMPLERS: dict[str, Factory] = {
     "ode": _ode_from_config,
     "sde": _sde_from_config,
     "annealed_langevin": _langevin_from_config,
-    "ddim": _few_steps(solvers.ddim, grid="uniform", optional=("eta",)),
-    "dpm_1": _few_steps(solvers.dpm_solver, order=1),
-    "dpm_2": _few_steps(solvers.dpm_solver, order=2),
-    "dpm_3": _few_steps(solvers.dpm_solver, order=3),
-    "dpmpp_2m": _few_steps(solvers.dpm_solver_pp, order=2),
-    "dpmpp_3m": _few_steps(solvers.dpm_solver_pp, order=3),
-    "dpmpp_2m_sde": _few_steps(solvers.dpm_solver_pp, order=2, stochastic=True),
-    "edm": _few_steps(solvers.edm, grid="karras", optional=_CHURN),
-    "unipc_2": _few_steps(solvers.unipc, order=2),
-    "unipc_3": _few_steps(solvers.unipc, order=3),
+    "ddim": _few_steps(few_steps.ddim, grid="uniform", optional=("eta",)),
+    "dpm_1": _few_steps(few_steps.dpm_solver, order=1),
+    "dpm_2": _few_steps(few_steps.dpm_solver, order=2),
+    "dpm_3": _few_steps(few_steps.dpm_solver, order=3),
+    "dpmpp_2m": _few_steps(few_steps.dpm_solver_pp, order=2),
+    "dpmpp_3m": _few_steps(few_steps.dpm_solver_pp, order=3),
+    "dpmpp_2m_sde": _few_steps(few_steps.dpm_solver_pp, order=2, stochastic=True),
+    "edm": _few_steps(few_steps.edm, grid="karras", optional=_CHURN),
+    "unipc_2": _few_steps(few_steps.unipc, order=2),
+    "unipc_3": _few_steps(few_steps.unipc, order=3),
 }
 # Methods that evaluate at times which are not on a grid given beforehand.
 BETWEEN_LEVELS = {"ode", "sde", "dpm_2", "dpm_3"}

@@ -614,10 +614,3 @@ def from_config(config: Any) -> SDE:
 def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
     """Elementwise derivative of `function` at the times t."""
     return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
-
-
-def lookup(table: dict[str, Any], name: str, what: str) -> Any:
-    """`table[name]`, or a ValueError that lists the known names."""
-    if name not in table:
-        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
-    return table[name]

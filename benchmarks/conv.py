@@ -12,8 +12,10 @@ from collections.abc import Callable
 import jax
 from jax import lax
 
+from models.ops.conv import conv
+
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-from models.conv import conv
+
 
 SHAPES = [(128, 8, 32), (128, 8, 64), (64, 14, 64), (16, 32, 32), (4, 32, 128), (4, 16, 256)]
 LENGTH = 2

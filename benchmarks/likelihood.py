@@ -23,22 +23,22 @@ from typing import Any, NamedTuple
 # This file has the name of the module that it measures, whose folder must come first.
 sys.path[0] = str(pathlib.Path(__file__).resolve().parent.parent)
 
-import main  # isort: skip  # sets what must be set before JAX is imported
+from runtime import backend  # isort: skip
+
+backend.prepare()  # before JAX is imported
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-import convert
 import data
-import generate
 import likelihood
 import models
-import parallel
-import reports
-import train
 from benchmarks import peers
 from data import transforms
+from interop import convert
+from runtime import devices, experiment, figures
+from runtime.workdir import restore
 
 LAST_LAYER = 0.1  # scale of its initial weights
 
@@ -65,7 +65,7 @@ class Case(NamedTuple):
     """What both sides compute: the network's parameters, the images and the tolerances."""
 
     config: Any
-    parts: train.Parts
+    parts: experiment.Parts
     params: Any
     x: jax.Array
     path: pathlib.Path
@@ -83,7 +83,7 @@ class Case(NamedTuple):
 def ours(case: Case, probe: np.ndarray, solver: str) -> Measured:
     @jax.jit
     def run(params: Any, x: jax.Array, probes: jax.Array) -> likelihood.Likelihood:
-        score_fn = generate.score_from_params(case.config, case.parts, params)
+        score_fn = experiment.score_from_params(case.config, case.parts, params)
         return likelihood.log_likelihood(
             case.parts.sde,
             score_fn,
@@ -158,9 +158,9 @@ def make_case(args: argparse.Namespace) -> Case:
     config = convert.load_config(args.config)
     if not args.workdir:
         config.model.init_scale = LAST_LAYER
-    parts = train.build(config)
+    parts = experiment.build(config)
     if args.workdir:
-        params = parallel.fetch(generate.restore(config, parts, args.workdir).params)
+        params = devices.fetch(restore(config, parts, args.workdir).params)
     else:
         params = models.init(parts.module, jax.random.key(0), parts.image_shape)
     if args.workdir:
@@ -169,7 +169,7 @@ def make_case(args: argparse.Namespace) -> Case:
     else:
         levels, shape = 256, (args.batch, *parts.image_shape)
         images = np.random.default_rng(0).integers(0, levels, shape)
-    keys = parallel.image_keys(jax.random.key(2), jnp.arange(args.batch))
+    keys = devices.image_keys(jax.random.key(2), jnp.arange(args.batch))
     x = transforms.uniform_dequantize(images, keys, levels, config.data.centered)
     return Case(config, parts, params, x, args.peer, args.tolerance)
 
@@ -206,9 +206,8 @@ def run() -> None:
         )
     header = ["", "bits/dim", "largest diff.", "NFE"]
     header += ["seconds", "times faster", "CPU s", "times less", "CPU ms/NFE"]
-    print(reports.table(rows, header))
+    print(figures.table(rows, header))
 
 
 if __name__ == "__main__":
-    del main
     run()

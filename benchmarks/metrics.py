@@ -24,17 +24,17 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import main
+from runtime import backend
 
-main.prepare_backend()
+backend.prepare()
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-import reports
-from metrics import frechet, inception
+from evaluation.metrics import frechet, inception
+from runtime import figures
 
 
 def in_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, float]:
@@ -134,7 +134,7 @@ def compare_networks(batch: int, rounds: int) -> None:
         for name, spent in seconds.items()
     ]
     header = ["network", "images/s", "GFLOP/s", "of a matrix product's", "ours is faster by"]
-    print(reports.table(rows, header))
+    print(figures.table(rows, header))
 
 
 def compare_distances(features: int, rounds: int) -> None:
@@ -151,7 +151,7 @@ def compare_distances(features: int, rounds: int) -> None:
     )
     base = seconds["SciPy's eigh"]
     rows = [(name, spent, spent / base) for name, spent in seconds.items()]
-    print(reports.table(rows, [f"{features} features", "seconds", "of eigh"]))
+    print(figures.table(rows, [f"{features} features", "seconds", "of eigh"]))
 
 
 def run() -> None:

@@ -59,21 +59,24 @@ def read_config(case: Case) -> Any:
 
 def ours(case: Case) -> tuple[Calls, dict[str, float]]:
     """This project's calls, and the floating-point operations of each."""
-    import main  # isort: skip  # sets what must be set before JAX is imported
+    from runtime import backend  # isort: skip
 
-    del main
+    backend.prepare()  # before JAX is imported
     import jax
     import jax.numpy as jnp
 
-    import ema
-    import optimizers
-    import train
+    from runtime import ema, experiment
+    from training import optimizers
+    from training.objective import objective_from_config
+    from training.state import new_state
+    from training.step import make_train_step
 
     config = read_config(case)
-    parts = train.build(config)
-    module, objective, shape = parts.module, parts.objective, parts.image_shape
+    parts = experiment.build(config)
+    module, shape = parts.module, parts.image_shape
+    objective = objective_from_config(config, parts)
     optimizer = optimizers.from_config(config)
-    fresh = functools.partial(train.new_state, module, optimizer, 0, shape)
+    fresh = functools.partial(new_state, module, optimizer, 0, shape)
     state = jax.jit(fresh)()
     params = jax.tree.map(jnp.copy, state.params)
     steps = config.training.n_jitted_steps
@@ -86,7 +89,7 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
         drawn = images, classes[0], jax.random.key(1), numbers, case.batch
         return jnp.mean(objective(params, *drawn, train=True, flip=True)[0])
 
-    one_step = train.make_train_step(objective, optimizer, ema.from_config(config), True, None)
+    one_step = make_train_step(objective, optimizer, ema.from_config(config), True, None)
     traced = (
         jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).trace(params, x),
         jax.jit(jax.value_and_grad(loss)).trace(params, images[0]),
@@ -270,7 +273,7 @@ class Contender:
 
 def compare(name: str, contenders: list[Contender], rounds: int) -> None:
     """One configuration: every contender loads, then all take turns."""
-    import reports
+    from runtime import figures
 
     case = CASES[name]
     work, *_ = [contender.ask("load", case) for contender in contenders]
@@ -294,7 +297,7 @@ def compare(name: str, contenders: list[Contender], rounds: int) -> None:
             rows.append((contender.name, quantity, *speeds))
     print(f"\n{name}: {case}; matrix product {peak / 1e9:.0f} GFLOP/s")
     header = ["", "", "ms", "images/s", "GFLOP/s", "of matmul", "time / ours"]
-    print(reports.table(rows, header))
+    print(figures.table(rows, header))
 
 
 def main() -> None:

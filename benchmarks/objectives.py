@@ -23,7 +23,9 @@ from typing import Any
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 sys.path.insert(0, str(ROOT))
 
-import main  # isort: skip  # sets what must be set before JAX is imported
+from runtime import backend  # isort: skip
+
+backend.prepare()  # before JAX is imported
 
 import jax
 import jax.numpy as jnp
@@ -32,8 +34,9 @@ import optax
 
 import data
 import models
-import reports
-import train
+from diffusion import times
+from runtime import experiment, figures
+from training.objective import objective_from_config
 
 CONFIGS = ("configs/toy/mixture_dsm_vp.py", "configs/quickstart.py")
 
@@ -67,7 +70,7 @@ OBJECTIVES: dict[str, dict[str, Any]] = {
     "ism": {"training.objective": "ism"},
 }
 NOISE = {"model.prediction": "noise", "model.scale_by_sigma": False}  # of the first table
-TIMES = [(time, kind) for time in ("uniform", "likelihood") for kind in train.losses.TIME_DRAWS]
+TIMES = [(time, kind) for time in ("uniform", "likelihood") for kind in times.TIME_DRAWS]
 
 Gradient = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 
@@ -85,11 +88,11 @@ def load_config(path: str, changes: dict[str, Any]) -> Any:
 
 def gradient_of(config: Any, dataset: Any, batch: int) -> tuple[Gradient, Any]:
     """The jitted loss and gradient of (params, images, step key), and fresh parameters."""
-    parts = train.with_data(config, train.build(config), dataset)
+    parts = experiment.build(config)
+    objective = objective_from_config(config, parts, dataset)
     numbers, classes = jnp.arange(batch), jnp.zeros(batch, jnp.int32)
 
     def mean_loss(params: Any, images: Any, key: jax.Array) -> jax.Array:
-        objective = parts.objective
         return jnp.mean(
             objective(params, images, classes, key, numbers, batch, train=True, flip=False)[0]
         )
@@ -189,13 +192,12 @@ def run() -> None:
             rows = variances(path, dataset, args.batch, args.steps, args.draws)
             header = ["time", "draws", "loss", "var(loss)", "var(gradient)", "factor"]
             print(f"{path}: variance of the likelihood-weighted loss, batches of {args.batch}")
-            print(reports.table(rows, header), flush=True)
+            print(figures.table(rows, header), flush=True)
         if args.table != "variance":
             rows = costs(path, dataset, args.batch, args.rounds, args.objective)
             print(f"{path}: cost of a gradient step, batches of {args.batch}")
-            print(reports.table(rows, ["objective", "us/image", "to dsm"]), flush=True)
+            print(figures.table(rows, ["objective", "us/image", "to dsm"]), flush=True)
 
 
 if __name__ == "__main__":
-    del main
     run()

@@ -26,10 +26,10 @@ import jax.numpy as jnp
 import numpy as np
 
 import models
-import ode
 import sampling
 import sde_lib
-import solvers
+from diffusion import few_steps, grids, ode
+from diffusion.noise import image_noise
 
 
 def fastest(call: Callable[[], Any], repeats: int) -> float:
@@ -54,17 +54,17 @@ def load_config(path: str) -> Any:
 
 def time_samplers(score_fn: Any, sde: Any, shape: tuple, batch: int, steps: int) -> None:
     keys = jax.vmap(functools.partial(jax.random.fold_in, jax.random.key(0)))(jnp.arange(batch))
-    noise = sampling.image_noise(keys, shape)
+    noise = image_noise(keys, shape)
     x, t = noise(0), jnp.full(batch, 0.5)
     call = jax.jit(score_fn)
-    times = solvers.time_grid(sde, "log_snr", steps)
+    times = grids.time_grid(sde, "log_snr", steps)
     runs: dict[str, Callable[..., Any]] = {
         "pc, reverse diffusion": functools.partial(sampling.pc_sampler, corrector="none"),
         "pc, with Langevin": sampling.pc_sampler,
         "ode, Tsit5, 1e-3": functools.partial(sampling.ode_sampler, rtol=1e-3, atol=1e-3),
-        "dpmpp_2m": functools.partial(solvers.dpm_solver_pp, times=times, denoise=False),
-        "unipc_3": functools.partial(solvers.unipc, times=times, denoise=False),
-        "edm": functools.partial(solvers.edm, times=times, denoise=False),
+        "dpmpp_2m": functools.partial(few_steps.dpm_solver_pp, times=times, denoise=False),
+        "unipc_3": functools.partial(few_steps.unipc, times=times, denoise=False),
+        "edm": functools.partial(few_steps.edm, times=times, denoise=False),
     }
     print(f"{'sampler':24}{'NFE':>6}{'seconds':>10}{'over NFE x network':>20}")
     for name, run in runs.items():

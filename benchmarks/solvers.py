@@ -33,16 +33,16 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 import data
-import generate
-import parallel
-import reports
 import sampling
 import sde_lib
-import solvers
-import train
 from configs import quickstart
 from data import transforms
-from metrics import classifier, frechet
+from diffusion import few_steps, grids, reverse_sde
+from diffusion.noise import image_noise, recorded_noise
+from diffusion.trajectory import denoised
+from evaluation.metrics import classifier, frechet
+from runtime import devices, experiment, figures
+from runtime.workdir import restore
 from tests import gaussians
 
 Array = jax.Array
@@ -61,20 +61,20 @@ CHAINS: dict[str, tuple[str, str, bool, int]] = {
 }
 # Name -> solver, its time grid, evaluations a step.
 FEW: dict[str, tuple[Callable[..., Any], str, int]] = {
-    "ddim": (solvers.ddim, "uniform", 1),
-    "ddim, eta 1": (functools.partial(solvers.ddim, eta=1.0), "uniform", 1),
-    "dpm_2": (functools.partial(solvers.dpm_solver, order=2), "log_snr", 2),
-    "dpm_3": (functools.partial(solvers.dpm_solver, order=3), "log_snr", 3),
-    "dpmpp_2m": (functools.partial(solvers.dpm_solver_pp, order=2), "log_snr", 1),
-    "dpmpp_3m": (functools.partial(solvers.dpm_solver_pp, order=3), "log_snr", 1),
-    "dpmpp_2m_sde": (functools.partial(solvers.dpm_solver_pp, stochastic=True), "log_snr", 1),
-    "edm": (solvers.edm, "karras", 2),
-    "edm, churn 10": (functools.partial(solvers.edm, churn=10.0), "karras", 2),
-    "unipc_2": (functools.partial(solvers.unipc, order=2), "log_snr", 1),
-    "unipc_3": (functools.partial(solvers.unipc, order=3), "log_snr", 1),
+    "ddim": (few_steps.ddim, "uniform", 1),
+    "ddim, eta 1": (functools.partial(few_steps.ddim, eta=1.0), "uniform", 1),
+    "dpm_2": (functools.partial(few_steps.dpm_solver, order=2), "log_snr", 2),
+    "dpm_3": (functools.partial(few_steps.dpm_solver, order=3), "log_snr", 3),
+    "dpmpp_2m": (functools.partial(few_steps.dpm_solver_pp, order=2), "log_snr", 1),
+    "dpmpp_3m": (functools.partial(few_steps.dpm_solver_pp, order=3), "log_snr", 1),
+    "dpmpp_2m_sde": (functools.partial(few_steps.dpm_solver_pp, stochastic=True), "log_snr", 1),
+    "edm": (few_steps.edm, "karras", 2),
+    "edm, churn 10": (functools.partial(few_steps.edm, churn=10.0), "karras", 2),
+    "unipc_2": (functools.partial(few_steps.unipc, order=2), "log_snr", 1),
+    "unipc_3": (functools.partial(few_steps.unipc, order=3), "log_snr", 1),
 }
 SHARK = "sde, ShARK"
-ADAPTIVE = {"ode": sampling.ode_sampler, "sde": sampling.sde_sampler}
+ADAPTIVE = {"ode": sampling.ode_sampler, "sde": reverse_sde.sde_sampler}
 TOLERANCES = (1e-1, 1e-2, 1e-3)
 DETERMINISTIC = [name for name in FEW if not name.endswith(("1", "sde", "10"))]
 
@@ -96,10 +96,10 @@ def sample(name: str, nfe: int, sde: sde_lib.SDE, score_fn: Any, noise: Any) -> 
             probability_flow=flow,
         ).x
     if name == SHARK:
-        times = solvers.time_grid(sde, "log_snr", (nfe - 1) // sampling.SDE_SOLVERS["ShARK"][1])
-        return sampling.sde_sampler(sde, score_fn, noise, times=times).x
+        times = grids.time_grid(sde, "log_snr", (nfe - 1) // reverse_sde.SDE_SOLVERS["ShARK"][1])
+        return reverse_sde.sde_sampler(sde, score_fn, noise, times=times).x
     solver, grid, stages = FEW[name]
-    times = solvers.time_grid(sde, grid, (nfe - 1) // stages)
+    times = grids.time_grid(sde, grid, (nfe - 1) // stages)
     return solver(sde, score_fn, noise, times).x
 
 
@@ -132,12 +132,12 @@ def flow_errors() -> Errors:
     """Root mean square deviation of 64 denoised samples from the flow's, for a mixture in 2-D."""
     sde = sde_lib.VPSDE()
     score_fn = gaussians.two_modes((2,)).score_fn(sde)
-    noise = sampling.recorded_noise(jax.random.normal(jax.random.key(0), (1, 64, 2)))
+    noise = recorded_noise(jax.random.normal(jax.random.key(0), (1, 64, 2)))
 
     @jax.jit
     def solution() -> Array:
         x = sampling.ode_sampler(sde, score_fn, noise, rtol=1e-6, atol=1e-6).x
-        return solvers.denoised(sde, score_fn, x, sde.sampling_eps)
+        return denoised(sde, score_fn, x, sde.sampling_eps)
 
     exact = solution()
 
@@ -158,20 +158,20 @@ def network_errors(
     perfect sampler would get.
     """
     config = quickstart.get_config()
-    parts = train.build(config)
-    params = parallel.fetch(generate.restore(config, parts, workdir).params)
-    score_fn = generate.score_from_params(config, parts, params)
+    parts = experiment.build(config)
+    params = devices.fetch(restore(config, parts, workdir).params)
+    score_fn = experiment.score_from_params(config, parts, params)
     real = data.from_config(config, "train")
     extractor = classifier.load(real, data.from_config(config, "test"))
     expected = extractor.features(real.take(np.arange(len(real)))[0])
-    keys = parallel.image_keys(jax.random.key(0), jnp.arange(count))
+    keys = devices.image_keys(jax.random.key(0), jnp.arange(count))
 
     def distance(samples: Callable[[Any], tuple[Array, Any]]) -> tuple[float, float]:
         """The Fréchet distance of the images that `samples` makes of its noise, and the NFE."""
 
         @jax.jit
         def run(keys: Array) -> tuple[Array, Array]:
-            x, nfe = samples(sampling.image_noise(keys, parts.image_shape))
+            x, nfe = samples(image_noise(keys, parts.image_shape))
             levels = transforms.inverse_scale(x, parts.levels, config.data.centered, True)
             return levels, jnp.mean(jnp.asarray(nfe, jnp.float32))
 
@@ -268,7 +268,7 @@ def main() -> None:
         distances, solved, perfect = network_errors(args.workdir, args.count)
         title = f"Fréchet distance of the network's images, {args.count} and {args.count}"
         print(markdown(title, distances, ".1f"))
-        print(reports.table(solved, ["adaptive", "rtol = atol", "mean NFE", "distance"]))
+        print(figures.table(solved, ["adaptive", "rtol = atol", "mean NFE", "distance"]))
         print(f"between training images: {perfect.mean:.1f} ± {perfect.std:.1f}")
         panels["Fréchet distance, network"] = distances
     if args.picture:

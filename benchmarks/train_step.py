@@ -15,7 +15,9 @@ import time
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 
-import main  # isort: skip  # sets what must be set before JAX is imported
+from runtime import backend  # isort: skip
+
+backend.prepare()  # before JAX is imported
 
 import jax
 import numpy as np
@@ -23,10 +25,11 @@ from absl import app
 from ml_collections import config_flags
 
 import data
-import optimizers
-import parallel
-import reports
-import train
+from runtime import devices, experiment, figures
+from training import optimizers
+from training.objective import objective_from_config
+from training.state import new_state
+from training.step import step_from_config
 
 COUNTS = (1, 5, 25)
 ROUNDS = 4
@@ -38,19 +41,20 @@ def run(argv: list[str]) -> None:
     del argv
     config = CONFIG.value
     dataset = data.from_config(config, "train")
-    parts = train.with_data(config, train.build(config), dataset)
+    parts = experiment.build(config)
+    objective = objective_from_config(config, parts, dataset)
     optimizer = optimizers.from_config(config)
-    step = train.step_from_config(config, parts, optimizer)
-    fresh = functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
+    step = step_from_config(config, objective, optimizer)
+    fresh = functools.partial(new_state, parts.module, optimizer, 0, parts.image_shape)
     host_state = jax.jit(fresh)()
     compiled, drawn, states, memory, seconds = {}, {}, {}, {}, {}
     for n in COUNTS:
         batches = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
-        drawn[n] = parallel.lay_out(next(batches))
+        drawn[n] = devices.lay_out(next(batches))
         batches.close()
-        states[n] = parallel.replicate(host_state)
+        states[n] = devices.replicate(host_state)
         began = time.monotonic()
-        mapped = jax.pmap(step, axis_name=parallel.AXIS, donate_argnums=0)
+        mapped = jax.pmap(step, axis_name=devices.AXIS, donate_argnums=0)
         compiled[n] = mapped.lower(states[n], drawn[n]).compile()
         seconds[n] = time.monotonic() - began
         memory[n] = compiled[n].memory_analysis().temp_size_in_bytes
@@ -80,9 +84,8 @@ def run(argv: list[str]) -> None:
         for n in COUNTS
     ]
     header = ["steps/call", "ms/step", "ratio", "temp MiB", "ratio", "compile s", "images/s"]
-    print(reports.table(rows, header))
+    print(figures.table(rows, header))
 
 
 if __name__ == "__main__":
-    del main
     app.run(run)

@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import Conv
 from models.embeddings import GaussianFourierProjection, noise_embedding, positional_embedding
 from models.layers import (
     ACTIVATIONS,
@@ -20,6 +19,7 @@ from models.layers import (
     downsample,
     per_block_keys,
 )
+from models.ops.conv import Conv
 
 BASE_WIDTH = 16  # of a residual network that is not widened
 CHOICES: dict[str, Iterable[str]] = {

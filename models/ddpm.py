@@ -9,7 +9,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import Conv, default_init
 from models.embeddings import (
     class_embedding,
     noise_embedding,
@@ -28,6 +27,7 @@ from models.layers import (
     check_resolution,
     per_block_keys,
 )
+from models.ops.conv import Conv, default_init
 
 
 class DDPM(nn.Module):

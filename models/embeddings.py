@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from models.conv import default_init
+from models.ops.conv import default_init
 
 Activation = Callable[[jax.Array], jax.Array]
 

@@ -17,9 +17,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import Conv, default_init, dense
-from models.group_norm import group_norm
-from models.materialise import materialise, materialise_cotangent
+from models.ops.conv import Conv, default_init, dense
+from models.ops.group_norm import group_norm
+from models.ops.materialise import materialise, materialise_cotangent
 from models.resample import (
     Conv2d,
     downsample_2d,

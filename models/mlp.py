@@ -10,7 +10,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import default_init
 from models.embeddings import (
     GaussianFourierProjection,
     class_embedding,
@@ -19,6 +18,7 @@ from models.embeddings import (
     positional_embedding,
 )
 from models.layers import ACTIVATIONS, check_choices, dropout, per_block_keys
+from models.ops.conv import default_init
 
 CHOICES: dict[str, Iterable[str]] = {
     "nonlinearity": ACTIVATIONS,

@@ -19,9 +19,9 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from models.conv import Conv, Initializer
 from models.embeddings import noise_levels
 from models.layers import ACTIVATIONS, Activation, apply_block, check_choices
+from models.ops.conv import Conv, Initializer
 from models.resample import naive_downsample_2d
 
 INTERPOLATIONS = {"bilinear": "bilinear", "nearest_neighbor": "nearest", "nearest": "nearest"}

@@ -11,7 +11,6 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.conv import Conv, default_init
 from models.embeddings import (
     GaussianFourierProjection,
     class_embedding,
@@ -38,6 +37,7 @@ from models.layers import (
     residual,
     upsample,
 )
+from models.ops.conv import Conv, default_init
 
 RESBLOCKS = {"biggan": ResnetBlockBigGANpp, "ddpm": ResnetBlockDDPMpp}
 CHOICES: dict[str, Iterable[str]] = {

@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from models.conv import Initializer, conv, default_init
+from models.ops.conv import Initializer, conv, default_init
 
 Taps = Sequence[float]
 

@@ -7,8 +7,9 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from parametrisation import PREDICTIONS, convert, input_std
-from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul, lookup
+from configs.names import lookup
+from diffusion.parametrisation import PREDICTIONS, convert, input_std
+from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
 
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], labels [B]) -> [B, ...]
 

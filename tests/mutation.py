@@ -33,7 +33,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "sampling": "single_updates_of_the_original predictors_converge_at_order_one "
             "ancestral_subvp_is_exact_for_one_data_point",
-            "solvers": "ancestral_sampling_without_noise_is_ddim",
+            "few_steps": "ancestral_sampling_without_noise_is_ddim",
             "orders": "samplers_have_their_weak_order",
         },
     ),
@@ -43,25 +43,39 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "sampling": "single_updates_of_the_original "
             "batch_norm_is_the_mean_of_norms_over_batch_and_devices",
-            "solvers": "annealed_langevin_dynamics_is_the_update_of_smld",
+            "few_steps": "annealed_langevin_dynamics_is_the_update_of_smld",
         },
     ),
     (
         "sampling.py",
-        "sampling_times pc_sampler ode_sampler sde_sampler",
+        "sampling_times pc_sampler ode_sampler",
         {
             "sampling": "each_time_has_its_own_level_of_the_discrete_chain "
             "denoise_returns_the_mean_of_the_last_update pc_reports_true_evaluations "
             "ode_denoising_takes_one_noise_free_step_at_eps ode_reports_true_evaluations "
             "predictor_corrector_runs_of_the_original frames_are_states_of_the_same_run "
-            "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses"
         },
     ),
     (
-        "solvers.py",
-        "_ddim _dpmpp_2m _adams _weights multistep denoised _finish dpm_solver edm",
+        "diffusion/reverse_sde.py",
+        "sde_sampler",
+        {"sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses"},
+    ),
+    (
+        "diffusion/trajectory.py",
+        "denoised",
+        {"few_steps": "tweedie_is_the_posterior_mean"},
+    ),
+    (
+        "diffusion/probes.py",
+        "exact",
+        {"likelihood": "exact_trace_and_both_probes_on_a_mixture"},
+    ),
+    (
+        "diffusion/few_steps.py",
+        "_ddim _dpmpp_2m _adams _weights multistep _finish dpm_solver edm",
         {
-            "solvers": "third_order_multistep_is_exact_for_parabolas "
+            "few_steps": "third_order_multistep_is_exact_for_parabolas "
             "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits "
             "every_deterministic_solver_has_its_order stochastic_solvers_have_their_weak_order "
@@ -69,9 +83,9 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
-        "solvers.py",
-        "_uniform _quadratic _log_snr _karras time_grid _half_log_snr _times_of",
-        {"solvers": "time_grids_are_even_in_their_own_variable"},
+        "diffusion/grids.py",
+        "_uniform _quadratic _log_snr _karras time_grid half_log_snr times_of",
+        {"few_steps": "time_grids_are_even_in_their_own_variable"},
     ),
     (
         "likelihood.py",
@@ -91,8 +105,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
-        "draws.py",
-        "uniform_times likelihood_times noise_share low_discrepancy exact",
+        "diffusion/times.py",
+        "uniform_times likelihood_times noise_share low_discrepancy",
         {
             "likelihood": "times_of_the_bound_carry_their_density "
             "low_discrepancy_fills_every_stratum_and_belongs_to_its_image "
@@ -102,7 +116,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
-        "draws.py",
+        "diffusion/times.py",
         "independent stratified log_snr_times _at_log_snr log_normal_times log_normal_range "
         "noise_range time_of_noise _likelihood",
         {
@@ -119,18 +133,18 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {"controllable": ""},
     ),
     (
-        "inverse.py",
+        "diffusion/inverse.py",
         "average_pool gaussian_blur adjoint conjugate_gradients Measured pseudo_inverse "
         "posterior_guided _denoised_with_pullback",
         {"inverse": ""},
     ),
     (
-        "latent.py",
+        "diffusion/latent.py",
         "slerp direction times_from",
         {"latent": ""},
     ),
     (
-        "ode.py",
+        "diffusion/ode.py",
         "probability_flow evaluations",
         {"sampling": "ode_sampler_follows_the_exact_flow ode_reports_true_evaluations"},
     ),
@@ -141,7 +155,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {"sde_lib": ""},
     ),
     (
-        "parametrisation.py",
+        "diffusion/parametrisation.py",
         "PREDICTIONS _edm input_std coefficients convert",
         {
             "parametrisation": "every_conversion_agrees_with_the_definitions_and_inverts",
@@ -169,12 +183,12 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
-        "ema.py",
+        "runtime/ema.py",
         "constant power update width_of gamma_of combination inner_product",
         {"ema": ""},
     ),
     (
-        "optimizers.py",
+        "training/optimizers.py",
         "_inverse_sqrt _after_warmup SCHEDULES learning_rate clip_by_norm make_optimizer",
         {"optimizers": ""},
     ),
@@ -187,7 +201,7 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "early = jnp.tan(self.RATE * (jnp.minimum(t, 1.0) + self.OFFSET))",
     ): "later than 1/2 the other branch is taken",
     (
-        "ode.py",
+        "diffusion/ode.py",
         "return reverse.drift(x[None], jnp.reshape(t, (1,)))[1]",
     ): "there is one image, and JAX takes the last for an index beyond it",
 }

@@ -20,7 +20,9 @@ import numpy as np
 import optax
 import pytest
 
-import checkpoints
+import runtime.checkpoints
+from configs import stored
+from runtime.checkpoints import Checkpoints, flatten, unflatten
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -75,7 +77,7 @@ def truncate(path: pathlib.Path) -> None:
 def warnings(monkeypatch) -> list[str]:
     lines: list[str] = []
     monkeypatch.setattr(
-        checkpoints.logging, "warning", lambda message, *args: lines.append(message % args)
+        runtime.checkpoints.logging, "warning", lambda message, *args: lines.append(message % args)
     )
     return lines
 
@@ -84,7 +86,7 @@ def warnings(monkeypatch) -> list[str]:
 def two_steps(tmp_path_factory) -> pathlib.Path:
     """A directory with steps 10 and 20, to be copied by tests that damage it."""
     directory = tmp_path_factory.mktemp("two_steps")
-    saved = checkpoints.Checkpoints(directory)
+    saved = Checkpoints(directory)
     for step in (10, 20):
         assert saved.save(step, make_state(step), {"position": step}, '{"lr": 0.5}', metric=-step)
     saved.wait()
@@ -99,13 +101,13 @@ def damageable(two_steps, tmp_path) -> pathlib.Path:
 def test_round_trip_is_bit_exact(tmp_path):
     state = make_state(3)
     expected = jax.tree.map(np.copy, state)
-    saved = checkpoints.Checkpoints(tmp_path / "new" / "directory")
+    saved = Checkpoints(tmp_path / "new" / "directory")
     assert saved.save(3, state, b"\x00\xff", json.dumps({"model": {"nf": 64}}))
     for leaf in jax.tree.leaves(state):
         leaf[...] = 0  # the training loop may reuse its buffers at once
     saved.wait()
 
-    restored = checkpoints.Checkpoints(tmp_path / "new" / "directory").restore(expected)
+    restored = Checkpoints(tmp_path / "new" / "directory").restore(expected)
     assert restored.step == 3
     assert_same_bits(restored.state, expected)
     assert restored.data_state == b"\x00\xff"
@@ -113,12 +115,12 @@ def test_round_trip_is_bit_exact(tmp_path):
 
 
 def test_one_file_serves_any_part_of_the_state(two_steps):
-    restored = checkpoints.Checkpoints(two_steps).restore()
+    restored = Checkpoints(two_steps).restore()
     state = make_state(20)
-    assert restored.state.keys() == checkpoints.flatten(state).keys()
+    assert restored.state.keys() == flatten(state).keys()
     assert restored.data_state == {"position": 20}
     template = jax.eval_shape(lambda: state["params"])
-    params = checkpoints.unflatten(template, restored.state, "params")
+    params = unflatten(template, restored.state, "params")
     assert_same_bits(params, state["params"])
 
 
@@ -128,7 +130,7 @@ def test_state_that_does_not_fit_is_named(two_steps, warnings):
     template["key"] = np.zeros(4, np.uint32)
     template["step"] = np.zeros((), np.float32)
     with pytest.raises(ValueError, match="does not fit") as error:
-        checkpoints.Checkpoints(two_steps).restore(template)
+        Checkpoints(two_steps).restore(template)
     for problem in (
         "key is uint32[2], expected uint32[4]",
         "params/Conv_0/kernel is not expected",
@@ -150,22 +152,22 @@ def test_state_that_does_not_fit_is_named(two_steps, warnings):
 )
 def test_unstorable_state_is_refused(tmp_path, state, message):
     with pytest.raises(ValueError, match=message):
-        checkpoints.Checkpoints(tmp_path / "new").save(1, state)
+        Checkpoints(tmp_path / "new").save(1, state)
     assert not (tmp_path / "new").exists()
 
 
 def test_no_checkpoint(tmp_path, two_steps):
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint in .*nowhere"):
-        checkpoints.Checkpoints(tmp_path / "nowhere").restore()
+        Checkpoints(tmp_path / "nowhere").restore()
     assert not (tmp_path / "nowhere").exists(), "reading creates nothing"
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 15 in .*there are 10, 20"):
-        checkpoints.Checkpoints(two_steps).restore(step=15)
+        Checkpoints(two_steps).restore(step=15)
     with pytest.raises(ValueError, match="'newest': expected a number, 'latest' or 'best'"):
-        checkpoints.Checkpoints(two_steps).restore(step="newest")
+        Checkpoints(two_steps).restore(step="newest")
 
 
 def test_steps_only_increase(damageable):
-    saved = checkpoints.Checkpoints(damageable)
+    saved = Checkpoints(damageable)
     before = {path: path.read_bytes() for path in files(damageable)}
     assert not saved.save(20, make_state(20, seed=1))
     assert not saved.save(15, make_state(15))
@@ -186,7 +188,7 @@ def test_steps_only_increase(damageable):
 )
 def test_retention(tmp_path, metrics, keep_every, kept, best):
     for run in (slice(0, 3), slice(3, None)):  # metrics are known again after a restart
-        saved = checkpoints.Checkpoints(tmp_path, keep_every=keep_every)
+        saved = Checkpoints(tmp_path, keep_every=keep_every)
         for step, metric in list(enumerate(metrics, start=1))[run]:
             assert saved.save(step, {"x": np.full(3, step)}, metric=metric)
         saved.wait()
@@ -197,7 +199,7 @@ def test_retention(tmp_path, metrics, keep_every, kept, best):
 
 
 def test_best_needs_a_metric(tmp_path):
-    saved = checkpoints.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     saved.save(1, {"x": np.zeros(1)})
     with pytest.raises(FileNotFoundError, match=r"no checkpoint in .* has a metric"):
         saved.restore(step="best")
@@ -210,7 +212,7 @@ def test_any_flipped_byte_is_found(damageable, two_steps, warnings):
         original = path.read_bytes()
         flip_byte(path)
         warnings.clear()
-        restored = checkpoints.Checkpoints(damageable).restore(make_state(0))
+        restored = Checkpoints(damageable).restore(make_state(0))
         assert_same_bits(restored.state, make_state(restored.step))
         assert restored.data_state == {"position": restored.step}
         assert restored.config_json == '{"lr": 0.5}'
@@ -243,7 +245,7 @@ def test_arrays_are_held_against_their_checksums(damageable, changes, problem):
         arrays = dict(archive) | changes
     np.savez(path, **{name: array for name, array in arrays.items() if array is not None})
     with pytest.raises(ValueError, match=f"20 is damaged: array {problem}"):
-        checkpoints.Checkpoints(damageable).restore(step=20)
+        Checkpoints(damageable).restore(step=20)
 
 
 @pytest.mark.parametrize(
@@ -260,17 +262,17 @@ def test_descriptions_are_held_against_their_checksums(damageable, item, old, ne
     assert text.count(old) == 1
     path.write_text(text.replace(old, new))
     with pytest.raises(ValueError, match=f"20 is damaged: {problem}"):
-        checkpoints.Checkpoints(damageable).restore(step=20)
+        Checkpoints(damageable).restore(step=20)
 
 
 @pytest.mark.parametrize("damage", [flip_byte, truncate, pathlib.Path.unlink])
 def test_damaged_step_is_passed_over_and_saved_again(damageable, damage, warnings):
     damage(largest(damageable / "20" / "state"))
-    saved = checkpoints.Checkpoints(damageable)
+    saved = Checkpoints(damageable)
     with pytest.raises(ValueError, match=r"checkpoint .*20 is damaged: [^\n]+$"):
         saved.restore(step=20)
     assert saved.restore(step="best").step == 10  # 20 had the better metric
-    saved = checkpoints.Checkpoints(damageable)
+    saved = Checkpoints(damageable)
     restored = saved.restore(make_state(0))
     assert restored.step == 10
     assert_same_bits(restored.state, make_state(10))
@@ -284,7 +286,7 @@ def test_damaged_step_is_passed_over_and_saved_again(damageable, damage, warning
 
 
 def test_damage_found_after_saving_with_the_same_object(tmp_path, warnings):
-    saved = checkpoints.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     for step in (10, 20):
         saved.save(step, make_state(step))
     saved.wait()
@@ -301,7 +303,7 @@ def test_damaged_descriptions_do_not_stop_saving(damageable, damage, warnings):
         if path.name != "arrays.npz":
             damage(path)
     (damageable / "25.orbax-checkpoint-tmp" / "state").mkdir(parents=True)
-    saved = checkpoints.Checkpoints(damageable)
+    saved = Checkpoints(damageable)
     assert saved.save(30, make_state(30), metric=0.0)
     assert saved.restore().step == 30
     assert saved.restore(step="best").step == 30
@@ -312,12 +314,12 @@ def test_everything_damaged(damageable, warnings):
     for step in ("10", "20"):
         flip_byte(largest(damageable / step / "state"))
     with pytest.raises(ValueError, match=r"every checkpoint in .*; checkpoint .*20 is damaged"):
-        checkpoints.Checkpoints(damageable).restore()
+        Checkpoints(damageable).restore()
 
 
 def test_disk_full(tmp_path, capfd, caplog):
     """No file may grow beyond 64 kB: one line of error, and step 1 as good as before."""
-    saved = checkpoints.Checkpoints(tmp_path)
+    saved = Checkpoints(tmp_path)
     saved.save(1, make_state(1))
     saved.wait()
     before = {path: path.read_bytes() for path in files(tmp_path)}
@@ -365,12 +367,12 @@ def test_sigkill_while_saving(tmp_path, warnings):
     writers = [(tmp_path / str(i), python(script, tmp_path / str(i))) for i in range(2)]
     for i, (directory, writer) in enumerate(writers):
         deadline = time.monotonic() + 60
-        while checkpoints.Checkpoints(directory).steps()[-1:] < [2] and time.monotonic() < deadline:
+        while Checkpoints(directory).steps()[-1:] < [2] and time.monotonic() < deadline:
             time.sleep(0.001)
         time.sleep(0.013 * i)
         writer.send_signal(signal.SIGKILL)
         assert "Error" not in writer.communicate()[0]
-        saved = checkpoints.Checkpoints(directory)
+        saved = Checkpoints(directory)
         restored = saved.restore()
         assert restored.step >= 2
         assert restored.data_state == {"position": restored.step}
@@ -419,20 +421,20 @@ def test_two_processes_share_one_checkpoint(tmp_path):
     finally:
         for process in processes:
             process.kill()
-    alone = checkpoints.Checkpoints(tmp_path).restore()  # one process reads what two wrote
+    alone = Checkpoints(tmp_path).restore()  # one process reads what two wrote
     assert (alone.step, alone.data_state) == (3, None)
 
 
 def test_config_differences():
     old = {"model": {"nf": 64, "ch_mult": [1, 2], "fir": True}, "seed": 1, "log": {"freq": 5}}
     new = {"model": {"nf": 32, "ch_mult": (1, 2), "ema": 0.9}, "seed": 1, "log": {"freq": 9}}
-    assert checkpoints.config_differences(old, new, ignore=["log.*"]) == [
+    assert stored.config_differences(old, new, ignore=["log.*"]) == [
         "model.ema: nothing (stored), 0.9 (given)",
         "model.fir: True (stored), nothing (given)",
         "model.nf: 64 (stored) != 32 (given)",
     ]
-    assert checkpoints.config_differences(old, json.loads(json.dumps(old))) == []
-    assert checkpoints.config_differences({"a": {}}, {"a": {"b": None}}) == [
+    assert stored.config_differences(old, json.loads(json.dumps(old))) == []
+    assert stored.config_differences({"a": {}}, {"a": {"b": None}}) == [
         "a: {} (stored), nothing (given)",
         "a.b: nothing (stored), None (given)",
     ]

@@ -12,16 +12,17 @@ import pytest
 from ml_collections import ConfigDict
 
 import data
-import draws
-import generate
 import losses
 import models
-import train
 from configs import quickstart
 from data import transforms
+from diffusion.times import uniform_times
+from generation import generator
+from runtime import experiment
 from sde_lib import SDE, VESDE, VPSDE
 from tests import gaussians, tiny
 from tests.test_models import quick_jit, random_params, relative_error
+from training.objective import objective_from_config
 
 every_sde = pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["vp", "ve"])
 SMALL = models.NoisyClassifier(
@@ -44,7 +45,7 @@ def test_the_posterior_minimises_the_cross_entropy(sde: SDE) -> None:
     y: Any = (random.uniform(size=count) > mixture.weights[0]).astype(np.int32)
     means, stds = np.asarray(mixture.means)[y], np.asarray(mixture.stds)[y]
     x0: Any = (means + stds * random.normal(size=(count, 2))).astype(np.float32)
-    t, _ = draws.uniform_times(sde, jnp.asarray(random.uniform(size=count), jnp.float32))
+    t, _ = uniform_times(sde, jnp.asarray(random.uniform(size=count), jnp.float32))
     z: Any = random.normal(size=(count, 2)).astype(np.float32)
 
     def logits(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -235,17 +236,18 @@ def test_impossible_classifiers_are_refused(field: str, value: Any, message: str
 def test_what_a_classifier_cannot_be_trained_with(changes: Any, message: str) -> None:
     config = tiny.config(training__objective="classifier", **changes)
     with pytest.raises(ValueError, match=message):
-        train.with_data(config, train.build(config), data.load("digits", "train"))
+        objective_from_config(config, experiment.build(config), data.load("digits", "train"))
 
 
 def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
     """Its loss is the cross-entropy of the images' classes, here for logits that are known."""
     config = tiny.config(training__objective="classifier")
-    parts = train.build(config)
+    parts = experiment.build(config)
     assert isinstance(parts.module, models.NoisyClassifier)
     known = jnp.log(jnp.arange(1.0, 11.0) / 55.0)
     objective = dataclasses.replace(
-        parts.objective, apply=lambda variables, x, labels: jnp.broadcast_to(known, (len(x), 10))
+        objective_from_config(config, parts),
+        apply=lambda variables, x, labels: jnp.broadcast_to(known, (len(x), 10)),
     )
     images, classes = map(jnp.asarray, data.load("digits", "train").take(np.arange(4)))
     per_image, named = objective(
@@ -254,7 +256,7 @@ def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
     np.testing.assert_allclose(per_image, -known[classes], rtol=1e-6)
     assert set(named) == {"accuracy", "t"}
     with pytest.raises(ValueError, match="trained a classifier of noisy images"):
-        generate.Generator(config, parts)
+        generator.Generator(config, parts)
 
 
 @pytest.mark.slow

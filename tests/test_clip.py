@@ -14,18 +14,18 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
-import captions
-import control
 import data
-import generate
-import guides
 import losses
 import models
-import parallel
-import train
+from control import guides
+from control.run import problem_of
+from data import captions
+from generation import generator
 from interop import transformers_clip
+from runtime import devices, experiment
 from tests import golden_cases, tiny
 from tests.test_models import quick_jit, random_params, relative_error
+from training.objective import objective_from_config
 
 LENGTH = 24
 SMALL = models.CLIP(captions.VOCABULARY, captions.END, 8, 8, 1, 2, LENGTH, fourier_scale=0.5)
@@ -222,7 +222,7 @@ def clip_config(**changes: Any) -> ConfigDict:
 def test_an_objective_of_noisy_images_and_captions() -> None:
     """With towers that know the class: no loss, and all images known. Captions are the classes'."""
     config = clip_config()
-    parts = train.build(config)
+    parts = experiment.build(config)
     table = captions.table(data.class_names("digits"), LENGTH)
     seen = []
 
@@ -231,7 +231,7 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
         told = (tokens[:, None, None] == table).all(-1).any(-1).astype(jnp.float32)
         return told[: len(x)], told, jnp.float32(50.0)
 
-    objective = dataclasses.replace(parts.objective, apply=apply)
+    objective = dataclasses.replace(objective_from_config(config, parts), apply=apply)
     images, classes = map(jnp.asarray, data.load("digits", "train").take(np.arange(12)))
 
     @quick_jit
@@ -252,7 +252,7 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
     noise = (x - alpha * x0) / sigma[:, None, None, None]
     assert 0.9 < np.std(noise) < 1.1  # dequantisation is small beside it
     with pytest.raises(ValueError, match="this run trained a CLIP of noisy images"):
-        generate.Generator(config, parts)
+        generator.Generator(config, parts)
 
 
 @pytest.mark.parametrize(
@@ -267,8 +267,9 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
     ],
 )
 def test_what_a_clip_cannot_be_trained_with(changes: Any, message: str) -> None:
+    config = clip_config(**changes)
     with pytest.raises(ValueError, match=message):
-        train.build(clip_config(**changes))
+        objective_from_config(config, experiment.build(config))
 
 
 # Prompts.
@@ -278,20 +279,20 @@ def test_what_a_clip_cannot_be_trained_with(changes: Any, message: str) -> None:
 def posed(monkeypatch: pytest.MonkeyPatch) -> Any:
     """From settings of `control` to the problem, with a CLIP of random weights as its guide."""
     own = clip_config()
-    parts = train.build(own)
+    parts = experiment.build(own)
     params = random_params(parts.module, parts.image_shape)
-    guide = guides.Guide(own, parts, parallel.replicate(params), 7, "raw")
+    guide = guides.Guide(own, parts, devices.replicate(params), 7, "raw")
 
     def restore(config: Any, parts: Any, objective: str) -> guides.Guide:
         assert objective == "clip"
         return guide
 
-    monkeypatch.setattr(guides, "restore", restore)
+    monkeypatch.setattr(guides, "load_guide", restore)
 
     def pose(**settings: Any) -> Any:
         config = tiny.config(**{f"control__{name}": value for name, value in settings.items()})
         config.control.task = "prompt"
-        return control.problem_of(config, train.build(config))[0], parts.module, params
+        return problem_of(config, experiment.build(config))[0], parts.module, params
 
     return pose
 
@@ -345,10 +346,10 @@ def test_prompts_that_cannot_be_served(posed: Any, settings: Any, message: str) 
 def test_text_is_for_a_network_that_reads() -> None:
     config = tiny.config(control__task="prompt", control__prompt="six", control__guide="nowhere")
     with pytest.raises(ValueError, match=r"control.guide='nowhere' holds no run"):
-        control.problem_of(config, train.build(config))
+        problem_of(config, experiment.build(config))
     config = tiny.config(control__task="sdedit", control__prompt="six")
     with pytest.raises(ValueError, match=r"control.task='sdedit' reads no text"):
-        control.problem_of(config, train.build(config))
+        problem_of(config, experiment.build(config))
 
 
 @pytest.mark.slow
@@ -444,8 +445,8 @@ def test_a_clip_of_clean_images_looks_at_the_denoised_image(
     monkeypatch.setattr(transformers_clip, "tokens", tokens)
     config = tiny.config(control__guide=str(FOLDER), control__prompt="six; a photo of a seven")
     config.control.task, config.control.method = "prompt", method
-    parts = train.build(config)
-    problem: Any = control.problem_of(config, parts)[0]
+    parts = experiment.build(config)
+    problem: Any = problem_of(config, parts)[0]
     np.testing.assert_array_equal(problem.asked[:, 0], [6, 7])
     clip, params, mean, std = transformers_clip.read(FOLDER)
     x, v = jax.random.normal(jax.random.key(0), (2, 1, 8, 8, 1))

@@ -12,26 +12,26 @@ import numpy as np
 import pytest
 from PIL import Image
 
-import control
 import data
-import generate
-import measure
 import models
-import parallel
-import problem
-import train
-from metrics import fidelity
+from control import masks, problem
+from control import run as control_run
+from control.run import control
+from evaluation.metrics import fidelity
+from runtime import experiment
+from runtime.devices import replicate
+from runtime.workdir import Trained
 from tests import tiny
-from tests.test_train import use_devices
+from tests.test_training import use_devices
 
 
-def restored(config: Any, parts: train.Parts, workdir: pathlib.Path) -> generate.Trained:
+def restored(config: Any, parts: experiment.Parts, workdir: pathlib.Path) -> Trained:
     """Weights that were not trained, but that look at all of the image and at its class."""
     init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
     rng = np.random.RandomState(0)
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), shapes)
-    return generate.Trained(parallel.replicate(params), 7, "EMA weights")
+    return Trained(replicate(params), 7, "EMA weights")
 
 
 def settings(**changes: Any) -> Any:
@@ -54,9 +54,9 @@ def run(
     workdir: pathlib.Path, monkeypatch: pytest.MonkeyPatch, devices: int = 1, **changes: Any
 ) -> tuple[dict[str, Any], dict[str, np.ndarray]]:
     use_devices(monkeypatch, devices)
-    monkeypatch.setattr(generate, "restore", restored)
+    monkeypatch.setattr(control_run, "restore", restored)
     config = settings(**changes)
-    results = control.control(config, workdir)
+    results = control(config, workdir)
     with np.load(workdir / "control" / config.control.task / "results.npz") as stored:
         return results, dict(stored)
 
@@ -132,10 +132,10 @@ def test_official_replacement_runs_with_a_predictor(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
-    monkeypatch.setattr(generate, "restore", restored)
+    monkeypatch.setattr(control_run, "restore", restored)
     config = settings(method="replace", official=True)
     config.sampling.num_steps = 25
-    assert control.control(config, tmp_path)["nfe"] == 25
+    assert control(config, tmp_path)["nfe"] == 25
 
 
 @pytest.mark.parametrize(
@@ -165,7 +165,7 @@ def test_what_cannot_be_controlled_is_refused_before_a_checkpoint_is_looked_for(
     changes: dict[str, Any], message: str, tmp_path: pathlib.Path
 ) -> None:
     with pytest.raises(ValueError, match=message):
-        control.control(settings(**changes), tmp_path)
+        control(settings(**changes), tmp_path)
     assert not list(tmp_path.iterdir())
 
 
@@ -173,23 +173,23 @@ def test_replacement_needs_a_predictor_and_points_no_picture(tmp_path: pathlib.P
     config = settings(method="replace")
     config.sampling.predictor = "none"
     with pytest.raises(ValueError, match=r"try --config.sampling.predictor=ancestral_sampling"):
-        control.control(config, tmp_path)
+        control(config, tmp_path)
     config = settings(method="replace")
     config.training.continuous = False
     config.control.mask = "half"
     with pytest.raises(ValueError, match="has 1000 noise levels, and 'replace' takes them all"):
-        control.control(config, tmp_path)
+        control(config, tmp_path)
     config = settings(task="reconstruct")
     config.sampling.corrector_norm = "batch"
     with pytest.raises(ValueError, match="corrector_norm must be image"):
-        control.control(config, tmp_path)
+        control(config, tmp_path)
 
 
 def test_masks_hide_what_they_say(tmp_path: pathlib.Path) -> None:
     shape = (8, 8, 1)
 
     def made(**changes: Any) -> np.ndarray:
-        return measure.make_mask(settings(**changes).control, shape)[..., 0]
+        return masks.make_mask(settings(**changes).control, shape)[..., 0]
 
     half = made(mask="half")
     assert half[:4].all()

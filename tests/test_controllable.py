@@ -13,9 +13,10 @@ import numpy as np
 import pytest
 
 import controllable
-import inverse
 import sampling
-import solvers
+from diffusion import few_steps, grids, inverse
+from diffusion.noise import image_noise, recorded_noise
+from diffusion.trajectory import Samples
 from sde_lib import SDE, VESDE, VPSDE, batch_mul
 from tests import analytic_models, gaussians, golden_cases
 from tests.test_sampling import keys_of, normal_noise
@@ -192,13 +193,13 @@ def test_in_filling_has_the_law_of_its_own_sde_and_time_travel_that_of_the_poste
 
     @functools.partial(jax.jit, static_argnums=(0, 1, 2))
     def moments(steps: int, jump: int, repeats: int) -> Array:
-        times = solvers.time_grid(sde, "log_snr", steps)
+        times = grids.time_grid(sde, "log_snr", steps)
         if repeats:
             painted = controllable.repaint
             x = painted(sde, score_fn, noise, times, known, jump=jump, repeats=repeats).x
         else:
             infilled = controllable.infilled(sde, score_fn, known)
-            x = solvers.ddim(sde, infilled, noise, times, eta=1.0).x
+            x = few_steps.ddim(sde, infilled, noise, times, eta=1.0).x
         return jnp.array([x[:, 0, 1].mean(), x[:, 0, 1].var(), jnp.abs(x[:, 0, 0] - y).max()])
 
     mean, variance = law_of_the_unknown(sde, y)
@@ -222,17 +223,17 @@ SAMPLERS: dict[str, Any] = {
     "ode": lambda sde, score_fn, noise, known: sampling.ode_sampler(
         sde, controllable.infilled(sde, score_fn, known), noise, rtol=1e-2, atol=1e-2
     ),
-    "unipc": lambda sde, score_fn, noise, known: solvers.unipc(
+    "unipc": lambda sde, score_fn, noise, known: few_steps.unipc(
         sde,
         controllable.infilled(sde, score_fn, known),
         noise,
-        solvers.time_grid(sde, "log_snr", 8),
+        grids.time_grid(sde, "log_snr", 8),
     ),
     "replaced": lambda sde, score_fn, noise, known: controllable.pc_infill(
         sde, score_fn, noise, known
     ),
     "repaint": lambda sde, score_fn, noise, known: controllable.repaint(
-        sde, score_fn, noise, solvers.time_grid(sde, "log_snr", 8), known, jump=3, repeats=2
+        sde, score_fn, noise, grids.time_grid(sde, "log_snr", 8), known, jump=3, repeats=2
     ),
 }
 
@@ -256,10 +257,10 @@ def test_every_sampler_keeps_what_is_known_and_each_image_is_its_own(name: str, 
         known = controllable.in_painting(images, (jnp.arange(4) < 2)[:, None, None])
 
     @jax.jit
-    def run(values: Array, keys: Array) -> sampling.Samples:
-        def one(values: Array, key: Array) -> sampling.Samples:
+    def run(values: Array, keys: Array) -> Samples:
+        def one(values: Array, key: Array) -> Samples:
             given = dataclasses.replace(known, values=values[None])
-            noise = sampling.image_noise(key[None], (4, 4, 3))
+            noise = image_noise(key[None], (4, 4, 3))
             samples = SAMPLERS[name](sde, score_fn, noise, given)
             return jax.tree.map(lambda leaf: jnp.reshape(leaf, jnp.shape(leaf)[1:]), samples)
 
@@ -321,7 +322,7 @@ def test_official_in_painting_and_colourisation(task: str, path: pathlib.Path, t
         return controllable.pc_infill(
             sde,
             score_fn,
-            sampling.recorded_noise(draws),
+            recorded_noise(draws),
             known,
             predictor=settings["predictor"],
             corrector=settings["corrector"],

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from jax import lax
 
-from models import conv as conv_module
-from models.conv import Conv, Geometry, conv, default_init
+from models.ops import conv as conv_module
+from models.ops.conv import Conv, Geometry, conv, default_init
 
 GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "same": ((7, 6), 3, 1, "SAME", 1),

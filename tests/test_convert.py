@@ -16,19 +16,19 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
-import convert
-import ema
 import models
-import optimizers
-import train
-from checkpoints import Checkpoints, unflatten
 from configs import schema
-from interop import diffusers, official, sources
+from interop import convert, diffusers, official, sources
+from runtime import ema, experiment
+from runtime.checkpoints import Checkpoints, unflatten
+from runtime.workdir import open_run
 from tests import golden_cases, tiny
 from tests.test_diffusers import NCSNPP, SHAPE, folder_of, golden_folders, random_params
 from tests.test_interop_files import Reduced, Tensor, write_pth
 from tests.test_official_names import NAMES, network
-from tests.test_train import use_devices
+from tests.test_training import use_devices
+from training import optimizers
+from training.state import new_state, state_from_host
 
 LIMIT = 2e-5  # of the largest output
 
@@ -57,8 +57,8 @@ OFFICIAL = official_files()
 
 def restored(config: ConfigDict, workdir: pathlib.Path, which: str) -> Any:
     """The weights of the only checkpoint, by the way that sampling and evaluation read them."""
-    stored = train.open_run(config, workdir).restore()
-    shape = train.image_shape(config)
+    stored = open_run(config, workdir).restore()
+    shape = experiment.image_shape(config)
     init = functools.partial(models.init, models.from_config(config), image_shape=shape)
     return unflatten(jax.eval_shape(init, jax.random.key(0)), stored.state, prefix=which)
 
@@ -84,7 +84,7 @@ def test_official_checkpoints_give_their_outputs(name: str, tmp_path: pathlib.Pa
         params = restored(config, tmp_path, which)
         found = outputs(config, params, expected["x"], expected["labels"])
         assert_close(found, expected[out])
-    assert int(state.step) == train.open_run(config, tmp_path).steps()[0]
+    assert int(state.step) == open_run(config, tmp_path).steps()[0]
 
 
 @pytest.mark.golden
@@ -126,7 +126,7 @@ def test_diffusers_folders_give_their_outputs(folder: pathlib.Path, tmp_path: pa
 
 def tiny_checkpoint(config: ConfigDict, seed: int = 0) -> dict[str, Any]:
     """An official PyTorch state of the config's network, with random numbers everywhere."""
-    module, shape = models.from_config(config), train.image_shape(config)
+    module, shape = models.from_config(config), experiment.image_shape(config)
     rng = np.random.default_rng(seed)
     entries = official.correspondence(module, shape)
     sigmas = np.geomspace(config.model.sigma_max, config.model.sigma_min, config.model.num_scales)
@@ -192,11 +192,9 @@ def test_training_goes_on_where_the_file_stopped(
     assert tiny.run(capsys, *argv) == (0, [])
 
     config = tiny.config(training__n_iters=9)
-    module, shape = models.from_config(config), train.image_shape(config)
-    state = train.state_from_host(
-        train.open_run(config, workdir).restore(template_of(config)).state
-    )
-    fresh = train.new_state(module, optimizers.from_config(config), config.seed, shape)
+    module, shape = models.from_config(config), experiment.image_shape(config)
+    state = state_from_host(open_run(config, workdir).restore(template_of(config)).state)
+    fresh = new_state(module, optimizers.from_config(config), config.seed, shape)
     assert jax.random.key_data(state.key).tolist() == jax.random.key_data(fresh.key).tolist()
     adam, schedule = state.opt_state[2], state.opt_state[3]
     assert (int(state.step), int(adam.count), int(schedule.count)) == (7, 7, 7)
@@ -231,11 +229,11 @@ def test_training_goes_on_where_the_file_stopped(
 
 def template_of(config: ConfigDict) -> dict[str, Any]:
     fresh = functools.partial(
-        train.new_state,
+        new_state,
         models.from_config(config),
         optimizers.from_config(config),
         config.seed,
-        train.image_shape(config),
+        experiment.image_shape(config),
         ema.from_config(config).further,
     )
     template = jax.eval_shape(fresh)
@@ -365,7 +363,7 @@ def test_official_jax_files_are_refused_too(
 ) -> None:
     """A tree in which one parameter was renamed, everywhere alike; and a truncated file."""
     config = tiny.config()
-    module, shape = models.from_config(config), train.image_shape(config)
+    module, shape = models.from_config(config), experiment.image_shape(config)
     params = official.params_from_torch(module, content["model"], shape)
 
     def state(tree: dict[str, Any]) -> bytes:
@@ -472,14 +470,14 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
         module = models.from_config(config)
         assert (module.nf, module.ch_mult, module.progressive) == (32, (1, 4), "output_skip")
         jax.tree.map(np.testing.assert_array_equal, state.params, random_params(NCSNPP))
-        train.open_run(config, workdir)  # is the run's own config
+        open_run(config, workdir)  # is the run's own config
 
 
 @pytest.mark.parametrize("name", ["church", "bedroom", "ffhq_256", "celebahq_256", "ffhq"])
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
     """What an export says of them leads back to their own configs and to their own networks."""
     config = convert.load_config(convert.CONFIGS / "ve" / f"{name}_ncsnpp_continuous.py")
-    description = diffusers.description(models.from_config(config), train.image_shape(config))
+    description = diffusers.description(models.from_config(config), experiment.image_shape(config))
     values = diffusers.architecture(description)
     assert convert.differences(config, values) == []
     config.model.num_res_blocks += 1
@@ -507,7 +505,7 @@ def test_export_takes_the_average(
     """By the command line, from a run whose raw and averaged weights differ."""
     convert.import_weights(None, folder_of(NCSNPP, tmp_path / "unet"), tmp_path / "run")
     config = convert.load_config(tmp_path / "run" / "config.py")
-    checkpoints = train.open_run(config, tmp_path / "run")
+    checkpoints = open_run(config, tmp_path / "run")
     state = checkpoints.restore(template_of(config)).state
     state["ema_params"] = jax.tree.map(lambda leaf: leaf + 1, state["params"])
     assert checkpoints.save(1, {**state, "step": np.int32(1)}, None, "{}")

@@ -18,7 +18,8 @@ import pytest
 
 import controllable
 import sampling
-import solvers
+from diffusion import few_steps, grids
+from diffusion.trajectory import Samples
 from sde_lib import SDE, VPSDE
 from tests import gaussians
 from tests.test_sampling import normal_noise
@@ -72,12 +73,12 @@ def pc(predictor: str, corrector: str = "none", **options: Any) -> Callable[...,
 
 def few(solver: Callable[..., Any], steps: int, **options: Any) -> Callable[..., Any]:
     def sampler(sde: SDE, score_fn: Any, noise: Any) -> Any:
-        return solver(sde, score_fn, noise, solvers.time_grid(sde, "log_snr", steps), **options)
+        return solver(sde, score_fn, noise, grids.time_grid(sde, "log_snr", steps), **options)
 
     return sampler
 
 
-def smld(sde: SDE, score_fn: Any, noise: Any) -> sampling.Samples:
+def smld(sde: SDE, score_fn: Any, noise: Any) -> Samples:
     """50 steps of (0.35 sigma)^2 at each of 60 levels: Langevin dynamics must come to rest."""
     return sampling.annealed_langevin_dynamics(
         dataclasses.replace(sde, N=60), score_fn, noise, step_size=4.9e-5, n_steps_each=50
@@ -90,10 +91,10 @@ SAMPLERS: dict[str, Callable[..., Any]] = {
     "reverse_diffusion": pc("reverse_diffusion"),
     "ancestral_sampling": pc("ancestral_sampling"),
     "reverse_diffusion+langevin": pc("reverse_diffusion", "langevin", snr=0.05),
-    "ddim_eta_1": few(solvers.ddim, 500, eta=1.0),
-    "dpmpp_2m_sde": few(solvers.dpm_solver_pp, 60, stochastic=True),
-    "edm_churn": few(solvers.edm, 60, churn=10.0),
-    "unipc_3": few(solvers.unipc, 20),
+    "ddim_eta_1": few(few_steps.ddim, 500, eta=1.0),
+    "dpmpp_2m_sde": few(few_steps.dpm_solver_pp, 60, stochastic=True),
+    "edm_churn": few(few_steps.edm, 60, churn=10.0),
+    "unipc_3": few(few_steps.unipc, 20),
     "smld": smld,
 }
 
@@ -175,7 +176,7 @@ def test_samplers_draw_from_the_data(kind: str, data: str, names: list[str], ste
     score_fn = DATA[data].score_fn(sde)
 
     @jax.jit
-    def draw() -> dict[str, sampling.Samples]:
+    def draw() -> dict[str, Samples]:
         shape = DATA[data].means.shape[1:]
         noises = [normal_noise(COUNT, shape, seed) for seed in range(len(names))]
         return {
@@ -219,7 +220,7 @@ def test_guidance_draws_from_the_class(kind: str) -> None:
     sde = dataclasses.replace(gaussians.SDES[kind], N=500)
 
     @jax.jit
-    def draw() -> dict[tuple[str, str], sampling.Samples]:
+    def draw() -> dict[tuple[str, str], Samples]:
         return {
             (name, guide): sampler(sde, score, normal_noise(COUNT, (2,), 1))
             for name, sampler in samplers.items()

@@ -10,8 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import ema
-from snapshots import Snapshots
+from runtime import ema
+from runtime.ema_snapshots import Snapshots
 
 
 def weights_of(rule: ema.Rule, count: int) -> np.ndarray:

@@ -8,9 +8,9 @@ import pytest
 from PIL import Image, ImageDraw, ImageFont, features
 
 import data
-import train
 from data import emoji
 from data.emoji import FONT, LIST, Emoji, Listed
+from runtime import experiment
 
 FILES = {name: pathlib.Path(place) / name for name, place in Emoji.PLACES.items()}
 installed = pytest.mark.skipif(
@@ -153,6 +153,6 @@ def test_shrinking_centres_over_white():
 @pytest.mark.parametrize("name", ["vp", "ddpmpp"])
 def test_configs_describe_emoji(name):
     config = importlib.import_module(f"configs.emoji.{name}").get_config()
-    assert train.build(config).image_shape == Emoji.IMAGE_SHAPE
+    assert experiment.build(config).image_shape == Emoji.IMAGE_SHAPE
     assert config.classifier.num_classes == Emoji.NUM_CLASSES
     assert not config.data.random_flip  # flags and letters would be others

@@ -12,12 +12,12 @@ from typing import Any
 import numpy as np
 import pytest
 
-import evaluate
-import report
-import reports
-import train
+from evaluation import evaluate
+from evaluation.report import content
+from runtime import files
 from tests import tiny
-from tests.test_train import start_two, use_devices
+from tests.test_training import start_two, use_devices
+from training import loop
 
 
 @pytest.fixture
@@ -26,7 +26,7 @@ def run_with(monkeypatch):
 
     def have(*steps):
         run = SimpleNamespace(steps=lambda: list(steps), directory="run/checkpoints")
-        monkeypatch.setattr(train, "open_run", lambda config, workdir: run)
+        monkeypatch.setattr(evaluate, "open_run", lambda config, workdir: run)
 
     return have
 
@@ -90,12 +90,12 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
             raise KeyboardInterrupt
         done.append(folder)
         results = {"step": step, "nfe": 5.0, "fid": len(done), "made_by": evaluate.made_by(one)}
-        reports.write_json(workdir / folder / "results.json", results)
+        files.write_json(workdir / folder / "results.json", results)
         return results
 
     whole = evaluate.evaluate
     reported: list[list[str]] = []
-    monkeypatch.setattr(report, "write", lambda *given: reported.append(list(given[-1])))
+    monkeypatch.setattr(content, "write", lambda *given: reported.append(list(given[-1])))
     monkeypatch.setattr(evaluate, "evaluate", one_run)
     with pytest.raises(KeyboardInterrupt):
         whole(config, tmp_path, "eval")
@@ -127,7 +127,7 @@ def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("run")
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
-        train.train(tiny.config(), workdir)
+        loop.train(tiny.config(), workdir)
         evaluate.evaluate(with_more(), workdir, "eval")
     return workdir
 

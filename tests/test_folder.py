@@ -12,7 +12,7 @@ from PIL import Image
 import data
 from data import folder as folders
 from data.datasets import Column
-from metrics import classifier
+from evaluation.metrics import classifier
 from tests import tiny
 
 

@@ -8,9 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import group_norm as module
-from models import native
-from models.group_norm import group_norm
+from models.ops import group_norm as module
+from models.ops import native
+from models.ops.group_norm import group_norm
 from tests.test_conv import assert_close, normal
 
 CASES = {  # images, pixels, channels, groups

@@ -12,17 +12,15 @@ import numpy as np
 import pytest
 
 import configs
-import control
 import data
-import generate
-import guides
-import train
-from metrics import classifier
+from control import guides, run
+from evaluation.metrics import classifier
+from runtime import experiment
 from sde_lib import ScoreFn
 from tests import gaussians, tiny
 from tests.test_control import restored, settings
 from tests.test_models import quick_jit
-from tests.test_train import use_devices
+from tests.test_training import use_devices
 
 STD = 0.1  # of the images of each class in the closed forms
 
@@ -41,7 +39,7 @@ def mean_of(y: jax.Array) -> jax.Array:
 
 
 def of_classes(
-    config: Any, parts: train.Parts, params: Any, classes: jax.Array | None = None
+    config: Any, parts: experiment.Parts, params: Any, classes: jax.Array | None = None
 ) -> ScoreFn:
     """The exact score of N(mean_of(class), STD^2), and of N(0, STD^2) where no class is told."""
 
@@ -54,7 +52,7 @@ def of_classes(
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(generate, "restore", restored)
+    monkeypatch.setattr(run, "restore", restored)
     monkeypatch.setattr(classifier, "load", lambda *_: Judge())
 
 
@@ -72,7 +70,7 @@ def draw(
             **changes,
         }
     )
-    results = control.control(config, workdir)
+    results = run.control(config, workdir)
     with np.load(workdir / "control" / config.control.task / "results.npz") as stored:
         return results, dict(stored)
 
@@ -93,7 +91,7 @@ def test_classifier_free_guidance_is_linear_in_its_scale(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
     """Of N(0, s^2) and N(m, s^2) the guided score is that of N(w m, s^2), at every scale w."""
-    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment, "score_from_params", of_classes)
     small: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 8}
     _, free = draw(tmp_path, monkeypatch, scale=0.0, **small)
     _, told = draw(tmp_path, monkeypatch, method="conditional", scale=7.0, **small)
@@ -128,7 +126,7 @@ def test_every_sampler_serves_classes(
     judged: None,
 ) -> None:
     """The mean over the pixels of an image is that of its class, within 5 standard errors."""
-    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment, "score_from_params", of_classes)
     given = {f"sampling__{name}": value for name, value in sampler.items()}
     _, drawn = draw(tmp_path, monkeypatch, classes=(0, 9), scale=1.0, **given)
     means = drawn["x"].reshape(4, -1).mean(1)
@@ -140,7 +138,7 @@ def test_an_attribute_is_the_difference_of_the_mean_latents(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
     """Of a Gaussian the flow is linear: in the images the step is the difference of the means."""
-    monkeypatch.setattr(generate, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment, "score_from_params", of_classes)
     small: dict[str, Any] = {"task": "attribute", "classes": (1, 8), "scale": 1.5}
     small |= {"num_examples": 5, "sampling__rtol": 1e-5, "sampling__atol": 1e-5, "split": "train"}
     results, drawn = draw(tmp_path, monkeypatch, **small)
@@ -160,22 +158,22 @@ def test_images_are_counted_that_are_taken_for_what_was_asked(
     """By a classifier that the guide has nothing to do with; nothing asked is not counted."""
     config = settings(task="class", classes=(3, 5), model__num_labels=10)
     config.control.method = "conditional"
-    problem, _ = control.problem_of(config, train.build(config))
+    problem, _ = run.problem_of(config, experiment.build(config))
     assert problem.asked is not None
     assert problem.asked.tolist() == [[3, 3], [5, 5]]
     levels = np.array([3, 4, 5, 5], np.uint8)
     drawn = {"image": np.broadcast_to(levels[:, None, None, None], (4, 8, 8, 1))}
-    found = control.classified(config, problem, drawn)
+    found = run.classified(config, problem, drawn)
     assert (found["classified_as_asked"], found["classified"]) == (0.75, 4)
     assert drawn["predicted"].tolist() == [3, 4, 5, 5]
     problem.asked[0, 1] = -1
-    assert control.classified(config, problem, drawn)["classified_as_asked"] == 1.0
+    assert run.classified(config, problem, drawn)["classified_as_asked"] == 1.0
 
     def absent(*_: Any) -> None:
         raise FileNotFoundError("not here")
 
     monkeypatch.setattr(data, "from_config", absent)
-    assert control.classified(config, problem, drawn) == {}
+    assert run.classified(config, problem, drawn) == {}
 
 
 # Guides.
@@ -206,7 +204,7 @@ def test_a_guide_guides_by_the_weights_that_it_is_given(
     """They are arguments of the draw; weights of 0, to which all classes are alike, do nothing."""
     given: dict[str, Any] = {"task": "class", "method": "classifier", "scale": 3.0}
     config = settings(**given, guide=made_guide(tmp_path))
-    guidance = control.problem_of(config, train.build(config))[0].guidance
+    guidance = run.problem_of(config, experiment.build(config))[0].guidance
     assert guidance is not None
     x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), jnp.full(1, 0.5)
     condition = {"class": jnp.array([3])}
@@ -297,9 +295,9 @@ def test_a_guide_is_the_run_that_is_named(
     """Its own config, lists as tuples again, says what it is; without a checkpoint it is none."""
     config = settings(guide=made_guide(tmp_path, eval__ema="raw", classifier__num_classes=11))
     with pytest.raises(FileNotFoundError, match="checkpoint"):
-        guides.restore(config, train.build(config), "classifier")
-    monkeypatch.setattr(generate, "restore", restored)
-    guide = guides.restore(config, train.build(config), "classifier")
+        guides.load_guide(config, experiment.build(config), "classifier")
+    monkeypatch.setattr(guides, "restore", restored)
+    guide = guides.load_guide(config, experiment.build(config), "classifier")
     assert guide.config.eval.ema == "raw"
     assert guide.config.model.ch_mult == (1,)
     assert guide.parts.module.num_classes == 11

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from metrics import inception
+import interop
+from data import builder
+from evaluation.metrics import inception
 from tests import golden_cases
 from tests.test_interop_files import Tensor, write_legacy_pth
 
@@ -243,7 +245,7 @@ def test_weights_are_downloaded_once_and_looked_for_where_pytorch_fid_keeps_them
     source = named_by_hash(caches, b"weights")
     monkeypatch.setattr(inception, "FILE", source.name)
     monkeypatch.setattr(inception, "URL", source.as_uri())
-    monkeypatch.setattr(inception.pth, "read_pth", lambda path: {"from": path})
+    monkeypatch.setattr(interop.pth, "read_pth", lambda path: {"from": path})
     monkeypatch.setattr(inception, "params_from_torch", lambda tensors: tensors)
     ours, theirs = inception.places()
     assert inception.load_weights().params == {"from": ours}
@@ -259,7 +261,7 @@ def test_offline_one_line_says_what_to_fetch_and_whereto(caches, monkeypatch):
     def unreachable(url):
         raise OSError("no route")
 
-    monkeypatch.setattr(inception, "reach", unreachable)
+    monkeypatch.setattr(builder, "reach", unreachable)
     with pytest.raises(FileNotFoundError) as raised:
         inception.load_weights()
     line = str(raised.value)

@@ -10,8 +10,7 @@ import numpy as np
 import pytest
 
 import controllable
-import inverse
-import solvers
+from diffusion import few_steps, grids, inverse
 from sde_lib import SDE, VESDE, VPSDE, batch_mul
 from tests import gaussians
 
@@ -169,13 +168,13 @@ def test_the_samples_have_the_posterior_of_a_measurement() -> None:
 
     def noisy(sde: SDE, score_fn: Any, noise: Any, y: Array) -> Array:
         guided = inverse.posterior_guided(sde, score_fn, pair_mean, y, noise_std=noise_std)
-        times = solvers.time_grid(sde, "log_snr", 100)
-        return solvers.ddim(sde, guided, noise, times, eta=1.0).x
+        times = grids.time_grid(sde, "log_snr", 100)
+        return few_steps.ddim(sde, guided, noise, times, eta=1.0).x
 
     def exactly(sde: SDE, score_fn: Any, noise: Any, y: Array) -> Array:
         known = inverse.measured(pair_mean, y, (1, 2, 1))
         return controllable.repaint(
-            sde, score_fn, noise, solvers.time_grid(sde, "log_snr", 100), known
+            sde, score_fn, noise, grids.time_grid(sde, "log_snr", 100), known
         ).x
 
     for sampler, std in ((noisy, noise_std), (exactly, 0.0)):
@@ -205,7 +204,7 @@ def test_dps_steps_are_those_of_its_paper(kind: str) -> None:
     @jax.jit
     def one_step() -> tuple[Array, Array]:
         x = inverse.dps(sde, score_fn, lambda i: z[i], times, pair_mean, y, scale=scale).x
-        plain = solvers.ddim(sde, score_fn, lambda i: z[i], times, eta=1.0).x
+        plain = few_steps.ddim(sde, score_fn, lambda i: z[i], times, eta=1.0).x
         return x, plain
 
     moved, plain = one_step()
@@ -220,7 +219,7 @@ def test_dps_steps_are_those_of_its_paper(kind: str) -> None:
     np.testing.assert_allclose(moved - plain, -end * scale * ratio * gradient, rtol=1e-3, atol=1e-5)
 
     def run(sde: SDE, score_fn: Any, noise: Any, y: Array) -> Array:
-        times = solvers.time_grid(sde, "log_snr", 60)
+        times = grids.time_grid(sde, "log_snr", 60)
         return inverse.dps(sde, score_fn, noise, times, pair_mean, y, scale=0.3).x
 
     x = jax.jit(lambda: draws(sde, run, 1.0, 256))()

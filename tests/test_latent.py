@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import latent
-import solvers
+from diffusion import grids, latent
 from sde_lib import VPSDE
 from tests import gaussians
 
@@ -45,7 +44,7 @@ def test_ddim_inverts_along_the_exact_flow(kind: str) -> None:
     def errors() -> jax.Array:
         found = []
         for steps in (50, 200):
-            times = solvers.time_grid(sde, "log_snr", steps)
+            times = grids.time_grid(sde, "log_snr", steps)
             z = latent.ddim_encode(sde, score_fn, x, times)
             exact = gaussians.flow_map(sde, MEAN, STD, x, float(times[-1]), float(times[0]))
             back = latent.ddim_decode(sde, score_fn, z, times, denoise=False).x
@@ -64,7 +63,7 @@ def test_noising_and_returning_has_its_closed_form() -> None:
     sde, start = VPSDE(), 0.4
     key = jax.random.key(0)
     x0 = jnp.full((4096, 1, 1, 1), 1.2)
-    times = latent.times_from(solvers.time_grid(sde, "log_snr", 150), start)
+    times = latent.times_from(grids.time_grid(sde, "log_snr", 150), start)
     assert times[0] == start
     assert len(times) < 151
 
@@ -86,7 +85,7 @@ def test_noising_and_returning_has_its_closed_form() -> None:
 
 
 def test_a_start_outside_the_grid_is_refused() -> None:
-    times = solvers.time_grid(VPSDE(), "uniform", 5)
+    times = grids.time_grid(VPSDE(), "uniform", 5)
     for start in (0.001, 1.5):
         with pytest.raises(ValueError, match=r"start must lie in \(0.001, 1\], not"):
             latent.times_from(times, start)

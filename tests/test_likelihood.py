@@ -13,9 +13,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-import draws
 import likelihood
-import ode
+from diffusion import ode
+from diffusion.probes import PROBES, exact, gaussian, rademacher
+from diffusion.times import likelihood_times, low_discrepancy, uniform_times
 from sde_lib import SDE, SDES, VESDE, VPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 
@@ -47,7 +48,7 @@ def test_one_rademacher_probe_is_exact_for_an_isotropic_score(kind: str) -> None
 
     @jax.jit
     def run(keys: jax.Array) -> likelihood.Likelihood:
-        probes = draws.rademacher(keys, SHAPE)
+        probes = rademacher(keys, SHAPE)
         return likelihood.log_likelihood(sde, gaussians.linear_score(sde, MEAN, STD), x, probes)
 
     result, other = run(keys_of(4)), run(keys_of(4, seed=1))
@@ -88,7 +89,7 @@ def test_bits_per_dim_of_the_exact_trace_are_those_of_the_density(
 
     @jax.jit
     def errors() -> jax.Array:
-        probes = draws.exact(keys_of(3), shape)
+        probes = exact(keys_of(3), shape)
         found = likelihood.log_likelihood(sde, data.score_fn(sde), x, probes)
         at_end = data.log_prob(sde, found.z, jnp.full(3, sde.T)) - sde.prior_logp(found.z)
         return found.logp + at_end - data.log_prob(sde, x, jnp.full(3, EPS))
@@ -105,7 +106,7 @@ def test_exact_trace_and_both_probes_on_a_mixture() -> None:
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(name: str, x: jax.Array, keys: jax.Array) -> likelihood.Likelihood:
-        probes = draws.PROBES[name](keys, x.shape[1:])
+        probes = PROBES[name](keys, x.shape[1:])
         return likelihood.log_likelihood(
             sde, mixture.score_fn(sde), x, probes, rtol=1e-4, atol=1e-4
         )
@@ -128,7 +129,7 @@ def test_the_first_step_does_not_leap_over_the_scale_of_the_data() -> None:
 
     @jax.jit
     def run() -> likelihood.Likelihood:
-        probes = draws.rademacher(keys_of(2), shape)
+        probes = rademacher(keys_of(2), shape)
         score_fn = gaussians.linear_score(sde, MEAN, std)
         return likelihood.log_likelihood(sde, score_fn, x, probes, rtol=1e-3, atol=1e-3)
 
@@ -143,7 +144,7 @@ def test_several_probes_are_averaged() -> None:
     sde = VPSDE()
     mixture = gaussians.two_modes(SHAPE)
     x = mixture.sample(jax.random.key(0), 2)
-    probes = draws.gaussian(keys_of(2), SHAPE, 3)
+    probes = gaussian(keys_of(2), SHAPE, 3)
     run = jax.jit(
         lambda probes: likelihood.log_likelihood(sde, mixture.score_fn(sde), x, probes).logp
     )
@@ -154,7 +155,7 @@ def test_several_probes_are_averaged() -> None:
 
 @pytest.mark.parametrize("name", ["rademacher", "gaussian"])
 def test_probes_have_identity_covariance_and_belong_to_their_image(name: str) -> None:
-    probe = draws.PROBES[name]
+    probe = PROBES[name]
     drawn = probe(keys_of(64), (3, 5), 200)
     assert drawn.shape == (200, 64, 3, 5)
     flat = np.asarray(drawn).reshape(-1, 15)
@@ -186,7 +187,7 @@ def test_evaluations_and_steps_belong_to_each_image() -> None:
     sde = VPSDE()
     mixture = gaussians.two_modes((2, 2, 1))
     x = mixture.sample(jax.random.key(0), 3) * jnp.array([0.1, 1.0, 8.0]).reshape(3, 1, 1, 1)
-    probes = draws.rademacher(keys_of(3), (2, 2, 1))
+    probes = rademacher(keys_of(3), (2, 2, 1))
     calls = []
 
     @jax.jit
@@ -221,15 +222,15 @@ def draws_of_bound(
 
     @jax.jit
     def run(batch: jax.Array) -> jax.Array:
-        u = draws.low_discrepancy(time_keys, 8)
+        u = low_discrepancy(time_keys, 8)
         t, weight = TIMES[times](sde, u, eps)
-        z = draws.gaussian(noise_keys, x.shape, 8)
+        z = gaussian(noise_keys, x.shape, 8)
         return likelihood.elbo(sde, score_fn, batch, t, weight, z, eps=eps)
 
     return np.asarray(run(batch), np.float64)
 
 
-TIMES = {"likelihood": draws.likelihood_times, "uniform": draws.uniform_times}
+TIMES = {"likelihood": likelihood_times, "uniform": uniform_times}
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -286,9 +287,7 @@ def test_the_bound_holds_for_the_sde_of_a_wrong_score() -> None:
 def test_times_of_the_bound_carry_their_density(name: str) -> None:
     """From eps to T without a gap, and the mean of 1 / density is the length of the interval."""
     sde = SDES[name]()
-    t, weight = jax.jit(functools.partial(draws.likelihood_times, sde))(
-        (jnp.arange(20000) + 0.5) / 20000
-    )
+    t, weight = jax.jit(functools.partial(likelihood_times, sde))((jnp.arange(20000) + 0.5) / 20000)
     assert np.all(np.diff(t) >= 0)
     np.testing.assert_allclose([t[0], t[-1]], [sde.training_eps, sde.T], rtol=5e-3)
     np.testing.assert_allclose(weight.mean(), sde.T - sde.training_eps, rtol=5e-3)
@@ -297,10 +296,10 @@ def test_times_of_the_bound_carry_their_density(name: str) -> None:
 
 
 def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:
-    drawn = draws.low_discrepancy(keys_of(64), 8)
+    drawn = low_discrepancy(keys_of(64), 8)
     np.testing.assert_array_equal(jnp.floor(8 * drawn), jnp.arange(8.0)[:, None] + jnp.zeros(64))
     assert np.ptp(8 * np.asarray(drawn[0])) > 0.9
-    np.testing.assert_array_equal(draws.low_discrepancy(keys_of(64)[3:5], 8), drawn[:, 3:5])
+    np.testing.assert_array_equal(low_discrepancy(keys_of(64)[3:5], 8), drawn[:, 3:5])
 
 
 def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
@@ -340,7 +339,7 @@ def test_bits_per_dim_of_a_uniform_density() -> None:
 def test_a_solver_that_gave_up_says_so() -> None:
     sde = VPSDE()
     x = jnp.ones((2, *SHAPE)).at[1].set(jnp.inf)
-    probes = draws.rademacher(keys_of(2), SHAPE)
+    probes = rademacher(keys_of(2), SHAPE)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
     run = functools.partial(likelihood.log_likelihood, sde, score_fn, x, probes)
     assert jax.jit(run)().ok.tolist() == [True, False]
@@ -388,7 +387,7 @@ def test_from_config_passes_every_setting_on() -> None:
     @jax.jit
     def run() -> Any:
         made = likelihood.from_config(ml_collections.ConfigDict({"eval": chosen}))
-        probes = draws.gaussian(keys, SHAPE, 2)
+        probes = gaussian(keys, SHAPE, 2)
         direct = functools.partial(likelihood.log_likelihood, sde, score_fn, x)
         return made(sde, score_fn, x, keys), direct(probes, rtol=1e-2, atol=1e-3, solver="Bosh3")
 

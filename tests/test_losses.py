@@ -16,10 +16,10 @@ import pytest
 import scipy.stats
 from ml_collections import ConfigDict
 
-import draws
 import losses
 import models
 from configs import schema
+from diffusion.times import independent, time_draws, uniform_times
 from interop import official
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
@@ -148,8 +148,8 @@ def test_the_true_score_minimises_dsm(sde: SDE, weighted: bool) -> None:
                 h = batch_mul((1 + t) * unit, jnp.sin(batch_mul(unit, centred)))
                 return scale * true + epsilon * h
 
-            u = draws.independent(jax.random.key(0), jnp.arange(count), count)
-            t, z = draws.uniform_times(sde, u)[0], normal(count, 2, seed=4)
+            u = independent(jax.random.key(0), jnp.arange(count), count)
+            t, z = uniform_times(sde, u)[0], normal(count, 2, seed=4)
             return losses.dsm(sde, score_fn, x0, t, z, weight=given(sde, t, weighted))[0]
 
         _, slopes = jax.jit(lambda: jax.jvp(loss, (jnp.zeros(()),), (jnp.ones(()),)))()
@@ -184,7 +184,7 @@ def test_draws_are_uniform_in_time_normal_and_one_per_image(sde: SDE) -> None:
             seen.append((t, batch_mul(1 / sde.sigma(t), x)))
             return x
 
-        u = draws.time_draws("independent", jax.random.key(0), numbers, 4000)
+        u = time_draws("independent", jax.random.key(0), numbers, 4000)
         keys = loss_keys(numbers)
         own = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key)[0]))(keys)
         losses.from_config(config(True), sde)(network, jnp.zeros((len(keys), 3, 2)), keys, u)
@@ -272,7 +272,7 @@ def test_discrete_labels_are_uniform_and_one_per_image(sde: Any, kind: str) -> N
             seen.append((labels, x))
             return x
 
-        u = draws.time_draws(kind, jax.random.key(0), numbers, 5000)
+        u = time_draws(kind, jax.random.key(0), numbers, 5000)
         keys = loss_keys(numbers)
         loss = losses.from_config(config(False, training__time_draws=kind), sde)
         loss(network, jnp.zeros((len(keys), 2)), keys, u)

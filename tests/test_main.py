@@ -8,9 +8,10 @@ import re
 import numpy as np
 import pytest
 
-import train
+from runtime.checkpoints import Checkpoints
 from tests import tiny
-from tests.test_train import use_devices
+from tests.test_training import use_devices
+from training import loop
 
 
 @pytest.mark.parametrize(
@@ -78,7 +79,7 @@ def test_damage_falls_back_and_says_so(
 ) -> None:
     """One flipped byte in the newest checkpoint: evaluation uses the one before, in one line."""
     use_devices(monkeypatch, 1)
-    train.train(tiny.config(), tmp_path)
+    loop.train(tiny.config(), tmp_path)
     newest = tmp_path / "checkpoints" / "6"
     victim = max((p for p in newest.rglob("*") if p.is_file()), key=lambda p: p.stat().st_size)
     content = bytearray(victim.read_bytes())
@@ -131,10 +132,10 @@ def test_the_discrete_chain_refuses_betas_above_one(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
-    train.train(tiny.config(), tmp_path)
+    loop.train(tiny.config(), tmp_path)
     few = tiny.arguments(tmp_path, "sample", "--config.sampling.num_steps=10")
     code, lines = tiny.run(capsys, *few)
     assert code == 1
     assert "N=10" in lines[-1]
     assert "below 1" in lines[-1]
-    assert np.isfinite(train.Checkpoints(tmp_path / "checkpoints").restore().step)
+    assert np.isfinite(Checkpoints(tmp_path / "checkpoints").restore().step)

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models.materialise import materialise, materialise_cotangent, spread, sum_pixels
+from models.ops.materialise import materialise, materialise_cotangent, spread, sum_pixels
 
 
 @pytest.mark.parametrize("identity", [materialise, materialise_cotangent])

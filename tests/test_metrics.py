@@ -8,8 +8,8 @@ import pytest
 import scipy.linalg
 
 import data
-from metrics import classifier, frechet, inception_score, kernel, manifold
-from metrics.frechet import Gaussian, Moments
+from evaluation.metrics import classifier, frechet, inception_score, kernel, manifold
+from evaluation.metrics.frechet import Gaussian, Moments
 from tests import golden_cases
 
 

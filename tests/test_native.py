@@ -12,9 +12,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from models import conv as conv_module
-from models import native
-from models.conv import conv
+from models.ops import conv as conv_module
+from models.ops import native
+from models.ops.conv import conv
 from tests.test_conv import GEOMETRIES, assert_close, lax_conv, normal
 
 SUPPORTED = (sys.platform, platform.machine()) == ("linux", "x86_64")

@@ -13,11 +13,11 @@ import pytest
 import scipy.stats
 from ml_collections import ConfigDict
 
-import draws
 import losses
 import models
-import parametrisation
 from configs import schema
+from diffusion import parametrisation
+from diffusion.times import time_draws, times_from_config
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import gaussians
 
@@ -256,7 +256,7 @@ def test_time_draws_are_uniform_for_every_image_and_their_mean_is_steadier(kind:
 
     @jax.jit
     def draw(numbers: jax.Array) -> jax.Array:
-        return jax.vmap(lambda key: losses.time_draws(kind, key, numbers, 8))(keys)
+        return jax.vmap(lambda key: time_draws(kind, key, numbers, 8))(keys)
 
     u = np.asarray(draw(jnp.arange(8)))
     assert u.min() >= 0.0
@@ -291,7 +291,7 @@ def test_importance_sampled_times_are_those_of_the_likelihood(sde: SDE) -> None:
     """The factor keeps means over uniform times, and makes the weight of the noise constant."""
     u = (jnp.arange(20000) + 0.5) / 20000
     times = {
-        name: jax.jit(draws.times_from_config(config(training__time=name), sde))(u)
+        name: jax.jit(times_from_config(config(training__time=name), sde))(u)
         for name in ("uniform", "likelihood")
     }
     t, factor = times["likelihood"]
@@ -316,7 +316,7 @@ def test_log_normal_noise_levels_are_truncated_to_those_of_the_sde(
     made = config(
         training__time="log_normal", training__log_sigma_mean=mean, training__log_sigma_std=std
     )
-    t, factor = jax.jit(draws.times_from_config(made, sde))(u)
+    t, factor = jax.jit(times_from_config(made, sde))(u)
     assert float(t.min()) >= sde.training_eps * (1 - 1e-6)
     assert float(t.max()) <= sde.T
     ends = -0.5 * np.asarray(sde.log_snr(jnp.array([sde.training_eps, sde.T])), np.float64)
@@ -328,7 +328,7 @@ def test_log_normal_noise_levels_are_truncated_to_those_of_the_sde(
 @every_sde
 def test_a_fixed_noise_level_is_that_relative_to_the_data(sde: SDE) -> None:
     made = config(training__time="fixed", training__sigma=0.7)
-    t, factor = draws.times_from_config(made, sde)(jnp.linspace(0, 0.9, 3))
+    t, factor = times_from_config(made, sde)(jnp.linspace(0, 0.9, 3))
     np.testing.assert_allclose(sde.sigma(t) / sde.alpha(t), 0.7, rtol=1e-4)
     np.testing.assert_array_equal(factor, 1.0)
 

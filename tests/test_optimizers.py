@@ -11,9 +11,9 @@ import optax
 import pytest
 
 import configs
-import optimizers
 from configs import schema
 from tests import tiny
+from training import optimizers
 
 
 def rates(steps: list[int], **options: Any) -> list[float]:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 
 import sampling
-import solvers
+from diffusion import few_steps
+from diffusion.noise import recorded_noise
 from sde_lib import SDE
 from tests import gaussians
 from tests.test_sampling import MEAN, STD
@@ -35,7 +36,7 @@ def states(sde: SDE, score_fn: Any, end: float, draws: jax.Array) -> dict[str, j
     `draws` [N + 1, B, ...] are the prior's and the increments of the Brownian motion over sqrt(dt).
     """
     steps = len(draws) - 1
-    noise = sampling.recorded_noise(draws)
+    noise = recorded_noise(draws)
     pc = functools.partial(
         sampling.pc_sampler,
         dataclasses.replace(sde, N=steps),
@@ -49,8 +50,8 @@ def states(sde: SDE, score_fn: Any, end: float, draws: jax.Array) -> dict[str, j
     runs = {name: pc(predictor=name).trajectory for name in PREDICTORS}
     found = {name: frames[done] for name, frames in runs.items() if frames is not None}
     few = (sde, score_fn, noise, np.linspace(1.0, end, done + 1))
-    found["ddim_eta_1"] = solvers.ddim(*few, eta=1.0, denoise=False).x
-    found["dpmpp_2m_sde"] = solvers.dpm_solver_pp(*few, stochastic=True, denoise=False).x
+    found["ddim_eta_1"] = few_steps.ddim(*few, eta=1.0, denoise=False).x
+    found["dpmpp_2m_sde"] = few_steps.dpm_solver_pp(*few, stochastic=True, denoise=False).x
     return found
 
 
@@ -68,10 +69,12 @@ def test_samplers_follow_one_brownian_path_at_strong_order_one(kind: str) -> Non
         score_fn = mixture.score_fn(sde)
         fine = np.random.RandomState(0).normal(size=(2049, paths, 2))
         times = np.linspace(1.0, end, round(2048 * (1 - end)) + 1)
-        noise = sampling.recorded_noise(jnp.asarray(fine))
+        noise = recorded_noise(jnp.asarray(fine))
         exact = jax.jit(
             lambda: (
-                solvers.dpm_solver_pp(sde, score_fn, noise, times, stochastic=True, denoise=False).x
+                few_steps.dpm_solver_pp(
+                    sde, score_fn, noise, times, stochastic=True, denoise=False
+                ).x
             )
         )()
 

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import parametrisation
+from diffusion import parametrisation
 from tests import gaussians
 
 KINDS = ("score", "noise", "x0", "velocity", "edm")

@@ -16,11 +16,9 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
-import evaluate
-import page
-import published
-import report
-import reports
+from evaluation import evaluate
+from evaluation.report import content, page, published
+from runtime import figures
 from tests import tiny
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "chrome")
@@ -74,7 +72,7 @@ def results(config: ConfigDict, **changes: Any) -> dict[str, Any]:
 
 
 def numbers(config: ConfigDict, found: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    made = report.content({"": config}, {"": found})
+    made = content.content({"": config}, {"": found})
     return {one["name"]: one for one in made["evaluations"][""]["numbers"]}
 
 
@@ -207,7 +205,7 @@ def test_every_number_says_how_it_was_made():
 )  # fmt: skip
 def test_samplers_in_words(changes, words):
     options = tiny.quickstart.get_config().sampling.to_dict() | {"num_steps": 0} | changes
-    assert report.sampler(options, 1000) == words
+    assert content.sampler(options, 1000) == words
 
 
 class Resources(html.parser.HTMLParser):
@@ -225,12 +223,12 @@ class Resources(html.parser.HTMLParser):
 
 
 def written(folder: pathlib.Path, config: ConfigDict, found: dict[str, Any]) -> str:
-    reports.plot_curves(folder / "loss.png", {"loss": ([1, 2, 3], [3, 2, 1])})
+    figures.plot_curves(folder / "loss.png", {"loss": ([1, 2, 3], [3, 2, 1])})
     frames = np.random.default_rng(0).integers(0, 255, (3, 16, 8, 8, 3), np.uint8)
-    reports.save_grid(folder / "eval" / "samples.png", frames[0])
-    reports.save_gif(folder / "eval" / "reverse_process.gif", frames)
-    reports.plot_curves(folder / "eval" / "loss_by_time.png", {"loss": ([1, 2, 3], [1, 2, 4])})
-    report.write(folder / "eval", folder, {"": config}, {"": found})
+    figures.save_grid(folder / "eval" / "samples.png", frames[0])
+    figures.save_gif(folder / "eval" / "reverse_process.gif", frames)
+    figures.plot_curves(folder / "eval" / "loss_by_time.png", {"loss": ([1, 2, 3], [1, 2, 4])})
+    content.write(folder / "eval", folder, {"": config}, {"": found})
     return (folder / "eval" / "report.html").read_text()
 
 
@@ -259,7 +257,7 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path):
 
     (tmp_path / "eval" / "results.json").unlink(missing_ok=True)
     no_samples = {name: value for name, value in hostile.items() if name in ALWAYS}
-    report.write(tmp_path / "eval", tmp_path, {"": config}, {"": no_samples})
+    content.write(tmp_path / "eval", tmp_path, {"": config}, {"": no_samples})
     assert (tmp_path / "eval" / "report.html").read_text().count("data:image") == 2, "stale ones"
 
 
@@ -284,8 +282,8 @@ def test_several_evaluations_are_compared(tmp_path):
                 over_seeds={"seeds": [3, 4], "fid": spread},
             )
             configs[f"step_{step}_{method}"] = config
-    reports.save_grid(tmp_path / "step_200_ode" / "samples.png", np.zeros((4, 9, 9), np.uint8))
-    report.write(tmp_path, tmp_path, configs, runs)
+    figures.save_grid(tmp_path / "step_200_ode" / "samples.png", np.zeros((4, 9, 9), np.uint8))
+    content.write(tmp_path, tmp_path, configs, runs)
     text = (tmp_path / "report.html").read_text()
     assert "FID over step" in text
     assert "FID over NFE per sample" in text
@@ -300,7 +298,7 @@ def test_several_evaluations_are_compared(tmp_path):
     beside = [one["numbers"][0].get("published", {}).get("value") for one in made.values()]
     assert beside == [2.55, 3.93] * 2, "the ODE has a published FID of its own"
     only = {"step_200_ode": runs["step_200_ode"]}
-    report.write(tmp_path, tmp_path, configs, only)
+    content.write(tmp_path, tmp_path, configs, only)
     assert (tmp_path / "report.html").read_text().count("data:image") == 1
 
 

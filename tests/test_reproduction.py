@@ -10,11 +10,11 @@ import pytest
 from tqdm import tqdm
 
 import configs
-import train
-from reproduction import cells, claims, study, tables
-from reproduction.claims import verdict
+from benchmarks.reproduction import cells, claims, study, tables
+from benchmarks.reproduction.claims import verdict
 from tests import tiny
-from tests.test_train import use_devices
+from tests.test_training import use_devices
+from training import metric_log
 
 
 @pytest.mark.parametrize("dataset", cells.SCALES)
@@ -118,14 +118,14 @@ def test_verdicts():
 
 
 def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, monkeypatch):
-    add, handler = train.History.add, signal.getsignal(signal.SIGTERM)
+    add, handler = metric_log.History.add, signal.getsignal(signal.SIGTERM)
 
     def interrupted(self, step, metrics):
         os.kill(os.getpid(), signal.SIGTERM)
         add(self, step, metrics)
 
     use_devices(monkeypatch, 1)
-    monkeypatch.setattr(train.History, "add", interrupted)
+    monkeypatch.setattr(metric_log.History, "add", interrupted)
     monkeypatch.setattr(study, "load", lambda *_: tiny.config())
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # those of other tests
     with pytest.raises(SystemExit, match="stopped at step 2 of 6; the same command goes on"):

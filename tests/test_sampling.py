@@ -15,9 +15,10 @@ import ml_collections
 import numpy as np
 import pytest
 
-import ode
 import sampling
-import solvers
+from diffusion import grids, ode, reverse_sde
+from diffusion.noise import ImageNoise, image_noise, recorded_noise
+from diffusion.trajectory import Samples
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 
@@ -32,8 +33,8 @@ def keys_of(indices: Any, seed: int = 0) -> jax.Array:
     )
 
 
-def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> sampling.ImageNoise:
-    return sampling.image_noise(keys_of(jnp.arange(count), seed), shape)
+def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> ImageNoise:
+    return image_noise(keys_of(jnp.arange(count), seed), shape)
 
 
 # Closed forms: Gaussian data, exact score.
@@ -109,7 +110,7 @@ def test_predictors_converge_at_order_one(kind: str) -> None:
             sampling.pc_sampler(
                 sde,
                 score_fn,
-                sampling.recorded_noise(z[None]),
+                recorded_noise(z[None]),
                 predictor=predictor,
                 corrector="none",
                 probability_flow=True,
@@ -129,7 +130,7 @@ def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
     score_fn = gaussians.linear_score(sde, MEAN, 0.0)
 
     @jax.jit
-    def run() -> sampling.Samples:
+    def run() -> Samples:
         return sampling.pc_sampler(
             sde,
             score_fn,
@@ -163,7 +164,7 @@ def test_ode_sampler_follows_the_exact_flow(kind: str, solver: str) -> None:
     noise = normal_noise(4)
 
     @jax.jit
-    def run() -> sampling.Samples:
+    def run() -> Samples:
         return sampling.ode_sampler(
             sde, gaussians.linear_score(sde, MEAN, STD), noise, method=solver, num_frames=4
         )
@@ -220,22 +221,22 @@ def test_sde_sampler_draws_the_data(kind: str, solver: str, steps: int) -> None:
     """
     sde = gaussians.EVERY_SDE[kind]
     counter = Counter(sde)
-    times = solvers.time_grid(sde, "log_snr", steps) if steps else None
+    times = grids.time_grid(sde, "log_snr", steps) if steps else None
     run = functools.partial(
-        sampling.sde_sampler, sde, method=solver, times=times, rtol=1e-2, atol=1e-2
+        reverse_sde.sde_sampler, sde, method=solver, times=times, rtol=1e-2, atol=1e-2
     )
     noise = normal_noise(256)
     samples, alone = jax.jit(
         lambda: (
             run(counter.score_fn, noise, denoise=False, num_frames=3),
-            run(counter, sampling.image_noise(noise.keys[5:6], SHAPE), denoise=False),
+            run(counter, image_noise(noise.keys[5:6], SHAPE), denoise=False),
         )
     )()
     jax.effects_barrier()
     assert samples.ok.all()
     assert counter.calls == int(alone.nfe[0])
     if steps:
-        assert set(samples.nfe.tolist()) == {sampling.SDE_SOLVERS[solver][1] * steps}
+        assert set(samples.nfe.tolist()) == {reverse_sde.SDE_SOLVERS[solver][1] * steps}
     else:
         assert len(set(samples.nfe.tolist())) > 1  # each image has its own steps
     np.testing.assert_allclose(alone.x, samples.x[5:6], atol=1e-4)
@@ -287,10 +288,10 @@ def test_stochastic_runge_kutta_backwards_in_time_is_still_wrong() -> None:
 def test_sde_sampler_gives_up_and_refuses() -> None:
     sde = VESDE()
     score_fn = gaussians.linear_score(sde, MEAN, STD)
-    run = functools.partial(sampling.sde_sampler, sde, score_fn)
+    run = functools.partial(reverse_sde.sde_sampler, sde, score_fn)
     assert jax.jit(lambda: run(normal_noise(2, (2,)), max_steps=3))().ok.tolist() == [False] * 2
     with pytest.raises(ValueError, match="must be an ImageNoise"):
-        run(sampling.recorded_noise(jnp.zeros((1, 2, 2))))
+        run(recorded_noise(jnp.zeros((1, 2, 2))))
     for options, words in (
         ({"method": "SEA"}, "SEA has no error estimate"),
         (
@@ -320,8 +321,8 @@ def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
     mixture = gaussians.two_modes((4, 4, 1))
 
     @jax.jit
-    def run(keys: jax.Array) -> sampling.Samples:
-        noise = sampling.image_noise(keys, (4, 4, 1))
+    def run(keys: jax.Array) -> Samples:
+        noise = image_noise(keys, (4, 4, 1))
         if method == "ode":
             return sampling.ode_sampler(sde, mixture.score_fn(sde), noise, rtol=1e-3, atol=1e-3)
         return sampling.pc_sampler(sde, mixture.score_fn(sde), noise, corrector=method)
@@ -409,7 +410,7 @@ def test_frames_are_states_of_the_same_run() -> None:
     score_fn = gaussians.linear_score(sde, MEAN, STD)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def run(num_frames: int) -> sampling.Samples:
+    def run(num_frames: int) -> Samples:
         noise = normal_noise(2)
         return sampling.pc_sampler(sde, score_fn, noise, num_frames=num_frames, snr=0.1)
 
@@ -457,8 +458,8 @@ def test_a_solver_that_gave_up_says_so() -> None:
     x0 = jnp.array([1.0, 1.0, jnp.nan]).reshape(3, 1, 1, 1)
 
     @functools.partial(jax.jit, static_argnums=0)
-    def run(max_steps: int) -> sampling.Samples:
-        noise = sampling.recorded_noise(x0[None])
+    def run(max_steps: int) -> Samples:
+        noise = recorded_noise(x0[None])
         return sampling.ode_sampler(sde, score_fn, noise, max_steps=max_steps)
 
     assert run(100).ok.tolist() == [True, True, False]
@@ -470,7 +471,7 @@ def test_pc_marks_images_that_are_not_finite() -> None:
     sde = VESDE(N=3)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
     draws = jnp.ones((10, 2, 1, 1, 1)).at[2, 1].set(jnp.inf)
-    samples = sampling.pc_sampler(sde, score_fn, sampling.recorded_noise(draws), snr=0.1)
+    samples = sampling.pc_sampler(sde, score_fn, recorded_noise(draws), snr=0.1)
     assert samples.ok.tolist() == [True, False]
 
 
@@ -512,12 +513,12 @@ def test_from_config_passes_every_setting_on() -> None:
         (
             {"method": "sde", "solver": "SEA", "num_steps": 4, "time_grid": "karras", "eps": 1e-2},
             functools.partial(
-                sampling.sde_sampler,
+                reverse_sde.sde_sampler,
                 sde,
                 score_fn,
                 noise,
                 method="SEA",
-                times=solvers.time_grid(sde, "karras", 4, 1e-2),
+                times=grids.time_grid(sde, "karras", 4, 1e-2),
             ),
         ),
         ({"eps": 1e-2}, functools.partial(pc, eps=1e-2)),
@@ -701,11 +702,11 @@ def test_predictor_corrector_runs_of_the_original(path: pathlib.Path, tag: str) 
     noise = jnp.asarray(golden_cases.nhwc(case[f"{tag}/noise"]))
 
     @jax.jit
-    def run(noise: jax.Array) -> sampling.Samples:
+    def run(noise: jax.Array) -> Samples:
         return sampling.pc_sampler(
             sde,
             score_fn,
-            sampling.recorded_noise(noise),
+            recorded_noise(noise),
             predictor=meta["predictor"],
             corrector=meta["corrector"],
             snr=meta["snr"],
@@ -744,11 +745,11 @@ def test_probability_flow_runs_of_the_original(path: pathlib.Path, tag: str) -> 
     z = jnp.asarray(golden_cases.nhwc(case[f"{tag}/z"]))
 
     @jax.jit
-    def run(z: jax.Array) -> sampling.Samples:
+    def run(z: jax.Array) -> Samples:
         return sampling.ode_sampler(
             sde,
             score_fn,
-            sampling.recorded_noise(z[None] / sde.prior_std),
+            recorded_noise(z[None] / sde.prior_std),
             rtol=1e-5,
             atol=1e-5,
             method="Dopri5",

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from metrics import statistics
-from metrics.frechet import Gaussian
-from metrics.statistics import Origin, Statistics
+from evaluation.metrics import statistics
+from evaluation.metrics.frechet import Gaussian
+from evaluation.metrics.statistics import Origin, Statistics
 
 MU, SIGMA = np.array([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 0.5
 ORIGIN = Origin("inception-2015-12-05", "ab" * 32, "tensorflow", "digits/train", "digits/x", 100)

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 import data
-import quality
 from data.folder import read_image
-from metrics import inception, kernel
+from evaluation import features
+from evaluation.judge import METRICS, Judge
+from evaluation.metrics import inception, kernel
 from tests import tiny
 from tests.test_inception import drawn
-from tests.test_train import use_devices
+from tests.test_training import use_devices
 
 COUNT, SIZE = 40, 32
 
@@ -73,9 +74,9 @@ def test_fid_kid_inception_score_precision_and_recall(tmp_path, monkeypatch):
 
     whole = functools.partial(kernel.kernel_distance, subsets=1, size=COUNT)
     monkeypatch.setattr(kernel, "kernel_distance", whole)
-    fewer = dataclasses.replace(quality.METRICS["kid"], least=COUNT)
-    monkeypatch.setitem(quality.METRICS, "kid", fewer)
-    monkeypatch.setattr(quality, "PER_DEVICE", 8)
+    fewer = dataclasses.replace(METRICS["kid"], least=COUNT)
+    monkeypatch.setitem(METRICS, "kid", fewer)
+    monkeypatch.setattr(features, "PER_DEVICE", 8)
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path / "cache")
     use_devices(monkeypatch, 1)
     shape = (SIZE, SIZE, 3)
@@ -86,7 +87,7 @@ def test_fid_kid_inception_score_precision_and_recall(tmp_path, monkeypatch):
     (split / "train").mkdir()
     for path in real.iterdir():
         (split / "train" / path.name).symlink_to(path)
-    judge = quality.Judge(
+    judge = Judge(
         tiny.config(
             data__dataset="folder",
             data__data_dir=str(split),

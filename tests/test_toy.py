@@ -23,22 +23,22 @@ import pytest
 from ml_collections import ConfigDict
 
 import data
-import draws
-import evaluate
-import field
-import generate
-import kinds
 import models
-import optimizers
-import parallel
-import pictures
-import train
 from data import transforms
 from data.toy import GaussianMixture
-from metrics.sliced import sliced_wasserstein
+from diffusion import times
+from evaluation import evaluate
+from evaluation.metrics.sliced import sliced_wasserstein
+from generation import examples, generator, point_figures, sample, score_field
+from runtime import devices, experiment
+from runtime.workdir import restore
 from sde_lib import SDE, VESDE, VariancePreservingSDE
 from tests.gaussians import Mixture
-from tests.test_train import use_devices
+from tests.test_training import use_devices
+from training import loop, optimizers
+from training.objective import objective_from_config
+from training.state import new_state
+from training.step import step_from_config
 
 ROOT = pathlib.Path(__file__).parent.parent
 NAMES = [
@@ -82,9 +82,9 @@ def trained_levels(config: ConfigDict, sde: SDE, n: int) -> Levels:
     u = (jnp.arange(n) + 0.5) / n
     if config.training.continuous:
         if config.training.time == "likelihood":
-            t, _ = draws.uniform_times(sde, u)
+            t, _ = times.uniform_times(sde, u)
         else:
-            t, _ = draws.times_from_config(config, sde)(u)
+            t, _ = times.times_from_config(config, sde)(u)
         return Levels(t, sde.alpha(t), sde.sigma(t))
     i = jnp.floor(u * sde.N).astype(jnp.int32)
     t = i * (sde.T / (sde.N - 1))
@@ -96,8 +96,8 @@ def trained_levels(config: ConfigDict, sde: SDE, n: int) -> Levels:
 
 def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     """|s - s*|^2 and |s*|^2 [n] of the run's EMA weights, and the noise levels sigma [n]."""
-    parts = train.build(config)
-    params = parallel.fetch(generate.restore(config, parts, workdir).params)
+    parts = experiment.build(config)
+    params = devices.fetch(restore(config, parts, workdir).params)
     levels = trained_levels(config, parts.sde, n)
     i = jnp.arange(n)
     data_key, noise_key = jax.random.split(jax.random.key(1))
@@ -105,7 +105,7 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
     x = alpha * x0 + sigma * z
     true = MIXTURE.score_fn(levels)(x, i)  # type: ignore[arg-type]
-    found = jax.jit(generate.score_from_params(config, parts, params))(x, levels.t)
+    found = jax.jit(experiment.score_from_params(config, parts, params))(x, levels.t)
     return *(np.sum(np.square(a), (1, 2, 3)) for a in (found - true, true)), levels.sigmas
 
 
@@ -120,7 +120,7 @@ def test_every_objective_finds_the_score(
     name: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = load(name)
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     error = relative_fisher_error(config, tmp_path)
     with capsys.disabled():
         print(f"\n{name}: relative Fisher error {100 * error:.2f} %")
@@ -131,10 +131,10 @@ def test_every_objective_finds_the_score(
 def test_the_classifier_finds_the_posterior(tmp_path: pathlib.Path) -> None:
     """Its mean relative entropy to p_t(y | x) is below 1 % of what the class itself has."""
     config = load("toy/mixture_classifier")
-    train.train(config, tmp_path)
-    parts, n = train.build(config), 20_000
-    params = parallel.fetch(generate.restore(config, parts, tmp_path).params)
-    t, _ = draws.uniform_times(parts.sde, (jnp.arange(n) + 0.5) / n)
+    loop.train(config, tmp_path)
+    parts, n = experiment.build(config), 20_000
+    params = devices.fetch(restore(config, parts, tmp_path).params)
+    t, _ = times.uniform_times(parts.sde, (jnp.arange(n) + 0.5) / n)
     x0, z = MIXTURE.sample(jax.random.key(1), n), jax.random.normal(jax.random.key(2), (n, 1, 1, 2))
     mean, std = parts.sde.marginal_prob(x0, t)
     x = mean + std[:, None, None, None] * z
@@ -161,7 +161,7 @@ def test_score_matching_finds_the_score_in_seconds(
         model__num_res_blocks=1,
         eval__batch_size=500,
     )
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     error, true, _ = squares(config, tmp_path, 2000)
     assert error.mean() / true.mean() < 0.05
 
@@ -233,7 +233,7 @@ def test_what_only_images_have_is_refused(option: str) -> None:
     config = load("toy/mixture_dsm_vp")
     config.data[option] = True
     with pytest.raises(ValueError, match=rf"^config.data.{option} is True, but mixture[^\n]*$"):
-        train.build(config)
+        experiment.build(config)
 
 
 # --- configs ---
@@ -244,24 +244,25 @@ def test_every_config_trains(name: str) -> None:
     """One step, by abstract evaluation (of one block, for brevity)."""
     config = load(name, model__num_res_blocks=1)
     dataset = data.from_config(config, "train")
-    parts = train.with_data(config, train.build(config), dataset)
+    parts = experiment.build(config)
+    objective = objective_from_config(config, parts, dataset)
     optimizer = optimizers.from_config(config)
     state = jax.eval_shape(
-        functools.partial(train.new_state, parts.module, optimizer, 0, parts.image_shape)
+        functools.partial(new_state, parts.module, optimizer, 0, parts.image_shape)
     )
     shape = (1, 1, config.training.batch_size)  # devices, steps, batch
     batch = {
         "image": jax.ShapeDtypeStruct((*shape, *parts.image_shape), dataset.images.dtype),
         "label": jax.ShapeDtypeStruct(shape, jnp.int32),
     }
-    step = train.step_from_config(config, parts, optimizer)
-    on_device = jax.vmap(step, axis_name=parallel.AXIS, in_axes=(None, 0))
+    step = step_from_config(config, objective, optimizer)
+    on_device = jax.vmap(step, axis_name=devices.AXIS, in_axes=(None, 0))
     after, metrics = jax.eval_shape(on_device, state, batch)
     assert metrics["loss"].shape == (1, 1)
     same = jax.tree.map(lambda a, b: a.shape[1:] == b.shape, after, state)
     assert all(jax.tree.leaves(same))
     if name not in CLASSIFIERS:
-        generate.Generator(config, parts)  # its sampler suits its network
+        generator.Generator(config, parts)  # its sampler suits its network
 
 
 @pytest.mark.parametrize(
@@ -271,8 +272,9 @@ def test_every_config_trains(name: str) -> None:
 def test_every_config_of_digits_has_a_loss(name: str) -> None:
     """By abstract evaluation, of no network: that of the quickstart is traced elsewhere."""
     config = load(name)
-    parts = train.with_data(config, train.build(config), data.load("digits", "train"))
-    objective = dataclasses.replace(parts.objective, apply=lambda _, x, labels, **told: x)
+    parts = experiment.build(config)
+    objective = objective_from_config(config, parts, data.load("digits", "train"))
+    objective = dataclasses.replace(objective, apply=lambda _, x, labels, **told: x)
     count = config.training.batch_size
     found, _ = jax.eval_shape(
         functools.partial(objective, {}, total=count, train=True, flip=False),
@@ -282,7 +284,7 @@ def test_every_config_of_digits_has_a_loss(name: str) -> None:
         jnp.arange(count),
     )
     assert found.shape == (count,)
-    generate.Generator(config, parts)
+    generator.Generator(config, parts)
 
 
 def test_every_set_of_points_is_used_and_every_objective_meets_the_mixture() -> None:
@@ -290,7 +292,7 @@ def test_every_set_of_points_is_used_and_every_objective_meets_the_mixture() -> 
     assert {config.data.dataset for config in made} == set(SETS)
     mixtures = [load(name).training for name in MIXTURES]
     assert {training.objective for training in mixtures} == {"dsm", "esm", "ism", "ssm", "ssm_vr"}
-    assert {training.time for training in mixtures} == set(draws.TIMES)
+    assert {training.time for training in mixtures} == set(times.TIMES)
 
 
 # --- the network ---
@@ -345,10 +347,10 @@ def test_the_network_is_told_noise_level_and_class() -> None:
 
 def test_likelihoods_of_points_are_in_nats_and_of_images_in_bits() -> None:
     logp = jnp.array([-3.0])
-    points = kinds.from_config(load("toy/mixture_dsm_vp"))
+    points = examples.from_config(load("toy/mixture_dsm_vp"))
     assert points.unit == "nats"
     np.testing.assert_allclose(points.per_dim(logp, (1, 1, 2)), 1.5)
-    images = kinds.from_config(load("digits/edm"))
+    images = examples.from_config(load("digits/edm"))
     assert images.unit == "bits"
     bits = 3.0 / (64 * np.log(2.0)) + np.log2(17 / 2.0)
     np.testing.assert_allclose(images.per_dim(logp, (8, 8, 1)), bits, rtol=1e-6)
@@ -376,13 +378,13 @@ def test_sliced_wasserstein_distance_of_shifted_points() -> None:
 
 
 def test_densities_and_cells_agree_on_where_things_are() -> None:
-    places = pictures.cells(2.0, 4)
+    places = point_figures.cells(2.0, 4)
     np.testing.assert_allclose(places[:4], [[x, -1.5] for x in (-1.5, -0.5, 0.5, 1.5)])
     np.testing.assert_allclose(places[4], [-1.5, -0.5])
-    density = pictures.histogram(places[[1]], 2.0, 4)
+    density = point_figures.histogram(places[[1]], 2.0, 4)
     np.testing.assert_array_equal(np.flatnonzero(density), [1])
     assert density.sum() == 1.0  # cells of area 1
-    blurred = pictures.histogram(np.zeros((1, 2)), 4.0, 80, blur=0.5)
+    blurred = point_figures.histogram(np.zeros((1, 2)), 4.0, 80, blur=0.5)
     assert blurred.max() == pytest.approx(1 / (2 * np.pi * 0.25), rel=0.03)
 
 
@@ -394,7 +396,7 @@ def test_training_ends_with_a_picture(
     name: str, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     use_devices(monkeypatch, 1)
-    monkeypatch.setattr(field, "CELLS", 8)
+    monkeypatch.setattr(score_field, "CELLS", 8)
     changes = {
         "training__n_iters": 4,
         "training__n_jitted_steps": 2,
@@ -406,15 +408,15 @@ def test_training_ends_with_a_picture(
         "model__nf": 8,
     }
     config = load(name, **changes)
-    train.train(config, tmp_path)
+    loop.train(config, tmp_path)
     seen = []
-    monkeypatch.setattr(pictures, "save_field", lambda path, found: seen.append(found))
-    field.draw(config, tmp_path)
+    monkeypatch.setattr(point_figures, "save_field", lambda path, found: seen.append(found))
+    score_field.draw(config, tmp_path)
     (found,) = seen
     assert found.density.shape == (8, 8)
     assert ("model" in found.density_title) == name.endswith("_ve")
     assert found.samples.shape == (16, 2)
-    generate.sample(config, tmp_path)
+    sample.sample(config, tmp_path)
     shard = np.load(tmp_path / "samples" / "shard_000000.npz")
     assert (shard["image"].shape, shard["image"].dtype) == ((16, 1, 1, 2), np.float32)
     assert (tmp_path / "samples" / "scatter.png").stat().st_size > 0

@@ -1,0 +1,1 @@
+"""`--mode=control`: samples under conditions."""

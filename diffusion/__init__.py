@@ -1,0 +1,1 @@
+"""The mathematics of diffusion that samplers, likelihoods and objectives share: one idea a file."""

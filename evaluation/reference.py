@@ -1,0 +1,137 @@
+"""Statistics of the data set that generated images are compared with; `--mode=stats`."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import pathlib
+from typing import Any
+
+import ml_collections
+
+import configs
+import data
+from evaluation import features
+from evaluation.metrics import inception, statistics
+from evaluation.metrics.statistics import Origin, Statistics
+from evaluation.report import console
+from runtime import devices, figures
+
+Results = dict[str, Any]
+
+
+# --- statistics of the data set ---
+
+
+def make_statistics(
+    extractor: features.InceptionExtractor, dataset: data.Dataset, count: int, path: str = ""
+) -> Statistics:
+    """Sees the first `count` images and writes their statistics; the features come with them.
+
+    Without a path they go to the cache, where `reference` looks for them.
+    """
+    collected = features.Collected(["pool", "spatial"], ["pool"])
+    extractor.see(dataset, count, collected)
+    origin = origin_of(extractor, dataset, count)
+    pool, spatial = (collected.gaussian(name) for name in ("pool", "spatial"))
+    made = Statistics(pool, spatial, collected.array("pool"), origin)
+    file = pathlib.Path(path or cache_file(origin))
+    statistics.write(file, made)  # on every host, in one move: they may share a disk or not
+    return dataclasses.replace(statistics.read(file), features=made.features)
+
+
+def origin_of(extractor: features.InceptionExtractor, dataset: data.Dataset, count: int) -> Origin:
+    """Of the statistics of the first `count` images."""
+    return dataclasses.replace(
+        extractor.origin,
+        dataset=f"{dataset.name}/{dataset.split}",
+        fingerprint=dataset.fingerprint,
+        images=count,
+    )
+
+
+def cache_file(origin: Origin) -> pathlib.Path:
+    """Where statistics of that origin are kept."""
+    key = json.dumps(dataclasses.asdict(origin)).encode()
+    name = f"{origin.dataset.replace('/', '-')}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
+    return data.default_folder() / "statistics" / name
+
+
+def training_images(config: ml_collections.ConfigDict) -> tuple[data.Dataset, int]:
+    """The training images, and how many of them statistics are of: `eval.stats_images`, or all.
+
+    Raises:
+      ValueError: fewer than asked for.
+    """
+    dataset = data.from_config(config, "train")
+    count = config.eval.stats_images or len(dataset)
+    if count > len(dataset):
+        raise ValueError(
+            f"eval.stats_images is {count}, but {dataset.name}/train has {len(dataset)} images"
+        )
+    return dataset, count
+
+
+def reference(
+    config: ml_collections.ConfigDict, extractor: features.InceptionExtractor, with_features: bool
+) -> Statistics:
+    """The statistics that `eval.stats_path` names, or those of the training images.
+
+    The latter are made once and cached. `with_features` asks for the features of single images too,
+    which few files have: they are computed again.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: statistics that were made otherwise, or of fewer images than asked.
+    """
+    options = config.eval
+    if options.stats_path:
+        stored = statistics.read(options.stats_path)
+        name = f"{config.data.dataset.lower()}/train"
+        expected = dataclasses.replace(extractor.origin, dataset=name, images=options.stats_images)
+        statistics.check(stored, expected, inception.NUM_FEATURES)
+        if not with_features or stored.features is not None:
+            return stored
+        dataset, count = training_images(config)
+        statistics.check(stored, origin_of(extractor, dataset, count), inception.NUM_FEATURES)
+    else:
+        dataset, count = training_images(config)
+        origin = origin_of(extractor, dataset, count)
+        if not devices.on_all(cache_file(origin).is_file()):
+            return make_statistics(extractor, dataset, count)
+        stored = statistics.read(cache_file(origin))
+        statistics.check(stored, origin, inception.NUM_FEATURES)
+        if not with_features:
+            return stored
+    collected = features.Collected([], ["pool"])
+    extractor.see(dataset, count, collected)
+    return dataclasses.replace(stored, features=collected.array("pool"))
+
+
+def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
+    """`--mode=stats`: statistics of the config's training images, into `eval.stats_path` or the
+    cache.
+
+    Raises:
+      ValueError: a data set that is not compared by Inception's features, a file that is there
+        already, or as of `Extractor`.
+    """
+    configs.check(config)
+    if not features.uses_inception(config):
+        raise ValueError(
+            f"statistics are of Inception's features, and {config.data.dataset} is compared by "
+            "its own; ask for them with --config.eval.features=inception"
+        )
+    if config.eval.stats_path and pathlib.Path(config.eval.stats_path).expanduser().exists():
+        raise ValueError(
+            f"{config.eval.stats_path} is there already; remove it, or name another file with "
+            "--config.eval.stats_path"
+        )
+    dataset, count = training_images(config)
+    made = make_statistics(
+        features.InceptionExtractor(config), dataset, count, config.eval.stats_path
+    )
+    if devices.is_primary():
+        print(figures.table(console.statistics_rows(made)))
+    return made

@@ -1,0 +1,79 @@
+"""Samples by number: each a function of (weights, seed, its index) alone."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import sampling
+from data import transforms
+from diffusion.noise import image_noise
+from diffusion.trajectory import all_finite
+from runtime import devices, errors, experiment
+
+
+class Generator:
+    """Draws images by number: the image with index i is the same in any batch on any device.
+
+    No class is asked for. A network that was told one with every image cannot do without.
+    """
+
+    def __init__(self, config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
+        experiment.refuse_guides(config)
+        experiment.refuse_always_told(config)
+        sampler = sampling.from_config(config, devices.AXIS)
+
+        def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
+            keys = devices.image_keys(jax.random.key(seeds[0]), indices)
+            noise = image_noise(keys, parts.image_shape)
+            samples = sampler(parts.sde, experiment.score_from_params(config, parts, params), noise)
+            to_levels = functools.partial(
+                transforms.inverse_scale,
+                levels=parts.levels,
+                centered=config.data.centered,
+                dequantized=config.data.uniform_dequantization,
+            )
+            drawn = {
+                "image": to_levels(samples.x),
+                "nfe": jnp.broadcast_to(samples.nfe, indices.shape),
+                "ok": samples.ok,
+                "finite": all_finite(samples.x),
+            }
+            if samples.trajectory is not None:
+                drawn["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
+            return drawn
+
+        self.options = config.sampling
+        self.draw = devices.ImageMap(draw, config.sampling.batch_size, "sampling.batch_size")
+
+    def __call__(
+        self,
+        params: Any,
+        indices: np.ndarray,
+        description: str = "sampling",
+        seed: int | None = None,
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yields `(indices, {"image", "nfe", ["frames" [b, K, ...]]})` per batch.
+
+        The images are as the data set stores them: uint8 levels, or float32 points. They belong to
+        `seed`, or else to `sampling.seed`; the program is the same for all seeds.
+
+        Raises:
+          ValueError: a sample is not finite, or its solver gave up; says which images.
+        """
+        seeds = np.full(len(indices), self.options.seed if seed is None else seed, np.uint32)
+        for numbers, drawn in self.draw(params, indices, seeds, description):
+            finite, failed = drawn.pop("finite"), ~drawn.pop("ok")
+            errors.refuse(numbers[~finite], "are not finite; is the training stable?")
+            options = self.options
+            tolerances = ("sampling.rtol", options.rtol), ("sampling.atol", options.atol)
+            errors.refuse(
+                numbers[failed], errors.gave_up(options.solver, drawn["nfe"][failed], *tolerances)
+            )
+            yield numbers, drawn

@@ -1,0 +1,259 @@
+"""Weights in and out: other projects' files to a run that can be sampled, evaluated and trained."""
+
+from __future__ import annotations
+
+import importlib.util
+import json
+import pathlib
+from typing import Any
+
+import flax.linen as nn
+import flax.traverse_util
+import jax
+import ml_collections
+import numpy as np
+import optax
+
+import configs
+import models
+from configs import defaults, schema
+from interop import diffusers, sources
+from runtime import experiment, figures, files
+from runtime.ema import from_config
+from runtime.workdir import load_weights, open_run
+from training import optimizers
+from training.state import TrainState
+
+CONFIGS = pathlib.Path(configs.__file__).parent
+NOT_CONFIGS = ("__init__.py", "defaults.py", "names.py", "schema.py", "stored.py")
+
+# What `--mode=import` leaves in the workdir, so that overrides need not be repeated.
+CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
+
+import json
+import pathlib
+
+from configs import schema
+
+
+def get_config():
+    config = schema.base()
+    with config.unlocked():
+        config.update(json.loads(pathlib.Path(__file__).with_name("config.json").read_text()))
+    return config
+'''
+
+
+def import_weights(
+    config: ml_collections.ConfigDict | None,
+    source: str | pathlib.Path,
+    workdir: pathlib.Path,
+) -> TrainState:
+    """Writes what `source` holds as the first checkpoint in `workdir`, and beside it config.json
+    and a config.py that reads it.
+
+    Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
+    folder describes its network itself. Weights without averages stand in for them; without
+    moments, the optimiser begins anew.
+
+    Returns:
+      The state that was written, as NumPy arrays and with the key's raw data.
+
+    Raises:
+      FileNotFoundError: no such source.
+      ValueError: an unknown or damaged file; tensors that are not the config's network's; a config
+        that does not fit or, if none is given, none or several that do; a workdir with checkpoints.
+        Nothing has been written.
+    """
+    opened = sources.open_source(source)
+    if config is None:
+        config = find_config(opened)
+    elif isinstance(opened, sources.DiffusersFolder):
+        refuse_differences(config, opened.config_values(config.data.image_size))
+    configs.check(config)
+    checkpoints = open_run(config, workdir)
+    if checkpoints.steps():
+        raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
+    module = models.from_config(config)
+    weights = opened.weights(module, experiment.image_shape(config))
+    state = state_of(config, module, weights)
+
+    checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
+    checkpoints.wait()
+    files.write_json(workdir / "config.json", config.to_dict())
+    config_path = workdir / "config.py"
+    config_path.write_text(CONFIG_FILE)
+    print(figures.table(summary(opened, weights)))
+    print(f"checkpoint {weights.step} is in {checkpoints.directory}")
+    print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
+    return state
+
+
+def summary(
+    opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
+    weights: sources.Weights,
+) -> list[tuple[str, str]]:
+    """The rows that an import prints."""
+    count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
+    ema = f"EMA, rate {weights.ema_rate:g}, and raw" if weights.ema else "one set, for raw and EMA"
+    moments = f"moments of {weights.updates} updates" if weights.first_moment else "begins anew"
+    return [
+        ("source", f"{opened.path} ({opened.format})"),
+        ("SHA-256", sources.sha256(opened.path)),
+        ("tensors read", str(opened.num_tensors)),
+        ("parameters", f"{count:,}"),
+        ("weights", ema),
+        ("optimiser", moments),
+        ("step", str(weights.step)),
+    ]
+
+
+def state_of(
+    config: ml_collections.ConfigDict, module: nn.Module, weights: sources.Weights
+) -> TrainState:
+    """The training state, in NumPy, that goes on from these weights."""
+    optimizer = optimizers.from_config(config)
+    blank = jax.eval_shape(optimizer.init, weights.params)
+    blank = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), blank)
+    _, key = jax.random.split(jax.random.key(config.seed))  # as `state.new_state`
+    step: Any = np.asarray(weights.step, np.int32)
+    key_data: Any = np.asarray(jax.random.key_data(key))
+    return TrainState(
+        step=step,
+        params=weights.params,
+        opt_state=with_moments(blank, weights),
+        ema_params=weights.ema or weights.params,
+        key=key_data,
+        averages=dict.fromkeys(from_config(config).further, weights.ema or weights.params),
+    )
+
+
+def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.OptState:
+    """The optimiser's state with the moments put in, and the learning rate's step set."""
+
+    def fill(state: Any) -> Any:
+        if isinstance(state, optax.ScaleByAdamState) and weights.first_moment is not None:
+            count = np.asarray(weights.updates, np.int32)
+            return state._replace(count=count, mu=weights.first_moment, nu=weights.second_moment)
+        if isinstance(state, optax.ScaleByScheduleState):
+            return state._replace(count=np.asarray(weights.step, np.int32))
+        return state
+
+    return tuple(fill(state) for state in opt_state)
+
+
+def load_config(path: pathlib.Path) -> ml_collections.ConfigDict:
+    """`get_config()` of a file in configs/."""
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    assert spec is not None
+    assert spec.loader is not None
+    loaded = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(loaded)
+    return loaded.get_config()
+
+
+def find_config(
+    opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
+) -> ml_collections.ConfigDict:
+    """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
+    none, one that says what the folder does.
+
+    Raises:
+      ValueError: none fits, or several do; names them.
+    """
+    fitting: dict[pathlib.Path, ml_collections.ConfigDict] = {}
+    values = None
+    if isinstance(opened, sources.DiffusersFolder):
+        values = opened.config_values(None)
+    verdicts: dict[Any, bool] = {}
+    for path in sorted(CONFIGS.rglob("*.py")):
+        if path.name in NOT_CONFIGS:
+            continue
+        config = load_config(path)
+        if values is not None:
+            fits = not differences(config, values)
+        else:
+            module, shape = models.from_config(config), experiment.image_shape(config)
+            key = repr(module), shape
+            if key not in verdicts:
+                verdicts[key] = opened.fits(module, shape)
+            fits = verdicts[key]
+        if fits:
+            fitting[path] = config
+    if len(fitting) == 1:
+        return fitting.popitem()[1]
+    if fitting:
+        names = ", ".join(f"configs/{path.relative_to(CONFIGS)}" for path in fitting)
+        raise ValueError(
+            f"{opened.path} fits the network of several configs; choose one with --config: {names}"
+        )
+    if not isinstance(opened, sources.DiffusersFolder) or values is None:
+        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
+    return described_config(values, opened.description)
+
+
+def described_config(
+    values: dict[str, Any], description: dict[str, Any]
+) -> ml_collections.ConfigDict:
+    """A config for a network of `diffusers.architecture`: VE continuous, or VP discrete as DDPM."""
+    config = schema.base()
+    if values["model.name"] == "ncsnpp":
+        defaults.ve(config, continuous=True)
+    else:
+        defaults.vp(config, continuous=False)
+    with config.unlocked():
+        config.update(flax.traverse_util.unflatten_dict(values, sep="."))
+    config.model.dropout = float(description.get("dropout") or 0.0)
+    return config
+
+
+def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> list[str]:
+    """Overrides, such as `--config.model.nf=32`, that would make `config` say `values`."""
+    found = []
+    for name, value in values.items():
+        section, _, field = name.partition(".")
+        given = config[section].get(field, type(value)())
+        if isinstance(value, tuple):
+            given = tuple(given)
+        if field == "attn_resolutions":
+            height = values["data.image_size"]
+            levels = [height >> i for i in range(len(values["model.ch_mult"]))]
+            given = tuple(level for level in levels if level in given)
+        if given != value:
+            found.append(f"--config.{name}={value}".replace(" ", ""))
+    return found
+
+
+def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> None:
+    """Raises ValueError unless `config` describes the network of a diffusers folder."""
+    found = differences(config, values)
+    if found:
+        raise ValueError(
+            f"the config has another network than config.json; it would need {' '.join(found)}"
+        )
+
+
+def export_weights(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
+) -> None:
+    """Writes the weights `eval.ema` of checkpoint `eval.checkpoint` as a diffusers folder.
+
+    Raises:
+      FileNotFoundError: no checkpoint.
+      ValueError: a network that the format cannot hold; a target that exists; a damaged checkpoint;
+        weights that the run did not keep.
+    """
+    configs.check(config)
+    module, shape = models.from_config(config), experiment.image_shape(config)
+    description = diffusers.description(module, shape)
+    chosen = load_weights(config, module, shape, workdir)
+    tensors = diffusers.params_to_diffusers(module, chosen.params, shape)
+    diffusers.write(target, description, tensors)
+    rows = [
+        ("checkpoint", f"step {chosen.step}, {chosen.label}"),
+        ("tensors written", str(len(tensors))),
+        ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
+        ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),
+    ]
+    print(figures.table(rows))
+    print(f"a diffusers UNet2DModel is in {target}")

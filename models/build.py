@@ -1,0 +1,210 @@
+"""Networks from configs."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.classifier import BASE_WIDTH, NoisyClassifier
+from models.clip import CLIP
+from models.ddpm import DDPM
+from models.mlp import MLP
+from models.ncsn import NCSN, NCSNv2
+from models.ncsnpp import NCSNpp
+
+CLASSIFIER = "classifier"  # the objective of a noisy classifier, and
+CLIP_OBJECTIVE = "clip"  # that of images and captions
+GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
+
+
+def has_score(config: Any) -> bool:
+    """Whether the run trains a score; else it trains a network that is to guide one."""
+    return config.training.objective not in GUIDES
+
+
+def _unet(config: Any) -> dict[str, Any]:
+    """What NCSN++ and DDPM have in common."""
+    model = config.model
+    return {
+        "nf": model.nf,
+        "ch_mult": tuple(model.ch_mult),
+        "num_res_blocks": model.num_res_blocks,
+        "attn_resolutions": tuple(model.attn_resolutions),
+        "dropout": model.dropout,
+        "nonlinearity": model.nonlinearity.lower(),
+        "resamp_with_conv": model.resamp_with_conv,
+        "conditional": model.conditional,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+        "centered": config.data.centered,
+        "num_labels": model.get("num_labels", 0),
+        "dtype": _dtype(model.get("dtype", "float32")),
+        "remat": model.get("remat", False),
+    }
+
+
+def _ddpm(config: Any) -> DDPM:
+    return DDPM(**_unet(config), attn_each_up_block=config.model.get("attn_each_up_block", False))
+
+
+def _ncsnpp(config: Any) -> NCSNpp:
+    model = config.model
+    return NCSNpp(
+        **_unet(config),
+        fir_kernel=tuple(model.fir_kernel) if model.fir else None,
+        skip_rescale=model.skip_rescale,
+        resblock_type=model.resblock_type.lower(),
+        progressive=model.progressive.lower(),
+        progressive_input=model.progressive_input.lower(),
+        progressive_combine=model.progressive_combine.lower(),
+        embedding_type=model.embedding_type.lower(),
+        fourier_scale=model.get("fourier_scale", 16.0),  # absent where the embedding is positional
+        init_scale=model.init_scale,
+        attn_num_groups=model.get("attn_num_groups", 0),
+    )
+
+
+def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
+    model = config.model
+    if model.get("num_labels"):
+        raise ValueError(
+            f"model.num_labels is {model.num_labels}; {model.name} cannot be told classes"
+        )
+    fields = {
+        "nf": model.nf,
+        "architecture": architecture,
+        "nonlinearity": model.nonlinearity.lower(),
+        "interpolation": model.interpolation,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+        "centered": config.data.centered,
+        "dtype": _dtype(model.get("dtype", "float32")),
+        "remat": model.get("remat", False),
+        "pytorch": model.get("pytorch", False),
+    }
+    if conditional:
+        return NCSN(**fields, num_classes=model.get("num_classes") or model.num_scales)
+    return NCSNv2(**fields)
+
+
+def _mlp(config: Any) -> MLP:
+    model = config.model
+    return MLP(
+        nf=model.nf,
+        num_res_blocks=model.num_res_blocks,
+        dropout=model.dropout,
+        nonlinearity=model.nonlinearity.lower(),
+        conditional=model.conditional,
+        embedding_type=model.embedding_type.lower(),
+        fourier_scale=model.get("fourier_scale", 16.0),
+        scale_by_sigma=model.scale_by_sigma,
+        sigma_min=model.sigma_min,
+        sigma_max=model.sigma_max,
+        num_scales=model.num_scales,
+        num_labels=model.get("num_labels", 0),
+        dtype=_dtype(model.get("dtype", "float32")),
+    )
+
+
+def _dtype(name: str | None, field: str = "model.dtype") -> Any:
+    """The type to compute in: None for float32, which needs no casts."""
+    types = {None: None, "float32": None, "bfloat16": jnp.bfloat16}
+    if name not in types:
+        raise ValueError(f"{field} is {name!r}; valid values: float32, bfloat16")
+    return types[name]
+
+
+MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "ddpm": _ddpm,
+    "mlp": _mlp,
+    "ncsn": functools.partial(_ncsn, architecture="64", conditional=True),
+    "ncsnpp": _ncsnpp,
+    "ncsnv2_64": functools.partial(_ncsn, architecture="64", conditional=False),
+    "ncsnv2_128": functools.partial(_ncsn, architecture="128", conditional=False),
+    "ncsnv2_256": functools.partial(_ncsn, architecture="256", conditional=False),
+}
+
+
+def from_config(config: Any) -> nn.Module:
+    """The network that `config.model` and `config.data.centered` describe.
+
+    Raises:
+      ValueError: an unknown name, nonlinearity, block or other choice; says which are known.
+    """
+    name = config.model.name
+    if name not in MODELS:
+        raise ValueError(f"model.name is {name!r}; valid values: {', '.join(sorted(MODELS))}")
+    return MODELS[name](config)
+
+
+def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
+    """The classifier of noisy images that `config.classifier` describes; of points, an `MLP`.
+
+    Raises:
+      ValueError: an unknown choice, or fewer than two classes.
+    """
+    classifier, shared = config.classifier, _of_noisy_images(config)
+    if config.data.image_size == 1:
+        return MLP(
+            nf=BASE_WIDTH * classifier.widen_factor,
+            num_res_blocks=classifier.blocks_per_group,
+            num_outputs=classifier.num_classes,
+            **shared,
+        )
+    return NoisyClassifier(
+        num_classes=classifier.num_classes,
+        widen_factor=classifier.widen_factor,
+        blocks_per_group=classifier.blocks_per_group,
+        **shared,
+    )
+
+
+def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
+    """CLIP, whose image tower `config.classifier` describes, and the rest `config.clip`.
+
+    Args:
+      vocabulary, end: of the tokens: how many there are, and which one ends a text.
+
+    Raises:
+      ValueError: an unknown choice, a text width that its heads do not share, or points.
+    """
+    if config.data.image_size == 1:
+        raise ValueError(
+            f"training.objective='clip' needs images; data.dataset={config.data.dataset!r} has "
+            "points"
+        )
+    return CLIP(
+        vocabulary,
+        end,
+        **config.clip.to_dict(),
+        widen_factor=config.classifier.widen_factor,
+        blocks_per_group=config.classifier.blocks_per_group,
+        **_of_noisy_images(config),
+    )
+
+
+def _of_noisy_images(config: Any) -> dict[str, Any]:
+    """What every network of `config.classifier` takes from it."""
+    classifier = config.classifier
+    return {
+        "dropout": classifier.dropout,
+        "nonlinearity": classifier.nonlinearity.lower(),
+        "embedding_type": classifier.embedding_type.lower(),
+        "fourier_scale": classifier.fourier_scale,
+        "dtype": _dtype(classifier.dtype, "classifier.dtype"),
+    }
+
+
+def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
+    """Initial parameters, a nested dict, for images of `image_shape` (height, width, channels)."""
+    x = jnp.zeros((1, *image_shape))
+    return jax.jit(module.init)(key, x, jnp.zeros((1,), jnp.int32))["params"]

@@ -1,0 +1,1 @@
+"""Operations of networks that XLA does not do well, each with its plain form."""

@@ -1,0 +1,1 @@
+"""What every mode stands on."""

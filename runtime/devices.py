@@ -1,0 +1,179 @@
+"""One device, many devices, many hosts: the same numbers.
+
+A result may depend on an example's global index, never on the device or host that computed it.
+Every example therefore gets its own key from its index, and every batch is laid out in index
+order over hosts, then over the devices of a host, then inside a device.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import numpy as np
+from jax.experimental import multihost_utils
+from tqdm import tqdm
+
+from runtime.errors import Refused
+
+AXIS = "devices"
+
+
+def join_processes(asked: bool) -> None:
+    """Joins the other processes of this program, if that is `asked` or a cluster is detected.
+
+    `jax.distributed.initialize`, from the environment's three variables or the cluster's own.
+
+    Raises:
+      Refused: it is asked, and there is no cluster.
+    """
+    cluster = _cluster_detected()
+    if not (asked or cluster):
+        return
+    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
+    address, count, index = (os.environ.get(name) for name in names)
+    if address and count and index:
+        jax.distributed.initialize(address, int(count), int(index))
+    elif cluster:
+        jax.distributed.initialize()
+    else:
+        raise Refused(f"--distributed found no cluster; set {', '.join(names)}")
+
+
+def _cluster_detected() -> bool:
+    """Whether a scheduler or a TPU pod started several processes of this program."""
+    environment = os.environ
+    return (
+        int(environment.get("SLURM_NTASKS", "1")) > 1
+        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
+    )
+
+
+def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
+    """One key per image, [B]: `fold_in(key, index)`."""
+    return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
+
+
+def replicate(tree: Any) -> Any:
+    """Copies of `tree` on all local devices, each leaf with a leading device axis for `pmap`.
+
+    The axis has the name of every other `pmap` here: under another one the copies would have
+    another sharding than what a step returns, and the step would be compiled twice.
+    """
+    copy = jax.pmap(lambda _, tree: tree, axis_name=AXIS, in_axes=(0, None))
+    return copy(np.arange(jax.local_device_count()), tree)
+
+
+def lay_out(batches: Any) -> Any:
+    """Rows [n, B, ...] of n batches as [devices, n, B / devices, ...], for `pmap`, leaf by leaf."""
+    local = jax.local_device_count()
+
+    def one(rows: np.ndarray) -> np.ndarray:
+        return rows.reshape(len(rows), local, -1, *rows.shape[2:]).swapaxes(0, 1)
+
+    return jax.tree.map(one, batches)
+
+
+def fetch(tree: Any) -> Any:
+    """Host copy (NumPy) of a replicated tree: the first local device's shard.
+
+    Typed keys come back as their raw uint32 data, since NumPy has no key type.
+    """
+
+    def one(leaf: jax.Array) -> np.ndarray:
+        if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+            leaf = jax.random.key_data(leaf)
+        return np.asarray(leaf.addressable_shards[0].data)[0]
+
+    return jax.tree.map(one, tree)
+
+
+def is_primary() -> bool:
+    """Whether this process writes files, prints tables and shows progress bars."""
+    return jax.process_index() == 0
+
+
+def of_primary(flag: bool) -> bool:
+    """What the primary process says, on all: a branch that leads to collective calls is shared."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
+
+
+def on_all(flag: bool) -> bool:
+    """Whether it holds on all processes, which may not share their disks."""
+    if jax.process_count() == 1:
+        return flag
+    return bool(multihost_utils.process_allgather(np.asarray(flag)).all())
+
+
+def per_device(batch_size: int, what: str) -> int:
+    """Images per device of a global batch; refuses one that the devices cannot share evenly."""
+    count = jax.device_count()
+    if batch_size <= 0 or batch_size % count:
+        raise ValueError(
+            f"{what}={batch_size} must be a positive multiple of the number of devices ({count})"
+        )
+    return batch_size // count
+
+
+def fitting_batch(count: int) -> int:
+    """The smallest batch size that holds `count` images and that the devices share evenly."""
+    return -(-count // jax.device_count()) * jax.device_count()
+
+
+class ImageMap:
+    """A function of single images, run over any number of them on all devices of all hosts.
+
+    `function` is `(params, indices [b], arrays [b, ...]) -> tree of [b, ...]`, pure. It runs under
+    `pmap` with the axis name `AXIS`, compiled once, and the result of an image may depend on its
+    own row alone. `batch_size` counts the images of one call over all devices; `setting` names
+    where it comes from.
+
+    Raises:
+      ValueError: the batch size is not a positive multiple of the number of devices.
+    """
+
+    def __init__(self, function: Callable[..., Any], batch_size: int, setting: str) -> None:
+        self.batch_size = batch_size
+        self.share = per_device(batch_size, setting)
+        self.compiled = jax.pmap(function, axis_name=AXIS)
+
+    def __call__(
+        self, params: Any, indices: np.ndarray, arrays: Any = None, description: str = ""
+    ) -> Iterator[tuple[np.ndarray, Any]]:
+        """Yields `(indices, results)` batch by batch, in order, as NumPy, the same on every host.
+
+        `params` is replicated already; row i of `arrays` belongs to `indices[i]`. The last batch
+        is filled up with copies of the last image, which are dropped again. A progress bar is
+        shown if it has a `description`.
+        """
+        local = jax.local_device_count()
+        first = jax.process_index() * local * self.share
+        with progress(len(indices), description, "img") as bar:
+            for start in range(0, len(indices), self.batch_size):
+                rows = np.minimum(start + np.arange(self.batch_size), len(indices) - 1)
+                mine = rows[first : first + local * self.share]
+
+                def lay_out(array: np.ndarray, mine: np.ndarray = mine) -> np.ndarray:
+                    chosen = np.asarray(array)[mine]
+                    return chosen.reshape(local, self.share, *chosen.shape[1:])
+
+                result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
+                result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)
+                if jax.process_count() > 1:
+                    result = multihost_utils.process_allgather(result, tiled=True)
+                count = min(self.batch_size, len(indices) - start)
+                bar.update(count)
+                yield indices[rows[:count]], jax.tree.map(lambda x, n=count: x[:n], result)
+
+
+def progress(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
+    """A progress bar with rate and remaining time, on the primary host, if it has a description."""
+    hidden = not description or not is_primary()
+    return tqdm(
+        total=total, initial=initial, desc=description, unit=unit, disable=hidden, smoothing=0.1
+    )

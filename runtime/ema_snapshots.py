@@ -1,0 +1,141 @@
+"""Snapshots of the power-function averages on disk, and averages of other lengths made from them.
+
+`<folder>/<step>.npz` holds every tracked average at that step in float32, "sigma_rel_0.1/Conv_0/
+kernel": 4 bytes for each parameter and profile. (Half precision would not do: the phases of the
+Fourier embedding are its random frequencies, of size 16, times large numbers.) A file is renamed
+into place when it is whole, and never pickled.
+"""
+
+from __future__ import annotations
+
+import zipfile
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from etils import epath
+
+from runtime import ema
+from runtime.checkpoints import flatten, read_arrays, unflatten, write_arrays
+
+LARGEST_ERROR = 0.5  # of a profile that is still taken for the wanted one
+
+
+class Reconstruction(NamedTuple):
+    """An average that was not tracked itself."""
+
+    params: Any
+    sources: int  # stored averages that went into it
+    error: float  # of its profile, see `ema.Combination`
+
+
+class Snapshots:
+    """The snapshots of one run. Nothing on disk changes before the first `save`."""
+
+    def __init__(self, folder: epath.PathLike) -> None:
+        self.folder = epath.Path(folder)
+
+    def steps(self) -> list[int]:
+        """The steps on disk, ascending."""
+        if not self.folder.is_dir():
+            return []
+        found = [path for path in self.folder.iterdir() if path.suffix == ".npz"]
+        return sorted(int(path.stem) for path in found if path.stem.isdecimal())
+
+    def save(self, step: int, averages: Mapping[str, Any]) -> None:
+        """Writes the averages of profiles (see `ema.profile_name`) among `averages` at one step.
+
+        What a killed process left unfinished is removed.
+
+        Raises:
+          OSError: it could not be written.
+        """
+        profiles = {name: tree for name, tree in averages.items() if ema.width_in(name) is not None}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for left in self.folder.glob("*.partial"):
+            left.unlink()
+        partial = self.folder / f"{step}.npz.partial"
+        write_arrays(partial, flatten(profiles))
+        partial.replace(self._path(step))
+
+    def reconstruct(
+        self,
+        template: Any,
+        step: int,
+        sigma_rel: float,
+        state: Mapping[str, np.ndarray] | None = None,
+    ) -> Reconstruction:
+        """The average of relative width `sigma_rel` at `step`, from the snapshots up to there.
+
+        Args:
+          template: the tree of parameters to return, whose leaves have `shape` and `dtype`.
+          state: arrays of the training state at that step by name ("averages/sigma_rel_0.1/..."),
+            if there is a checkpoint of it: as good as one more snapshot.
+
+        Raises:
+          ValueError: there is no snapshot up to that step; one is damaged or of another network;
+            they do not make this average.
+        """
+        held = _averages(state or {})
+        names = {stored: self._names(stored) for stored in self.steps() if stored <= step}
+        if held:
+            names[step] = sorted({name.partition("/")[0] for name in held})
+        stored = [
+            (at, name, width)
+            for at, found in names.items()
+            for name in found
+            if (width := ema.width_in(name)) is not None
+        ]
+        if not stored:
+            known = ", ".join(map(str, self.steps())) or "none"
+            raise ValueError(
+                f"there is no snapshot of a profile up to step {step} in {self.folder} (steps: "
+                f"{known}); a run keeps them if it has training.ema_profiles"
+            )
+        steps, _, widths = zip(*stored, strict=True)
+        combination = ema.combination(steps, widths, step, sigma_rel)
+        if combination.error > LARGEST_ERROR:
+            raise ValueError(
+                f"an average of width {sigma_rel:g} at step {step} cannot be made of the snapshots "
+                f"in {self.folder}: its profile would be off by {100 * combination.error:.0f} %; "
+                f"take a wider one, or one at a snapshot's step (the last is {max(steps)})"
+            )
+        total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), template)
+        for (at, name, _), coefficient in zip(stored, combination.coefficients, strict=True):
+            arrays = held if held and at == step else self._read(at, name)
+            try:
+                average = unflatten(template, arrays, prefix=name)
+            except ValueError as error:
+                raise ValueError(f"snapshot {self._path(at)} does not fit: {error}") from error
+            total = jax.tree.map(lambda sum, leaf, c=coefficient: sum + c * leaf, total, average)
+        params = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, template)
+        return Reconstruction(params, len(stored), combination.error)
+
+    def _path(self, step: int) -> epath.Path:
+        return self.folder / f"{step}.npz"
+
+    def _names(self, step: int) -> list[str]:
+        """The names of the averages in one snapshot."""
+        try:
+            with self._path(step).open("rb") as file, zipfile.ZipFile(file) as archive:
+                return sorted({member.partition("/")[0] for member in archive.namelist()})
+        except zipfile.BadZipFile as error:
+            raise self._damage(step, error) from error
+
+    def _read(self, step: int, name: str) -> dict[str, np.ndarray]:
+        try:
+            return read_arrays(self._path(step), prefix=f"{name}/")
+        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+            raise self._damage(step, error) from error
+
+    def _damage(self, step: int, error: Exception) -> ValueError:
+        return ValueError(
+            f"snapshot {self._path(step)} is damaged ({error}); remove it to do without it"
+        )
+
+
+def _averages(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """The averages of profiles in a stored training state, named as in a snapshot."""
+    named = {name.partition("/")[2]: a for name, a in state.items() if name.startswith("averages/")}
+    return {k: v for k, v in named.items() if ema.width_in(k.partition("/")[0]) is not None}

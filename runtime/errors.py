@@ -1,0 +1,38 @@
+"""Errors of users: one line each, with what, where, and what would be valid."""
+
+from __future__ import annotations
+
+import ast
+import contextlib
+
+import numpy as np
+
+
+class Refused(Exception):
+    """A command line that cannot be understood; exit code 2."""
+
+
+def one_line(error: BaseException, limit: int | None = None) -> str:
+    """The message of an error without line breaks, cut at `limit` characters if that is given."""
+    text = str(error)
+    if text.startswith(("'", '"')):  # KeyError quotes its message
+        with contextlib.suppress(SyntaxError, ValueError):
+            text = str(ast.literal_eval(text))
+    text = " ".join(text.split()) or type(error).__name__
+    return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
+
+
+def gave_up(solver: str, nfe: np.ndarray, *tolerances: tuple[str, float]) -> str:
+    """The evaluations that an adaptive solver spent on images it could not solve, and the cure."""
+    given = " and ".join(f"{name}={value:g}" for name, value in tolerances)
+    return (
+        f"were not solved: {solver} gave up after {np.max(nfe, initial=0):.0f} evaluations, its "
+        f"steps too many or too small; loosen {given}"
+    )
+
+
+def refuse(numbers: np.ndarray, why: str) -> None:
+    """Raises a ValueError that counts the failed images and names the first `numbers`, if any."""
+    if len(numbers):
+        named = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
+        raise ValueError(f"{len(numbers)} samples (numbers {named}) {why}")

@@ -1,0 +1,369 @@
+"""Solvers with few steps against closed forms: their orders, exact moments and conversions."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sampling
+from diffusion import few_steps, grids
+from diffusion.noise import image_noise, recorded_noise
+from diffusion.trajectory import Samples, denoised
+from sde_lib import SDE, VESDE, VPSDE
+from tests import gaussians
+from tests.test_sampling import MEAN, STD, Counter, config_of, keys_of, normal_noise
+
+DETERMINISTIC: dict[str, tuple[Any, dict[str, Any], float]] = {
+    "ddim": (few_steps.ddim, {}, 1),
+    "dpm_1": (few_steps.dpm_solver, {"order": 1}, 1),
+    "dpm_2": (few_steps.dpm_solver, {"order": 2}, 2),
+    "dpm_3": (few_steps.dpm_solver, {"order": 3}, 3),
+    "dpmpp_2m": (few_steps.dpm_solver_pp, {"order": 2}, 2),
+    "dpmpp_3m": (few_steps.dpm_solver_pp, {"order": 3}, 3),
+    "unipc_2": (few_steps.unipc, {"order": 2}, 3),
+    "unipc_3": (few_steps.unipc, {"order": 3}, 4),
+    "edm": (few_steps.edm, {}, 2),
+}
+
+
+@pytest.mark.parametrize(
+    "kind",
+    ["vp", *(pytest.param(k, marks=pytest.mark.slow) for k in ("ve", "subvp", "cosine", "edm"))],
+)
+def test_every_deterministic_solver_has_its_order(kind: str) -> None:
+    """Halving the steps in lambda divides the error by 2^order, on a mixture, in float64.
+
+    UniPC's corrector adds one to the order of its predictor. The solution ends where the noise is
+    still there: after that, errors only shrink, and those of the third-order multistep method
+    cancel to order 4. (Its first step is of order 1, which shows below these errors only.)
+    """
+    sde, end = gaussians.EVERY_SDE[kind], {"ve": 0.5, "edm": 0.7}.get(kind, 0.3)
+    with jax.enable_x64(True):
+        mixture = gaussians.Mixture(*(jnp.asarray(v, float) for v in gaussians.two_modes((2,))))
+        score_fn = mixture.score_fn(sde)
+        z = jax.random.normal(jax.random.key(0), (8, 2), float)
+        noise = recorded_noise(z[None])
+
+        @functools.partial(jax.jit, static_argnums=0)
+        def solve(steps: int) -> Any:
+            times = grids.time_grid(sde, "log_snr", steps, end)
+            return {
+                name: solver(sde, score_fn, noise, times, denoise=False, **options).x
+                for name, (solver, options, _) in DETERMINISTIC.items()
+            }
+
+        @jax.jit
+        def reference() -> jax.Array:
+            return sampling.ode_sampler(
+                sde,
+                score_fn,
+                noise,
+                rtol=1e-12,
+                atol=1e-12,
+                method="Dopri8",
+                max_steps=2000,
+                eps=end,
+            ).x
+
+        exact = reference()
+        coarse, fine = (
+            {name: float(jnp.abs(x - exact).max()) for name, x in solve(steps).items()}
+            for steps in (200, 400)
+        )
+    for name, (_, _, order) in DETERMINISTIC.items():
+        measured = np.log2(coarse[name] / fine[name])
+        assert abs(measured - order) < 0.2, (name, measured)
+
+
+def test_third_order_multistep_is_exact_for_parabolas() -> None:
+    """Weights of (0, -1, -3) integrate exp(s - h) times 1, s, s^2 exactly."""
+    h = 0.7
+    nodes = np.array([0.0, -1.0, -3.0])
+    weights = few_steps._weights(nodes, 0.0, h)
+    exact = [1 - np.exp(-h), h - 1 + np.exp(-h), h**2 - 2 * h + 2 - 2 * np.exp(-h)]
+    np.testing.assert_allclose([weights @ nodes**k for k in range(3)], exact, rtol=1e-10)
+
+
+STOCHASTIC: dict[str, tuple[Any, dict[str, Any], int]] = {
+    "ddim_eta_1": (few_steps.ddim, {"eta": 1.0}, 1),
+    "ddim_eta_half": (few_steps.ddim, {"eta": 0.5}, 1),
+    "dpmpp_2m_sde": (few_steps.dpm_solver_pp, {"stochastic": True}, 2),
+    "edm_churn": (few_steps.edm, {"churn": 10.0}, 2),
+}
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_stochastic_solvers_have_their_weak_order(kind: str) -> None:
+    """On Gaussian data a sampler is affine in its draws, so its moments need no sampling.
+
+    Image i has one draw equal to 1 and all others 0: its distance to the image without any is the
+    coefficient of that draw, and the variance of a sample is the sum of their squares.
+    """
+    sde = gaussians.SDES[kind]
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+
+    def error(name: str, steps: int) -> tuple[float, float]:
+        draws = np.zeros((steps + 1, steps + 2, 1, 1, 1), np.float32)
+        draws[np.arange(steps + 1), np.arange(steps + 1)] = 1.0
+        times = grids.time_grid(sde, "log_snr", steps)
+        solver, options, _ = STOCHASTIC[name]
+
+        @jax.jit
+        def run() -> jax.Array:
+            noise = recorded_noise(jnp.asarray(draws))
+            return solver(sde, score_fn, noise, times, denoise=False, **options).x
+
+        x = np.asarray(run(), np.float64).ravel()
+        std = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2))
+        end = jnp.full(1, sde.sampling_eps)
+        exact = jnp.sqrt(sde.alpha(end) ** 2 * STD**2 + sde.sigma(end) ** 2)[0]
+        return float(x[-1] - sde.alpha(end)[0] * MEAN), float(std / exact - 1)
+
+    for name in STOCHASTIC if kind == "vp" else ("ddim_eta_1", "dpmpp_2m_sde"):
+        order = STOCHASTIC[name][2]
+        (mean, coarse), (_, fine) = error(name, 60), error(name, 120)
+        assert abs(mean) < 0.002, (name, mean)
+        assert abs(fine) < (0.06 if order == 1 else 0.004), (name, fine)
+        assert abs(np.log2(abs(coarse / fine)) - order) < 0.2, (name, coarse, fine)
+
+
+def test_ddim_with_eta_one_is_the_ancestral_step() -> None:
+    """The standard deviation and mean are those of p(x_s | x_t, x_0), from Bayes' rule."""
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    draws = jax.random.normal(jax.random.key(0), (2, 5, 3))
+    times = np.array([1.0, 0.4])
+
+    @jax.jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        noise = recorded_noise(draws)
+        samples = few_steps.ddim(sde, score_fn, noise, times, eta=1.0, denoise=False)
+        t, s = jnp.full(5, 1.0), jnp.full(5, 0.4)
+        mean, std = sde.posterior(draws[0], score_fn(draws[0], t), t, s)
+        return samples.x, mean + std[:, None] * draws[1]
+
+    made, expected = both()
+    np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
+def test_churn_raises_the_noise_by_at_most_the_square_root_of_two() -> None:
+    """Algorithm 2 of EDM: the factor is 1 + min(churn / M, sqrt(2) - 1)."""
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    noise = recorded_noise(jax.random.normal(jax.random.key(0), (4, 5, 3)))
+    times = grids.time_grid(sde, "karras", 3)
+
+    @jax.jit
+    def run() -> list[jax.Array]:
+        churns = [3.0 * share for share in (0.4, 2**0.5 - 1.0, 100.0)]
+        return [few_steps.edm(sde, score_fn, noise, times, churn=churn).x for churn in churns]
+
+    below, at, above = run()
+    assert jnp.abs(below - at).max() > 1e-4
+    np.testing.assert_allclose(above, at, rtol=1e-5, atol=1e-6)
+
+
+def test_churn_acts_between_its_limits() -> None:
+    """Limits around the noise level of the third of four steps: its draw alone matters."""
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    times = grids.time_grid(sde, "karras", 4)
+    level = float(np.exp(-0.5 * sde.log_snr(jnp.asarray(times[2]))))
+    draws = jax.random.normal(jax.random.key(0), (5, 5, 3))
+
+    @jax.jit
+    def run(draws: jax.Array) -> jax.Array:
+        noise = recorded_noise(draws)
+        limits: dict[str, Any] = {"churn_min": 0.9 * level, "churn_max": 1.1 * level}
+        return few_steps.edm(sde, score_fn, noise, times, churn=1.0, **limits).x
+
+    x = run(draws)
+    np.testing.assert_array_equal(run(draws.at[jnp.array([1, 2, 4])].add(1.0)), x)
+    assert jnp.abs(run(draws.at[3].add(1.0)) - x).max() > 1e-4
+
+
+@pytest.mark.parametrize("kind", gaussians.SDES)
+def test_ancestral_sampling_without_noise_is_ddim(kind: str) -> None:
+    """One step of the predictor's probability flow, between times T / (N - 1) apart."""
+    sde = dataclasses.replace(gaussians.SDES[kind], N=6)
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    x = jax.random.normal(jax.random.key(0), (5, 3))
+
+    @jax.jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        t = jnp.full(5, 0.8)
+        made, _ = sampling.ancestral_sampling(sde, score_fn, x, t, jnp.zeros_like(x), True)
+        noise = recorded_noise(x[None] / sde.prior_std)
+        times = np.array([0.8, 0.6])
+        return made, few_steps.ddim(sde, score_fn, noise, times, denoise=False).x
+
+    made, expected = both()
+    np.testing.assert_allclose(made, expected, rtol=1e-5, atol=1e-5)
+
+
+def test_tweedie_is_the_posterior_mean() -> None:
+    for sde in gaussians.EVERY_SDE.values():
+        mixture = gaussians.two_modes((2,))
+        x = jax.random.normal(jax.random.key(0), (5, 2)) * 2
+        made = denoised(sde, mixture.score_fn(sde), x, 0.3)
+        np.testing.assert_allclose(made, mixture.denoised(sde, x, jnp.full(5, 0.3)), atol=3e-5)
+
+
+@pytest.mark.parametrize("kind", gaussians.EVERY_SDE)
+@pytest.mark.parametrize("name", grids.GRIDS)
+def test_time_grids_are_even_in_their_own_variable(kind: str, name: str) -> None:
+    sde = gaussians.EVERY_SDE[kind]
+    times = grids.time_grid(sde, name, 10)
+    assert len(times) == 11
+    assert (times[0], times[-1]) == (sde.T, sde.sampling_eps)
+    assert np.all(np.diff(times) < 0)
+    lam = np.asarray(sde.log_snr(jnp.asarray(times))) / 2
+    variable = {
+        "uniform": times,
+        "quadratic": np.sqrt(times),
+        "log_snr": lam,
+        "karras": np.exp(-lam / 7),
+    }[name]
+    gaps = np.diff(variable)
+    np.testing.assert_allclose(gaps, gaps.mean(), rtol=2e-3)
+
+
+def test_a_network_with_discrete_labels_is_asked_at_its_own_levels() -> None:
+    """Of 101 levels, 4 uniform steps meet 100, 75, 50, 25 and 1; of 6, 10 steps meet 5."""
+    sde = VPSDE(N=101)
+    levels = grids.on_levels(sde, grids.time_grid(sde, "uniform", 4))
+    np.testing.assert_allclose(levels, [1.0, 0.75, 0.5, 0.25, 0.01], rtol=1e-7)
+    few = VESDE(N=6)
+    np.testing.assert_allclose(
+        grids.on_levels(few, grids.time_grid(few, "uniform", 10)), np.arange(5, 0, -1) / 5
+    )
+    with pytest.raises(ValueError, match="num_steps=1 meets 1 of the network's N=2 noise levels"):
+        grids.on_levels(VESDE(N=2), np.array([1.0, 0.9]))
+
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    config = config_of(method="ddim", num_steps=4)
+    config.training.continuous = False
+
+    @jax.jit
+    def both() -> tuple[jax.Array, jax.Array]:
+        made = sampling.from_config(config)(sde, score_fn, normal_noise(2))
+        return made.x, few_steps.ddim(sde, score_fn, normal_noise(2), levels).x
+
+    made, expected = both()
+    np.testing.assert_allclose(made, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("method", "nfe"), [("ddim", 5), ("dpm_3", 13), ("dpmpp_2m", 5), ("unipc_3", 5), ("edm", 9)]
+)
+def test_evaluations_are_counted(method: str, nfe: int) -> None:
+    sde = VPSDE()
+    counter = Counter(sde)
+    config = config_of(method=method, num_steps=4)
+    samples = sampling.from_config(config)(sde, counter, normal_noise(2))
+    jax.effects_barrier()
+    assert samples.nfe == counter.calls == nfe
+
+
+@pytest.mark.parametrize("method", ["dpmpp_2m_sde", "edm"])
+def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
+    sde = VPSDE()
+    score_fn = gaussians.two_modes((4, 4, 1)).score_fn(sde)
+    config = config_of(method=method, num_steps=5, eta=0.7, churn=3.0, num_frames=3)
+
+    @jax.jit
+    def run(keys: jax.Array) -> Samples:
+        return sampling.from_config(config)(sde, score_fn, image_noise(keys, (4, 4, 1)))
+
+    whole, part = run(keys_of(range(8))), run(keys_of([6, 1, 3]))
+    picked = jnp.array([6, 1, 3])
+    np.testing.assert_allclose(part.x, whole.x[picked], atol=1e-5)
+    assert part.trajectory is not None
+    assert whole.trajectory is not None
+    np.testing.assert_allclose(part.trajectory, whole.trajectory[:, picked], atol=1e-5)
+    np.testing.assert_array_equal(part.trajectory[-1], part.x)
+
+
+def test_annealed_langevin_dynamics_is_the_update_of_smld() -> None:
+    """Algorithm 1 written out, at the levels of the discrete process."""
+    sde = VESDE(N=3, sigma_min=0.1, sigma_max=2.0)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    draws = jax.random.normal(jax.random.key(0), (7, 2, 2, 2, 1))
+    samples = sampling.annealed_langevin_dynamics(
+        sde, score_fn, recorded_noise(draws), step_size=1e-3, n_steps_each=2
+    )
+    x = np.asarray(2.0 * draws[0], np.float64)
+    levels = np.geomspace(2.0, 0.1, 3)
+    for i, sigma in enumerate(levels):
+        step = 1e-3 * (sigma / levels[-1]) ** 2
+        for k in (1, 2):
+            score = -(x - MEAN) / (STD**2 + sigma**2)
+            x = x + step / 2 * score + np.sqrt(step) * np.asarray(draws[2 * i + k])
+    x = x - levels[-1] ** 2 * (x - MEAN) / (STD**2 + levels[-1] ** 2)
+    np.testing.assert_allclose(samples.x, x, atol=1e-4)
+    assert samples.nfe == 7
+
+
+def test_from_config_makes_every_method() -> None:
+    sde = VESDE(N=30)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+
+    @jax.jit
+    def run() -> Any:
+        return {
+            name: sampling.from_config(config_of(method=name, solver=solver, n_steps_each=2))(
+                sde, score_fn, normal_noise(64)
+            )
+            for name in sampling.SAMPLERS
+            for solver in ["SEA" if name == "sde" else "Tsit5"]
+        }
+
+    for name, samples in run().items():
+        assert samples.ok.all(), name
+        assert abs(samples.x.mean() - MEAN) < (0.05 if name != "annealed_langevin" else 5.0), name
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"method": "ddim", "eta": 1.5}, "eta must lie between 0 and 1, not 1.5"),
+        ({"method": "edm", "churn": -1.0}, "churn must be at least 0"),
+        (
+            {"method": "dpm_2", "time_grid": "cubic"},
+            "unknown sampling.time_grid 'cubic'; known: ka",
+        ),
+        ({"method": "dpm_2", "num_steps": -3}, "num_steps must be 0"),
+        ({"method": "unipc_3", "num_frames": 9, "num_steps": 4}, "4 steps pass 5 states"),
+        ({"method": "annealed_langevin", "step_size": 0.0}, "step_size must be positive"),
+    ],
+)
+def test_refusals_name_the_setting_and_the_valid_values(changes: dict, message: str) -> None:
+    sde = VPSDE()
+    with pytest.raises(ValueError, match=message):
+        sampling.from_config(config_of(**changes))(
+            sde, gaussians.linear_score(sde, MEAN, STD), normal_noise(1)
+        )
+
+
+def test_orders_that_do_not_exist_are_refused() -> None:
+    sde: SDE = VPSDE()
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    arguments = (sde, score_fn, normal_noise(1), grids.time_grid(sde, "log_snr", 2))
+    cases: list[tuple[Any, dict[str, Any]]] = [
+        (few_steps.dpm_solver, {"order": 4}),
+        (few_steps.dpm_solver_pp, {"order": 1}),
+        (few_steps.dpm_solver_pp, {"order": 3, "stochastic": True}),
+        (few_steps.unipc, {"order": 1}),
+    ]
+    for solver, options in cases:
+        with pytest.raises(ValueError, match="order"):
+            solver(*arguments, **options)
+    for name, steps, eps in [("log_snr", 0, 1e-3), ("uniform", 5, 0.0), ("uniform", 5, 2.0)]:
+        with pytest.raises(ValueError, match=r"num_steps must be at least 1|eps must lie between"):
+            grids.time_grid(sde, name, steps, eps)

@@ -1,0 +1,213 @@
+"""Samples: a function of (weights, seed, index) alone; and what is written of them."""
+
+from __future__ import annotations
+
+import functools
+import pathlib
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from PIL import Image
+
+import data
+import models
+import sampling
+from evaluation import evaluate
+from generation import generator, sample
+from runtime import devices, experiment
+from runtime.workdir import restore
+from tests import tiny
+from tests.test_configs import OFFICIAL, load
+from tests.test_training import use_devices
+from training import loop
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    workdir = tmp_path_factory.mktemp("trained")
+    with pytest.MonkeyPatch.context() as patch:
+        use_devices(patch, 1)
+        loop.train(tiny.config(), workdir)
+    return workdir
+
+
+def draw(
+    trained: pathlib.Path,
+    indices: np.ndarray,
+    batch_size: int,
+    seed: int | None = None,
+    **changes: Any,
+) -> np.ndarray:
+    config = tiny.config(sampling__batch_size=batch_size, **changes)
+    parts = experiment.build(config)
+    restored = restore(config, parts, trained)
+    batches = generator.Generator(config, parts)(restored.params, indices, "", seed)
+    return np.concatenate([drawn["image"] for _, drawn in batches])
+
+
+@pytest.mark.parametrize("method", ["pc", pytest.param("ode", marks=pytest.mark.slow)])
+def test_an_image_depends_on_its_index_alone(
+    method: str, trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    changes: dict[str, Any] = {
+        "sampling__method": method,
+        "sampling__corrector": "langevin",
+        "sampling__rtol": 1e-3,
+        "sampling__atol": 1e-3,
+    }
+    monkeypatch.setattr(data.transforms, "inverse_scale", lambda x, **_: x)  # keep the digits
+    use_devices(monkeypatch, 1)
+    one = draw(trained, np.arange(6), 3, **changes)
+    distances = np.abs(one[:, None] - one).reshape(6, 6, -1).max(axis=-1)
+    assert (distances + np.eye(6) > 0.1).all()
+    use_devices(monkeypatch, 4)
+    four = draw(trained, np.array([5, 3, 1]), 4, **changes)
+    np.testing.assert_allclose(four, one[[5, 3, 1]], rtol=1e-4, atol=1e-4)
+    again = draw(trained, np.array([5, 3, 1]), 4, seed=0, **changes, sampling__seed=1)
+    np.testing.assert_array_equal(again, four)
+
+
+def test_the_mapped_function_sees_true_indices_and_rows_in_order(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    key = jax.random.key(3)
+
+    def function(params, indices, arrays):
+        keys = devices.image_keys(key, indices)
+        noise = jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
+        return params * arrays["a"], noise
+
+    indices = np.array([4, 9, 2, 7, 0], np.int32)
+    arrays = {"a": np.arange(5.0, dtype=np.float32)}
+    found = {}
+    for count, batch in ((1, 2), (2, 4), (4, 8)):
+        use_devices(monkeypatch, count)
+        run = devices.ImageMap(function, batch, "batch_size")
+        results = list(run(devices.replicate(2.0), indices, arrays))
+        np.testing.assert_array_equal(np.concatenate([i for i, _ in results]), indices)
+        doubled = np.concatenate([r[0] for _, r in results])
+        np.testing.assert_array_equal(doubled, 2 * arrays["a"])
+        found[count] = np.concatenate([r[1] for _, r in results])
+    np.testing.assert_array_equal(found[1], found[2])
+    np.testing.assert_array_equal(found[1], found[4])
+    alone = jax.random.normal(jax.random.fold_in(key, 9), (2,))
+    np.testing.assert_allclose(found[1][1], alone, rtol=1e-6)
+
+
+def test_sampling_goes_on_where_it_stopped(
+    trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(data, "from_config", None)  # no data set is opened
+    sample.sample(tiny.config(sampling__num_samples=4), trained)
+    folder = trained / "samples"
+    first = np.load(folder / "shard_000000.npz")["image"]
+    assert np.asarray(Image.open(folder / "images" / "000003.png")).shape == (8, 8)
+    with Image.open(folder / "reverse_process.gif") as gif:
+        assert getattr(gif, "n_frames") == 3  # noqa: B009
+    sample.sample(tiny.config(sampling__num_samples=6, sampling__batch_size=2), trained)
+    assert "6 samples are in" in capsys.readouterr().out.splitlines()[-1]
+    np.testing.assert_array_equal(np.load(folder / "shard_000000.npz")["image"], first)
+    assert np.load(folder / "shard_000004.npz")["index"].tolist() == [4, 5]
+    with pytest.raises(ValueError, match=r"sampling.seed: 0 \(stored\) != 1 \(given\)"):
+        sample.sample(tiny.config(sampling__seed=1), trained)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", OFFICIAL)
+def test_every_official_config_draws_images_without_its_data_set(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By abstract evaluation: CelebA, LSUN and the others need not be here."""
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(data, "from_config", None)
+    config = load(name)
+    parts = experiment.build(config)
+    init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
+    batch = (1, config.sampling.batch_size)
+    drawn = jax.eval_shape(
+        generator.Generator(config, parts).draw.compiled,
+        jax.eval_shape(jax.vmap(lambda _: init(jax.random.key(0))), jnp.zeros(1)),
+        jax.ShapeDtypeStruct(batch, jnp.int32),
+        jax.ShapeDtypeStruct(batch, jnp.uint32),
+    )
+    side = config.data.image_size
+    assert drawn["image"].shape == (*batch, side, side, 3)
+    assert drawn["image"].dtype == jnp.uint8
+
+
+def test_failed_samples_are_refused_by_number(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    config = tiny.config()
+    parts = experiment.build(config)
+    restored = restore(config, parts, trained)
+    broken = jax.tree.map(lambda leaf: leaf * np.nan, restored.params)
+    with pytest.raises(ValueError, match=r"4 samples \(numbers 0, 1, 2, 3\) are not finite"):
+        list(generator.Generator(config, parts)(broken, np.arange(6), description=""))
+
+
+def test_a_solver_that_gave_up_says_where_and_after_what(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    hasty = functools.partial(sampling.ode_sampler, max_steps=3)
+    monkeypatch.setattr(sampling, "ode_sampler", hasty)
+    config = tiny.config(sampling__method="ode", sampling__rtol=1e-3, sampling__num_frames=0)
+    parts = experiment.build(config)
+    restored = restore(config, parts, trained)
+    words = (
+        r"4 samples \(numbers 5, 6, 7, 8\) were not solved: Dopri5 gave up after \d+ evaluations, "
+        r".*; loosen sampling.rtol=0.001 and sampling.atol=1e-05$"
+    )
+    with pytest.raises(ValueError, match=words):
+        list(generator.Generator(config, parts)(restored.params, np.arange(5, 9), description=""))
+
+
+def test_discrete_labels_and_continuous_times_do_not_mix(
+    trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    config = tiny.config(training__continuous=False, sampling__method="ode")
+    parts = experiment.build(config)
+    with pytest.raises(ValueError, match=r"'ode' .*training.continuous is False\).* served by"):
+        generator.Generator(config, parts)
+    with pytest.raises(ValueError, match=r"training.continuous: True \(stored\) != False"):
+        restore(config, parts, trained)
+    with pytest.raises(ValueError, match=r"eval.enable_bpd is True, .*discrete labels"):
+        evaluate.evaluate(config, trained, "eval")
+
+
+def test_evaluation_writes_every_number_with_its_origin(
+    trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    use_devices(monkeypatch, 1)
+    config = tiny.config(
+        eval__bpd_num_repeats=2, eval__bpd_bound=True, eval__bpd_bound_draws=2, eval__batch_size=4
+    )
+    results = evaluate.evaluate(config, trained, "eval")
+    wanted = {
+        "frechet_distance", "frechet_distance_real", "bits_per_dim", "bits_per_dim_stderr", "nfe",
+        "num_samples", "step", "seed", "features", "bits_per_dim_bound",
+    }  # fmt: skip
+    assert wanted <= results.keys()
+    assert (results["step"], results["num_samples"], results["nfe"]) == (6, 8, 25)
+    assert "not Inception" in results["features"]
+    assert sum(results["class_shares"]) == pytest.approx(1.0, abs=1e-3)
+    printed = capsys.readouterr().out
+    assert f"{results['bits_per_dim']:.3f}" in printed
+    assert f"{results['bits_per_dim_bound']:.3f}" in printed
+    with np.load(trained / "eval" / "bits_per_dim.npz") as per_image:
+        for value, mean in (("bits", "bits_per_dim"), ("bound", "bits_per_dim_bound")):
+            assert per_image[value].shape == (4,)
+            assert per_image[value].mean() == pytest.approx(results[mean], rel=1e-6)
+            error = per_image[value].std(ddof=1) / 2
+            assert error == pytest.approx(results[f"{mean}_stderr"], rel=1e-6)
+    assert results["weights"] == "EMA weights"
+    assert np.mean(results["loss_by_time"]["loss"]) == pytest.approx(results["loss"], rel=1e-4)
+    for name in ("results.json", "samples.png", "reverse_process.gif", "loss_by_time.png"):
+        assert (trained / "eval" / name).stat().st_size > 0

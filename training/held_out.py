@@ -1,0 +1,82 @@
+"""The loss of test images that training never sees."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import data
+from runtime import devices, experiment, figures
+from training.objective import Objective
+
+
+class HeldOut(NamedTuple):
+    """What `HeldOutLoss` finds: the mean loss and, per image [n], what it is made of."""
+
+    loss: float
+    per_image: dict[str, np.ndarray]  # "t", "log_snr", "loss" and the other parts of the loss
+
+    def by_time(self, groups: int = 10) -> dict[str, list[float]]:
+        """Means over groups of equally many images that have neighbouring times, in their order."""
+        t = self.per_image["t"]
+        order = np.array_split(np.argsort(t, stable=True), min(groups, len(t)))
+        return {
+            name: [float(f"{values[rows].mean():.5g}") for rows in order]
+            for name, values in self.per_image.items()
+        }
+
+
+class HeldOutLoss:
+    """The loss of the EMA weights on fixed test images at fixed times with fixed noise, for the
+    curves and for choosing the best checkpoint."""
+
+    def __init__(
+        self, config: ml_collections.ConfigDict, parts: experiment.Parts, objective: Objective
+    ) -> None:
+        dataset = data.from_config(config, "test")
+        count = min(len(dataset), config.eval.batch_size)
+        self.images, self.classes = dataset.take(np.arange(count))
+        key = jax.random.key(config.seed)
+
+        def losses_of(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
+            images, classes = drawn
+            per_image, named = objective(
+                params, images, classes, key, indices, count,
+                train=False, flip=False, axis_name=devices.AXIS,
+            )  # fmt: skip
+            t = jnp.maximum(named["t"], parts.sde.training_eps)  # at 0 there is no noise
+            return {**named, "loss": per_image, "log_snr": parts.sde.log_snr(t)}
+
+        batch = devices.fitting_batch(count)
+        self.map = devices.ImageMap(losses_of, batch, "eval.batch_size")
+
+    def __call__(self, ema_params: Any) -> HeldOut:
+        indices = np.arange(len(self.images))
+        drawn = (self.images, self.classes)
+        found = [result for _, result in self.map(ema_params, indices, drawn)]
+        per_image = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        return HeldOut(float(np.mean(per_image["loss"])), per_image)
+
+
+def save_loss_by_time(folder: pathlib.Path, held: HeldOut, weights: str) -> None:
+    """Draws loss_by_time.png: losses of test images against t, and against the SNR the errors of
+    the noise, or of a classifier the share of images that it knows."""
+    values, means = held.per_image, held.by_time()
+
+    def panel(x: str, xlabel: str, y: str, ylabel: str) -> figures.Panel:
+        return figures.Panel(xlabel, ylabel, (values[x], values[y]), (means[x], means[y]))
+
+    labels = {"noise_mse": "squared error of the noise", "accuracy": "accuracy"}
+    name, label = next((name, label) for name, label in labels.items() if name in values)
+    panels = [
+        panel("t", "time t", "loss", "loss"),
+        panel("log_snr", "log-SNR, 2 log(alpha / sigma)", name, label),
+    ]
+    count = len(values["t"])
+    title = f"{count} test images, {weights}: each, and means of groups with neighbouring times"
+    figures.plot_panels(folder / "loss_by_time.png", panels, title)

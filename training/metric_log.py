@@ -1,0 +1,166 @@
+"""The metrics of a training run: on their way from the devices, on disk, and as curves."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+import time
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import numpy as np
+import tensorboardX
+
+from runtime import devices, figures, files
+
+
+class History:
+    """Metrics of finished steps on their way to the log; fetched one call late, so that the
+    devices are never kept waiting."""
+
+    def __init__(self, log: MetricLog | None) -> None:
+        self.log = log
+        self.in_flight: list[tuple[int, dict[str, jax.Array]]] = []
+        self.unlogged: list[dict[str, np.ndarray]] = []
+        self.loss: float | None = None  # the last one fetched
+
+    def add(self, first_step: int, metrics: dict[str, jax.Array]) -> None:
+        """Takes the metrics [n] of steps first_step + 1 ... first_step + n."""
+        self.in_flight.append((first_step, metrics))
+        self.settle(keep=1)
+
+    def settle(self, keep: int = 0) -> None:
+        """Fetches all but the last `keep` calls.
+
+        Raises:
+          FloatingPointError: a loss is not finite; names the step.
+        """
+        while len(self.in_flight) > keep:
+            first_step, metrics = self.in_flight.pop(0)
+            host = devices.fetch(metrics)
+            bad = np.flatnonzero(~np.isfinite(host["loss"]))
+            if bad.size:
+                raise FloatingPointError(
+                    f"the loss at step {first_step + bad[0] + 1} is {host['loss'][bad[0]]}; "
+                    "the checkpoints from before it are kept; try a smaller optim.lr"
+                )
+            self.unlogged.append(host)
+            self.loss = float(host["loss"].mean())
+
+    def write(self, step: int, **more: float | list[float]) -> None:
+        """Logs the mean of everything since the last time under `step`."""
+        self.settle()
+        if self.unlogged:
+            means = {
+                name: float(np.mean(np.concatenate([host[name] for host in self.unlogged])))
+                for name in self.unlogged[0]
+            }
+            self.unlogged = []
+            if self.log:
+                self.log.write(step, {**means, **more})
+
+
+def save_curves(workdir: pathlib.Path) -> None:
+    """Draws the losses of `metrics.jsonl` as loss.png."""
+    found = read_metrics(workdir / "metrics.jsonl")
+    names = {"loss": "training loss", "eval_loss": "test loss, EMA weights"}
+    curves = {label: found[name] for name, label in names.items() if name in found}
+    if curves:
+        figures.plot_curves(workdir / "loss.png", curves, ylabel="loss", yscale="log")
+
+
+class MetricLog:
+    """`<workdir>/metrics.jsonl`, one JSON object a line, and TensorBoard events of the same.
+
+    Each line is on disk when `write` returns, so a killed run loses at most the line it was
+    writing. A resumed run first drops the lines after the step it resumes from.
+
+    Args:
+      workdir: created if need be.
+      start: the step that the run resumes from, 0 for a new run.
+    """
+
+    def __init__(self, workdir: files.Path, start: int = 0):
+        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        if self.path.exists():
+            kept = [record for record in _records(self.path) if record["step"] <= start]
+            files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+        self._events = tensorboardX.SummaryWriter(
+            str(self.path.parent / "tensorboard"),
+            purge_step=start + 1,
+            flush_secs=10,
+            filename_suffix=f".{start}",  # names have whole seconds only
+        )
+
+    def write(self, step: int, scalars: Mapping[str, Any]) -> None:
+        """Adds the values at one step. A value that is not finite is null in the file.
+
+        Lists of numbers are for the file alone.
+        """
+        values = {name: np.asarray(value, float).tolist() for name, value in scalars.items()}
+        stored = {name: _finite(value) for name, value in values.items()}
+        with self.path.open("a") as file:
+            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **stored}) + "\n")
+        for name, value in values.items():
+            if not isinstance(value, list):
+                self._events.add_scalar(name, value, step)
+
+    def write_images(self, step: int, name: str, images: np.ndarray, **options: Any) -> None:
+        """Adds `grid(images, **options)` to the TensorBoard events."""
+        page = figures.grid(images, **options)
+        layout = "HWC" if page.ndim == 3 else "HW"
+        self._events.add_image(name, page, step, dataformats=layout)
+
+    def close(self) -> None:
+        """Writes out the events of the last ten seconds."""
+        self._events.close()
+
+
+def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """`{name: (steps [n], values [n])}` of a metrics.jsonl, for `plot_curves`; null is NaN.
+
+    Of lists the values are [n, length].
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: a line that is no record; the last one, cut off by a crash, is left out instead.
+    """
+    found: dict[str, list[tuple[int, Any]]] = {}
+    for record in _records(pathlib.Path(path)):
+        for name, value in record.items():
+            if name not in ("step", "time"):
+                found.setdefault(name, []).append((record["step"], _numbers(value)))
+    return {
+        name: (np.array([s for s, _ in pairs]), np.array([v for _, v in pairs], float))
+        for name, pairs in found.items()
+    }
+
+
+def _finite(value: Any) -> Any:
+    """A number, or a list of numbers, with None for those that JSON does not have."""
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return value if math.isfinite(value) else None
+
+
+def _numbers(value: Any) -> Any:
+    """The inverse of `_finite`."""
+    if isinstance(value, list):
+        return [_numbers(item) for item in value]
+    return math.nan if value is None else value
+
+
+def _records(path: pathlib.Path) -> list[dict[str, Any]]:
+    lines = path.read_text().split("\n")
+    records = []
+    for number, line in enumerate(lines[:-1], start=1):  # the last one has no end: cut off or empty
+        try:
+            record = json.loads(line)
+            record["step"] += 0
+        except (ValueError, TypeError, KeyError) as error:
+            raise ValueError(f"{path}, line {number}: no record of metrics: {line[:60]}") from error
+        records.append(record)
+    return records

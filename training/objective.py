@@ -1,0 +1,153 @@
+"""The training objective: from uint8 images and their classes to a loss per image."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+import numpy as np
+
+import data
+import losses
+import models
+from data import captions, transforms
+from diffusion import times
+from runtime import devices, experiment
+
+
+@dataclasses.dataclass(frozen=True)
+class Objective:
+    """From uint8 images and their classes to a loss per image; an image draws from its own key."""
+
+    apply: Callable[..., Any]
+    loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
+    levels: int
+    centered: bool
+    dequantize: bool
+    time_draws: str = "independent"
+    num_labels: int = 0  # classes that the network is told
+    label_dropout: float = 0.0  # probability of the null class in training
+    across_images: bool = False  # the loss of an image compares it with the others
+
+    def __call__(
+        self,
+        params: Any,
+        images: jax.Array,
+        classes: jax.Array,
+        step_key: jax.Array,
+        numbers: jax.Array,
+        total: int,
+        *,
+        train: bool,
+        flip: bool,
+        axis_name: str | None = None,
+    ) -> tuple[jax.Array, dict[str, jax.Array]]:
+        """Losses [B] and their parts, for images [B, H, W, C] uint8 and their classes [B].
+
+        They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
+        the step with its number folded in. Where the loss is `across_images`, those of all
+        devices of `axis_name` are compared.
+        """
+        keys = devices.image_keys(step_key, numbers)
+        split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
+        loss_keys, dropout_keys, flip_keys, dequantize_keys, class_keys = split.T
+        if flip:
+            images = transforms.random_flip(images, flip_keys)
+        if self.dequantize:
+            x = transforms.uniform_dequantize(images, dequantize_keys, self.levels, self.centered)
+        else:
+            x = transforms.scale(images, self.levels, self.centered)
+
+        told: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
+        if self.num_labels:
+            told["y"] = self._withheld(classes, class_keys) if train else classes
+
+        def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
+            return self.apply({"params": params}, x, labels, *more, **told)
+
+        u = times.time_draws(self.time_draws, step_key, numbers, total)
+        shared: dict[str, Any] = {}
+        if self.across_images and axis_name:
+            gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+            shared["gather"] = gather
+        return self.loss(network, x, loss_keys, u, classes, **shared)
+
+    def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
+        """The classes, some of them replaced by the null class, whose number is `num_labels`
+        (classifier-free guidance, Ho and Salimans 2022, arXiv:2207.12598, algorithm 1)."""
+        if not self.label_dropout:
+            return classes
+        drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_dropout))(keys)
+        return jnp.where(drop, self.num_labels, classes)
+
+
+def objective_from_config(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    dataset: data.Dataset | None = None,
+) -> Objective:
+    """The objective that `config.training` describes, for training on `dataset`.
+
+    Without a data set there are no training images that `esm` could take as its points.
+
+    Raises:
+      ValueError: an objective that cannot be served, or classes that the network cannot be told.
+    """
+    if config.training.label_dropout and not config.model.num_labels:
+        raise ValueError(
+            f"training.label_dropout is {config.training.label_dropout:g}, but model.num_labels is "
+            "0: there is no class to withhold"
+        )
+    if dataset is not None:
+        _check_classes(config, dataset)
+    clip = config.training.objective == models.CLIP_OBJECTIVE
+    return Objective(
+        apply=parts.module.apply,
+        loss=losses.from_config(
+            config,
+            parts.sde,
+            points=_points(config, dataset) if dataset and losses.wants_points(config) else None,
+            captions=_captions(config) if clip else None,
+        ),
+        levels=parts.levels,
+        centered=config.data.centered,
+        dequantize=config.data.uniform_dequantization,
+        time_draws=config.training.time_draws,
+        num_labels=config.model.num_labels if models.has_score(config) else 0,
+        label_dropout=config.training.label_dropout,
+        across_images=clip,
+    )
+
+
+def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Array:
+    """The first `training.kde_points` training images (0: all), as the network sees them."""
+    count = min(config.training.kde_points or len(dataset), len(dataset))
+    images, _ = dataset.take(np.arange(count))
+    return transforms.scale(images, dataset.levels, config.data.centered)
+
+
+def _captions(config: ml_collections.ConfigDict) -> jax.Array:
+    """The tokens of each class's captions, int32 [K, captions, length]."""
+    names = data.class_names(config.data.dataset)
+    return jnp.asarray(captions.table(names, config.clip.text_length))
+
+
+def _check_classes(config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
+    """Refuses classes of the data set that the network cannot tell, or cannot be told."""
+    count, labels = dataset.num_classes, config.model.num_labels
+    if config.training.objective == models.CLASSIFIER:
+        if count > config.classifier.num_classes:
+            raise ValueError(
+                f"classifier.num_classes is {config.classifier.num_classes}, but {dataset.name} "
+                f"has {count} classes; valid values: {count} or more"
+            )
+    elif models.has_score(config) and labels and count > labels:
+        raise ValueError(
+            f"model.num_labels is {labels}, but {dataset.name} has {count} classes; "
+            f"valid values: 0, {count} or more"
+        )

@@ -1,0 +1,55 @@
+"""The state of a training run, on devices and on the host."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import flax.struct
+import jax
+import jax.numpy as jnp
+import optax
+
+import models
+from runtime import devices
+
+
+class TrainState(flax.struct.PyTreeNode):
+    """All that training carries from step to step; `step` counts finished optimiser steps."""
+
+    step: jax.Array
+    params: Any
+    opt_state: optax.OptState
+    ema_params: Any
+    key: jax.Array
+    averages: dict[str, Any] = flax.struct.field(default_factory=dict)  # those beside ema_params
+
+
+def new_state(
+    module: Any,
+    optimizer: optax.GradientTransformation,
+    seed: int,
+    image_shape: tuple[int, int, int],
+    averages: Iterable[str] = (),
+) -> TrainState:
+    """The state before the first step, a function of the seed alone; with `averages` by name."""
+    init_key, train_key = jax.random.split(jax.random.key(seed))
+    params = models.init(module, init_key, image_shape)
+    return TrainState(
+        step=jnp.zeros((), jnp.int32),
+        params=params,
+        opt_state=optimizer.init(params),
+        ema_params=jax.tree.map(jnp.copy, params),
+        key=train_key,
+        averages={name: jax.tree.map(jnp.copy, params) for name in averages},
+    )
+
+
+def state_on_host(state: TrainState) -> dict[str, Any]:
+    """The NumPy tree that a checkpoint holds, from the state that lies on every device."""
+    return vars(devices.fetch(state))
+
+
+def state_from_host(host: dict[str, Any]) -> TrainState:
+    """The inverse of `state_on_host`, before replication."""
+    return TrainState(**{**host, "key": jax.random.wrap_key_data(host["key"])})
