@@ -22,7 +22,8 @@ import pytest
 
 import runtime.checkpoints
 from configs import stored
-from runtime.checkpoints import Checkpoints, flatten, unflatten
+from runtime.arrays import flatten, unflatten
+from runtime.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -358,7 +359,7 @@ def test_sigkill_while_saving(tmp_path, warnings):
     script = """
         import sys
         import numpy as np
-        import checkpoints
+        from runtime import checkpoints
         saved = checkpoints.Checkpoints(sys.argv[1])
         for step in range(1, 10_000):
             rng = np.random.default_rng(step)
@@ -390,7 +391,7 @@ def test_two_processes_share_one_checkpoint(tmp_path):
         import jax
         jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
         import numpy as np
-        import checkpoints
+        from runtime import checkpoints
         saved = checkpoints.Checkpoints(sys.argv[1])
         state = lambda step: {"x": np.random.default_rng(step).standard_normal((1000, 10))}
         for step in (1, 2, 3):

@@ -26,7 +26,8 @@ import losses
 import models
 import sde_lib
 from runtime import devices, ema, experiment
-from runtime.checkpoints import Checkpoints, read_arrays
+from runtime.arrays import read_arrays
+from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import Trained, load_weights, open_run
 from tests import tiny
