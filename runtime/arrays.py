@@ -63,9 +63,9 @@ def unflatten(template: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = 
         if name.startswith(prefix) and name not in expected
     ]
     for name in expected.keys() & arrays.keys():
-        stored, wanted = _dtype_and_shape(arrays[name]), _dtype_and_shape(expected[name])
-        if stored != wanted:
-            problems.append(f"{name} is {stored}, expected {wanted}")
+        stored, required = _dtype_and_shape(arrays[name]), _dtype_and_shape(expected[name])
+        if stored != required:
+            problems.append(f"{name} is {stored}, expected {required}")
     if problems:
         raise ValueError(errors.abridged(sorted(problems), "; "))
     return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in expected])

@@ -84,7 +84,7 @@ class Checkpoints:
         orbax_handlers.silence()
 
     def steps(self) -> list[int]:
-        """The steps on disk, ascending; whether they are undamaged is not known."""
+        """The steps on disk, ascending, damaged ones among them."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())

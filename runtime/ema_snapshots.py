@@ -150,5 +150,6 @@ class Snapshots:
 
 def _averages(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The averages of profiles in a stored training state, named as in a snapshot."""
-    named = {name.partition("/")[2]: a for name, a in state.items() if name.startswith("averages/")}
-    return {k: v for k, v in named.items() if ema.width_in(k.partition("/")[0]) is not None}
+    prefix = "averages/"
+    arrays = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
+    return {k: v for k, v in arrays.items() if ema.width_in(k.partition("/")[0]) is not None}

@@ -1,4 +1,4 @@
-"""How orbax is to write a checkpoint here: arrays as one archive, and which steps are kept."""
+"""Orbax's part in a checkpoint: arrays as one archive, and the choice of steps that stay."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is on disk comes back bit for bit, or not at all: then the step before it does."""
+"""A checkpoint comes back bit for bit, or not at all: then the step before it does."""
 
 from __future__ import annotations
 
@@ -179,7 +179,7 @@ def test_steps_only_increase(damageable):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "keep_every", "kept", "best"),
+    ("metrics", "keep_every", "remaining", "best"),
     [
         ([1, 2, 3, 4, 5], None, [1, 4, 5], 1),  # the newest is the worst: both ends stay
         ([5, 4, 3, 2, 1], None, [4, 5], 5),
@@ -187,13 +187,13 @@ def test_steps_only_increase(damageable):
         ([None, None, 7, 8, 9], 2, [2, 3, 4, 5], 3),
     ],
 )
-def test_retention(tmp_path, metrics, keep_every, kept, best):
+def test_retention(tmp_path, metrics, keep_every, remaining, best):
     for run in (slice(0, 3), slice(3, None)):  # metrics are known again after a restart
         saved = Checkpoints(tmp_path, keep_every=keep_every)
         for step, metric in list(enumerate(metrics, start=1))[run]:
             assert saved.save(step, {"x": np.full(3, step)}, metric=metric)
         saved.wait()
-    assert saved.steps() == kept
+    assert saved.steps() == remaining
     assert saved.restore().step == 5
     assert saved.restore(step="best").step == best
     assert saved.restore(step="best").state["x"][0] == best
