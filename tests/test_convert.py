@@ -20,7 +20,8 @@ import models
 from configs import schema
 from interop import convert, diffusers, official, sources
 from runtime import ema, experiment
-from runtime.checkpoints import Checkpoints, unflatten
+from runtime.arrays import unflatten
+from runtime.checkpoints import Checkpoints
 from runtime.workdir import open_run
 from tests import golden_cases, tiny
 from tests.test_diffusers import NCSNPP, SHAPE, folder_of, golden_folders, random_params
