@@ -14,17 +14,26 @@ import numpy as np
 import pytest
 
 import data
-from evaluation import batch_cache, features, reference
-from evaluation.judge import METRICS, Judge, own_features
-from evaluation.metrics import frechet, inception, inception_score, kernel, manifold, statistics
-from evaluation.metrics.frechet import Moments
+from evaluation import batch_cache, features, reference, samples
+from evaluation.judge import Judge, compare_features
+from evaluation.metrics import (
+    feature_set,
+    frechet,
+    inception,
+    inception_score,
+    inception_weights,
+    kernel,
+    manifold,
+    metric,
+    statistics,
+)
+from evaluation.metrics.moments import Moments
 from evaluation.report import console
-from evaluation.samples import sampling_results
 from tests import tiny
 from tests.test_inception import drawn_params
 from tests.test_training import use_devices
 
-ALL = tuple(METRICS)
+ALL = tuple(sorted(metric.table()))
 MIX = np.random.default_rng(0).standard_normal((192, 12)).astype(np.float32) / 100
 
 
@@ -45,16 +54,16 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def small(tmp_path, prepared, monkeypatch):
     """Inception replaced, a cache of one's own, one device."""
-    weights = inception.Weights({"scale": np.float32(1)}, "ab" * 32)
+    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
-    monkeypatch.setattr(inception, "load_weights", lambda path: weights)
+    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
     monkeypatch.setattr(inception, "NUM_FEATURES", 5)
     few = functools.partial(kernel.kernel_distance, subsets=4, size=100)
     monkeypatch.setattr(kernel, "kernel_distance", few)
-    fewer = dataclasses.replace(METRICS["kid"], least=100)
-    monkeypatch.setitem(METRICS, "kid", fewer)
+    fewer = dataclasses.replace(metric.table()["kid"], least=100)
+    monkeypatch.setitem(metric.table(), "kid", fewer)
     monkeypatch.setattr(features, "PER_DEVICE", 64)
-    monkeypatch.setattr(features, "PENDING", 100)
+    monkeypatch.setattr(feature_set, "PENDING", 100)
     monkeypatch.setenv("SCORE_SDE_DATA", str(prepared))
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path)
     use_devices(monkeypatch, 1)
@@ -114,10 +123,10 @@ def test_streamed_numbers_are_those_of_all_features_at_once(small):
     for name, value in expected.items():
         assert results[name] == pytest.approx(value, rel=1e-4, abs=1e-9), name
     assert (results["num_samples"], results["real_features"]) == (220, 300)
-    printed = dict(console.metric_rows(results))
+    printed = dict(console.sample_rows(results))
     assert printed["FID"].startswith(f"{results['fid']:.3f} ± {results['fid_stderr']:.3f}  (220")
     assert "line through 15 subsets of 22 to 220" in printed["FID-infinity"]
-    for row in ("sFID", "Inception Score", "KID", "precision, recall", "density, coverage"):
+    for row in ("sFID", "Inception Score", "KID", "Precision", "Recall", "Density", "Coverage"):
         assert "220 generated" in printed[row]
 
 
@@ -139,7 +148,7 @@ def test_every_number_has_its_origin_and_statistics_are_made_once(small, monkeyp
         "images": 1500,
     }
     assert first["inception"]["resize"] == "tensorflow"
-    printed = "\n".join(map(" ".join, console.metric_rows(first)))
+    printed = "\n".join(map(" ".join, console.sample_rows(first)))
     for word in (first["statistics"]["sha256"][:16], "1500 images of digits/train", "abababab"):
         assert word in printed
     monkeypatch.setattr(features.InceptionExtractor, "see", None)  # a second time nothing is seen
@@ -154,7 +163,7 @@ def test_numbers_do_not_depend_on_devices_or_batches(small, monkeypatch):
     few = config(eval__stats_images=200, eval__metrics=("fid", "sfid", "inception_score"))
     one = judged(few, samples)
     monkeypatch.setattr(features, "PER_DEVICE", 5)
-    monkeypatch.setattr(features, "PENDING", 333)
+    monkeypatch.setattr(feature_set, "PENDING", 333)
     use_devices(monkeypatch, 4)
     (file,) = (small / "statistics").iterdir()
     file.unlink()
@@ -181,9 +190,12 @@ def test_statistics_of_activations_serve_every_metric(small, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eval__metrics": ("fid", "lpips")}, "unknown metric 'lpips' in eval.metrics; known: fid"),
+        (
+            {"eval__metrics": ("fid", "lpips")},
+            "unknown metric of eval.metrics 'lpips'; known: density_cov",
+        ),
         ({"eval__num_samples": 99}, "has kid, which needs 100 images or more; eval.num_samples is"),
-        ({"eval__features": "vgg"}, "unknown eval.features 'vgg': it is one of auto, inception"),
+        ({"eval__features": "vgg"}, "unknown eval.features 'vgg'; known: auto, classifier, ince"),
         ({"eval__features": "auto"}, "inception_score, which needs --config.eval.features=incep"),
         ({"eval__repeat_grey": False}, r"digits have 1 channel\(s\); --config.eval.repeat_grey"),
         ({"eval__resize": "nearest"}, "unknown eval.resize 'nearest'"),
@@ -242,34 +254,34 @@ def test_which_features_judge_which_data_set():
 
 def test_further_metrics_on_the_classifiers_features_bear_its_name():
     rng = np.random.default_rng(0)
-    found, expected = rng.standard_normal((2, 40, 3))
+    generated, real = rng.standard_normal((2, 40, 3))
     few = tiny.config(
         eval__metrics=("fid", "precision_recall", "density_coverage"), eval__num_samples=40
     )
-    results = own_features(few, found, expected)
+    results = compare_features(few, generated, real)
     assert results == {
-        "classifier_precision": manifold.precision_recall(expected, found).precision,
-        "classifier_recall": manifold.precision_recall(expected, found).recall,
-        "classifier_density": manifold.density_coverage(expected, found).density,
-        "classifier_coverage": manifold.density_coverage(expected, found).coverage,
+        "classifier_precision": manifold.precision_recall(real, generated).precision,
+        "classifier_recall": manifold.precision_recall(real, generated).recall,
+        "classifier_density": manifold.density_coverage(real, generated).density,
+        "classifier_coverage": manifold.density_coverage(real, generated).coverage,
     }
-    rows = dict(console.metric_rows(results | {"num_samples": 40, "num_train": 40}))
-    assert rows["precision, recall (classifier)"].endswith("(40 generated, 40 real, k = 3)")
-    assert not own_features(tiny.config(), found, expected)
+    rows = dict(console.sample_rows(results | {"num_samples": 40, "num_train": 40}))
+    assert rows["Precision (classifier)"].endswith("(40 generated, 40 real, k = 3)")
+    assert not compare_features(tiny.config(), generated, real)
 
 
 def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeypatch, tmp_path):
     """`samples.sampling_results` with a generator of known images: of two seeds, each by itself,
     and the network and the statistics of the data set are made ready once.
     """
-    samples = [fake_samples(), fake_samples() // 2]
-    weights, read = inception.load_weights(""), []
+    images_of_seed = [fake_samples(), fake_samples() // 2]
+    weights, read = inception_weights.load_weights(""), []
 
-    def load_weights(path: str) -> inception.Weights:
+    def load_weights(path: str) -> inception_weights.Weights:
         read.append(path)
         return weights
 
-    monkeypatch.setattr(inception, "load_weights", load_weights)
+    monkeypatch.setattr(inception_weights, "load_weights", load_weights)
 
     class Generator:
         def __init__(self, *_):
@@ -277,7 +289,7 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
 
         def __call__(self, params, indices, seed):
             for part in np.split(indices, range(64, len(indices), 64)):
-                yield part, {"image": samples[seed][part], "nfe": np.full(len(part), 7)}
+                yield part, {"image": images_of_seed[seed][part], "nfe": np.full(len(part), 7)}
 
     monkeypatch.setattr(samples, "Generator", Generator)
     few = config(
@@ -286,16 +298,16 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
     trained: Any = SimpleNamespace(params=None)
     folder, parts = tmp_path / "eval", cast(Any, None)
     store = batch_cache.Store(folder, {})
-    results = sampling_results(few, parts, trained, folder, store)
+    results = samples.sampling_results(few, parts, trained, folder, store)
     assert (results["num_samples"], results["nfe"]) == (200, 7)
     assert len(read) == 1
-    alone = [judged(few, images[:200])["fid"] for images in samples]
+    alone = [judged(few, images[:200])["fid"] for images in images_of_seed]
     assert results["fid"] == pytest.approx(alone[0], rel=1e-9)
     assert results["over_seeds"]["fid"]["values"] == pytest.approx(alone, rel=1e-9)
     assert alone[1] > 2 * alone[0]
     assert (tmp_path / "eval" / "samples.png").exists()
     monkeypatch.setattr(Generator, "__call__", None)  # a second time nothing is drawn
-    again = sampling_results(few, parts, trained, folder, store)
+    again = samples.sampling_results(few, parts, trained, folder, store)
     assert again["fid"] == results["fid"]
     origin = {"step": 1, "weights": "EMA weights", "seed": 0, "examples": "images"}
     rows = dict(console.table(results | origin))
@@ -329,8 +341,8 @@ def test_stats_mode_writes_a_file_and_says_so(small, capsys):
 @pytest.mark.slow
 def test_inception_itself_judges_digits(tmp_path, monkeypatch):
     """The network on two devices, from images to FID: of the real images themselves, and others."""
-    weights = inception.Weights(drawn_params(), "ab" * 32)
-    monkeypatch.setattr(inception, "load_weights", lambda path: weights)
+    weights = inception_weights.Weights(drawn_params(), "ab" * 32)
+    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
     monkeypatch.setattr(features, "PER_DEVICE", 2)
     monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path))
     use_devices(monkeypatch, 2)
