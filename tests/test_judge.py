@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,7 +15,7 @@ import numpy as np
 import pytest
 
 import data
-from evaluation import batch_cache, features, reference, samples
+from evaluation import batch_cache, evaluate, features, reference, samples
 from evaluation.judge import Judge, compare_features
 from evaluation.metrics import (
     feature_set,
@@ -28,7 +29,9 @@ from evaluation.metrics import (
     statistics,
 )
 from evaluation.metrics.moments import Moments
-from evaluation.report import console
+from evaluation.report import console, quantities
+from runtime import devices, experiment
+from runtime.workdir import Trained
 from tests import tiny
 from tests.test_inception import drawn_params
 from tests.test_training import use_devices
@@ -270,6 +273,20 @@ def test_further_metrics_on_the_classifiers_features_bear_its_name():
     assert not compare_features(tiny.config(), generated, real)
 
 
+def generator_of(images_of_seed: list[np.ndarray]) -> Any:
+    """In place of `Generator`: known images for each seed."""
+
+    class Generator:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def __call__(self, params: Any, indices: np.ndarray, seed: int) -> Any:
+            for part in np.split(indices, range(64, len(indices), 64)):
+                yield part, {"image": images_of_seed[seed][part], "nfe": np.full(len(part), 7)}
+
+    return Generator
+
+
 def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeypatch, tmp_path):
     """`samples.sampling_results` with a generator of known images: of two seeds, each by itself,
     and the network and the statistics of the data set are made ready once.
@@ -283,15 +300,8 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
 
     monkeypatch.setattr(inception_weights, "load_weights", load_weights)
 
-    class Generator:
-        def __init__(self, *_):
-            pass
-
-        def __call__(self, params, indices, seed):
-            for part in np.split(indices, range(64, len(indices), 64)):
-                yield part, {"image": images_of_seed[seed][part], "nfe": np.full(len(part), 7)}
-
-    monkeypatch.setattr(samples, "Generator", Generator)
+    generator = generator_of(images_of_seed)
+    monkeypatch.setattr(samples, "Generator", generator)
     few = config(
         eval__metrics=("fid",), eval__num_samples=200, eval__seeds=2, sampling__batch_size=64
     )
@@ -306,13 +316,102 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
     assert results["over_seeds"]["fid"]["values"] == pytest.approx(alone, rel=1e-9)
     assert alone[1] > 2 * alone[0]
     assert (tmp_path / "eval" / "samples.png").exists()
-    monkeypatch.setattr(Generator, "__call__", None)  # a second time nothing is drawn
+    monkeypatch.setattr(generator, "__call__", None)  # a second time nothing is drawn
     again = samples.sampling_results(few, parts, trained, folder, store)
     assert again["fid"] == results["fid"]
     origin = {"step": 1, "weights": "EMA weights", "seed": 0, "examples": "images"}
     rows = dict(console.table(results | origin))
     assert rows["FID"].startswith(f"{results['fid']:.3f}")
     json.dumps(results)
+
+
+def spread_of_features(generated: feature_set.FeatureSet, real: Any, options: Any) -> Any:
+    """A new metric: the mean deviation of the features, and its own over features."""
+    del real, options
+    deviations = generated.array("pool").std(axis=0)
+    return {
+        "feature_spread": float(deviations.mean()),
+        "feature_spread_std": float(deviations.std()),
+        "feature_spread_count": len(deviations),
+    }
+
+
+def test_a_metric_is_one_function_and_one_quantity(small, tmp_path, monkeypatch, capsys):
+    """Console, results.json, report.json and page have its number by nothing else."""
+    monkeypatch.setitem(metric.table(), "spread", metric.Metric(spread_of_features, keep=True))
+    entry = quantities.Quantity(
+        title="Spread of features",
+        source="samples",
+        digits=3,
+        note=lambda of: f"of {of['feature_spread_count']} features",
+        better="higher",
+        error=("_std", "over features"),
+        leading=True,
+    )
+    monkeypatch.setitem(quantities.QUANTITIES, "feature_spread", entry)
+
+    images = [fake_samples(), fake_samples() // 2]
+    monkeypatch.setattr(samples, "Generator", generator_of(images))
+    monkeypatch.setattr(experiment, "build", lambda config: None)
+    trained = Trained(devices.replicate({"w": np.ones(2)}), 7, "EMA weights")
+    monkeypatch.setattr(evaluate, "restore", lambda *_: trained)
+    only = config(
+        eval__metrics=("spread",),
+        eval__seeds=2,
+        eval__enable_sampling=True,
+        eval__enable_bpd=False,
+        eval__enable_loss=False,
+        sampling__batch_size=64,
+        sampling__num_frames=0,
+    )
+    evaluate.evaluate(only, tmp_path, "eval")
+
+    deviations = [all_outputs(each).pool.std(axis=0) for each in images]
+    value, error = float(deviations[0].mean()), float(deviations[0].std())
+    mean = float(np.mean([each.mean() for each in deviations]))
+    shown = quantities.text(value, 3, error)
+    printed = capsys.readouterr().out
+    assert re.search(rf"Spread of features +{shown}  \(of 5 features\)", printed)
+    assert re.search(rf"Spread of features, 2 seeds +{quantities.text(mean, 3)} ± ", printed)
+
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["feature_spread"] == pytest.approx(value, rel=1e-6)
+    assert results["over_seeds"]["feature_spread"]["mean"] == pytest.approx(mean, rel=1e-6)
+
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    (number,) = report["evaluations"][""]["numbers"]
+    assert number["title"] == "Spread of features"
+    assert (number["value"], number["better"]) == (results["feature_spread"], "higher")
+    assert number["error_of"] == "over features"
+    assert number["made_from"]["samples"] == "220"
+
+    page = (tmp_path / "eval" / "report.html").read_text()
+    number_shown, _, error_shown = shown.partition(" ± ")
+    text = f'{number_shown} <span class="error">± {error_shown}</span>'
+    assert page.count(text) == 2, "on top, and in the table"
+    assert page.count('Spread of features <span class="soft">↑</span>') == 2
+    assert f"mean {quantities.text(mean, 3)} ± " in page
+
+    header = console.comparison({"a": results, "b": results})[1]
+    assert header == ["evaluation", "step", "NFE", "Spread of features"]
+
+
+def test_every_metric_declares_itself_and_has_a_number_that_is_shown(small):
+    files = pathlib.Path(metric.__file__).parent.glob("*.py")
+    declared = [
+        name
+        for file in files
+        if file.name != "metric.py"
+        for name in re.findall(r'^@metric\("(\w+)"', file.read_text(), re.MULTILINE)
+    ]
+    assert set(declared) == metric.table().keys()
+    judge = Judge(config())
+    judge.add(fake_samples())
+    for name, entry in judge.metrics.items():
+        numbers = entry.compute(judge.generated, judge.real, judge.options)
+        assert numbers.keys() & quantities.QUANTITIES.keys(), name
+    with pytest.raises(ValueError, match="two metrics 'fid'"):
+        metric.metric("fid")(spread_of_features)
 
 
 def test_stats_mode_writes_a_file_and_says_so(small, capsys):
