@@ -9,7 +9,7 @@ import scipy.linalg
 
 import data
 from evaluation.metrics import classifier, frechet, inception_score, kernel, manifold
-from evaluation.metrics.frechet import Gaussian, Moments
+from evaluation.metrics.moments import Gaussian, Moments
 from tests import golden_cases
 
 
