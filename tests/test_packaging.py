@@ -1,4 +1,4 @@
-"""The package: dependencies and no module in a wheel, the checkout itself in an editable install."""
+"""The package: a wheel without modules, an editable install, and what the hosted CI installs."""
 
 from __future__ import annotations
 
@@ -9,8 +9,12 @@ import tomllib
 import zipfile
 
 import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 
 
 def build(hook: str, folder: pathlib.Path) -> zipfile.ZipFile:
@@ -48,8 +52,7 @@ def test_installing_brings_every_dependency(wheel: zipfile.ZipFile) -> None:
     metadata = wheel.read(f"{metadata_folder(wheel)}METADATA").decode()
     required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:")]
     required = [line for line in required if "extra ==" not in line]
-    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    assert len(required) == len(project["dependencies"]) > 0
+    assert len(required) == len(PROJECT["dependencies"]) > 0
 
 
 def test_an_editable_install_is_one_path_file_beside_the_metadata(
@@ -80,3 +83,23 @@ def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
     )
     origins = ("main.py", "sde_lib.py", "models/__init__.py", "runtime/__init__.py")
     assert found.stdout.split() == [str(ROOT / origin) for origin in origins]
+
+
+def test_the_hosted_ci_begins_with_the_lowest_python_and_jax_that_are_admitted() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
+    assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
+    assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in matrix["python"])
+    constraints = {entry["jax"]: Requirement(entry["constraint"]) for entry in matrix["include"]}
+    assert list(constraints) == matrix["jax"] == ["lowest", "newest"]
+    admitted = {Requirement(line).name: Requirement(line) for line in PROJECT["dependencies"]}
+    floors = [part.version for part in admitted["jax"].specifier if part.operator == ">="]
+    [lowest] = [part.version for part in constraints["lowest"].specifier]
+    assert floors == [lowest.removesuffix(".0")]
+    assert not constraints["newest"].specifier  # the newest that the pins admit
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)
