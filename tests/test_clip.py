@@ -386,10 +386,14 @@ def test_prompts_from_the_command_line(
 FOLDER = golden_cases.ROOTS[0] / "clip"
 
 
-def test_a_folder_of_weights_computes_what_transformers_does() -> None:
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    "folder", golden_cases.folders("clip*", "outputs.npz"), ids=lambda path: path.name
+)
+def test_a_folder_of_weights_computes_what_transformers_does(folder: pathlib.Path) -> None:
     """Golden numbers of `CLIPModel` in PyTorch: vectors, similarities, and the gradient in x."""
-    stored = np.load(FOLDER / "outputs.npz")
-    clip, params, mean, _ = transformers_clip.read(FOLDER)
+    stored = np.load(folder / "outputs.npz")
+    clip, params, mean, _ = transformers_clip.read(folder)
     np.testing.assert_allclose(mean, transformers_clip.MEAN, rtol=1e-6)
 
     @quick_jit

@@ -19,7 +19,7 @@ from evaluation.metrics import inception, inception_weights
 from tests import golden_cases
 from tests.test_interop_files import Tensor, write_legacy_pth
 
-GOLDEN = golden_cases.files("metrics", "inception_features*.npz")
+GOLDEN = golden_cases.about("metrics", "inception_features")
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
