@@ -207,8 +207,8 @@ def numbers(results: Results) -> dict[str, Number]:
     return {
         name: Number(name, quantity, features, results)
         for features in FEATURES
-        for own_name, quantity in QUANTITIES.items()
-        if (name := f"{features}_{own_name}" if features else own_name) in results
+        for unprefixed, quantity in QUANTITIES.items()
+        if (name := f"{features}_{unprefixed}" if features else unprefixed) in results
     }
 
 
@@ -219,7 +219,8 @@ def leading() -> list[str]:
 
 def of_samples(results: Results) -> list[str]:
     """The names of numbers that depend on what was sampled, and so on the seed."""
-    return [name for name, one in numbers(results).items() if one.quantity.source in SAMPLED]
+    present = numbers(results).items()
+    return [name for name, number in present if number.quantity.source in SAMPLED]
 
 
 def decimals(value: float, least: int) -> int:
