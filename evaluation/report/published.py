@@ -202,7 +202,7 @@ def _loose(section: str, options: Mapping[str, Any]) -> list[str]:
     return [
         f"{section}.{name}: {options[name]:g}, not 1e-05"
         for name in names
-        if options.get(name, 0) > 1e-5
+        if name in options and options[name] > 1e-5
     ]
 
 
