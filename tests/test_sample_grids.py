@@ -85,8 +85,9 @@ def test_training_is_the_same_without_grids(run: pathlib.Path, tmp_path: pathlib
         metric_log.read_metrics(folder / "metrics.jsonl") for folder in (run, tmp_path)
     )
     assert with_grids.keys() == without.keys()
-    for name, series in without.items():
-        np.testing.assert_array_equal(with_grids[name], series, err_msg=name)
+    for name, (steps, values) in without.items():
+        np.testing.assert_array_equal(with_grids[name][0], steps, err_msg=name)
+        np.testing.assert_array_equal(with_grids[name][1], values, err_msg=name)
 
 
 def test_a_resumed_run_draws_what_it_owes_and_keeps_the_rest(
