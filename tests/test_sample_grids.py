@@ -140,7 +140,7 @@ def test_a_strip_has_a_row_for_each_of_ten_steps(tmp_path: pathlib.Path) -> None
 def test_large_images_are_made_smaller_for_the_strip() -> None:
     kind = examples.Images(256, True)
     images = np.full((2, 512, 512, 3), 77, np.uint8)
-    page = kind.history({10: images, 20: images})
+    page = kind.strip({10: images, 20: images})
     assert page.shape[1] < 1100
     assert (page == 77).any()
 

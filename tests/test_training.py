@@ -172,9 +172,10 @@ def start_two(workdir: pathlib.Path, *more: str, mode: str = "train") -> list[su
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    for process in start_two(tmp_path):
+    for process in start_two(tmp_path, "--config.training.snapshot_sampling=True"):
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
+    assert (tmp_path / "samples_in_training" / "step_0000006.png").exists()
     one, two = (
         metric_log.read_metrics(path / "metrics.jsonl") for path in (one_device_run, tmp_path)
     )
