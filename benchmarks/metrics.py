@@ -33,7 +33,8 @@ import jax.numpy as jnp
 import numpy as np
 import scipy.linalg
 
-from evaluation.metrics import frechet, inception
+from evaluation.metrics import frechet, inception, inception_weights
+from evaluation.metrics.moments import Moments
 from runtime import figures
 
 
@@ -54,8 +55,8 @@ def random_tensors() -> dict[str, np.ndarray]:
     """Weights that keep activations of the order of one."""
     rng = np.random.default_rng(0)
     tensors: dict[str, np.ndarray] = {}
-    for name, shape in inception.torch_shapes().items():
-        if name.endswith(inception.COUNTER):
+    for name, shape in inception_weights.torch_shapes().items():
+        if name.endswith(inception_weights.COUNTER):
             tensors[name] = np.zeros((), np.int64)
         elif len(shape) > 1:
             scale = np.sqrt(2.0 / np.prod(shape[1:]))
@@ -107,7 +108,7 @@ def torch_networks(
 
 def compare_networks(batch: int, rounds: int) -> None:
     tensors = random_tensors()
-    params = jax.tree.map(jnp.asarray, inception.params_from_torch(tensors))
+    params = jax.tree.map(jnp.asarray, inception_weights.params_from_torch(tensors))
     images = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), np.uint8)
 
     @functools.partial(jax.jit, static_argnums=2)
@@ -139,7 +140,7 @@ def compare_networks(batch: int, rounds: int) -> None:
 
 def compare_distances(features: int, rounds: int) -> None:
     rng = np.random.default_rng(2)
-    a, b = (frechet.Moments.of(rng.standard_normal((2 * features, features))) for _ in range(2))
+    a, b = (Moments.of(rng.standard_normal((2 * features, features))) for _ in range(2))
     covariance = a.covariance
     seconds = in_turns(
         {
