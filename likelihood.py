@@ -33,7 +33,8 @@ from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
 from sde_lib import SDE, AnyTimes, Arrays, Images, ScoreFn, Times, batch_mul
 
-Counts, Flags = Int[Array, "batch"], Bool[Array, "batch"]  # [B]
+Counts = Int[Array, "batch"]  # [B]
+Flags = Bool[Array, "batch"]  # [B]
 
 
 class Likelihood(NamedTuple):

@@ -81,7 +81,7 @@ def lay_out(batches: T) -> T:
     return shares
 
 
-def fetch(tree: Tree) -> Tree:
+def fetch(tree: Any) -> Any:
     """Host copy (NumPy) of a replicated tree: the first local device's shard.
 
     Typed keys come back as their raw uint32 data, since NumPy has no key type.

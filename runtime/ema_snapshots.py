@@ -40,8 +40,8 @@ class Snapshots:
         """The steps on disk, ascending."""
         if not self.folder.is_dir():
             return []
-        paths = [path for path in self.folder.iterdir() if path.suffix == ".npz"]
-        return sorted(int(path.stem) for path in paths if path.stem.isdecimal())
+        found = [path for path in self.folder.iterdir() if path.suffix == ".npz"]
+        return sorted(int(path.stem) for path in found if path.stem.isdecimal())
 
     def save(self, step: int, averages: Mapping[str, Any]) -> None:
         """Writes the averages of profiles (see `ema.profile_name`) among `averages` at one step.
@@ -77,21 +77,21 @@ class Snapshots:
           ValueError: there is no snapshot up to that step; one is damaged or of another network;
             they do not make this average.
         """
-        in_state = _averages(state or {})
+        held = _averages(state or {})
         names = {stored: self._names(stored) for stored in self.steps() if stored <= step}
-        if in_state:
-            names[step] = sorted({name.partition("/")[0] for name in in_state})
+        if held:
+            names[step] = sorted({name.partition("/")[0] for name in held})
         stored = [
             (at, name, width)
-            for at, averages in names.items()
-            for name in averages
+            for at, found in names.items()
+            for name in found
             if (width := ema.width_in(name)) is not None
         ]
         if not stored:
-            steps_on_disk = ", ".join(map(str, self.steps())) or "none"
+            known = ", ".join(map(str, self.steps())) or "none"
             raise ValueError(
                 f"there is no snapshot of a profile up to step {step} in {self.folder} (steps: "
-                f"{steps_on_disk}); a run keeps them if it has training.ema_profiles"
+                f"{known}); a run keeps them if it has training.ema_profiles"
             )
         steps, _, widths = zip(*stored, strict=True)
         combination = ema.combination(steps, widths, step, sigma_rel)
@@ -103,7 +103,7 @@ class Snapshots:
             )
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), template)
         for (at, name, _), coefficient in zip(stored, combination.coefficients, strict=True):
-            arrays = in_state if in_state and at == step else self._read(at, name)
+            arrays = held if held and at == step else self._read(at, name)
             try:
                 average = unflatten(template, arrays, prefix=name)
             except ValueError as error:
