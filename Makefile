@@ -4,13 +4,14 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-.PHONY: help install demo reproduce-small lint test test-slow lock clean
+.PHONY: help install hooks demo reproduce-small lint test test-slow lock clean
 
 help:
 	@echo "make demo     install, train on digits, sample, measure: a few minutes on a CPU"
 	@echo "make reproduce-small   the tables of the paper at a small scale: hours on a CPU, resumable"
 	@echo "make test     install, lint, check types, run the tests"
-	@echo "make install  only make .venv with the locked dependencies"
+	@echo "make install  only make .venv: the locked dependencies, and this folder on its path"
+	@echo "make hooks    let ruff, mypy and a check of large files look at every commit"
 
 install: $(VENV)/.installed
 
@@ -19,6 +20,7 @@ $(VENV)/.installed: requirements.lock
 		{ echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.lock
+	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
 	@touch $@
 
 demo: install
@@ -38,6 +40,10 @@ test: lint
 
 test-slow: install
 	$(RUN) -m pytest -m slow
+
+hooks: install
+	$(RUN) -m pip install --quiet pre-commit
+	$(RUN) -m pre_commit install
 
 lock: install
 	$(RUN) -m pip install --quiet uv

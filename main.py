@@ -64,7 +64,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
     if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
         flags_of_main = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
-        where = "Configs are in configs/; README.md has an example of each mode."
+        where = "Configs are in configs/; README.md and docs/ have an example of each mode."
         print(f"{__doc__}\n{flags_of_main}\n\n{where}")
         sys.exit(0)
     try:

@@ -2,149 +2,152 @@
 
 from __future__ import annotations
 
-import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 import controllable
 import models
-from configs.names import lookup
 from control import guides
-from control.problem import (
-    Condition,
-    Config,
-    Guidance,
-    Problem,
-    ScoreOf,
-    numbered,
-    sampler,
-)
+from control.prior import Options, Prior
+from control.problem import Condition, Draw, Guidance, Problem, ScoreOf, variant_numbers
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
-from runtime import experiment
 from sde_lib import SDE, ScoreFn
 
-# Classes.
+
+class Conditioning(NamedTuple):
+    """A conditional draw, of the class in `condition["class"]`, out of `num_classes`."""
+
+    num_classes: int
+    draw: Draw
+    guidance: Guidance | None = None
 
 
-def by_class(config: Config, parts: experiment.Parts) -> Problem:
-    """Images of `control.classes`, by one of `CLASS_METHODS`.
+Method = Callable[[Prior, Options], Conditioning]
+
+
+def images_of_classes(prior: Prior, options: Options, method: Method) -> Problem:
+    """Images of `control.classes`.
 
     Raises:
-      ValueError: unknown method, or what the method refuses.
+      ValueError: a class out of range, or what the method refuses.
     """
-    make = lookup(CLASS_METHODS, config.control.method, "control.method")
-    problem: Problem = make(config, parts)
-    asked = problem.conditions["class"][:, None].repeat(len(problem.variants), 1)
-    return dataclasses.replace(problem, asked=asked)
+    conditioning = method(prior, options)
+    classes = class_numbers(options.classes, conditioning.num_classes)
+    return Problem(
+        conditioning.draw,
+        {"class": classes},
+        variant_numbers(options.num_variants),
+        guidance=conditioning.guidance,
+        target_classes=classes[:, None].repeat(options.num_variants, 1),
+    )
 
 
-def conditional(config: Config, parts: experiment.Parts) -> Problem:
+def conditional(prior: Prior, options: Options) -> Conditioning:
     """Images from a network that is told the class, without guidance.
 
     Raises:
-      ValueError: a network that is not told classes, or a class that it does not know.
+      ValueError: a network that is not told classes.
     """
-    classes, sample = classes_asked(config, known_labels(config)), sampler(config)
+    num_classes, sample = labels_of_network(prior, options), prior.sampler()
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        return sample(parts.sde, score_of(condition["class"]), noise)
+        return sample(prior.sde, score_of(condition["class"]), noise)
 
-    return Problem(draw, {"class": classes}, numbered(config))
+    return Conditioning(num_classes, draw)
 
 
-def classifier_free(config: Config, parts: experiment.Parts) -> Problem:
+def classifier_free(prior: Prior, options: Options) -> Conditioning:
     """Images by `controllable.classifier_free`, at noise levels in `control.interval`.
 
     Raises:
-      ValueError: a network that is not told classes, or always is; a class that it does not know.
+      ValueError: a network that is not told classes, or always is.
     """
-    classes, sample = classes_asked(config, known_labels(config)), sampler(config)
-    if not config.training.label_dropout:
+    num_classes = labels_of_network(prior, options)
+    if not prior.unconditional:
         raise ValueError(
             "control.method='classifier_free' needs a network that knows images without a class, "
             "and this one was told every class (training.label_dropout is 0); use conditional"
         )
-    scale = scale_of(config, parts.sde, 1.0)
+    sample = prior.sampler()
+    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=1.0)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        told = score_of(condition["class"])
-        return sample(parts.sde, controllable.classifier_free(score_of(None), told, scale), noise)
+        score = score_of(condition["class"])
+        guided = controllable.classifier_free(score_of(None), score, scale)
+        return sample(prior.sde, guided, noise)
 
-    return Problem(draw, {"class": classes}, numbered(config))
+    return Conditioning(num_classes, draw)
 
 
-def by_classifier(config: Config, parts: experiment.Parts) -> Problem:
+def classifier(prior: Prior, options: Options) -> Conditioning:
     """Images guided by the classifier of noisy images in `control.guide` (eq. 14).
 
     A network that is told classes is told them here too, as Dhariwal and Nichol 2021
     (arXiv:2105.05233) do: guidance then sharpens what it knows of the class.
 
     Raises:
-      ValueError: what `guides.load_guide` refuses, or a class that the classifier does not know.
+      ValueError: what `guides.load_guide` refuses, or a guide of other classes than the network's.
     """
-    guide = guides.load_guide(config, parts, models.CLASSIFIER)
-    known, told = guide.config.classifier.num_classes, config.model.num_labels
-    if told and told != known:
+    guide = guides.load_guide(options.guide, prior, models.CLASSIFIER)
+    num_classes = guide.config.classifier.num_classes
+    if prior.num_labels and prior.num_labels != num_classes:
         raise ValueError(
-            f"control.guide={config.control.guide!r} tells {known} classes apart, and the network "
-            f"that it is to guide is told one of {told}"
+            f"control.guide={options.guide!r} tells {num_classes} classes apart, and the network "
+            f"that it is to guide is told one of {prior.num_labels}"
         )
-    classes, sample = classes_asked(config, known), sampler(config)
-    scale = scale_of(config, parts.sde, 0.0)
+    sample = prior.sampler()
+    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=0.0)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        return sample(parts.sde, score_of(condition["class"] if told else None), noise)
+        score = score_of(condition["class"] if prior.num_labels else None)
+        return sample(prior.sde, score, noise)
 
     def guided(params: Any, condition: Condition, score: ScoreFn) -> ScoreFn:
         network = functools.partial(guide.parts.module.apply, {"params": params})
-        log_prob = models.class_log_prob(parts.sde, network)
+        log_prob = models.class_log_prob(prior.sde, network)
         likelihood = controllable.of_class(log_prob, condition["class"])
         return controllable.guided(score, likelihood, scale)
 
-    described = f"{config.control.guide}, step {guide.step}, {guide.label}"
-    return Problem(
-        draw,
-        {"class": classes},
-        numbered(config),
-        guidance=Guidance(guide.params, guided, described),
-    )
+    guidance = Guidance(guide.params, guided, guide.source(options.guide))
+    return Conditioning(num_classes, draw, guidance)
 
 
-CLASS_METHODS: dict[str, Callable[[Config, experiment.Parts], Problem]] = {
-    "classifier_free": classifier_free,
-    "classifier": by_classifier,
-    "conditional": conditional,
-}
+def labels_of_network(prior: Prior, options: Options) -> int:
+    """The number of classes that the network can be told.
 
-
-def known_labels(config: Config) -> int:
-    """The number of classes that the network can be told; refuses one that is told none."""
-    if not config.model.num_labels:
+    Raises:
+      ValueError: it is told none.
+    """
+    if not prior.num_labels:
         raise ValueError(
-            f"control.method={config.control.method!r} needs a network that is told classes, and "
+            f"control.method={options.method!r} needs a network that is told classes, and "
             "this one has model.num_labels=0; control.method=classifier guides it by the "
             "classifier in control.guide"
         )
-    return config.model.num_labels
+    return prior.num_labels
 
 
-def classes_asked(config: Config, known: int) -> np.ndarray:
-    """`control.classes` [n], all `known` ones where it is empty; refuses classes out of range."""
-    chosen = config.control.classes
-    classes = np.array(chosen or range(known), np.int32)
-    if not all(0 <= y < known for y in classes):
-        raise ValueError(f"control.classes is {chosen}; classes are 0 to {known - 1}")
-    return classes
+def class_numbers(classes: tuple[int, ...], num_classes: int) -> np.ndarray:
+    """The classes [n] of `control.classes`, all of them where it is empty.
+
+    Raises:
+      ValueError: a class out of range.
+    """
+    numbers = np.array(classes or range(num_classes), np.int32)
+    if not all(0 <= y < num_classes for y in numbers):
+        raise ValueError(f"control.classes is {classes}; classes are 0 to {num_classes - 1}")
+    return numbers
 
 
-def scale_of(config: Config, sde: SDE, outside: float) -> controllable.Scale:
-    """`control.scale` at noise levels in `control.interval`, and `outside` at others."""
-    options = config.control
-    if not options.interval:
-        return options.scale
-    ends = controllable.times_of_noise(sde, *options.interval)
-    return controllable.within(*ends, options.scale, outside)
+def guidance_scale(
+    sde: SDE, scale: float, interval: tuple[float, ...], outside: float
+) -> controllable.Scale:
+    """`scale` at noise levels sigma / alpha in the interval, if there is one; else `outside`."""
+    if not interval:
+        return scale
+    low, high = controllable.times_of_noise(sde, *interval)
+    return controllable.within(low, high, scale, outside)

@@ -7,8 +7,10 @@ import json
 import pathlib
 from typing import Any
 
+import ml_collections
+
 import configs
-from control.problem import Config, pixels_of
+from control.prior import Prior, pixels_from_config
 from runtime import experiment
 from runtime.workdir import restore
 
@@ -24,21 +26,25 @@ class Guide:
       step, label: where they are from, for tables.
     """
 
-    config: Config
+    config: ml_collections.ConfigDict
     parts: experiment.Parts
     params: Any
     step: int
     label: str
 
+    def source(self, folder: str) -> str:
+        """Where the weights are from, in words; `folder` is the run's."""
+        return f"{folder}, step {self.step}, {self.label}"
 
-def load_guide(config: Config, parts: experiment.Parts, objective: str) -> Guide:
-    """The trained network of the run in `config.control.guide`.
+
+def load_guide(folder: str, prior: Prior, objective: str) -> Guide:
+    """The trained network of the run in a folder, `control.guide`.
 
     A guide looks at the noisy images of one process at a time t, so it guides only in the process,
     and the range of pixels, that it was trained in.
 
     Args:
-      config, parts: of the score network that it is to guide.
+      prior: what it is to guide.
       objective: the `training.objective` of a guide of the wanted kind.
 
     Raises:
@@ -46,32 +52,31 @@ def load_guide(config: Config, parts: experiment.Parts, objective: str) -> Guide
         other images or another SDE.
       FileNotFoundError: the run has no checkpoint.
     """
-    name = config.control.guide
-    if not name:
+    if not folder:
         raise ValueError(
-            f"control.task={config.control.task!r} with this control.method needs a guide: "
-            "control.guide, the folder of a run that was trained with "
-            f"training.objective={objective!r}"
+            "this control.task with this control.method needs a guide: control.guide, the folder "
+            f"of a run that was trained with training.objective={objective!r}"
         )
-    workdir = pathlib.Path(name)
+    workdir = pathlib.Path(folder)
     stored = workdir / "config.json"
     if not stored.is_file():
-        raise ValueError(f"control.guide={name!r} holds no run: there is no {stored}")
-    own = configs.from_stored(json.loads(stored.read_text()))
-    if own.training.objective != objective:
+        raise ValueError(f"control.guide={folder!r} holds no run: there is no {stored}")
+    config = configs.from_stored(json.loads(stored.read_text()))
+    if config.training.objective != objective:
         raise ValueError(
-            f"control.guide={name!r} was trained with training.objective="
-            f"{own.training.objective!r}; needed is {objective!r}"
+            f"control.guide={folder!r} was trained with training.objective="
+            f"{config.training.objective!r}; needed is {objective!r}"
         )
-    theirs = experiment.build(own)
-    for what, guide, score in (
-        ("images of shape", theirs.image_shape, parts.image_shape),
-        ("pixels in", pixels_of(own, theirs), pixels_of(config, parts)),
-        ("the SDE", theirs.sde, parts.sde),
+    parts = experiment.build(config)
+    for what, of_guide, of_score in (
+        ("images of shape", parts.image_shape, prior.image_shape),
+        ("pixels in", pixels_from_config(config, parts.levels), prior.pixels),
+        ("the SDE", parts.sde, prior.sde),
     ):
-        if guide != score:
+        if of_guide != of_score:
             raise ValueError(
-                f"control.guide={name!r} knows {what} {guide}, and the score network {score}"
+                f"control.guide={folder!r} knows {what} {of_guide}, and the score network "
+                f"{of_score}"
             )
-    found = restore(own, theirs, workdir)
-    return Guide(own, theirs, found.params, found.step, found.label)
+    trained = restore(config, parts, workdir)
+    return Guide(config, parts, trained.params, trained.step, trained.label)

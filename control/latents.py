@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,75 +12,78 @@ import numpy as np
 
 import data
 import likelihood
-from control.problem import (
-    Condition,
-    Config,
-    Problem,
-    ScoreOf,
-    inputs,
-    numbered,
-    pixels_of,
-    times,
-)
+from control.prior import Options, Prior
+from control.problem import Condition, Problem, ScoreOf, input_images, variant_numbers
 from diffusion import grids, latent
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, all_finite
-from runtime import devices, errors, experiment
+from runtime import devices, errors
 from sde_lib import SDE, ScoreFn, batch_mul
 
 
-def coding(config: Config, sde: SDE) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """From images to latents and back by `control.method`: "flow", adaptive, or "ddim".
+class Coding(NamedTuple):
+    """Images to latents, and latents to images: (score_fn, x [B, ...]) -> Samples."""
 
-    Both are `(score_fn, x) -> Samples`.
+    encode: Callable[[ScoreFn, jax.Array], Samples]
+    decode: Callable[[ScoreFn, jax.Array], Samples]
+
+
+Method = Callable[[Prior], Coding]
+NoisyRestart = Callable[[SDE, ScoreFn, Noise, jax.Array, np.ndarray], Samples]
+
+
+def flow(prior: Prior) -> Coding:
+    """The probability flow between times eps and T, by an adaptive solver.
 
     Raises:
-      ValueError: unknown method, or the flow of a network with discrete labels.
+      ValueError: a network with discrete labels.
     """
-    options = config.sampling
-    if config.control.method == "ddim":
-        grid = times(config, sde)
-
-        def ddim_encode(score_fn: ScoreFn, x: jax.Array) -> Samples:
-            z = latent.ddim_encode(sde, score_fn, x, grid)
-            return Samples(z, len(grid) - 1, all_finite(z))
-
-        return ddim_encode, lambda score_fn, z: latent.ddim_decode(sde, score_fn, z, grid)
-    if config.control.method != "flow":
-        raise ValueError(f"unknown control.method {config.control.method!r}; known: ddim, flow")
-    if not config.training.continuous:
+    if not prior.continuous:
         raise ValueError(
             "control.method='flow' asks the network at all times, but it was trained with discrete "
             "labels (training.continuous is False); use ddim"
         )
+    options = prior.options
     settings = {"rtol": options.rtol, "atol": options.atol, "solver": options.solver}
     settings["eps"] = options.eps or None
 
     def along(solve: Callable[..., Any], score_fn: ScoreFn, x: jax.Array) -> Samples:
-        solution = solve(sde, score_fn, x, **settings)
+        solution = solve(prior.sde, score_fn, x, **settings)
         return Samples(solution.y, solution.nfe, solution.ok)
 
-    return functools.partial(along, likelihood.encode), functools.partial(along, likelihood.decode)
+    encode, decode = (functools.partial(along, f) for f in (likelihood.encode, likelihood.decode))
+    return Coding(encode, decode)
 
 
-def interpolate(config: Config, parts: experiment.Parts) -> Problem:
+def ddim(prior: Prior) -> Coding:
+    """DDIM's deterministic steps, up and down one time grid."""
+    sde, times = prior.sde, prior.times()
+
+    def encode(score_fn: ScoreFn, x: jax.Array) -> Samples:
+        z = latent.ddim_encode(sde, score_fn, x, times)
+        return Samples(z, len(times) - 1, all_finite(z))
+
+    return Coding(encode, lambda score_fn, z: latent.ddim_decode(sde, score_fn, z, times))
+
+
+def interpolate(prior: Prior, options: Options, method: Method) -> Problem:
     """Spherical interpolation between the latents of each image and the next.
 
     Raises:
       ValueError: fewer than two images.
     """
-    encode, decode = coding(config, parts.sde)
-    count, temperature = config.control.num_variants, config.control.temperature
-    if config.control.num_images < 2:
+    coding = method(prior)
+    if options.num_images < 2:
         raise ValueError("control.task='interpolate' needs control.num_images of 2 or more")
-    weights = np.linspace(0.0, 1.0, count + 2)[1:-1]
-    images, _ = inputs(config)
-    x = pixels_of(config, parts).to_model(images)
+    weights = np.linspace(0.0, 1.0, options.num_variants + 2)[1:-1]
+    images = input_images(prior.dataset(options.split), options.num_images)
+    x = prior.pixels.to_model(images)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        first, last = (encode(score_of(None), condition[name]) for name in ("first", "last"))
+        first, last = (coding.encode(score_of(None), condition[name]) for name in ("first", "last"))
         weight = jnp.asarray(weights, x.dtype)[condition["variant"]]
-        between = decode(score_of(None), temperature * latent.slerp(first.x, last.x, weight))
+        z = options.temperature * latent.slerp(first.x, last.x, weight)
+        between = coding.decode(score_of(None), z)
         ok = first.ok & last.ok & between.ok
         return Samples(between.x, first.nfe + last.nfe + between.nfe, ok)
 
@@ -93,35 +96,39 @@ def interpolate(config: Config, parts: experiment.Parts) -> Problem:
     )
 
 
-def reconstruct(config: Config, parts: experiment.Parts) -> Problem:
+def reconstruct(prior: Prior, options: Options, method: Method) -> Problem:
     """Images from their own latents times `control.temperature`; one variant of each."""
-    encode, decode = coding(config, parts.sde)
-    images, _ = inputs(config)
+    coding = method(prior)
+    images = input_images(prior.dataset(options.split), options.num_images)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        code = encode(score_of(None), condition["input"])
-        again = decode(score_of(None), config.control.temperature * code.x)
-        return Samples(again.x, code.nfe + again.nfe, code.ok & again.ok)
+        code = coding.encode(score_of(None), condition["input"])
+        image = coding.decode(score_of(None), options.temperature * code.x)
+        return Samples(image.x, code.nfe + image.nfe, code.ok & image.ok)
 
-    x = pixels_of(config, parts).to_model(images)
-    return Problem(draw, {"input": x}, ["again"], after={"original": images})
+    x = prior.pixels.to_model(images)
+    return Problem(draw, {"input": x}, ["again"], columns_after={"original": images})
 
 
-def sdedit(config: Config, parts: experiment.Parts) -> Problem:
+def sdedit(prior: Prior, options: Options, method: NoisyRestart) -> Problem:
     """Images noised to the time `control.start` T, and drawn back."""
-    grid = latent.times_from(times(config, parts.sde), config.control.start * parts.sde.T)
-    if not config.training.continuous:
-        grid = grids.on_levels(parts.sde, grid)
-    images, _ = inputs(config)
+    times = latent.times_from(prior.times(), options.start * prior.sde.T)
+    if not prior.continuous:
+        times = grids.on_levels(prior.sde, times)
+    images = input_images(prior.dataset(options.split), options.num_images)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        return latent.sdedit(parts.sde, score_of(None), noise, condition["input"], grid)
+        return method(prior.sde, score_of(None), noise, condition["input"], times)
 
-    x = pixels_of(config, parts).to_model(images)
-    return Problem(draw, {"input": x}, numbered(config), after={"original": images})
+    return Problem(
+        draw,
+        {"input": prior.pixels.to_model(images)},
+        variant_numbers(options.num_variants),
+        columns_after={"original": images},
+    )
 
 
-def attribute(config: Config, parts: experiment.Parts) -> Problem:
+def attribute(prior: Prior, options: Options, method: Method) -> Problem:
     """Images of one class made into another by a step in their latents, `latent.direction`.
 
     `control.classes` are the class that they have and the one that they should get. The step is
@@ -131,60 +138,74 @@ def attribute(config: Config, parts: experiment.Parts) -> Problem:
     Raises:
       ValueError: not two different classes of the data set, or too few images of them.
     """
-    encode, decode = coding(config, parts.sde)
-    count, pixels = config.control.num_variants, pixels_of(config, parts)
-    chosen, dataset = config.control.classes, data.from_config(config, "train")
-    if len(set(chosen)) != 2 or len(chosen) != 2 or max(chosen) >= dataset.num_classes:
+    coding = method(prior)
+    classes, training_set = options.classes, prior.dataset("train")
+    if len(set(classes)) != 2 or len(classes) != 2 or max(classes) >= training_set.num_classes:
         raise ValueError(
-            f"control.task='attribute' needs two classes of 0 to {dataset.num_classes - 1} in "
-            f"control.classes, the one to start from and the one to go to, not {chosen}"
+            f"control.task='attribute' needs two classes of 0 to {training_set.num_classes - 1} in "
+            f"control.classes, the one to start from and the one to go to, not {classes}"
         )
-    shares = np.linspace(0.0, 1.0, count + 1)[1:]
-    split, number = config.control.split, config.control.num_images
-    images = of_class(data.from_config(config, split), chosen[0], number, "control.num_images")
-    examples = [
-        pixels.to_model(of_class(dataset, y, config.control.num_examples, "control.num_examples"))
-        for y in chosen
-    ]
+    images = images_of_class(
+        prior.dataset(options.split), classes[0], options.num_images, "control.num_images"
+    )
+    source, target = (
+        prior.pixels.to_model(
+            images_of_class(training_set, y, options.num_examples, "control.num_examples")
+        )
+        for y in classes
+    )
+    shares = np.linspace(0.0, 1.0, options.num_variants + 1)[1:]
 
-    def step(params: Any) -> dict[str, np.ndarray]:
+    def prepare(params: Any) -> dict[str, np.ndarray]:
         """The direction, once for each input."""
-        x = np.concatenate(examples)
-
-        def code(params: Any, numbers: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def one(x: jax.Array) -> Samples:
-                return encode(experiment.score_from_params(config, parts, params), x[None])
-
-            found = jax.vmap(one)(x)
-            return found.x[:, 0], found.ok[:, 0]
-
-        batch = devices.fitting_batch(min(config.control.batch_size, len(x)))
-        run = devices.ImageMap(code, batch, "control.batch_size")
-        parts_found = [found for _, found in run(params, np.arange(len(x)), x, "latents")]
-        z, ok = jax.tree.map(lambda *leaves: np.concatenate(leaves), *parts_found)
-        errors.refuse(np.flatnonzero(~ok), "could not be encoded")
-        found = latent.direction(z, jnp.arange(len(x)) >= len(examples[0]))
-        return {"direction": np.asarray(found)[None].repeat(len(images), 0)}
+        z = latents(prior, coding, params, np.concatenate([source, target]), options.batch_size)
+        direction = latent.direction(jnp.asarray(z), jnp.arange(len(z)) >= len(source))
+        return {"direction": np.asarray(direction)[None].repeat(len(images), 0)}
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        share = jnp.asarray(config.control.scale * shares, jnp.float32)[condition["variant"]]
-        code = encode(score_of(None), condition["input"])
-        edited = decode(score_of(None), code.x + batch_mul(share, condition["direction"]))
-        return Samples(edited.x, code.nfe + edited.nfe, code.ok & edited.ok)
+        share = jnp.asarray(options.scale * shares, jnp.float32)[condition["variant"]]
+        code = coding.encode(score_of(None), condition["input"])
+        z = code.x + batch_mul(share, condition["direction"])
+        image = coding.decode(score_of(None), z)
+        return Samples(image.x, code.nfe + image.nfe, code.ok & image.ok)
 
-    asked = np.full((len(images), count), -1)
-    asked[:, -1] = chosen[1]
+    target_classes = np.full((len(images), len(shares)), -1)
+    target_classes[:, -1] = classes[1]
     return Problem(
         draw,
-        {"input": pixels.to_model(images)},
+        {"input": prior.pixels.to_model(images)},
         [f"{share:.2f}" for share in shares],
         {"original": images},
-        asked=asked,
-        prepare=step,
+        target_classes=target_classes,
+        prepare=prepare,
     )
 
 
-def of_class(dataset: data.Dataset, y: int, count: int, setting: str) -> np.ndarray:
+def latents(
+    prior: Prior, coding: Coding, params: Any, x: np.ndarray, batch_size: int
+) -> np.ndarray:
+    """The latents of images x [n, ...], each encoded on its own, by all devices.
+
+    Raises:
+      ValueError: images that could not be encoded.
+    """
+
+    def encode(params: Any, numbers: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        def one(x: jax.Array) -> Samples:
+            return coding.encode(prior.score(params, None), x[None])
+
+        codes = jax.vmap(one)(x)
+        return codes.x[:, 0], codes.ok[:, 0]
+
+    batch = devices.fitting_batch(min(batch_size, len(x)))
+    run = devices.ImageMap(encode, batch, "control.batch_size")
+    batches = [codes for _, codes in run(params, np.arange(len(x)), x, "latents")]
+    z, ok = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+    errors.refuse(np.flatnonzero(~ok), "could not be encoded")
+    return z
+
+
+def images_of_class(dataset: data.Dataset, y: int, count: int, setting: str) -> np.ndarray:
     """The first `count` images of class y.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Methods that answer measurements y = A x_0 + noise."""
+"""Methods that solve inverse problems: samples of p(x_0 | y) for y = A x_0 + noise."""
 
 from __future__ import annotations
 
@@ -7,103 +7,106 @@ import functools
 from collections.abc import Callable
 
 import controllable
-from control.problem import (
-    Condition,
-    Config,
-    Draw,
-    ScoreOf,
-    sampler,
-    times,
-)
+from control.prior import Options, Prior
+from control.problem import Condition, Draw, ScoreOf
 from diffusion import inverse
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
-from sde_lib import SDE
 
 
 @dataclasses.dataclass(frozen=True)
 class Measurement:
-    """What the methods of inverse problems need.
+    """A linear measurement of images.
 
     Attributes:
       operator: A.
-      shape: of an image.
-      known: from a condition to what is known exactly; None where nothing is (A A' is singular).
+      constraint: from a condition to the component of x_0 that an exact y determines; None where
+        it is not taken as exact (A A' is singular, or nearly so).
     """
 
     operator: inverse.Operator
-    shape: tuple[int, int, int]
-    known: Callable[[Condition], controllable.Known] | None
+    constraint: Callable[[Condition], controllable.Known] | None
 
 
-def exactly(config: Config, measurement: Measurement) -> Callable[[Condition], controllable.Known]:
-    """What is known exactly; refuses tasks and measurements of which that cannot be said."""
-    if measurement.known is None or config.control.noise_std > 0:
+Method = Callable[[Prior, Options, Measurement], Draw]
+
+
+def exact_constraint(
+    options: Options, measurement: Measurement
+) -> Callable[[Condition], controllable.Known]:
+    """The constraint of a measurement without noise.
+
+    Raises:
+      ValueError: a measurement with noise, or one that is never taken as exact.
+    """
+    if measurement.constraint is None or options.noise_std > 0:
         raise ValueError(
-            f"control.method={config.control.method!r} takes a measurement as exact; with "
-            f"control.noise_std={config.control.noise_std:g} control.task={config.control.task!r} "
+            f"control.method={options.method!r} takes a measurement as exact; with "
+            f"control.noise_std={options.noise_std:g} control.task={options.task!r} "
             "is served by posterior and dps"
         )
-    return measurement.known
+    return measurement.constraint
 
 
-def infill(config: Config, sde: SDE, measurement: Measurement) -> Draw:
+def infill(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     """`controllable.infilled`, with any sampler."""
-    known, sample = exactly(config, measurement), sampler(config)
+    constraint, sample = exact_constraint(options, measurement), prior.sampler()
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        given = known(condition)
-        samples = sample(sde, controllable.infilled(sde, score_of(None), given), noise)
-        return samples._replace(x=given.impose(samples.x, given.values))
+        known = constraint(condition)
+        samples = sample(prior.sde, controllable.infilled(prior.sde, score_of(None), known), noise)
+        return samples._replace(x=known.impose(samples.x, known.values))
 
     return draw
 
 
-def replace(config: Config, sde: SDE, measurement: Measurement) -> Draw:
-    """`controllable.pc_infill`, with the predictor and corrector of `config.sampling`."""
-    known, options = exactly(config, measurement), config.sampling
-    if options.predictor == options.corrector == "none":
+def replace(prior: Prior, options: Options, measurement: Measurement) -> Draw:
+    """`controllable.pc_infill`, with the predictor and corrector of section `sampling`."""
+    constraint, steps = exact_constraint(options, measurement), prior.options
+    if steps.predictor == steps.corrector == "none":
         raise ValueError(
             "control.method='replace' is predictor-corrector sampling, and sampling.predictor and "
             "sampling.corrector are both 'none'; try --config.sampling.predictor=ancestral_sampling"
         )
-    if options.num_steps not in (0, sde.N) and not config.training.continuous:
+    if steps.num_steps not in (0, prior.sde.N) and not prior.continuous:
         raise ValueError(
-            f"sampling.num_steps is {options.num_steps}, but a network that was trained with "
-            f"discrete labels has {sde.N} noise levels, and 'replace' takes them all: use 0"
+            f"sampling.num_steps is {steps.num_steps}, but a network that was trained with "
+            f"discrete labels has {prior.sde.N} noise levels, and 'replace' takes them all: use 0"
         )
-    sde = dataclasses.replace(sde, N=options.num_steps) if options.num_steps else sde
+    sde = dataclasses.replace(prior.sde, N=steps.num_steps) if steps.num_steps else prior.sde
     sample = functools.partial(
         controllable.pc_infill,
-        predictor=options.predictor,
-        corrector=options.corrector,
-        snr=options.snr,
-        n_steps_each=options.n_steps_each,
-        denoise=options.noise_removal,
-        eps=options.eps or None,
-        probability_flow=options.probability_flow,
-        official=config.control.official,
+        predictor=steps.predictor,
+        corrector=steps.corrector,
+        snr=steps.snr,
+        n_steps_each=steps.n_steps_each,
+        denoise=steps.noise_removal,
+        eps=steps.eps or None,
+        probability_flow=steps.probability_flow,
+        official=options.official,
     )
-    return lambda score_of, noise, condition: sample(sde, score_of(None), noise, known(condition))
+    return lambda score_of, noise, condition: sample(
+        sde, score_of(None), noise, constraint(condition)
+    )
 
 
-def repaint(config: Config, sde: SDE, measurement: Measurement) -> Draw:
+def repaint(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     """`controllable.repaint`."""
-    known, grid = exactly(config, measurement), times(config, sde)
-    jump, repeats = config.control.jump, config.control.repeats
-    controllable.travel(len(grid) - 1, jump, repeats)
+    constraint, times = exact_constraint(options, measurement), prior.times()
+    jump, repeats = options.jump, options.repeats
+    controllable.travel(len(times) - 1, jump, repeats)
     return lambda score_of, noise, condition: controllable.repaint(
-        sde, score_of(None), noise, grid, known(condition), jump=jump, repeats=repeats
+        prior.sde, score_of(None), noise, times, constraint(condition), jump=jump, repeats=repeats
     )
 
 
-def posterior(config: Config, sde: SDE, measurement: Measurement) -> Draw:
+def posterior(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     """`inverse.posterior_guided`, with any sampler."""
-    sample, options = sampler(config), config.control
+    sample = prior.sampler()
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         guided = inverse.posterior_guided(
-            sde,
+            prior.sde,
             score_of(None),
             measurement.operator,
             condition["y"],
@@ -112,25 +115,14 @@ def posterior(config: Config, sde: SDE, measurement: Measurement) -> Draw:
             damping=options.damping,
             scale=options.scale,
         )
-        return sample(sde, guided, noise)
+        return sample(prior.sde, guided, noise)
 
     return draw
 
 
-def dps(config: Config, sde: SDE, measurement: Measurement) -> Draw:
-    """`inverse.dps`."""
-    grid, scale = times(config, sde), config.control.scale
+def dps(prior: Prior, options: Options, measurement: Measurement) -> Draw:
+    """`inverse.dps`, diffusion posterior sampling."""
+    times, scale = prior.times(), options.scale
     return lambda score_of, noise, condition: inverse.dps(
-        sde, score_of(None), noise, grid, measurement.operator, condition["y"], scale=scale
+        prior.sde, score_of(None), noise, times, measurement.operator, condition["y"], scale=scale
     )
-
-
-Method = Callable[[Config, SDE, Measurement], Draw]
-
-METHODS: dict[str, Method] = {
-    "infill": infill,
-    "replace": replace,
-    "repaint": repaint,
-    "posterior": posterior,
-    "dps": dps,
-}

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import pathlib
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -15,23 +15,39 @@ import numpy as np
 import controllable
 import data
 import models
-from configs.names import lookup
 from control import guides
-from control.classes import scale_of
-from control.problem import Condition, Config, Guidance, Problem, ScoreOf, numbered, sampler
+from control.classes import guidance_scale
+from control.prior import Options, Prior
+from control.problem import Condition, Guidance, Problem, ScoreOf, variant_numbers
 from data import captions
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples
 from interop import transformers_clip
-from runtime import devices, experiment
+from runtime import devices
 from sde_lib import ScoreFn
 
-# From similarities [B, 1 + K] of images to the prompt and its rivals, to the energy [B].
-ENERGIES = {
-    "similarity": lambda similarity: similarity[:, 0],
-    "contrast": lambda similarity: jax.nn.log_softmax(similarity)[:, 0],
-}
+Energy = Callable[[jax.Array], jax.Array]
+
+
+def similarity(similarities: jax.Array) -> jax.Array:
+    """The energy [B] of images by their similarities [B, 1 + K] to the prompt and its K rivals.
+
+    It is CLIP's own, `exp(log_scale) <image(x, t), text>`. A CLIP that minimises its symmetric loss
+    has `log p_t(text | x)` there, up to what does not depend on x: eq. 14 of Song et al. 2021
+    (arXiv:2011.13456) with `control.scale` 1. See `losses.contrastive`.
+    """
+    return similarities[:, 0]
+
+
+def contrast(similarities: jax.Array) -> jax.Array:
+    """The energy [B] of images by their similarities [B, 1 + K] to the prompt and its K rivals.
+
+    It is the logarithm of the prompt's share in a softmax over it and its rivals, the captions of
+    all classes that it does not name. As a classifier's likelihood, it stops to pull at an image
+    that is told from all rivals.
+    """
+    return jax.nn.log_softmax(similarities)[:, 0]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,75 +67,86 @@ class Towers:
     label: str
 
 
-def prompt(config: Config, parts: experiment.Parts) -> Problem:
+class Texts(NamedTuple):
+    """The texts of n prompts and their rivals, as a CLIP sees them.
+
+    Attributes:
+      vectors: [n, 1 + K, E], a prompt's own first, and then those of all classes' captions.
+      hidden: [n, 1 + K], the caption of the class that the prompt itself names.
+      classes: [n], that class; -1: none.
+    """
+
+    vectors: np.ndarray
+    hidden: np.ndarray
+    classes: np.ndarray
+
+
+def images_of_prompts(prior: Prior, options: Options, method: Energy) -> Problem:
     """Images of the texts in `control.prompt`, `score + scale grad_x energy(x, t, text)`.
-
-    The energy is, by `control.method`,
-
-    - "similarity": CLIP's own, `exp(log_scale) <image(x, t), text>`. A CLIP that minimises its
-      symmetric loss has `log p_t(text | x)` there, up to what does not depend on x: eq. 14 of Song
-      et al. 2021 (arXiv:2011.13456) with `control.scale` 1. See `losses.contrastive`.
-    - "contrast": the logarithm of the prompt's share in a softmax over it and the captions of all
-      classes that it does not name. As a classifier's likelihood, it stops to pull at an image that
-      is told from all rivals.
 
     A prompt that names a class should be taken for it.
 
     Raises:
-      ValueError: no prompt, one too long, an unknown method, or what `guides.load_guide` or
-        `transformers_clip` refuses.
+      ValueError: no prompt, one too long, or what `guides.load_guide` or `transformers_clip`
+        refuses.
     """
-    texts = [text.strip() for text in config.control.prompt.split(";") if text.strip()]
-    if not texts:
+    prompts = [text.strip() for text in options.prompt.split(";") if text.strip()]
+    if not prompts:
         raise ValueError(
             "control.task='prompt' needs a text in control.prompt, 'a photo of a sneaker' for "
             "instance; several are separated by semicolons"
         )
-    energy = lookup(ENERGIES, config.control.method, "control.method")
-    folder = pathlib.Path(config.control.guide)
-    if config.control.guide and transformers_clip.is_folder(folder):
-        towers = pretrained(config, parts, folder)
+    folder = pathlib.Path(options.guide)
+    if options.guide and transformers_clip.is_folder(folder):
+        towers = clean_towers(prior, folder)
     else:
-        towers = trained(config, parts)
+        towers = noisy_towers(prior, options.guide)
     try:
-        names = data.class_names(config.data.dataset)
+        names = data.class_names(prior.dataset_name)
     except ValueError:
-        if config.control.method == "contrast":  # there would be no rivals
+        if method is contrast:  # there would be no rivals
             raise
         names = ()
-
-    asked = np.array([captions.class_named(text, names) for text in texts])
-    embedded = towers.embed([*texts, *map(captions.TEMPLATES[0].format, names)])
-    own, rivals = embedded[: len(texts), None], embedded[None, len(texts) :]
-    told = np.concatenate([own, rivals.repeat(len(texts), 0)], 1)
-    hidden = np.zeros(told.shape[:2], bool)
-    hidden[asked >= 0, 1 + asked[asked >= 0]] = True
-    sample, scale = sampler(config), scale_of(config, parts.sde, 0.0)
+    texts = embedded_texts(towers, prompts, names)
+    sample = prior.sampler()
+    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=0.0)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        return sample(parts.sde, score_of(None), noise)
+        return sample(prior.sde, score_of(None), noise)
 
     def guided(weights: Any, condition: Condition, score: ScoreFn) -> ScoreFn:
         def log_likelihood(x: jax.Array, t: jax.Array) -> jax.Array:
-            similarity = towers.similarity(weights, score, x, t, condition["text"])
-            return energy(jnp.where(condition["hidden"], -jnp.inf, similarity))
+            similarities = towers.similarity(weights, score, x, t, condition["text"])
+            return method(jnp.where(condition["hidden"], -jnp.inf, similarities))
 
         return controllable.guided(score, log_likelihood, scale)
 
-    variants = numbered(config)
+    named = (texts.classes >= 0).any()
     return Problem(
         draw,
-        {"text": told, "hidden": hidden},
-        variants,
-        titles=texts,
-        asked=asked[:, None].repeat(len(variants), 1) if (asked >= 0).any() else None,
+        {"text": texts.vectors, "hidden": texts.hidden},
+        variant_numbers(options.num_variants),
+        titles=prompts,
+        target_classes=texts.classes[:, None].repeat(options.num_variants, 1) if named else None,
         guidance=Guidance(towers.weights, guided, towers.label),
     )
 
 
-def trained(config: Config, parts: experiment.Parts) -> Towers:
+def embedded_texts(towers: Towers, prompts: Sequence[str], class_names: Sequence[str]) -> Texts:
+    """The prompts and the captions of all classes, in the space of a CLIP."""
+    classes = np.array([captions.class_named(text, class_names) for text in prompts])
+    count = len(prompts)
+    embedded = towers.embed([*prompts, *map(captions.TEMPLATES[0].format, class_names)])
+    of_prompts, of_classes = embedded[:count, None], embedded[None, count:]
+    vectors = np.concatenate([of_prompts, of_classes.repeat(count, 0)], 1)
+    hidden = np.zeros(vectors.shape[:2], bool)
+    hidden[classes >= 0, 1 + classes[classes >= 0]] = True
+    return Texts(vectors, hidden, classes)
+
+
+def noisy_towers(prior: Prior, folder: str) -> Towers:
     """The CLIP of noisy images in `control.guide`, the run of objective "clip"."""
-    guide = guides.load_guide(config, parts, models.CLIP_OBJECTIVE)
+    guide = guides.load_guide(folder, prior, models.CLIP_OBJECTIVE)
     clip, length = guide.parts.module, guide.config.clip.text_length
 
     def embed(texts: Sequence[str]) -> np.ndarray:
@@ -127,19 +154,18 @@ def trained(config: Config, parts: experiment.Parts) -> Towers:
         text = jax.jit(functools.partial(clip.apply, method="text"))
         return np.asarray(text({"params": devices.fetch(guide.params)}, tokens))
 
-    def similarity(
+    def scaled_cosines(
         params: Any, score: ScoreFn, x: jax.Array, t: jax.Array, vectors: jax.Array
     ) -> jax.Array:
         del score
         apply = functools.partial(clip.apply, {"params": params})
-        image = apply(x, models.continuous_labels(parts.sde, t), method="image")
+        image = apply(x, models.continuous_labels(prior.sde, t), method="image")
         return apply(method="scale") * jnp.einsum("be,bke->bk", image, vectors)
 
-    label = f"{config.control.guide}, step {guide.step}, {guide.label}"
-    return Towers(guide.params, embed, similarity, label)
+    return Towers(guide.params, embed, scaled_cosines, guide.source(folder))
 
 
-def pretrained(config: Config, parts: experiment.Parts, folder: pathlib.Path) -> Towers:
+def clean_towers(prior: Prior, folder: pathlib.Path) -> Towers:
     """The CLIP of clean images in a folder of Hugging Face's format.
 
     It sees no noise, so it is shown x0(x, t) = E[x_0 | x], in its own size and range of pixels; the
@@ -154,15 +180,15 @@ def pretrained(config: Config, parts: experiment.Parts, folder: pathlib.Path) ->
         text = jax.jit(functools.partial(clip.apply, method="embed_text"))
         return np.asarray(text({"params": params}, tokens))
 
-    def similarity(
+    def scaled_cosines(
         params: Any, score: ScoreFn, x: jax.Array, t: jax.Array, vectors: jax.Array
     ) -> jax.Array:
-        x0 = convert(parts.sde, x, t, score(x, t), "score", "x0")
-        pixels = (x0 + 1.0) / 2.0 if config.data.centered else x0
+        x0 = convert(prior.sde, x, t, score(x, t), "score", "x0")
+        pixels = (x0 + 1.0) / 2.0 if prior.pixels.centered else x0
         colours = jnp.broadcast_to(pixels, (*pixels.shape[:3], 3))
-        seen = jax.image.resize(colours, (len(x), *size, 3), "bicubic")
+        resized = jax.image.resize(colours, (len(x), *size, 3), "bicubic")
         apply: Any = functools.partial(clip.apply, {"params": params})
-        image = apply((seen - mean) / std, method="image")
+        image = apply((resized - mean) / std, method="image")
         return apply(method="scale") * jnp.einsum("be,bke->bk", image, vectors)
 
-    return Towers(devices.replicate(params), embed, similarity, f"{folder}, of clean images")
+    return Towers(devices.replicate(params), embed, scaled_cosines, f"{folder}, of clean images")

@@ -1,14 +1,17 @@
 """Batches of an evaluation on disk: what was interrupted goes on with the batches that are missing.
 
-They lie in a folder named by a hash of everything that made them, so what was made otherwise is
-never taken for them. `made_by.json` there says what is behind the hash.
+They lie in a folder named by a hash of everything that made them, so that batches of another
+config, other weights or another program are never taken for them. `made_by.json` there says what is
+behind the hash.
 """
 
 from __future__ import annotations
 
+import ast
+import functools
 import hashlib
+import importlib.metadata
 import json
-import os
 import pathlib
 import shutil
 import time
@@ -19,12 +22,18 @@ from typing import Any
 import jax
 import numpy as np
 
+from models.ops import native
 from runtime import devices, files
 
-SOURCES = (
-    *("sde_lib.py", "sampling.py", "likelihood.py", "configs/*.py", "data/*.py", "diffusion/*.py"),
-    *("models/*.py", "models/ops/*.py", "models/ops/cpu/*", "runtime/*.py", "generation/*.py"),
-    "evaluation/*.py",
+HOME = pathlib.Path(__file__).resolve().parent.parent
+# The modules that draw samples, compute likelihoods and tell XLA how; all that they import counts.
+MAKERS = ("evaluation.sample_batches", "evaluation.likelihoods", "runtime.backend")
+# Modules that draw pictures of numbers and return none.
+DRAWING = ("generation.point_figures", "runtime.figures")
+NATIVE = "models/ops/cpu"
+PACKAGES = (
+    *("jax", "jaxlib", "flax", "diffrax", "equinox", "lineax", "optimistix", "numpy"),
+    "onednn-cpu-gomp",
 )
 
 Batch = dict[str, np.ndarray]
@@ -42,8 +51,8 @@ class Shards:
         are.
 
     Attributes:
-      seconds: what computing the batches took that were given out so far, in this process or in
-        those that were interrupted.
+      seconds: the time that computing the batches took that were given out so far, in this process
+        or in those that were interrupted.
     """
 
     def __init__(self, root: pathlib.Path, made_by: dict[str, Any]) -> None:
@@ -62,13 +71,13 @@ class Shards:
           ValueError: a batch on disk is damaged.
         """
         parts = np.split(rows, range(batch_size, len(rows), batch_size))
-        found = [devices.on_all(self._holds(part)) for part in parts]
-        missing = [part for part, there in zip(parts, found, strict=True) if not there]
-        fresh = compute(np.concatenate(missing)) if missing else iter(())
-        for part, there in zip(parts, found, strict=True):
-            if not there:
+        stored = [devices.on_all(self._holds(part)) for part in parts]
+        missing = [part for part, is_stored in zip(parts, stored, strict=True) if not is_stored]
+        computed = compute(np.concatenate(missing)) if missing else iter(())
+        for part, is_stored in zip(parts, stored, strict=True):
+            if not is_stored:
                 began = time.monotonic()
-                _, results = next(fresh)
+                _, results = next(computed)
                 self._write(part, results | {"seconds": np.asarray(time.monotonic() - began)})
             batch = self._read(part)
             self.seconds += float(batch.pop("seconds"))
@@ -86,17 +95,17 @@ class Shards:
         return self.folder / f"batch_{part[0]:06d}.npz"
 
     def _holds(self, part: np.ndarray) -> bool:
-        """Whether the batch is there with exactly these rows: the last one may have had fewer."""
+        """True if the batch is there with exactly these rows: the last one may have had fewer."""
         try:
-            with np.load(self._file(part)) as stored:
-                return np.array_equal(stored["index"], part)
+            with np.load(self._file(part)) as batch:
+                return np.array_equal(batch["index"], part)
         except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
             return False
 
     def _read(self, part: np.ndarray) -> Batch:
         try:
-            with np.load(self._file(part)) as stored:
-                return dict(stored)
+            with np.load(self._file(part)) as batch:
+                return dict(batch)
         except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
             raise ValueError(
                 f"{self._file(part)} is damaged; remove it, and it is computed again ({error})"
@@ -106,9 +115,8 @@ class Shards:
         origin = self.folder / "made_by.json"
         if not origin.is_file():
             files.write_json(origin, self.made_by)
-        partial = self.folder / f".partial.{jax.process_index()}.{os.getpid()}.npz"
-        np.savez(partial, index=part, **results)  # type: ignore[arg-type]
-        partial.replace(self._file(part))
+        with files.whole(self._file(part)) as temporary:
+            np.savez(temporary, index=part, **results)  # type: ignore[arg-type]
 
 
 class Store:
@@ -116,7 +124,7 @@ class Store:
 
     Args:
       folder: of the results.
-      made_by: what all its computations depend on.
+      made_by: all that every computation of the evaluation depends on.
     """
 
     def __init__(self, folder: pathlib.Path, made_by: dict[str, Any]) -> None:
@@ -125,16 +133,16 @@ class Store:
         self.opened: list[tuple[Shards, bool]] = []
 
     def open(self, kept: bool = False, **made_by: Any) -> Shards:
-        """Those of a computation that depends on `made_by` too; `kept`: `close` leaves them."""
-        made = Shards(self.root, self.made_by | made_by)
-        self.opened.append((made, kept))
-        return made
+        """The shards of a computation that depends on `made_by` too; `close` leaves those kept."""
+        shards = Shards(self.root, self.made_by | made_by)
+        self.opened.append((shards, kept))
+        return shards
 
     def close(self) -> None:
-        """The results are written: removes what is not to be kept."""
-        for made, kept in self.opened:
+        """Removes the shards that are not to be kept, once the results are written."""
+        for shards, kept in self.opened:
             if not kept:
-                made.remove()
+                shards.remove()
 
 
 def fingerprint(tree: Any) -> str:
@@ -146,11 +154,64 @@ def fingerprint(tree: Any) -> str:
     return content.hexdigest()
 
 
-def code_fingerprint() -> str:
-    """SHA-256 of the source that samples and likelihoods come from: another one is another."""
-    home = pathlib.Path(__file__).parent.parent
+# --- the program ---
+
+
+def program() -> dict[str, Any]:
+    """All of the program and the machine that samples and likelihoods depend on, as JSON.
+
+    "native" is True where the CPU's native functions run, False where XLA's own forms do.
+    """
+    platform = jax.default_backend()
+    return {
+        "code": code_fingerprint(),
+        "versions": {name: _version(name) for name in PACKAGES},
+        "platform": platform,
+        "native": platform == "cpu" and native.available(),
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return ""
+
+
+def code_fingerprint(home: pathlib.Path = HOME) -> str:
+    """SHA-256 of the names and contents of `sources`."""
     content = hashlib.sha256()
-    for pattern in SOURCES:
-        for file in sorted(home.glob(pattern)):
-            content.update(f"{file.name}\n".encode() + file.read_bytes())
+    for file in sources(home):
+        content.update(f"{file.relative_to(home).as_posix()}\n".encode() + file.read_bytes())
     return content.hexdigest()
+
+
+def sources(home: pathlib.Path = HOME) -> list[pathlib.Path]:
+    """The files that can change a sample or a likelihood, sorted.
+
+    These are `MAKERS` with every module of the project at `home` that they import, and so on,
+    `DRAWING` aside, and the native functions of the CPU.
+    """
+    modules: dict[str, pathlib.Path] = {}
+    pending = list(MAKERS)
+    while pending:
+        module = pending.pop()
+        path = home.joinpath(*module.split("."))
+        file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
+        if module not in modules and module not in DRAWING and file.is_file():
+            modules[module] = file
+            pending += imported_names(file.read_bytes())
+    return sorted([*modules.values(), *(home / NATIVE).iterdir()])
+
+
+@functools.cache
+def imported_names(source: bytes) -> set[str]:
+    """The dotted names that a module imports anywhere, with those of the packages they are in."""
+    names = set()
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            names |= {f"{node.module}.{alias.name}" for alias in node.names}
+    parts = [name.split(".") for name in names]
+    return {".".join(each[:end]) for each in parts for end in range(1, len(each) + 1)}

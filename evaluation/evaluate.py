@@ -7,7 +7,6 @@ import json
 import pathlib
 from typing import Any
 
-import jax
 import ml_collections
 
 import data
@@ -16,7 +15,7 @@ from evaluation import batch_cache, judge, likelihoods, samples
 from evaluation.report import console, content
 from generation import examples
 from runtime import devices, experiment, figures, files
-from runtime.workdir import open_run, restore
+from runtime.workdir import Trained, open_run, restore
 from training import held_out
 from training.objective import objective_from_config
 
@@ -35,46 +34,16 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     """
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
-    if config.eval.enable_bpd or config.eval.enable_sampling:
-        experiment.refuse_guides(config)
-    if config.eval.enable_bpd and not config.training.continuous:
-        raise ValueError(
-            "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
-            "one was trained with discrete labels (training.continuous is False)"
-        )
-    if config.eval.enable_bpd and config.training.time == "fixed":
-        raise ValueError(
-            "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
-            "one was trained at one noise level (training.time is 'fixed')"
-        )
-    if config.eval.enable_sampling:
-        judge.asked(config)  # refuses, before anything is drawn
+    refuse(config)
     parts = experiment.build(config)
     trained = restore(config, parts, workdir)
     folder = workdir / eval_folder
-    results: Results = {
-        "step": trained.step,
-        "checkpoint": config.eval.checkpoint,
-        "weights": trained.label,
-        "weights_sha256": batch_cache.fingerprint(trained.params),
-        "dataset": config.data.dataset,
-        "examples": examples.from_config(config).examples,
-        "seed": config.sampling.seed,
-        "made_by": made_by(config),
-        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
-    }
+    results = origin(config, trained)
     if config.eval.enable_loss:
-        objective = objective_from_config(config, parts, data.from_config(config, "train"))
-        held = held_out.HeldOutLoss(config, parts, objective)(trained.params)
-        by_time = held.by_time()
-        results |= {
-            "loss": held.loss,
-            "loss_images": len(held.per_image["loss"]),
-            "loss_by_time": by_time,
-        }
-        if devices.is_primary():
-            held_out.save_loss_by_time(folder, held, trained.label)
-    store = batch_cache.Store(folder, made_on(results))
+        results |= loss_results(config, parts, trained, folder)
+    store = batch_cache.Store(
+        folder, {"weights": results["weights_sha256"], **batch_cache.program()}
+    )
     if config.eval.enable_sampling:
         results |= samples.sampling_results(config, parts, trained, folder, store)
     if config.eval.enable_bpd:
@@ -88,20 +57,70 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     return results
 
 
-def made_on(results: Results) -> Results:
-    """What anything drawn depends on beside its config: weights, program, versions, platform."""
+def refuse(config: ml_collections.ConfigDict) -> None:
+    """Refuses what cannot be evaluated, before anything is read or drawn.
+
+    Raises:
+      ValueError: a network that cannot be sampled from, likelihoods of one that was not trained at
+        all times, or metrics that cannot be computed.
+    """
+    options, training = config.eval, config.training
+    if options.enable_bpd or options.enable_sampling:
+        experiment.refuse_guides(config)
+    lack = ""
+    if not training.continuous:
+        lack = "with discrete labels (training.continuous is False)"
+    elif training.time == "fixed":
+        lack = "at one noise level (training.time is 'fixed')"
+    if options.enable_bpd and lack:
+        raise ValueError(
+            "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
+            f"one was trained {lack}"
+        )
+    if options.enable_sampling:
+        judge.metrics_of(config)
+
+
+def origin(config: ml_collections.ConfigDict, trained: Trained) -> Results:
+    """The entries of results.json on what the numbers are made from."""
     return {
-        "weights": results["weights_sha256"],
-        "code": batch_cache.code_fingerprint(),
-        "versions": results["versions"],
-        "platform": jax.default_backend(),
+        "step": trained.step,
+        "checkpoint": config.eval.checkpoint,
+        "weights": trained.label,
+        "weights_sha256": batch_cache.fingerprint(trained.params),
+        "dataset": config.data.dataset,
+        "examples": examples.from_config(config).examples,
+        "seed": config.sampling.seed,
+        "made_by": made_by(config),
+        "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
-    """What results depend on beside the checkpoint, as JSON gives it back."""
+    """The settings that results depend on beside the checkpoint, as JSON gives them back."""
     sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
     return json.loads(json.dumps(sections))
+
+
+def loss_results(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    trained: Trained,
+    folder: pathlib.Path,
+) -> Results:
+    """The loss of test images and its parts by time; draws loss_by_time.png into `folder`."""
+    objective = objective_from_config(config, parts, data.from_config(config, "train"))
+    held = held_out.HeldOutLoss(config, parts, objective)(trained.params)
+    if devices.is_primary():
+        held_out.save_loss_by_time(folder, held, trained.label)
+    return {
+        "loss": held.loss,
+        "loss_images": len(held.per_image["loss"]),
+        "loss_by_time": held.by_time(),
+    }
+
+
+# --- several checkpoints and samplers ---
 
 
 def planned(
@@ -118,56 +137,78 @@ def planned(
       FileNotFoundError: none of the checkpoints is there.
       ValueError: a sampler that is unknown or cannot serve the config.
     """
-    steps = [config.eval.checkpoint]
-    if steps == ["range"]:
-        first, last = config.eval.begin_ckpt, config.eval.end_ckpt
-        frequency = config.training.snapshot_freq
-        checkpoints = open_run(config, workdir)
-        wanted = {i * frequency for i in range(first, last + 1)}
-        steps = [str(step) for step in checkpoints.steps() if step in wanted]
-        if not steps:
-            raise FileNotFoundError(
-                f"{checkpoints.directory} has none of the checkpoints of steps "
-                f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
-                f"training.snapshot_freq); there are {checkpoints.steps()}"
-            )
     plan = {}
-    for step in steps:
+    for step in checkpoints(config, workdir):
         for i, sampler in enumerate(config.eval.samplers or ("",)):
-            one = config.copy_and_resolve_references()
-            one.eval.checkpoint, one.eval.samplers = step, ()
-            if sampler:
-                method, _, count = sampler.partition(":")
-                if count and not count.isdecimal():
-                    raise ValueError(
-                        f"eval.samplers has {sampler!r}; a sampler is a method such as 'ddim', or "
-                        "one with its steps, 'ddim:20'"
-                    )
-                one.sampling.method, one.sampling.num_steps = method, int(count or 0)
-                one.eval.enable_loss = config.eval.enable_loss and i == 0
-                one.eval.enable_bpd = config.eval.enable_bpd and i == 0
-            sampling.from_config(one, devices.AXIS)
+            variant = with_sampler(config, sampler, first=i == 0)
+            variant.eval.checkpoint = step
+            sampling.from_config(variant, devices.AXIS)
             name = f"step_{step}" if step.isdecimal() else step
-            plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = one
+            plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = variant
     return plan
+
+
+def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """The values of `eval.checkpoint` that a range stands for, or its own.
+
+    Raises:
+      FileNotFoundError: none of the range's checkpoints is there.
+    """
+    if config.eval.checkpoint != "range":
+        return [config.eval.checkpoint]
+    first, last = config.eval.begin_ckpt, config.eval.end_ckpt
+    frequency = config.training.snapshot_freq
+    run = open_run(config, workdir)
+    steps = {i * frequency for i in range(first, last + 1)}
+    stored = [str(step) for step in run.steps() if step in steps]
+    if not stored:
+        raise FileNotFoundError(
+            f"{run.directory} has none of the checkpoints of steps "
+            f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
+            f"training.snapshot_freq); there are {run.steps()}"
+        )
+    return stored
+
+
+def with_sampler(
+    config: ml_collections.ConfigDict, sampler: str, first: bool
+) -> ml_collections.ConfigDict:
+    """The config of one evaluation with a sampler of `eval.samplers`, or its own sampler for "".
+
+    Raises:
+      ValueError: a sampler that is not "method" or "method:steps".
+    """
+    variant = config.copy_and_resolve_references()
+    variant.eval.samplers = ()
+    if sampler:
+        method, _, count = sampler.partition(":")
+        if count and not count.isdecimal():
+            raise ValueError(
+                f"eval.samplers has {sampler!r}; a sampler is a method such as 'ddim', or "
+                "one with its steps, 'ddim:20'"
+            )
+        variant.sampling.method, variant.sampling.num_steps = method, int(count or 0)
+        variant.eval.enable_loss = config.eval.enable_loss and first
+        variant.eval.enable_bpd = config.eval.enable_bpd and first
+    return variant
 
 
 def evaluate_each(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
 ) -> Results:
-    """All that `planned` says, each in a folder of its own, and a table of all.
+    """Makes every evaluation of `planned`, each in a folder of its own, and a table of all.
 
     What is finished is not repeated: a `results.json` there that was made in the same way stands.
     """
     runs, plan = {}, planned(config, workdir)
-    for name, one in plan.items():
+    for name, variant in plan.items():
         stored = workdir / eval_folder / name / "results.json"
         finished = json.loads(stored.read_text()) if stored.is_file() else {}
-        same = finished.get("made_by") == made_by(one) and one.eval.checkpoint.isdecimal()
+        same = finished.get("made_by") == made_by(variant) and variant.eval.checkpoint.isdecimal()
         if devices.of_primary(same):
             runs[name] = finished
         else:
-            runs[name] = evaluate(one, workdir, f"{eval_folder}/{name}")
+            runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")
     if devices.is_primary():
         folder = workdir / eval_folder
         files.write_json(folder / "results.json", {"runs": runs})

@@ -1,8 +1,8 @@
-"""Features by which images are compared: the outputs of Inception, and their moments."""
+"""Features by which examples are compared: Inception's, a classifier's, coordinates."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Protocol
 
 import jax
@@ -11,86 +11,43 @@ import ml_collections
 import numpy as np
 
 import data
+from configs.names import lookup
 from data import transforms
-from evaluation.metrics import classifier, inception, sliced
-from evaluation.metrics.frechet import Gaussian, Moments
+from evaluation.metrics import classifier, inception, inception_weights, sliced
+from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin
 from runtime import devices
 
-Results = dict[str, Any]
-
-FEATURES = ("auto", "inception", "classifier")
 PER_DEVICE = 32  # images in one call of Inception
-PENDING = 1024  # images whose features are summed up together
+
+# The values of eval.features: is Inception used for images of so many channels?
+FEATURES: dict[str, Callable[[int], bool]] = {
+    "auto": lambda channels: channels == 3,
+    "inception": lambda channels: True,
+    "classifier": lambda channels: False,
+}
 
 
 def uses_inception(config: ml_collections.ConfigDict) -> bool:
-    """Whether generated images are compared by Inception's features; else by the data set's own.
+    """True if generated images are compared by Inception's features, False if by the data set's.
 
     Raises:
       ValueError: an unknown `eval.features`, or one that this data set cannot have.
     """
     choice, dataset = config.eval.features, config.data.dataset
-    if choice not in FEATURES:
-        raise ValueError(f"unknown eval.features {choice!r}: it is one of {', '.join(FEATURES)}")
-    if not data.grey_levels(dataset):
-        if choice != "auto":
-            raise ValueError(
-                f"eval.features is {choice!r}, but {dataset} has points, which are compared as "
-                "they are; it must be 'auto'"
-            )
-        return False
-    return choice == "inception" or (choice == "auto" and config.data.num_channels == 3)
-
-
-# --- metrics ---
-
-
-class Collected:
-    """Outputs of a network for one set of images: their moments, and those that are kept whole."""
-
-    def __init__(self, moments: Collection[str], keep: Collection[str]) -> None:
-        self.summed: dict[str, Moments | None] = dict.fromkeys(moments)
-        self.kept: dict[str, list[np.ndarray]] = {name: [] for name in keep}
-        self.pending: list[dict[str, np.ndarray]] = []
-        self.count = 0
-
-    def add(self, outputs: dict[str, np.ndarray]) -> None:
-        """Takes in outputs [b, ...] of the next b images."""
-        before = self.count // PENDING
-        self.pending.append({name: outputs[name] for name in {*self.summed, *self.kept}})
-        self.count += len(outputs["pool"])
-        if self.count // PENDING > before:
-            self.sum_up()
-
-    def sum_up(self) -> None:
-        """Moments of what has come since the last time: large sums are cheaper than many."""
-        if not self.pending:
-            return
-        for name, so_far in self.summed.items():
-            moments = Moments.of(np.concatenate([outputs[name] for outputs in self.pending]))
-            self.summed[name] = so_far.merge(moments) if so_far else moments
-        for name, parts in self.kept.items():
-            parts += [outputs[name] for outputs in self.pending]
-        self.pending = []
-
-    def gaussian(self, name: str) -> Gaussian:
-        """Mean and covariance of an output."""
-        self.sum_up()
-        moments = self.summed[name] or Moments.empty(0)
-        return Gaussian(moments.mean, moments.covariance)
-
-    def array(self, name: str) -> np.ndarray:
-        """An output that was kept, [n, ...]."""
-        self.sum_up()
-        return np.concatenate(self.kept[name])
-
-
-# --- Inception on all devices ---
+    by_inception = lookup(FEATURES, choice, "eval.features")
+    if data.grey_levels(dataset):
+        return by_inception(config.data.num_channels)
+    if choice != "auto":
+        raise ValueError(
+            f"eval.features is {choice!r}, but {dataset} has points, which are compared as "
+            "they are; it must be 'auto'"
+        )
+    return False
 
 
 class FeatureExtractor(Protocol):
-    """From stored examples to the features [n, d] of which a Fréchet distance is taken."""
+    """The map from stored examples to the features [n, d] that a Fréchet distance compares."""
 
     @property
     def label(self) -> str: ...
@@ -142,7 +99,7 @@ class Coordinates:
 
 
 def of_dataset(train: data.Dataset, test: data.Dataset) -> FeatureExtractor:
-    """The features of the data set's own: a classifier's of images, coordinates of points."""
+    """The data set's own features: a classifier's of images, coordinates of points."""
     return ClassifierFeatures(train, test) if train.levels else Coordinates()
 
 
@@ -162,7 +119,7 @@ class InceptionExtractor:
                 f"Inception sees colour images, and those of {section.dataset} have "
                 f"{section.num_channels} channel(s); --config.eval.repeat_grey=True repeats one"
             )
-        weights = inception.load_weights(options.inception_path)
+        weights = inception_weights.load_weights(options.inception_path)
         self.origin = Origin(inception.NAME, weights.sha256, options.resize)
         self.params = devices.replicate(weights.params)
         levels = data.grey_levels(section.dataset)
@@ -178,7 +135,7 @@ class InceptionExtractor:
 
     @property
     def label(self) -> str:
-        """What must stand beside every number made with these features."""
+        """Words on the features, to stand beside every number made with them."""
         return (
             f"features: {self.origin.network}, weights {self.origin.weights_sha256[:8]}, "
             f"{self.origin.resize} resize"
@@ -189,11 +146,11 @@ class InceptionExtractor:
         for _, outputs in self.run(self.params, np.arange(len(images)), images):
             yield outputs
 
-    def see(self, dataset: data.Dataset, count: int, collected: Collected) -> None:
-        """Adds the first `count` images of a data set to `collected`."""
+    def see(self, dataset: data.Dataset, count: int, features: FeatureSet) -> None:
+        """Adds the outputs of the first `count` images of a data set to `features`."""
         with devices.progress(count, f"Inception of {dataset.name}", "img") as bar:
             for start in range(0, count, self.run.batch_size):
                 rows = np.arange(start, min(start + self.run.batch_size, count))
                 for outputs in self(dataset.take(rows)[0]):
-                    collected.add(outputs)
+                    features.add(outputs)
                 bar.update(len(rows))

@@ -1,168 +1,78 @@
-"""How good generated images are, by the features of a network: FID and its kin.
+"""Generated images judged by the features of a network: FID and its kin.
 
 A `Judge` is made before anything is drawn, so that whatever is wrong is refused at once; it takes
 generated images batch by batch and compares them with the statistics of the data set, which a file
-holds or the training images give. Only what the asked metrics need is kept in memory.
+holds or the training images give. Only what the metrics need is kept in memory.
 """
 
 from __future__ import annotations
 
-import dataclasses
 import time
-from collections.abc import Callable
 from typing import Any
 
 import ml_collections
 import numpy as np
 
 import data
+from configs.names import lookup
 from evaluation import features, reference
-from evaluation.metrics import frechet, inception_score, kernel, manifold
-from evaluation.metrics.frechet import Gaussian, Moments
+from evaluation.metrics import metric
+from evaluation.metrics.feature_set import FeatureSet
+from evaluation.metrics.metric import Metric
+from evaluation.metrics.moments import Gaussian, Moments
 from evaluation.metrics.statistics import Origin, Statistics
 
 Results = dict[str, Any]
 
 
-def _fid(found: features.Collected, real: Statistics, options: Any) -> Results:
-    results: Results = {"fid": frechet.frechet_distance(found.gaussian("pool"), real.pool)}
-    if options.bootstrap:
-        results["fid_stderr"] = frechet.bootstrap_error(
-            found.array("pool"), real.pool, options.bootstrap, options.seed
-        )
-        results["fid_stderr_draws"] = options.bootstrap
-    return results
-
-
-def _fid_infinity(found: features.Collected, real: Statistics, options: Any) -> Results:
-    line = frechet.extrapolated_distance(found.array("pool"), real.pool, seed=options.seed)
-    return {
-        "fid_infinity": line.distance,
-        "fid_infinity_sizes": line.sizes.tolist(),
-        "fid_infinity_values": line.values.tolist(),
-    }
-
-
-def _sfid(found: features.Collected, real: Statistics, options: Any) -> Results:
-    del options
-    assert real.spatial is not None
-    return {"sfid": frechet.frechet_distance(found.gaussian("spatial"), real.spatial)}
-
-
-def _inception_score(found: features.Collected, real: Statistics, options: Any) -> Results:
-    del real, options
-    score = inception_score.inception_score(found.array("logits"))
-    return {
-        "inception_score": score.mean,
-        "inception_score_std": score.std,
-        "inception_score_splits": score.splits,
-    }
-
-
-def _kid(found: features.Collected, real: Statistics, options: Any) -> Results:
-    assert real.features is not None
-    distance = kernel.kernel_distance(found.array("pool"), real.features, seed=options.seed)
-    return {
-        "kid": distance.mean,
-        "kid_std": distance.std,
-        "kid_subsets": distance.subsets,
-        "kid_subset_size": distance.size,
-    }
-
-
-def _precision_recall(found: features.Collected, real: Statistics, options: Any) -> Results:
-    del options
-    assert real.features is not None
-    return manifold.precision_recall(real.features, found.array("pool"))._asdict()
-
-
-def _density_coverage(found: features.Collected, real: Statistics, options: Any) -> Results:
-    del options
-    assert real.features is not None
-    return manifold.density_coverage(real.features, found.array("pool"))._asdict()
-
-
-@dataclasses.dataclass(frozen=True)
-class Metric:
-    """A metric by its function.
-
-    Attributes:
-      compute: numbers by name, from the generated images, the data set's statistics, config.eval.
-      output: of the network, that it compares: "pool", "logits" (Inception) or "spatial" (too).
-      keep: whether it needs the outputs themselves; else their moments.
-      real: whether it needs the features of the real images themselves.
-      least: the smallest number of images that it can be computed of.
-    """
-
-    compute: Callable[[features.Collected, Statistics, Any], Results]
-    output: str = "pool"
-    keep: bool = False
-    real: bool = False
-    least: int = 2
-
-
-METRICS: dict[str, Metric] = {
-    "fid": Metric(_fid),
-    "inception_score": Metric(_inception_score, "logits", keep=True, least=10),
-    "kid": Metric(_kid, keep=True, real=True, least=1000),
-    "precision_recall": Metric(_precision_recall, keep=True, real=True, least=4),
-    "density_coverage": Metric(_density_coverage, keep=True, real=True, least=6),
-    "sfid": Metric(_sfid, "spatial"),
-    "fid_infinity": Metric(_fid_infinity, keep=True, least=30),
-}
-
-
-def asked(config: ml_collections.ConfigDict) -> dict[str, Metric]:
-    """`eval.metrics`, looked up.
+def metrics_of(config: ml_collections.ConfigDict) -> dict[str, Metric]:
+    """The metrics that `eval.metrics` names.
 
     Raises:
       ValueError: an unknown one, one that needs Inception where that is not used, or fewer samples
         than one needs.
     """
     options = config.eval
-    for name in options.metrics:
-        if name not in METRICS:
-            raise ValueError(
-                f"unknown metric {name!r} in eval.metrics; known: {', '.join(METRICS)}"
-            )
-        if METRICS[name].output != "pool" and not features.uses_inception(config):
+    metrics = {
+        name: lookup(metric.table(), name, "metric of eval.metrics") for name in options.metrics
+    }
+    for name, entry in metrics.items():
+        if entry.output != "pool" and not features.uses_inception(config):
             raise ValueError(
                 f"eval.metrics has {name}, which needs --config.eval.features=inception"
             )
-        _refuse_few(name, options.num_samples, f"eval.num_samples is {options.num_samples}")
-    return {name: METRICS[name] for name in options.metrics}
+        refuse_few(name, entry, options.num_samples, f"eval.num_samples is {options.num_samples}")
+    return metrics
 
 
-def _refuse_few(name: str, count: int, found: str) -> None:
-    if count < METRICS[name].least:
+def refuse_few(name: str, entry: Metric, count: int, why: str) -> None:
+    """Raises a ValueError if a metric needs more than `count` images."""
+    if count < entry.least:
         raise ValueError(
-            f"eval.metrics has {name}, which needs {METRICS[name].least} images or more; {found}"
+            f"eval.metrics has {name}, which needs {entry.least} images or more; {why}"
         )
 
 
-def own_features(
-    config: ml_collections.ConfigDict, found: np.ndarray, expected: np.ndarray
+def compare_features(
+    config: ml_collections.ConfigDict, generated: np.ndarray, real: np.ndarray
 ) -> Results:
     """The metrics of `eval.metrics` beside the Fréchet distance, on the data set's own features.
 
-    `found [n, d]` are of generated images or points, `expected [m, d]` of real ones. The names
-    begin with where the features are from: "classifier_kid".
+    `generated [n, d]` are features of generated images or points, `real [m, d]` those of real ones.
+    The names begin with where the features are from: "classifier_kid".
     """
-    metrics = asked(config)
+    metrics = metrics_of(config)
     metrics.pop("fid", None)
-    kind = "classifier" if data.grey_levels(config.data.dataset) else "coordinates"
-    generated = features.Collected(["pool"], ["pool"])
-    generated.add({"pool": found})
-    moments = Moments.of(expected)
-    real = Statistics(Gaussian(moments.mean, moments.covariance), None, expected, Origin())
+    prefix = "classifier" if data.grey_levels(config.data.dataset) else "coordinates"
+    samples = FeatureSet(["pool"], ["pool"])
+    samples.add({"pool": generated})
+    moments = Moments.of(real)
+    statistics = Statistics(Gaussian(moments.mean, moments.covariance), None, real, Origin())
     return {
-        f"{kind}_{name}": value
-        for metric in metrics.values()
-        for name, value in metric.compute(generated, real, config.eval).items()
+        f"{prefix}_{name}": value
+        for entry in metrics.values()
+        for name, value in entry.compute(samples, statistics, config.eval).items()
     }
-
-
-# --- the judge ---
 
 
 class Judge:
@@ -175,29 +85,28 @@ class Judge:
 
     def __init__(self, config: ml_collections.ConfigDict) -> None:
         self.options = config.eval
-        self.metrics = asked(config)
+        self.metrics = metrics_of(config)
         self.extractor = features.InceptionExtractor(config)
-        with_features = any(metric.real for metric in self.metrics.values())
+        with_features = any(entry.real for entry in self.metrics.values())
         self.real = reference.reference(config, self.extractor, with_features)
-        if "sfid" in self.metrics and self.real.spatial is None:
+        outputs = {entry.output for entry in self.metrics.values()}
+        if "spatial" in outputs and self.real.spatial is None:
             raise ValueError(
                 f"eval.metrics has sfid, but {self.real.path} has no mu_s and sigma_s; "
                 "--mode=stats makes statistics that have them"
             )
-        for name, metric in self.metrics.items():
-            if metric.real and self.real.features is not None:
+        for name, entry in self.metrics.items():
+            if entry.real and self.real.features is not None:
                 count = len(self.real.features)
-                _refuse_few(name, count, f"of the data set there are {count}")
+                refuse_few(name, entry, count, f"of the data set there are {count}")
         self.begin()
 
     def begin(self) -> None:
         """Forgets the images that were added: those to come are a set of their own."""
-        used = self.metrics.values()
-        keep = {metric.output for metric in used if metric.keep}
-        if "fid" in self.metrics and self.options.bootstrap:
-            keep.add("pool")
-        moments = {metric.output for metric in used if not metric.keep}
-        self.generated = features.Collected(moments, keep)
+        entries = self.metrics.values()
+        moments = {entry.output for entry in entries if entry.moments}
+        keep = {entry.output for entry in entries if entry.keeps(self.options)}
+        self.generated = FeatureSet(moments, keep)
         self.seconds = 0.0
 
     def add(self, images: np.ndarray) -> None:
@@ -216,23 +125,18 @@ class Judge:
                 f"{self.generated.count} images were judged"
             )
         numbers: Results = {}
-        for metric in self.metrics.values():
-            numbers |= metric.compute(self.generated, self.real, self.options)
-        real = self.real
+        for entry in self.metrics.values():
+            numbers |= entry.compute(self.generated, self.real, self.options)
+        real, network = self.real, self.extractor.origin
         return numbers | {
             "metrics": list(self.metrics),
             "features": self.extractor.label,
             "inception": {
-                "network": self.extractor.origin.network,
-                "weights_sha256": self.extractor.origin.weights_sha256,
-                "resize": self.extractor.origin.resize,
+                "network": network.network,
+                "weights_sha256": network.weights_sha256,
+                "resize": network.resize,
             },
-            "statistics": {
-                "path": real.path,
-                "sha256": real.sha256,
-                "form": real.form,
-                **dataclasses.asdict(real.origin),
-            },
+            "statistics": real.facts(),
             "real_features": 0 if real.features is None else len(real.features),
             "num_samples": self.generated.count,
             "features_seconds": self.seconds + time.monotonic() - began,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import math
 import pathlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -16,10 +16,11 @@ import data
 import likelihood
 from evaluation import batch_cache
 from generation import examples
-from runtime import devices, errors, experiment
+from runtime import devices, errors, experiment, files
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
+Arrays = dict[str, np.ndarray]
 
 
 def likelihood_results(
@@ -39,60 +40,18 @@ def likelihood_results(
     Raises:
       ValueError: the solver gave up on an image; says which.
     """
-    options = config.eval
+    options, kind = config.eval, examples.from_config(config)
     dataset = data.from_config(config, options.bpd_dataset)
     count = min(options.bpd_num_images or len(dataset), len(dataset))
-    images, _ = dataset.take(np.arange(count))
-    compute = likelihood.from_config(config)
-    bound = likelihood.bound_from_config(config) if options.bpd_bound else None
-    seed_key = jax.random.key(options.seed)
-    kind = examples.from_config(config)
-
-    def bits(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
-        images, repeats = drawn
-        keys = jax.vmap(jax.random.fold_in)(devices.image_keys(seed_key, indices), repeats)
-        noise_keys, probe_keys, bound_keys = jax.vmap(lambda key: jax.random.split(key, 3), 0, 1)(
-            keys
-        )
-        x = kind.continuous(images, noise_keys)
-        score_fn = experiment.score_from_params(config, parts, params)
-        per_dim = functools.partial(kind.per_dim, shape=parts.image_shape)
-        found = compute(parts.sde, score_fn, x, probe_keys)
-        values = {kind.unit: per_dim(found.logp), "nfe": found.nfe, "ok": found.ok}
-        if bound is not None:
-            values["bound"] = per_dim(bound(parts.sde, score_fn, x, bound_keys))
-        return values
-
-    rows = np.arange(count * options.bpd_num_repeats)
-    indices, repeats = rows % count, rows // count
-    run = devices.ImageMap(
-        bits, devices.fitting_batch(min(options.batch_size, len(rows))), "eval.batch_size"
+    shards = store.open(
+        what=f"{kind.unit}/dim", config=settings(config), images=dataset.fingerprint
     )
-
-    def measured(chosen: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        asked = indices[chosen]
-        yield from run(trained.params, asked, (images[asked], repeats[chosen]), f"{kind.unit}/dim")
-
-    fields = {name: value for name, value in options.items() if name.startswith("bpd_")}
-    sections = {name: config[name].to_dict() for name in ("data", "model", "training")}
-    made = store.open(
-        what=f"{kind.unit}/dim",
-        config={**sections, "eval": {**fields, "seed": options.seed}},
-        images=dataset.fingerprint,
-    )
-    found = list(made.batches(rows, run.batch_size, measured))
-    result = {name: np.concatenate([batch[name] for batch in found]) for name in found[0]}
-    failed = ~result.pop("ok")
-    tolerances = ("eval.bpd_rtol", options.bpd_rtol), ("eval.bpd_atol", options.bpd_atol)
-    errors.refuse(
-        np.unique(indices[failed]),
-        errors.gave_up(options.bpd_solver, result["nfe"][failed], *tolerances),
-    )
-    per_image = {name: value.reshape(-1, count).mean(0) for name, value in result.items()}
+    values = values_of_rows(config, parts, trained, dataset, count, shards)
+    per_image = {name: value.reshape(-1, count).mean(0) for name, value in values.items()}
     name = f"{kind.unit}_per_dim"
     if devices.is_primary():
-        folder.mkdir(parents=True, exist_ok=True)
-        np.savez(folder / f"{name}.npz", **per_image)
+        with files.whole(folder / f"{name}.npz") as temporary:
+            np.savez(temporary, **per_image)  # type: ignore[arg-type]
     results = {
         "likelihood_unit": kind.unit,
         name: float(per_image[kind.unit].mean()),
@@ -102,7 +61,7 @@ def likelihood_results(
         f"{name}_repeats": options.bpd_num_repeats,
         f"{name}_nfe": float(per_image["nfe"].mean()),
         "likelihood_of": kind.described,
-        "likelihood_seconds": made.seconds,
+        "likelihood_seconds": shards.seconds,
     }
     if "bound" in per_image:
         results |= {
@@ -113,6 +72,83 @@ def likelihood_results(
     return results
 
 
+def settings(config: ml_collections.ConfigDict) -> Results:
+    """The fields of the config that likelihoods depend on, by section."""
+    options = config.eval
+    fields = {name: value for name, value in options.items() if name.startswith("bpd_")}
+    sections = {name: config[name].to_dict() for name in ("data", "model", "training")}
+    return {**sections, "eval": {**fields, "seed": options.seed}}
+
+
+def values_of_rows(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    trained: Trained,
+    dataset: data.Dataset,
+    count: int,
+    shards: batch_cache.Shards,
+) -> Arrays:
+    """Likelihood, NFE and bound [repeats * count] of the first `count` images, repeat by repeat.
+
+    Raises:
+      ValueError: the solver gave up on an image; says which.
+    """
+    options, unit = config.eval, examples.from_config(config).unit
+    images, _ = dataset.take(np.arange(count))
+    rows = np.arange(count * options.bpd_num_repeats)
+    indices, repeats = rows % count, rows // count
+    batch_size = devices.fitting_batch(min(options.batch_size, len(rows)))
+    run = devices.ImageMap(likelihood_of_images(config, parts), batch_size, "eval.batch_size")
+
+    def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, Arrays]]:
+        numbers = indices[missing]
+        arrays = images[numbers], repeats[missing]
+        yield from run(trained.params, numbers, arrays, f"{unit}/dim")
+
+    batches = list(shards.batches(rows, run.batch_size, compute))
+    values = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    failed = ~values.pop("ok")
+    tolerances = ("eval.bpd_rtol", options.bpd_rtol), ("eval.bpd_atol", options.bpd_atol)
+    errors.refuse(
+        np.unique(indices[failed]),
+        errors.gave_up(options.bpd_solver, values["nfe"][failed], *tolerances),
+    )
+    return values
+
+
+def likelihood_of_images(
+    config: ml_collections.ConfigDict, parts: experiment.Parts
+) -> Callable[[Any, jax.Array, Any], dict[str, jax.Array]]:
+    """The function of (params, image numbers [B], (images [B, ...], repeats [B])) for `ImageMap`.
+
+    It returns the likelihood per dimension [B] by its unit, "nfe", "ok" and, where it is asked for,
+    the "bound". Random numbers depend on an image's number and its repeat alone.
+    """
+    compute = likelihood.from_config(config)
+    bound = likelihood.bound_from_config(config) if config.eval.bpd_bound else None
+    seed_key = jax.random.key(config.eval.seed)
+    kind = examples.from_config(config)
+    per_dim = functools.partial(kind.per_dim, shape=parts.image_shape)
+
+    def likelihoods(
+        params: Any, indices: jax.Array, arrays: tuple[jax.Array, jax.Array]
+    ) -> dict[str, jax.Array]:
+        images, repeats = arrays
+        keys = jax.vmap(jax.random.fold_in)(devices.image_keys(seed_key, indices), repeats)
+        noise_keys, probe_keys, bound_keys = jax.vmap(lambda key: jax.random.split(key, 3), 0, 1)(
+            keys
+        )
+        x = kind.continuous(images, noise_keys)
+        score_fn = experiment.score_from_params(config, parts, params)
+        result = compute(parts.sde, score_fn, x, probe_keys)
+        values = {kind.unit: per_dim(result.logp), "nfe": result.nfe, "ok": result.ok}
+        if bound is not None:
+            values["bound"] = per_dim(bound(parts.sde, score_fn, x, bound_keys))
+        return values
+
+    return likelihoods
+
+
 def standard_error(values: np.ndarray) -> float:
-    """Of the mean of independent values [n]; not a number if there is only one."""
+    """Standard error of the mean of independent values [n]; not a number if there is only one."""
     return float(values.std(ddof=1) / np.sqrt(len(values))) if len(values) > 1 else math.nan

@@ -6,7 +6,6 @@ import dataclasses
 import hashlib
 import json
 import pathlib
-from typing import Any
 
 import ml_collections
 
@@ -14,35 +13,31 @@ import configs
 import data
 from evaluation import features
 from evaluation.metrics import inception, statistics
+from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin, Statistics
 from evaluation.report import console
 from runtime import devices, figures
-
-Results = dict[str, Any]
-
-
-# --- statistics of the data set ---
 
 
 def make_statistics(
     extractor: features.InceptionExtractor, dataset: data.Dataset, count: int, path: str = ""
 ) -> Statistics:
-    """Sees the first `count` images and writes their statistics; the features come with them.
+    """Statistics of the first `count` images, which are written, and their features.
 
     Without a path they go to the cache, where `reference` looks for them.
     """
-    collected = features.Collected(["pool", "spatial"], ["pool"])
-    extractor.see(dataset, count, collected)
+    images = FeatureSet(["pool", "spatial"], ["pool"])
+    extractor.see(dataset, count, images)
     origin = origin_of(extractor, dataset, count)
-    pool, spatial = (collected.gaussian(name) for name in ("pool", "spatial"))
-    made = Statistics(pool, spatial, collected.array("pool"), origin)
     file = pathlib.Path(path or cache_file(origin))
-    statistics.write(file, made)  # on every host, in one move: they may share a disk or not
-    return dataclasses.replace(statistics.read(file), features=made.features)
+    pool, spatial = (images.gaussian(name) for name in ("pool", "spatial"))
+    # on every host, in one move: they may share a disk or not
+    statistics.write(file, Statistics(pool, spatial, None, origin))
+    return dataclasses.replace(statistics.read(file), features=images.array("pool"))
 
 
 def origin_of(extractor: features.InceptionExtractor, dataset: data.Dataset, count: int) -> Origin:
-    """Of the statistics of the first `count` images."""
+    """The origin of statistics of the first `count` images."""
     return dataclasses.replace(
         extractor.origin,
         dataset=f"{dataset.name}/{dataset.split}",
@@ -52,17 +47,17 @@ def origin_of(extractor: features.InceptionExtractor, dataset: data.Dataset, cou
 
 
 def cache_file(origin: Origin) -> pathlib.Path:
-    """Where statistics of that origin are kept."""
+    """The file that keeps statistics of that origin."""
     key = json.dumps(dataclasses.asdict(origin)).encode()
     name = f"{origin.dataset.replace('/', '-')}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
     return data.default_folder() / "statistics" / name
 
 
 def training_images(config: ml_collections.ConfigDict) -> tuple[data.Dataset, int]:
-    """The training images, and how many of them statistics are of: `eval.stats_images`, or all.
+    """The training images, and the number of them in statistics: `eval.stats_images`, or all.
 
     Raises:
-      ValueError: fewer than asked for.
+      ValueError: there are fewer.
     """
     dataset = data.from_config(config, "train")
     count = config.eval.stats_images or len(dataset)
@@ -83,7 +78,7 @@ def reference(
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: statistics that were made otherwise, or of fewer images than asked.
+      ValueError: statistics that were made otherwise, or of fewer images.
     """
     options = config.eval
     if options.stats_path:
@@ -104,18 +99,17 @@ def reference(
         statistics.check(stored, origin, inception.NUM_FEATURES)
         if not with_features:
             return stored
-    collected = features.Collected([], ["pool"])
-    extractor.see(dataset, count, collected)
-    return dataclasses.replace(stored, features=collected.array("pool"))
+    images = FeatureSet([], ["pool"])
+    extractor.see(dataset, count, images)
+    return dataclasses.replace(stored, features=images.array("pool"))
 
 
 def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
-    """`--mode=stats`: statistics of the config's training images, into `eval.stats_path` or the
-    cache.
+    """`--mode=stats`: writes statistics of the training images to `eval.stats_path` or the cache.
 
     Raises:
       ValueError: a data set that is not compared by Inception's features, a file that is there
-        already, or as of `Extractor`.
+        already, or what `InceptionExtractor` refuses.
     """
     configs.check(config)
     if not features.uses_inception(config):
@@ -129,9 +123,8 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
             "--config.eval.stats_path"
         )
     dataset, count = training_images(config)
-    made = make_statistics(
-        features.InceptionExtractor(config), dataset, count, config.eval.stats_path
-    )
+    extractor = features.InceptionExtractor(config)
+    written = make_statistics(extractor, dataset, count, config.eval.stats_path)
     if devices.is_primary():
-        print(figures.table(console.statistics_rows(made)))
-    return made
+        print(figures.table(console.statistics_rows(written.facts())))
+    return written

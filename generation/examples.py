@@ -1,14 +1,15 @@
 """The two kinds of examples: images of grey levels, and points.
 
-`from_config` chooses one of the two; the loops know no other difference.
+`from_config` chooses one of the two; the loops know no other difference. Samples are as the data
+set stores them: uint8 levels [B, H, W, C], or float32 points [B, 1, 1, D].
 """
 
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 import pathlib
+from collections.abc import Mapping
 from typing import Any, ClassVar, Protocol
 
 import jax
@@ -19,24 +20,29 @@ import data
 import likelihood
 from data import transforms
 from generation import point_figures
-from runtime import figures
+from runtime import figures, files
 
-Drawn = dict[str, np.ndarray]
+LARGEST_SIDE = 128  # of an image in `history`, in pixels
+Batch = Mapping[str, np.ndarray]  # of samples: "image", perhaps "frames" [B, K, ...], and others
 
 
 class Kind(Protocol):
     """A kind of examples.
 
     Attributes:
-      examples: what they are called.
+      examples: the plural of what they are called.
       unit: of likelihoods, "bits" or "nats".
       overview: name of the picture of a folder of samples.
-      described: what a likelihood is of, in words.
+      in_picture: the largest number of samples in such a picture, and
+      in_history: the number that `history` has of each step.
+      described: the examples whose likelihood is meant, in words.
     """
 
     examples: ClassVar[str]
     unit: ClassVar[str]
     overview: ClassVar[str]
+    in_picture: ClassVar[int]
+    in_history: ClassVar[int]
 
     @property
     def described(self) -> str: ...
@@ -49,12 +55,17 @@ class Kind(Protocol):
         """Negative log-likelihood per dimension [B] in `unit`, from `logp` [B] in nats."""
         ...
 
-    def save_pictures(self, folder: pathlib.Path, name: str, drawn: Drawn) -> None:
+    def save_pictures(self, folder: pathlib.Path, name: str, batch: Batch) -> None:
         """Writes `<name>.png`, and where there are frames the GIF of how the samples came about."""
         ...
 
     def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
         """Writes every sample as a file of its own, where that makes sense."""
+        ...
+
+    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+        """One picture, uint8 [height, width] or [height, width, 3], of samples at several steps of
+        training, the number of the step beside them."""
         ...
 
 
@@ -69,6 +80,7 @@ class Images:
     unit: ClassVar[str] = "bits"
     overview: ClassVar[str] = "grid"
     in_picture: ClassVar[int] = 64
+    in_history: ClassVar[int] = 8
 
     @property
     def described(self) -> str:
@@ -80,19 +92,28 @@ class Images:
     def per_dim(self, logp: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return likelihood.bits_per_dim(logp, shape, self.levels, 2.0 if self.centered else 1.0)
 
-    def save_pictures(self, folder: pathlib.Path, name: str, drawn: Drawn) -> None:
-        display = functools.partial(transforms.to_display, levels=self.levels)
-        first = drawn["image"][: self.in_picture]
-        figures.save_grid(folder / f"{name}.png", np.asarray(display(first)))
-        if "frames" in drawn:
-            frames = np.asarray(display(drawn["frames"][: self.in_picture])).swapaxes(0, 1)
-            figures.save_gif(folder / "reverse_process.gif", frames)
+    def save_pictures(self, folder: pathlib.Path, name: str, batch: Batch) -> None:
+        with files.whole(folder / f"{name}.png") as path:
+            figures.save_grid(path, self._display(batch["image"][: self.in_picture]))
+        if "frames" in batch:
+            frames = self._display(batch["frames"][: self.in_picture]).swapaxes(0, 1)
+            with files.whole(folder / "reverse_process.gif") as path:
+                figures.save_gif(path, frames)
 
     def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
-        (folder / "images").mkdir(parents=True, exist_ok=True)
-        shown = np.asarray(transforms.to_display(samples, self.levels))
-        for index, picture in zip(indices, shown, strict=True):
-            Image.fromarray(picture.squeeze()).save(folder / "images" / f"{index:06d}.png")
+        for index, picture in zip(indices, self._display(samples), strict=True):
+            with files.whole(folder / "images" / f"{index:06d}.png") as path:
+                Image.fromarray(picture.squeeze()).save(path)
+
+    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A row of images for each step, its number below the first one."""
+        width = min(self.in_history, *map(len, samples.values()))
+        rows = [self._display(images[:width]) for images in samples.values()]
+        labels = [f"step {step}" if i == 0 else "" for step in samples for i in range(width)]
+        return figures.grid(_reduced(np.concatenate(rows), LARGEST_SIDE), width, labels=labels)
+
+    def _display(self, samples: np.ndarray) -> np.ndarray:
+        return np.asarray(transforms.to_display(samples, self.levels))
 
 
 class Points:
@@ -104,6 +125,8 @@ class Points:
     examples: ClassVar[str] = "points"
     unit: ClassVar[str] = "nats"
     overview: ClassVar[str] = "scatter"
+    in_picture: ClassVar[int] = 5000
+    in_history: ClassVar[int] = 5000
     described = "real-valued"
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
@@ -113,22 +136,38 @@ class Points:
     def per_dim(self, logp: jax.Array, shape: tuple[int, ...]) -> jax.Array:
         return -logp / math.prod(shape)
 
-    def save_pictures(self, folder: pathlib.Path, name: str, drawn: Drawn) -> None:
-        points = self.plane(drawn["image"])
-        point_figures.save_scatter(folder / f"{name}.png", points)
-        if "frames" in drawn:
+    def save_pictures(self, folder: pathlib.Path, name: str, batch: Batch) -> None:
+        points = self.plane(batch["image"])
+        with files.whole(folder / f"{name}.png") as path:
+            point_figures.save_scatter(path, points)
+        if "frames" in batch:
             half = point_figures.half_width(points)
-            steps = self.plane(drawn["frames"]).swapaxes(0, 1)
+            steps = self.plane(batch["frames"]).swapaxes(0, 1)
             frames = np.stack([point_figures.raster(step, half) for step in steps])
-            figures.save_gif(folder / "reverse_process.gif", frames[:, None])
+            with files.whole(folder / "reverse_process.gif") as path:
+                figures.save_gif(path, frames[:, None])
 
     def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
-        """Nothing: the shards hold the points."""
+        """Writes nothing: the shards hold the points."""
+
+    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A scatter for each step, all of the same part of the plane: that of the last one."""
+        steps = {f"step {step}": self.plane(points) for step, points in samples.items()}
+        return point_figures.scatters(steps, point_figures.half_width([*steps.values()][-1]))
 
     @staticmethod
     def plane(points: np.ndarray) -> np.ndarray:
         """The first two coordinates of points [..., 1, 1, D]: [..., 2]."""
         return points[..., 0, 0, :2]
+
+
+def _reduced(images: np.ndarray, side: int) -> np.ndarray:
+    """Images uint8 [B, H, W, C] whose sides are divided by the whole number that makes them fit."""
+    factor = -(-max(images.shape[1:3]) // side)
+    if factor == 1:
+        return images
+    pictures = [Image.fromarray(image.squeeze()).reduce(factor) for image in images]
+    return np.stack([np.asarray(picture) for picture in pictures])
 
 
 def from_config(config: Any) -> Kind:

@@ -21,7 +21,11 @@ from runtime import devices, errors, experiment
 class Generator:
     """Draws images by number: the image with index i is the same in any batch on any device.
 
-    No class is asked for. A network that was told one with every image cannot do without.
+    They are images of no class.
+
+    Raises:
+      ValueError: a run without a score, or whose network was told a class with every image; a
+        sampler that cannot be served.
     """
 
     def __init__(self, config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
@@ -39,15 +43,15 @@ class Generator:
                 centered=config.data.centered,
                 dequantized=config.data.uniform_dequantization,
             )
-            drawn = {
+            results = {
                 "image": to_levels(samples.x),
                 "nfe": jnp.broadcast_to(samples.nfe, indices.shape),
                 "ok": samples.ok,
                 "finite": all_finite(samples.x),
             }
             if samples.trajectory is not None:
-                drawn["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
-            return drawn
+                results["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
+            return results
 
         self.options = config.sampling
         self.draw = devices.ImageMap(draw, config.sampling.batch_size, "sampling.batch_size")
@@ -67,13 +71,23 @@ class Generator:
         Raises:
           ValueError: a sample is not finite, or its solver gave up; says which images.
         """
-        seeds = np.full(len(indices), self.options.seed if seed is None else seed, np.uint32)
-        for numbers, drawn in self.draw(params, indices, seeds, description):
-            finite, failed = drawn.pop("finite"), ~drawn.pop("ok")
+        for numbers, batch in self.unchecked(params, indices, description, seed):
+            finite, failed = batch.pop("finite"), ~batch.pop("ok")
             errors.refuse(numbers[~finite], "are not finite; is the training stable?")
             options = self.options
             tolerances = ("sampling.rtol", options.rtol), ("sampling.atol", options.atol)
             errors.refuse(
-                numbers[failed], errors.gave_up(options.solver, drawn["nfe"][failed], *tolerances)
+                numbers[failed], errors.gave_up(options.solver, batch["nfe"][failed], *tolerances)
             )
-            yield numbers, drawn
+            yield numbers, batch
+
+    def unchecked(
+        self,
+        params: Any,
+        indices: np.ndarray,
+        description: str = "sampling",
+        seed: int | None = None,
+    ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        """Yields failed samples too, which "ok" (solved) and "finite", [b] each, tell apart."""
+        seeds = np.full(len(indices), self.options.seed if seed is None else seed, np.uint32)
+        return self.draw(params, indices, seeds, description)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +12,9 @@ from matplotlib.figure import Figure
 from PIL import Image
 from scipy.ndimage import gaussian_filter
 
-Path = str | os.PathLike[str]
+from runtime import files
+
+Panel = tuple[str, Callable[[Axes], Any]]  # title, and the function that draws what is below it
 
 INK, WARM = "#1b3a5c", "#c8452d"
 DENSITY = "Blues"
@@ -22,7 +22,8 @@ COLORS = 256  # of a file, to keep it small
 
 
 def half_width(points: np.ndarray) -> float:
-    """Of the square around the origin that shows all but the outermost of the points [n, 2]."""
+    """Half the side of the square around the origin that shows all but the outermost of the points
+    [n, 2]."""
     return 1.15 * float(np.quantile(np.abs(points).max(axis=1), 0.998))
 
 
@@ -52,16 +53,16 @@ def raster(points: np.ndarray, half: float, size: int = 128) -> np.ndarray:
 
 
 class Field(NamedTuple):
-    """What `save_field` shows, in the panels' order.
+    """Data, score, samples and density, one for each panel of `save_field`.
 
     Attributes:
-      data: [n, 2].
-      noisy_density: [G, G], of the data with the noise at which the score is shown.
-      places, score: [A, 2] each, the arrows.
-      score_title: of the second panel.
-      samples: [m, 2].
-      density: [G, G]; rows of both densities go along y, from the lowest.
-      density_title: of the fourth panel.
+      data: points of the data set, [n, 2].
+      noisy_density: the density of the data with the noise at which the score is shown, [G, G].
+      places, score: where the arrows stand and what they show, [A, 2] each.
+      score_title: title of the second panel.
+      samples: points of the model, [m, 2].
+      density: the density of the model, [G, G]; rows of both densities go along y, from the lowest.
+      density_title: title of the fourth panel.
       half: all panels show [-half, half]^2.
     """
 
@@ -76,13 +77,22 @@ class Field(NamedTuple):
     half: float
 
 
-def save_scatter(path: Path, points: np.ndarray) -> None:
+def save_scatter(path: files.Path, points: np.ndarray) -> None:
     """Writes a picture of points [n, 2]."""
     half = half_width(points)
-    _save(path, half, [("", lambda axes: _dots(axes, points, INK))])
+    _save(path, _page(half, [("", lambda axes: _dots(axes, points, INK))]))
 
 
-def save_field(path: Path, field: Field) -> None:
+def scatters(points: Mapping[str, np.ndarray], half: float) -> np.ndarray:
+    """Scatters of points [n, 2] on [-half, half]^2 by their titles, uint8 [height, width, 3]."""
+    panels = [
+        (title, lambda axes, points=points: _dots(axes, points, INK))
+        for title, points in points.items()
+    ]
+    return np.asarray(_page(half, panels, columns=5, size=2.0))
+
+
+def save_field(path: files.Path, field: Field) -> None:
     """Writes the four panels side by side: data, score, samples, density."""
     half = field.half
 
@@ -106,19 +116,13 @@ def save_field(path: Path, field: Field) -> None:
             pivot="mid",
         )
 
-    _save(
-        path,
-        half,
-        [
-            (f"data ({len(field.data):,} points)", lambda axes: _dots(axes, field.data, INK)),
-            (field.score_title, arrows),
-            (
-                f"samples ({len(field.samples):,} points)",
-                lambda axes: _dots(axes, field.samples, WARM),
-            ),
-            (field.density_title, lambda axes: _shade(axes, field.density, half)),
-        ],
-    )
+    panels: list[Panel] = [
+        (f"data ({len(field.data):,} points)", lambda axes: _dots(axes, field.data, INK)),
+        (field.score_title, arrows),
+        (f"samples ({len(field.samples):,} points)", lambda axes: _dots(axes, field.samples, WARM)),
+        (field.density_title, lambda axes: _shade(axes, field.density, half)),
+    ]
+    _save(path, _page(half, panels))
 
 
 def _dots(axes: Axes, points: np.ndarray, color: str) -> None:
@@ -137,18 +141,25 @@ def _shade(axes: Axes, density: np.ndarray, half: float, vmax: float = 1.0) -> N
     )
 
 
-def _save(path: Path, half: float, panels: list[tuple[str, Callable[[Axes], Any]]]) -> None:
-    figure = Figure(figsize=(3.0 * len(panels), 3.25), dpi=100, layout="constrained")
-    row: Any = figure.subplots(1, len(panels), squeeze=False)
-    for axes, (title, draw) in zip(row[0], panels, strict=True):
+def _page(half: float, panels: Sequence[Panel], columns: int = 4, size: float = 3.0) -> Image.Image:
+    """Panels of [-half, half]^2 row by row, each `size` inches wide."""
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
+    figsize = (size * columns, (size + 0.25) * rows)
+    figure = Figure(figsize=figsize, dpi=100, layout="constrained")
+    places: Any = figure.subplots(rows, columns, squeeze=False).flat
+    for axes in places[len(panels) :]:
+        axes.axis("off")
+    for axes, (title, draw) in zip(places, panels, strict=False):
         draw(axes)
         axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[])
         axes.set_title(title, fontsize="medium", loc="left")
         axes.spines[:].set_color("0.8")
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    page = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-    path = pathlib.Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+
+
+def _save(path: files.Path, page: Image.Image) -> None:
     page = page.quantize(COLORS, Image.Quantize.MAXCOVERAGE, dither=Image.Dither.NONE)
-    page.save(path, optimize=True)
+    page.save(files.with_parent(path), optimize=True)

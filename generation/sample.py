@@ -32,36 +32,49 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     generator = Generator(config, parts)
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
-    made_by = {"step": trained.step, "sampling": config.sampling.to_dict()}
+    claim(folder, config, trained.step)
+    numbers = missing(folder, config.sampling.num_samples)
+    kind = examples.from_config(config)
+    for indices, batch in generator(trained.params, numbers):
+        if devices.is_primary():
+            save_batch(folder, indices, batch, kind)
+    if devices.is_primary():
+        print(f"{config.sampling.num_samples} samples are in {folder} ({len(numbers)} new)")
+
+
+def claim(folder: pathlib.Path, config: ml_collections.ConfigDict, step: int) -> None:
+    """Writes into `folder` where its samples are from: the step, the weights, the sampler.
+
+    Raises:
+      ValueError: it holds samples of another origin.
+    """
+    origin = {"step": step, "sampling": config.sampling.to_dict()}
     if config.eval.ema:
-        made_by["ema"] = config.eval.ema
+        origin["ema"] = config.eval.ema
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
-    stored = folder / "made_by.json"
-    if stored.exists():
-        differences = config_differences(json.loads(stored.read_text()), made_by, free)
+    path = folder / "made_by.json"
+    if path.exists():
+        differences = config_differences(json.loads(path.read_text()), origin, free)
         if differences:
             raise ValueError(
                 f"{folder} holds samples made otherwise: {'; '.join(differences)}; move it away"
             )
-    done = {int(i) for shard in folder.glob("shard_*.npz") for i in np.load(shard)["index"]}
-    missing = np.array([i for i in range(config.sampling.num_samples) if i not in done], np.int32)
     if devices.is_primary():
-        files.write_json(stored, made_by)
-    kind = examples.from_config(config)
-    for indices, drawn in generator(trained.params, missing):
-        if devices.is_primary():
-            save_batch(folder, indices, drawn, kind)
-    if devices.is_primary():
-        print(f"{config.sampling.num_samples} samples are in {folder} ({len(missing)} new)")
+        files.write_json(path, origin)
+
+
+def missing(folder: pathlib.Path, count: int) -> np.ndarray:
+    """The numbers below `count` of samples that no shard in `folder` holds, int32."""
+    stored = {int(i) for shard in folder.glob("shard_*.npz") for i in np.load(shard)["index"]}
+    return np.array([i for i in range(count) if i not in stored], np.int32)
 
 
 def save_batch(
-    folder: pathlib.Path, indices: np.ndarray, drawn: dict[str, np.ndarray], kind: examples.Kind
+    folder: pathlib.Path, indices: np.ndarray, batch: examples.Batch, kind: examples.Kind
 ) -> None:
-    """One batch as pictures, then as a shard, which is written last and in one move."""
+    """Writes one batch as pictures, and last as a shard: with it the batch counts as done."""
     if indices[0] == 0:
-        kind.save_pictures(folder, kind.overview, drawn)
-    kind.save_each(folder, indices, drawn["image"])
-    partial = folder / "partial.npz"
-    np.savez(partial, image=drawn["image"], index=indices, nfe=drawn["nfe"])
-    partial.replace(folder / f"shard_{indices[0]:06d}.npz")
+        kind.save_pictures(folder, kind.overview, batch)
+    kind.save_each(folder, indices, batch["image"])
+    with files.whole(folder / f"shard_{indices[0]:06d}.npz") as path:
+        np.savez(path, image=batch["image"], index=indices, nfe=batch["nfe"])

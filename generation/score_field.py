@@ -16,7 +16,7 @@ import models
 from diffusion import times
 from generation import examples, point_figures
 from generation.generator import Generator
-from runtime import devices, experiment
+from runtime import devices, experiment, files
 from runtime.workdir import restore
 
 SHADES = 128  # cells of the data's density, and
@@ -48,7 +48,7 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     half = point_figures.half_width(points)
     t, noise = shown_noise(config, parts)
     places = point_figures.cells(half, ARROWS)
-    samples = drawn(config, parts, trained.params)
+    samples = sample_points(config, parts, trained.params)
     if config.training.continuous and config.training.time != "fixed":
         density, title = model_density(config, parts, trained.params, half), "density of the model"
     else:
@@ -60,20 +60,19 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     alpha = float(parts.sde.alpha(jnp.full((1,), t))[0])
     noisy = point_figures.histogram(alpha * points, half, SHADES, blur=alpha * noise)
     count = min(len(points), len(samples))
-    point_figures.save_field(
-        workdir / "field.png",
-        point_figures.Field(
-            data=points[:count],
-            noisy_density=noisy,
-            places=places,
-            score=score,
-            score_title=f"learned score, noise {noise:.2g}",
-            samples=samples,
-            density=density,
-            density_title=title,
-            half=half,
-        ),
+    field = point_figures.Field(
+        data=points[:count],
+        noisy_density=noisy,
+        places=places,
+        score=score,
+        score_title=f"learned score, noise {noise:.2g}",
+        samples=samples,
+        density=density,
+        density_title=title,
+        half=half,
     )
+    with files.whole(workdir / "field.png") as path:
+        point_figures.save_field(path, field)
     print(f"data, score, samples and density are in {workdir / 'field.png'}")
 
 
@@ -90,10 +89,11 @@ def shown_noise(config: ml_collections.ConfigDict, parts: experiment.Parts) -> t
     return float(t[0]), float(jnp.exp(-0.5 * parts.sde.log_snr(t))[0])
 
 
-def drawn(config: ml_collections.ConfigDict, parts: experiment.Parts, params: Any) -> np.ndarray:
+def sample_points(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, params: Any
+) -> np.ndarray:
     """`sampling.num_samples` samples of the config's sampler, [n, 2]."""
-    generator = Generator(config, parts)
-    batches = generator(params, np.arange(config.sampling.num_samples))
+    batches = Generator(config, parts)(params, np.arange(config.sampling.num_samples))
     return np.concatenate([examples.Points.plane(batch["image"]) for _, batch in batches])
 
 
@@ -122,18 +122,18 @@ def model_density(
     def logp(params: Any, indices: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = devices.image_keys(jax.random.key(config.eval.seed), indices)
         score_fn = experiment.score_from_params(config, parts, params)
-        found = compute(parts.sde, score_fn, x, keys)
-        return found.logp, found.ok
+        likelihoods = compute(parts.sde, score_fn, x, keys)
+        return likelihoods.logp, likelihoods.ok
 
-    found, ok = on_points(logp, params, point_figures.cells(half, CELLS), "density")
+    values, ok = on_points(logp, params, point_figures.cells(half, CELLS), "density")
     # Where the solver gives up there is no density to speak of.
-    return np.where(ok, np.exp(found), 0.0).reshape(CELLS, CELLS)
+    return np.where(ok, np.exp(values), 0.0).reshape(CELLS, CELLS)
 
 
 def on_points(function: Any, params: Any, places: np.ndarray, description: str) -> Any:
-    """`function(params, indices, x [b, 1, 1, 2])` at places [n, 2], on all devices at once."""
+    """`function(params, indices, x [b, 1, 1, 2])` at all places [n, 2], shared by the devices."""
     x = places.astype(np.float32)[:, None, None]
     run = devices.ImageMap(function, devices.fitting_batch(min(len(x), 1024)), "places")
-    found = [result for _, result in run(params, np.arange(len(x)), x, description)]
-    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+    results = [result for _, result in run(params, np.arange(len(x)), x, description)]
+    joined = jax.tree.map(lambda *leaves: np.concatenate(leaves), *results)
     return jax.tree.map(np.squeeze, joined)

@@ -16,15 +16,10 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import dataclasses
-import io
 import json
-import logging as python_logging
 import math
-import os
-import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -36,94 +31,17 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-PyTree = Any
+from runtime import errors, orbax_handlers
+from runtime.arrays import PyTree, flatten, unflatten
 
 
 class Restored(NamedTuple):
-    """What `Checkpoints.restore` found."""
+    """One step, as `Checkpoints.restore` reads it."""
 
     step: int
     state: PyTree  # shaped as the template; {name: array} without one
     data_state: Any
     config_json: str
-
-
-def flatten(tree: PyTree) -> dict[str, np.ndarray]:
-    """`{name: array}` of a pytree, names being the path of each leaf: "opt_state/0/mu/kernel".
-
-    Raises:
-      ValueError: a leaf that is no numeric array (of typed keys, give `jax.random.key_data`), or
-        two leaves with one name.
-    """
-    named: dict[str, np.ndarray] = {}
-    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
-        name = jax.tree_util.keystr(path, simple=True, separator="/")
-        try:
-            array = np.asarray(leaf)
-        except TypeError as error:
-            raise ValueError(f"{name} cannot be stored as a numpy array: {_line(error)}") from error
-        if array.dtype.kind in "OUSMm":
-            raise ValueError(f"{name} has dtype {array.dtype}, expected a number or a boolean")
-        if name in named:
-            raise ValueError(f"two leaves of the state are named {name}")
-        named[name] = array
-    return named
-
-
-def unflatten(template: PyTree, named: Mapping[str, np.ndarray], prefix: str = "") -> PyTree:
-    """The arrays `named` (see `flatten`) in the structure of `template`.
-
-    Args:
-      template: pytree whose leaves have `shape` and `dtype`, e.g. from `jax.eval_shape`.
-      named: arrays by name; those outside `prefix` are not looked at.
-      prefix: where the template lies in the stored tree, e.g. "ema_params".
-
-    Raises:
-      ValueError: arrays that are missing, left over, or of another shape or dtype, by name.
-    """
-    prefix = f"{prefix}/" if prefix else ""
-    paths, structure = jax.tree_util.tree_flatten_with_path(template)
-    wanted = {
-        prefix + jax.tree_util.keystr(path, simple=True, separator="/"): leaf
-        for path, leaf in paths
-    }
-    problems = [f"{name} is missing" for name in wanted if name not in named]
-    problems += [
-        f"{name} is not expected"
-        for name in named
-        if name.startswith(prefix) and name not in wanted
-    ]
-    for name in wanted.keys() & named.keys():
-        found, expected = _kind(named[name]), _kind(wanted[name])
-        if found != expected:
-            problems.append(f"{name} is {found}, expected {expected}")
-    if problems:
-        raise ValueError(_some(sorted(problems), "; "))
-    return jax.tree_util.tree_unflatten(structure, [named[name] for name in wanted])
-
-
-def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
-    """Writes an uncompressed NumPy archive; it is on the disk itself when this returns."""
-    with epath.Path(path).open("wb") as file:
-        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
-            for name, array in arrays.items():
-                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
-                    np.lib.format.write_array(member, array, allow_pickle=False)
-        file.flush()
-        with contextlib.suppress(io.UnsupportedOperation):  # a bucket has no descriptor
-            os.fsync(file.fileno())
-
-
-def read_arrays(path: epath.PathLike, prefix: str = "") -> dict[str, np.ndarray]:
-    """The arrays of an archive whose names begin with `prefix`; each is verified (CRC-32)."""
-    arrays = {}
-    with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
-        for member in archive.namelist():
-            if member.startswith(prefix):
-                data = io.BytesIO(archive.read(member))  # verified before it is parsed
-                array = np.lib.format.read_array(data, allow_pickle=False)
-                arrays[member.removesuffix(".npy")] = array
-    return arrays
 
 
 class Checkpoints:
@@ -155,7 +73,7 @@ class Checkpoints:
                 "expected at least 1, 0 and 1 (or None)"
             )
         self.directory = epath.Path(directory).resolve()
-        self._best = _Best(keep_best)
+        self._best = orbax_handlers.BestSteps(keep_best)
         policies: list[Any] = [checkpoint_managers.LatestN(keep_latest), self._best]
         if keep_every is not None:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
@@ -163,10 +81,10 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._pending: int | None = None
         self._damaged: set[int] = set()
-        _silence_orbax()
+        orbax_handlers.silence()
 
     def steps(self) -> list[int]:
-        """The steps on disk, ascending; whether they are undamaged is not known."""
+        """The steps on disk, ascending, damaged ones among them."""
         if not self.directory.is_dir():
             return []
         return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
@@ -192,7 +110,7 @@ class Checkpoints:
           metric: the lower the better; None or NaN: never among the best.
 
         Returns:
-          Whether it is being written: False, and nothing done, if this or a later step is there.
+          True if the step is being written; False, and nothing done, if it or a later one is there.
 
         Raises:
           ValueError: see `flatten`.
@@ -204,7 +122,7 @@ class Checkpoints:
         if step <= max(set(self.steps()) - self._damaged, default=-1):
             return False
         body: dict[str, Any] = {
-            "leaves": {name: _describe(array) for name, array in arrays.items()},
+            "leaves": {name: _fingerprint(array) for name, array in arrays.items()},
             **{name: _crc_json(item) for name, item in items.items()},
             "metric": None if metric is None or math.isnan(metric) else float(metric),
         }
@@ -214,7 +132,7 @@ class Checkpoints:
                 step,
                 force=True,
                 args=ocp.args.Composite(
-                    state=_Arrays(arrays),
+                    state=orbax_handlers.Archive(arrays),
                     checksums=ocp.args.JsonSave({"body": body, "crc32": _crc_json(body)}),
                     **{name: ocp.args.JsonSave({"value": item}) for name, item in items.items()},
                 ),
@@ -254,71 +172,78 @@ class Checkpoints:
             template.
         """
         self.wait()
-        chosen = "latest" if step is None else step
-        if isinstance(chosen, str) and chosen.isdecimal():
-            chosen = int(chosen)
-        if isinstance(chosen, str) and chosen not in ("latest", "best"):
-            raise ValueError(f"checkpoint step {chosen!r}: expected a number, 'latest' or 'best'")
-        steps = self.steps()
-        if not steps:
-            raise FileNotFoundError(f"there is no checkpoint in {self.directory}")
-        if isinstance(chosen, int):
-            if chosen not in steps:
-                raise FileNotFoundError(
-                    f"there is no checkpoint of step {chosen} in {self.directory}; "
-                    f"there are {_some([str(s) for s in steps], ', ')}"
-                )
-            order = [chosen]
-        elif chosen == "best":
-            metrics = self.metrics()
-            order = sorted(metrics, key=lambda s: (metrics[s], -s))
-            if not order:
-                raise FileNotFoundError(f"no checkpoint in {self.directory} has a metric")
-        else:
-            order = steps[::-1]
+        candidates = self._candidates("latest" if step is None else step)
         damages = []
-        for candidate, *others in (order[i:] for i in range(len(order))):
+        for candidate, alternative in zip(candidates, [*candidates[1:], None], strict=True):
             try:
-                named, data_state, config = self._read(candidate)
+                contents = self._read(candidate)
             except (MemoryError, PermissionError):
                 raise
             except Exception as error:
                 path = self.directory / str(candidate)
                 if not path.is_dir():  # a running training has just retired it
                     return self.restore(template, step)
-                damages.append(f"checkpoint {path} is damaged: {_line(error)}")
+                damages.append(f"checkpoint {path} is damaged: {_reason(error)}")
                 self._damaged.add(candidate)
-                if others:
-                    logging.warning("%s; falling back to step %d", damages[-1], others[0])
-                continue
-            if jax.process_count() > 1:
-                multihost_utils.assert_equal(
-                    np.asarray(candidate), "processes restored other steps"
-                )
-            if template is not None:
-                try:
-                    named = unflatten(template, named)
-                except ValueError as error:
-                    path = self.directory / str(candidate)
-                    raise ValueError(f"checkpoint {path} does not fit: {error}") from error
-            return Restored(candidate, named, data_state, config)
-        if len(order) > 1:
+                if alternative is not None:
+                    logging.warning("%s; falling back to step %d", damages[-1], alternative)
+            else:
+                return self._fitted(contents, template)
+        if len(candidates) > 1:
             damages.insert(0, f"every checkpoint in {self.directory} is damaged")
         raise ValueError("; ".join(damages[:2]))
 
     def metrics(self) -> dict[int, float]:
         """The metric of every step that was saved with one."""
-        found = {}
+        metrics = {}
         for step in self.steps():
             try:
                 metric = self._checksums(step)["metric"]
             except Exception as error:
                 path = self.directory / str(step)
-                logging.warning("checkpoint %s is damaged: %s", path, _line(error))
+                logging.warning("checkpoint %s is damaged: %s", path, _reason(error))
                 continue
             if metric is not None:
-                found[step] = metric
-        return found
+                metrics[step] = metric
+        return metrics
+
+    def _candidates(self, choice: int | str) -> list[int]:
+        """The steps that `restore` tries one after the other, for its argument `step`."""
+        if isinstance(choice, str) and choice.isdecimal():
+            choice = int(choice)
+        if isinstance(choice, str) and choice not in ("latest", "best"):
+            raise ValueError(f"checkpoint step {choice!r}: expected a number, 'latest' or 'best'")
+        steps = self.steps()
+        if not steps:
+            raise FileNotFoundError(f"there is no checkpoint in {self.directory}")
+        if choice == "latest":
+            return steps[::-1]
+        if choice == "best":
+            metrics = self.metrics()
+            if not metrics:
+                raise FileNotFoundError(f"no checkpoint in {self.directory} has a metric")
+            return sorted(metrics, key=lambda step: (metrics[step], -step))
+        assert isinstance(choice, int)
+        if choice not in steps:
+            raise FileNotFoundError(
+                f"there is no checkpoint of step {choice} in {self.directory}; "
+                f"there are {errors.abridged([str(step) for step in steps], ', ')}"
+            )
+        return [choice]
+
+    def _fitted(self, contents: Restored, template: PyTree) -> Restored:
+        """The contents of a step in the structure of the template, if there is one."""
+        if jax.process_count() > 1:
+            multihost_utils.assert_equal(
+                np.asarray(contents.step), "processes restored other steps"
+            )
+        if template is None:
+            return contents
+        try:
+            return contents._replace(state=unflatten(template, contents.state))
+        except ValueError as error:
+            path = self.directory / str(contents.step)
+            raise ValueError(f"checkpoint {path} does not fit: {error}") from error
 
     def _writer(self) -> ocp.CheckpointManager:
         if self._damaged and self._manager is not None:
@@ -355,14 +280,15 @@ class Checkpoints:
         last = f"the last good step is {good[-1]}" if good else "there is no earlier step"
         return OSError(
             f"checkpoint of step {step} could not be written to {self.directory} "
-            f"({getattr(error, 'strerror', None) or _line(error)}); {last}"
+            f"({getattr(error, 'strerror', None) or _reason(error)}); {last}"
         )
 
     def _checksums(self, step: int) -> dict[str, Any]:
         checksums = self._json(step, "checksums")
         if checksums["crc32"] != _crc_json(checksums["body"]):
             raise ValueError("checksums do not match their own checksum")
-        return checksums["body"]
+        body: dict[str, Any] = checksums["body"]
+        return body
 
     def _json(self, step: int, item: str) -> Any:
         path = self.directory / str(step) / item
@@ -371,102 +297,49 @@ class Checkpoints:
         try:
             return ocp.JsonCheckpointHandler().restore(path)
         except ValueError as error:
-            raise ValueError(f"{item} cannot be read: {_line(error)}") from error
+            raise ValueError(f"{item} cannot be read: {_reason(error)}") from error
 
-    def _read(self, step: int) -> tuple[dict[str, np.ndarray], Any, str]:
-        """Arrays, data state and config of one step. Any exception means that it is damaged."""
+    def _read(self, step: int) -> Restored:
+        """One step, its state as `{name: array}`. Any exception means that it is damaged."""
         checksums = self._checksums(step)
         items = {}
         for name in ("data", "config"):
             items[name] = self._json(step, name)["value"]
             if _crc_json(items[name]) != checksums[name]:
                 raise ValueError(f"{name} does not match its checksum")
+        arrays = dict(self._verified_arrays(step, checksums["leaves"]))
+        return Restored(step, arrays, _decode(items["data"]), json.dumps(items["config"]))
+
+    def _verified_arrays(
+        self, step: int, fingerprints: dict[str, Any]
+    ) -> Iterator[tuple[str, np.ndarray]]:
+        """The arrays of one step by name, each with the fingerprint that it was saved with."""
+        handler = orbax_handlers.ArchiveHandler()
         try:
-            stored = _ArraysHandler().restore(self.directory / str(step) / "state")
+            arrays = handler.restore(self.directory / str(step) / "state")
         except (MemoryError, PermissionError):
             raise
         except Exception as error:
-            raise ValueError(f"{_ArraysHandler.FILE} cannot be read: {_line(error)}") from error
-        named = {}
-        for name, expected in checksums["leaves"].items():
-            if name not in stored:
+            raise ValueError(f"{handler.FILE} cannot be read: {_reason(error)}") from error
+        for name, fingerprint in fingerprints.items():
+            if name not in arrays:
                 raise ValueError(f"array {name} is missing")
-            array = stored[name]
+            array = arrays[name]
             if array.dtype.kind == "V":  # bfloat16, to NumPy
-                array = array.view(jnp.dtype(expected["dtype"]))
-            if _describe(array) != expected:
+                array = array.view(jnp.dtype(fingerprint["dtype"]))
+            if _fingerprint(array) != fingerprint:
                 raise ValueError(f"array {name} does not match its checksum")
-            named[name] = array
-        return named, _decode(items["data"]), json.dumps(items["config"])
+            yield name, array
 
 
-class _ArraysHandler(ocp.AsyncCheckpointHandler):
-    """Orbax handler of `{name: array}` as one uncompressed NumPy archive.
-
-    Orbax's own handlers write through one TensorStore future per array. When the disk is full (or,
-    on reading, a file is truncated) every array after the first failure prints a traceback of its
-    own, thousands of lines that nobody can catch. One file has one error. It is also what NumPy
-    reads anywhere.
-    """
-
-    FILE = "arrays.npz"
-
-    async def async_save(self, directory: epath.Path, args: _Arrays) -> list[Any]:
-        """Copies the arrays, then writes them in the background."""
-        if jax.process_index() != 0:
-            return []
-        arrays = {name: np.array(array) for name, array in args.arrays.items()}
-        return [
-            ocp.future.CommitFutureAwaitingContractedSignals(
-                self._write(directory / self.FILE, arrays), name="arrays"
-            )
-        ]
-
-    async def _write(self, path: epath.Path, arrays: dict[str, np.ndarray]) -> None:
-        write_arrays(path, arrays)
-
-    def save(self, directory: epath.Path, args: _Arrays) -> None:
-        raise NotImplementedError("orbax's asynchronous checkpointer calls async_save")
-
-    def restore(self, directory: epath.Path, args: _Arrays | None = None) -> dict[str, np.ndarray]:
-        """All arrays; of dtypes unknown to NumPy as plain bytes (kind "V")."""
-        return read_arrays(directory / self.FILE)
-
-
-@ocp.args.register_with_handler(_ArraysHandler, for_save=True, for_restore=True)
-@dataclasses.dataclass
-class _Arrays(ocp.args.CheckpointArgs):
-    """What orbax hands to `_ArraysHandler`."""
-
-    arrays: dict[str, np.ndarray]
-
-
-@dataclasses.dataclass
-class _Best:
-    """Orbax preservation policy: the `n` steps of lowest metric, of equal ones the newer."""
-
-    n: int
-    metrics: dict[int, float] = dataclasses.field(default_factory=dict)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        known = [info.step for info in checkpoints if info.step in self.metrics]
-        best = sorted(known, key=lambda step: (self.metrics[step], -step))[: self.n]
-        return [info.step in best for info in checkpoints]
-
-
-def _kind(leaf: Any) -> str:
-    """Such as "float32[3, 4]", with the dtype that the leaf has on a device."""
-    return f"{jax.dtypes.canonicalize_dtype(jnp.dtype(leaf.dtype))}{list(leaf.shape)}"
-
-
-def _describe(array: np.ndarray) -> dict[str, Any]:
+def _fingerprint(array: np.ndarray) -> dict[str, Any]:
+    """CRC-32, dtype and shape of an array."""
     crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {
-        "crc32": crc,
-        "dtype": array.dtype.name,
-        "shape": list(array.shape),
-    }
+    return {"crc32": crc, "dtype": array.dtype.name, "shape": list(array.shape)}
+
+
+def _reason(error: BaseException) -> str:
+    return errors.one_line(error, limit=200)
 
 
 def _crc_json(value: Any) -> int:
@@ -481,27 +354,3 @@ def _encode(data_state: Any) -> Any:
 
 def _decode(item: dict[str, Any]) -> Any:
     return base64.b64decode(item["base64"]) if "base64" in item else item["json"]
-
-
-def _line(error: BaseException, limit: int = 200) -> str:
-    """The message of an exception on one line of bounded length."""
-    text = " ".join(str(error).split())
-    if not isinstance(error, ValueError | OSError) or not text:
-        text = f"{type(error).__name__} {text}".rstrip()
-    return text if len(text) <= limit else f"{text[:limit]}..."
-
-
-def _some(items: Sequence[str], separator: str, limit: int = 8) -> str:
-    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
-    return separator.join(items[:limit]) + more
-
-
-def _silence_orbax() -> None:
-    """Drops orbax's own log lines: each failure is a traceback there, and an exception here."""
-    logger = python_logging.getLogger("absl")
-    if _not_from_orbax not in logger.filters:
-        logger.addFilter(_not_from_orbax)
-
-
-def _not_from_orbax(record: python_logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname.replace("\\", "/")

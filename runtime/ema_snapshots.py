@@ -2,28 +2,28 @@
 
 `<folder>/<step>.npz` holds every tracked average at that step in float32, "sigma_rel_0.1/Conv_0/
 kernel": 4 bytes for each parameter and profile. (Half precision would not do: the phases of the
-Fourier embedding are its random frequencies, of size 16, times large numbers.) A file is renamed
-into place when it is whole, and never pickled.
+Fourier embedding are its random frequencies, of size 16, times large numbers.) A file is written
+whole or not at all, and never pickled.
 """
 
 from __future__ import annotations
 
+import pathlib
 import zipfile
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from etils import epath
 
-from runtime import ema
-from runtime.checkpoints import flatten, read_arrays, unflatten, write_arrays
+from runtime import ema, files
+from runtime.arrays import flatten, read_arrays, unflatten, write_arrays
 
 LARGEST_ERROR = 0.5  # of a profile that is still taken for the wanted one
 
 
 class Reconstruction(NamedTuple):
-    """An average that was not tracked itself."""
+    """An average that was perhaps not tracked itself."""
 
     params: Any
     sources: int  # stored averages that went into it
@@ -33,31 +33,29 @@ class Reconstruction(NamedTuple):
 class Snapshots:
     """The snapshots of one run. Nothing on disk changes before the first `save`."""
 
-    def __init__(self, folder: epath.PathLike) -> None:
-        self.folder = epath.Path(folder)
+    def __init__(self, folder: files.Path) -> None:
+        self.folder = pathlib.Path(folder)
 
     def steps(self) -> list[int]:
         """The steps on disk, ascending."""
         if not self.folder.is_dir():
             return []
-        found = [path for path in self.folder.iterdir() if path.suffix == ".npz"]
-        return sorted(int(path.stem) for path in found if path.stem.isdecimal())
+        names = [path.stem for path in self.folder.iterdir() if path.suffix == ".npz"]
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def save(self, step: int, averages: Mapping[str, Any]) -> None:
         """Writes the averages of profiles (see `ema.profile_name`) among `averages` at one step.
 
-        What a killed process left unfinished is removed.
+        Unfinished files of a killed process are removed.
 
         Raises:
           OSError: it could not be written.
         """
         profiles = {name: tree for name, tree in averages.items() if ema.width_in(name) is not None}
-        self.folder.mkdir(parents=True, exist_ok=True)
-        for left in self.folder.glob("*.partial"):
-            left.unlink()
-        partial = self.folder / f"{step}.npz.partial"
-        write_arrays(partial, flatten(profiles))
-        partial.replace(self._path(step))
+        for unfinished in (*self.folder.glob(".*.npz"), *self.folder.glob("*.partial")):
+            unfinished.unlink()
+        with files.whole(self._path(step)) as temporary:
+            write_arrays(temporary, flatten(profiles))
 
     def reconstruct(
         self,
@@ -77,33 +75,13 @@ class Snapshots:
           ValueError: there is no snapshot up to that step; one is damaged or of another network;
             they do not make this average.
         """
-        held = _averages(state or {})
-        names = {stored: self._names(stored) for stored in self.steps() if stored <= step}
-        if held:
-            names[step] = sorted({name.partition("/")[0] for name in held})
-        stored = [
-            (at, name, width)
-            for at, found in names.items()
-            for name in found
-            if (width := ema.width_in(name)) is not None
-        ]
-        if not stored:
-            known = ", ".join(map(str, self.steps())) or "none"
-            raise ValueError(
-                f"there is no snapshot of a profile up to step {step} in {self.folder} (steps: "
-                f"{known}); a run keeps them if it has training.ema_profiles"
-            )
-        steps, _, widths = zip(*stored, strict=True)
-        combination = ema.combination(steps, widths, step, sigma_rel)
-        if combination.error > LARGEST_ERROR:
-            raise ValueError(
-                f"an average of width {sigma_rel:g} at step {step} cannot be made of the snapshots "
-                f"in {self.folder}: its profile would be off by {100 * combination.error:.0f} %; "
-                f"take a wider one, or one at a snapshot's step (the last is {max(steps)})"
-            )
+        state_averages = _averages(state or {})
+        stored = self._stored(step, state_averages)
+        combination = self._combination([(at, width) for at, _, width in stored], step, sigma_rel)
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), template)
         for (at, name, _), coefficient in zip(stored, combination.coefficients, strict=True):
-            arrays = held if held and at == step else self._read(at, name)
+            from_state = state_averages and at == step
+            arrays = state_averages if from_state else self._read(at, name)
             try:
                 average = unflatten(template, arrays, prefix=name)
             except ValueError as error:
@@ -112,7 +90,42 @@ class Snapshots:
         params = jax.tree.map(lambda leaf, like: leaf.astype(like.dtype), total, template)
         return Reconstruction(params, len(stored), combination.error)
 
-    def _path(self, step: int) -> epath.Path:
+    def _stored(
+        self, step: int, state_averages: Mapping[str, np.ndarray]
+    ) -> list[tuple[int, str, float]]:
+        """Step, name and width of every stored average of a profile up to `step`."""
+        names = {at: self._names(at) for at in self.steps() if at <= step}
+        if state_averages:
+            names[step] = sorted({name.partition("/")[0] for name in state_averages})
+        stored = [
+            (at, name, width)
+            for at, names_then in names.items()
+            for name in names_then
+            if (width := ema.width_in(name)) is not None
+        ]
+        if not stored:
+            steps = ", ".join(map(str, self.steps())) or "none"
+            raise ValueError(
+                f"there is no snapshot of a profile up to step {step} in {self.folder} (steps: "
+                f"{steps}); a run keeps them if it has training.ema_profiles"
+            )
+        return stored
+
+    def _combination(
+        self, profiles: list[tuple[int, float]], step: int, sigma_rel: float
+    ) -> ema.Combination:
+        """The combination of profiles, (step, width) each, that comes nearest to the wanted one."""
+        steps, widths = zip(*profiles, strict=True)
+        combination = ema.combination(steps, widths, step, sigma_rel)
+        if combination.error > LARGEST_ERROR:
+            raise ValueError(
+                f"an average of width {sigma_rel:g} at step {step} cannot be made of the snapshots "
+                f"in {self.folder}: its profile would be off by {100 * combination.error:.0f} %; "
+                f"take a wider one, or one at a snapshot's step (the last is {max(steps)})"
+            )
+        return combination
+
+    def _path(self, step: int) -> pathlib.Path:
         return self.folder / f"{step}.npz"
 
     def _names(self, step: int) -> list[str]:
@@ -137,5 +150,6 @@ class Snapshots:
 
 def _averages(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
     """The averages of profiles in a stored training state, named as in a snapshot."""
-    named = {name.partition("/")[2]: a for name, a in state.items() if name.startswith("averages/")}
-    return {k: v for k, v in named.items() if ema.width_in(k.partition("/")[0]) is not None}
+    prefix = "averages/"
+    arrays = {name.removeprefix(prefix): a for name, a in state.items() if name.startswith(prefix)}
+    return {k: v for k, v in arrays.items() if ema.width_in(k.partition("/")[0]) is not None}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -36,3 +37,9 @@ def refuse(numbers: np.ndarray, why: str) -> None:
     if len(numbers):
         named = ", ".join(map(str, numbers[:8])) + (", ..." if len(numbers) > 8 else "")
         raise ValueError(f"{len(numbers)} samples (numbers {named}) {why}")
+
+
+def abridged(items: Sequence[str], separator: str, limit: int = 8) -> str:
+    """The first `limit` of the items in one text, and how many more there are."""
+    more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
+    return separator.join(items[:limit]) + more

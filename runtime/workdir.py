@@ -16,10 +16,11 @@ import configs
 import models
 from configs.stored import config_differences
 from runtime import devices, ema, experiment
-from runtime.checkpoints import Checkpoints, unflatten
+from runtime.arrays import unflatten
+from runtime.checkpoints import Checkpoints, Restored
 from runtime.ema_snapshots import Snapshots
 
-# What may differ between a run and its resumption: how long, how often, and what comes after.
+# Fields in which a run and its resumption may differ: how long, how often, and what comes after.
 FREE_TO_CHANGE = (
     "training.n_iters",
     "training.*_freq*",
@@ -35,20 +36,20 @@ FREE_TO_CHANGE = (
 
 
 def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpoints:
-    """The run's checkpoints.
+    """The checkpoints of the run in this folder.
 
     Raises:
-      ValueError: the workdir holds a run whose config differs in what matters; says in what.
+      ValueError: the folder holds a run whose config differs in what matters; says in what.
     """
-    stored = workdir / "config.json"
-    if stored.exists():
-        earlier = configs.complete(json.loads(stored.read_text()))
-        own = () if models.has_score(config) else ("classifier.*", "clip.*")
-        free = [name for name in FREE_TO_CHANGE if name not in own]
-        differences = config_differences(earlier, config.to_dict(), free)
+    path = workdir / "config.json"
+    if path.exists():
+        stored = configs.complete(json.loads(path.read_text()))
+        guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
+        free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
+        differences = config_differences(stored, config.to_dict(), free)
         if differences:
             raise ValueError(
-                f"{stored} belongs to another run: {'; '.join(differences)}; "
+                f"{path} belongs to another run: {'; '.join(differences)}; "
                 "use its config or another --workdir"
             )
     return Checkpoints(
@@ -71,8 +72,8 @@ def restore(
     config: ml_collections.ConfigDict, parts: experiment.Parts, workdir: pathlib.Path
 ) -> Trained:
     """`load_weights` with a copy of them on every device."""
-    found = load_weights(config, parts.module, parts.image_shape, workdir)
-    return found._replace(params=devices.replicate(found.params))
+    trained = load_weights(config, parts.module, parts.image_shape, workdir)
+    return trained._replace(params=devices.replicate(trained.params))
 
 
 def load_weights(
@@ -92,62 +93,78 @@ def load_weights(
       FileNotFoundError: there is no checkpoint.
       ValueError: it belongs to another config, or is damaged; weights that the run did not keep.
     """
-    choice = chosen_weights(config.eval.ema)
-    stored = open_run(config, workdir).restore(step=config.eval.checkpoint)
+    choice = weights_choice(config.eval.ema)
+    restored = open_run(config, workdir).restore(step=config.eval.checkpoint)
     init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
-    if isinstance(choice, PostHoc):
-        step = stored.step if choice.step is None else choice.step
-        if step > stored.step:
-            raise ValueError(
-                f"eval.ema is {config.eval.ema!r}, but the run has come to step {stored.step} only"
-            )
-        state = stored.state if step == stored.step else None
-        made = Snapshots(workdir / "ema").reconstruct(template, step, choice.width, state)
-        label = (
-            f"post-hoc EMA of width {choice.width:g} (from {made.sources} averages, "
-            f"error of its profile {100 * made.error:.2g} %)"
-        )
-        return Trained(made.params, step, label)
-    kept = {"raw": ("params", "raw weights"), "": ("ema_params", "EMA weights")}
-    kept |= {
-        ema.rate_name(rate): (f"averages/{ema.rate_name(rate)}", f"EMA weights of rate {rate:g}")
-        for rate in config.training.ema_rates
-    }
-    kept.setdefault(ema.rate_name(config.model.ema_rate), kept[""])
+    if isinstance(choice, PostHocAverage):
+        return _post_hoc_weights(config, choice, restored, template, Snapshots(workdir / "ema"))
+    trees = _stored_trees(config)
     name = ema.rate_name(choice) if isinstance(choice, float) else choice
-    if name not in kept:
+    if name not in trees:
         rates = ", ".join(f"{r:g}" for r in (config.model.ema_rate, *config.training.ema_rates))
         raise ValueError(
             f"eval.ema is {config.eval.ema!r}, but this run kept the averages of rate {rates} only "
             "(model.ema_rate, training.ema_rates)"
         )
-    prefix, label = kept[name]
-    return Trained(unflatten(template, stored.state, prefix=prefix), stored.step, label)
+    prefix, label = trees[name]
+    return Trained(unflatten(template, restored.state, prefix=prefix), restored.step, label)
 
 
-class PostHoc(NamedTuple):
-    """A power-function average that was perhaps not tracked; None is the checkpoint's step."""
+class PostHocAverage(NamedTuple):
+    """A power-function average that was perhaps not tracked; step None is the checkpoint's."""
 
     width: float
     step: int | None
 
 
-def chosen_weights(choice: str) -> str | float | PostHoc:
-    """What `eval.ema` says: "" or "raw", a rate, or a relative width with perhaps a step.
+def weights_choice(text: str) -> str | float | PostHocAverage:
+    """The meaning of `eval.ema`: "" or "raw", a rate, or a relative width with perhaps a step.
 
     Raises:
       ValueError: none of these.
     """
-    if choice in ("", "raw"):
-        return choice
-    found = re.fullmatch(r"(posthoc:)?([\d.e-]+)(@\d+)?", choice)
+    if text in ("", "raw"):
+        return text
+    match = re.fullmatch(r"(posthoc:)?([\d.e-]+)(@\d+)?", text)
     with contextlib.suppress(ValueError):  # of float()
-        if found and found[1]:
-            return PostHoc(float(found[2]), int(found[3][1:]) if found[3] else None)
-        if found and not found[3]:
-            return float(choice)
+        if match and match[1]:
+            return PostHocAverage(float(match[2]), int(match[3][1:]) if match[3] else None)
+        if match and not match[3]:
+            return float(text)
     raise ValueError(
-        f"eval.ema is {choice!r}; valid values: '', 'raw', a rate such as '0.9999', "
+        f"eval.ema is {text!r}; valid values: '', 'raw', a rate such as '0.9999', "
         "'posthoc:0.1' or, at another step, 'posthoc:0.1@5000'"
     )
+
+
+def _stored_trees(config: ml_collections.ConfigDict) -> dict[str, tuple[str, str]]:
+    """Place in a checkpoint and label of each tree of weights that the run stores, by its name."""
+    trees = {"raw": ("params", "raw weights"), "": ("ema_params", "EMA weights")}
+    for rate in config.training.ema_rates:
+        name = ema.rate_name(rate)
+        trees[name] = f"averages/{name}", f"EMA weights of rate {rate:g}"
+    trees.setdefault(ema.rate_name(config.model.ema_rate), trees[""])
+    return trees
+
+
+def _post_hoc_weights(
+    config: ml_collections.ConfigDict,
+    average: PostHocAverage,
+    restored: Restored,
+    template: Any,
+    snapshots: Snapshots,
+) -> Trained:
+    """The weights of a power-function average, from snapshots and the restored checkpoint."""
+    step = restored.step if average.step is None else average.step
+    if step > restored.step:
+        raise ValueError(
+            f"eval.ema is {config.eval.ema!r}, but the run has come to step {restored.step} only"
+        )
+    state = restored.state if step == restored.step else None
+    reconstruction = snapshots.reconstruct(template, step, average.width, state)
+    label = (
+        f"post-hoc EMA of width {average.width:g} (from {reconstruction.sources} averages, "
+        f"error of its profile {100 * reconstruction.error:.2g} %)"
+    )
+    return Trained(reconstruction.params, step, label)

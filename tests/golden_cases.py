@@ -1,16 +1,20 @@
 """Finds golden files: the ones kept in `tests/golden` and those under `$GOLDEN_DIR`.
 
 Both have the sub-folders networks/, math/, checkpoints/, diffusers/ and metrics/. A file in
-`$GOLDEN_DIR` takes the place of one with the same name in `tests/golden`.
+`$GOLDEN_DIR` takes the place of one with the same name in `tests/golden`; under any other name it
+is one more case. Tests ask for a kind of file, by what it is about or what it holds, never for
+one exact name.
 """
 
 from __future__ import annotations
 
 import functools
+import gzip
 import json
 import os
 import pathlib
-from typing import Any
+import re
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,8 +25,22 @@ if os.environ.get("GOLDEN_DIR"):
 
 def files(folder: str, pattern: str = "*.npz") -> list[pathlib.Path]:
     """Golden files `folder/pattern`, by name, in a stable order."""
-    found = {path.name: path for root in ROOTS for path in sorted((root / folder).glob(pattern))}
-    return [found[name] for name in sorted(found)]
+    by_name = {path.name: path for root in ROOTS for path in (root / folder).glob(pattern)}
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def about(folder: str, subject: str) -> list[pathlib.Path]:
+    """The npz files of `folder` that have `subject` in their names."""
+    return files(folder, f"*{subject}*.npz")
+
+
+def networks(weights: str) -> list[pathlib.Path]:
+    """The networks/ files with arrays `weights/...`: "sd" of PyTorch's networks, "jp" of JAX's."""
+    return [
+        path
+        for path in files("networks")
+        if any(name.startswith(f"{weights}/") for name in np.load(path).files)
+    ]
 
 
 def network_file(stem: str) -> pathlib.Path:
@@ -31,6 +49,52 @@ def network_file(stem: str) -> pathlib.Path:
         if path.stem == stem:
             return path
     raise FileNotFoundError(f"networks/{stem}.npz is in none of {[str(r) for r in ROOTS]}")
+
+
+class Checkpoint(NamedTuple):
+    """One official training state: its files, of either format, and the file of its outputs."""
+
+    stem: str
+    files: tuple[pathlib.Path, ...]
+    expected: pathlib.Path
+
+    @property
+    def pth(self) -> pathlib.Path | None:
+        """The PyTorch file, None where there is only the other format."""
+        return next((path for path in self.files if path.suffix == ".pth"), None)
+
+
+def checkpoints() -> list[Checkpoint]:
+    """Every state in checkpoints/ with outputs `<stem>_expected.npz`; its files are `<stem>.pth`
+    and `<stem>_checkpoint_<n>`, of the whole stem."""
+    states = []
+    for expected in files("checkpoints", "*_expected.npz"):
+        stem = expected.name.removesuffix("_expected.npz")
+        name = re.compile(rf"{re.escape(stem)}(\.pth|_?checkpoint_\d+)")
+        paths = [path for path in files("checkpoints", "*") if name.fullmatch(path.name)]
+        states.append(Checkpoint(stem, tuple(paths), expected))
+    return states
+
+
+def folders(pattern: str, content: str) -> list[pathlib.Path]:
+    """Golden folders `pattern` that hold a file `content`, by name, in a stable order."""
+    by_name = {
+        path.parent.relative_to(root).as_posix(): path.parent
+        for root in ROOTS
+        for path in root.glob(f"{pattern}/{content}")
+    }
+    return [by_name[name] for name in sorted(by_name)]
+
+
+def table(stem: str) -> dict[str, Any]:
+    """The entries of all JSON files `<stem>*.json` or `<stem>*.json.gz`."""
+    entries: dict[str, Any] = {}
+    for path in files(".", f"{stem}*.json*"):
+        data = path.read_bytes()
+        content = json.loads(gzip.decompress(data) if path.suffix == ".gz" else data)
+        for name, entry in content.items():
+            assert entries.setdefault(name, entry) == entry, f"{path} contradicts {name}"
+    return entries
 
 
 @functools.lru_cache(maxsize=8)

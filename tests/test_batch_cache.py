@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
+import importlib.metadata
 import json
 import pathlib
+import shutil
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -16,7 +18,8 @@ import data
 from configs.toy import two_moons_edm
 from evaluation import batch_cache, evaluate, samples
 from evaluation.report import console
-from runtime import devices, experiment
+from models.ops import native
+from runtime import devices, experiment, files
 from runtime.workdir import Trained
 from tests import tiny
 from training import loop
@@ -87,6 +90,19 @@ def test_a_damaged_batch_is_computed_again(tmp_path):
         squares(store, Work())
 
 
+def test_two_machines_that_share_a_disk_write_the_same_batch_at_once(tmp_path, monkeypatch):
+    """Processes of one number on two machines: each has a file of its own until it is whole."""
+    paths = []
+    for machine in ("first", "second"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=machine: name)
+        with files.whole(tmp_path / "batch_000000.npz") as path:
+            path.write_bytes(machine.encode())
+            paths.append(path)
+    assert len(set(paths)) == 2
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"
+    assert all(path.suffix == ".npz" for path in paths), "or NumPy would add it"
+
+
 def test_weights_that_differ_in_anything_have_another_hash():
     def hashed(**changes: Any) -> str:
         tree = {"a": np.ones((1, 2), np.float32), "b": np.zeros((1, 3), np.float32)} | changes
@@ -109,19 +125,90 @@ MOONS = {
 }
 
 
-def test_the_code_that_makes_samples_is_part_of_the_name():
-    """Every module of ours that a sampler or a likelihood imports, and no picture or table."""
-    home = pathlib.Path(batch_cache.__file__).parent.parent
-    hashed = {file for pattern in batch_cache.SOURCES for file in home.glob(pattern)}
-    assert all(list(home.glob(pattern)) for pattern in batch_cache.SOURCES)
-    for name in ("sampling.py", "likelihood.py", "models/ncsnpp.py"):
-        tree = ast.parse((home / name).read_text())
-        imports = [node for node in ast.walk(tree) if isinstance(node, ast.Import)]
-        modules = {alias.name for node in imports for alias in node.names}
-        own = {home / f"{module.replace('.', '/')}.py" for module in modules}
-        assert {file for file in own if file.is_file()} <= hashed
-    assert home / "evaluation/report/page.py" not in hashed
-    assert len(batch_cache.code_fingerprint()) == 64
+MAKING = (
+    *("sde_lib.py", "sampling.py", "likelihood.py", "data/toy.py", "data/transforms.py"),
+    *("diffusion/few_steps.py", "diffusion/ode.py", "models/ncsnpp.py", "models/ops/conv.py"),
+    *("models/ops/native.py", "models/ops/cpu/convolution.cc", "models/ops/cpu/pool.h"),
+    *("runtime/backend.py", "runtime/devices.py", "runtime/experiment.py", "configs/stored.py"),
+    *("generation/generator.py", "generation/examples.py", "evaluation/likelihoods.py"),
+    *("evaluation/sample_batches.py", "evaluation/batch_cache.py"),
+)
+SHOWING = (
+    *("runtime/figures.py", "generation/point_figures.py", "generation/sample.py"),
+    *("evaluation/report/page.py", "evaluation/report/style.css", "evaluation/report/console.py"),
+    *("evaluation/metrics/frechet.py", "evaluation/judge.py", "training/loop.py", "main.py"),
+)
+
+
+@pytest.fixture(scope="module")
+def copied(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A copy of the sources of samples and likelihoods, and of `SHOWING`."""
+    home = tmp_path_factory.mktemp("project")
+    for file in {*batch_cache.sources(), *(batch_cache.HOME / name for name in SHOWING)}:
+        copy = home / file.relative_to(batch_cache.HOME)
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(file, copy)
+    return home
+
+
+def changed(home: pathlib.Path, name: str, more: bytes = b"\n# another\n") -> bool:
+    """True if the code's hash is another one while a file is longer."""
+    file, before = home / name, batch_cache.code_fingerprint(home)
+    content = file.read_bytes()
+    file.write_bytes(content + more)
+    after = batch_cache.code_fingerprint(home)
+    file.write_bytes(content)
+    return after != before
+
+
+@pytest.mark.parametrize("name", MAKING)
+def test_code_that_can_change_a_sample_or_a_likelihood_is_part_of_the_name(copied, name):
+    assert changed(copied, name)
+
+
+@pytest.mark.parametrize("name", SHOWING)
+def test_code_that_shows_or_judges_them_is_not(copied, name):
+    assert not changed(copied, name)
+
+
+def test_a_module_newly_imported_is_part_of_the_name_from_then_on(copied):
+    (copied / "diffusion" / "fresh.py").write_text("VALUE = 1\n")
+    assert not changed(copied, "diffusion/fresh.py")
+    solver = copied / "diffusion" / "ode.py"
+    solver.write_text(f"{solver.read_text()}\n\ndef late():\n    from diffusion import fresh\n")
+    assert changed(copied, "diffusion/fresh.py")
+    assert changed(copied, "diffusion/ode.py")
+
+
+def test_every_file_of_the_native_functions_counts():
+    counted = set(batch_cache.sources())
+    assert set((batch_cache.HOME / "models" / "ops" / "cpu").iterdir()) <= counted
+
+
+def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_path):
+    """An evaluation's batches lie in another folder once jaxlib or the forms in use are others."""
+
+    def folder() -> str:
+        return batch_cache.Store(tmp_path, batch_cache.program()).open(what="x").folder.name
+
+    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda: "the same")
+    monkeypatch.setattr(native, "available", lambda: True)
+    assert folder() == folder()
+    folders = [folder()]
+    monkeypatch.setattr(native, "available", lambda: False)
+    folders.append(folder())
+    installed = importlib.metadata.version
+    for package in ("jax", "jaxlib", "diffrax"):
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                importlib.metadata,
+                "version",
+                lambda name, other=package: "99" if name == other else installed(name),
+            )
+            folders.append(folder())
+    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda: "other code")
+    folders.append(folder())
+    assert len(set(folders)) == len(folders)
 
 
 class Killed(Exception):
@@ -225,7 +312,7 @@ def test_killed_anywhere_and_restarted_an_evaluation_gives_the_same_numbers(mach
         assert not (tmp_path / name / "shards").exists()
 
 
-def test_kept_samples_serve_a_later_evaluation(machine, tmp_path):
+def test_kept_samples_serve_a_later_evaluation(machine, tmp_path, monkeypatch):
     keep = {"eval__keep_samples": True, "eval__enable_bpd": False}
     evaluate.evaluate(config(**keep), tmp_path, "eval")
     stored = sorted((tmp_path / "eval" / "shards").glob("*/batch_*.npz"))
@@ -239,6 +326,10 @@ def test_kept_samples_serve_a_later_evaluation(machine, tmp_path):
     assert len(results["coordinates_fid_infinity_values"]) == 15
     evaluate.evaluate(config(**more, sampling__rtol=1e-3), tmp_path, "eval")
     assert machine.batches == 6, "another sampler: nothing is taken"
+    compiled = native.available()
+    monkeypatch.setattr(native, "available", lambda: not compiled)
+    evaluate.evaluate(config(**more, sampling__rtol=1e-3), tmp_path, "eval")
+    assert machine.batches == 12, "other forms of the CPU's functions: nothing is taken"
 
 
 def test_likelihoods_of_other_settings_are_computed_again(machine, tmp_path):

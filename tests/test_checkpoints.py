@@ -1,4 +1,4 @@
-"""What is on disk comes back bit for bit, or not at all: then the step before it does."""
+"""A checkpoint comes back bit for bit, or not at all: then the step before it does."""
 
 from __future__ import annotations
 
@@ -22,7 +22,8 @@ import pytest
 
 import runtime.checkpoints
 from configs import stored
-from runtime.checkpoints import Checkpoints, flatten, unflatten
+from runtime.arrays import flatten, unflatten
+from runtime.checkpoints import Checkpoints
 
 ROOT = pathlib.Path(__file__).parent.parent
 
@@ -178,7 +179,7 @@ def test_steps_only_increase(damageable):
 
 
 @pytest.mark.parametrize(
-    ("metrics", "keep_every", "kept", "best"),
+    ("metrics", "keep_every", "remaining", "best"),
     [
         ([1, 2, 3, 4, 5], None, [1, 4, 5], 1),  # the newest is the worst: both ends stay
         ([5, 4, 3, 2, 1], None, [4, 5], 5),
@@ -186,13 +187,13 @@ def test_steps_only_increase(damageable):
         ([None, None, 7, 8, 9], 2, [2, 3, 4, 5], 3),
     ],
 )
-def test_retention(tmp_path, metrics, keep_every, kept, best):
+def test_retention(tmp_path, metrics, keep_every, remaining, best):
     for run in (slice(0, 3), slice(3, None)):  # metrics are known again after a restart
         saved = Checkpoints(tmp_path, keep_every=keep_every)
         for step, metric in list(enumerate(metrics, start=1))[run]:
             assert saved.save(step, {"x": np.full(3, step)}, metric=metric)
         saved.wait()
-    assert saved.steps() == kept
+    assert saved.steps() == remaining
     assert saved.restore().step == 5
     assert saved.restore(step="best").step == best
     assert saved.restore(step="best").state["x"][0] == best
@@ -358,7 +359,7 @@ def test_sigkill_while_saving(tmp_path, warnings):
     script = """
         import sys
         import numpy as np
-        import checkpoints
+        from runtime import checkpoints
         saved = checkpoints.Checkpoints(sys.argv[1])
         for step in range(1, 10_000):
             rng = np.random.default_rng(step)
@@ -390,7 +391,7 @@ def test_two_processes_share_one_checkpoint(tmp_path):
         import jax
         jax.distributed.initialize(f"localhost:{sys.argv[2]}", 2, int(sys.argv[3]))
         import numpy as np
-        import checkpoints
+        from runtime import checkpoints
         saved = checkpoints.Checkpoints(sys.argv[1])
         state = lambda step: {"x": np.random.default_rng(step).standard_normal((1000, 10))}
         for step in (1, 2, 3):

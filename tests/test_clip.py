@@ -18,7 +18,7 @@ import data
 import losses
 import models
 from control import guides
-from control.run import problem_of
+from control import run as control_run
 from data import captions
 from generation import generator
 from interop import transformers_clip
@@ -292,7 +292,7 @@ def posed(monkeypatch: pytest.MonkeyPatch) -> Any:
     def pose(**settings: Any) -> Any:
         config = tiny.config(**{f"control__{name}": value for name, value in settings.items()})
         config.control.task = "prompt"
-        return problem_of(config, experiment.build(config))[0], parts.module, params
+        return control_run.pose(config, experiment.build(config))[0], parts.module, params
 
     return pose
 
@@ -303,7 +303,7 @@ def test_a_prompt_adds_the_gradient_of_its_energy(posed: Any) -> None:
     texts = ["a photo of a six", "hm"]
     problem, clip, params = posed(prompt="; ".join(texts), method="contrast", scale=2.5)
     assert problem.titles == texts
-    np.testing.assert_array_equal(problem.asked[:, 0], [6, -1])
+    np.testing.assert_array_equal(problem.target_classes[:, 0], [6, -1])
     table = captions.table(data.class_names("digits"), LENGTH)[:, 0]
     x, v = jax.random.normal(jax.random.key(0), (2, 1, 8, 8, 1))
     t, h = jnp.array([0.4]), 2e-2
@@ -346,10 +346,10 @@ def test_prompts_that_cannot_be_served(posed: Any, settings: Any, message: str) 
 def test_text_is_for_a_network_that_reads() -> None:
     config = tiny.config(control__task="prompt", control__prompt="six", control__guide="nowhere")
     with pytest.raises(ValueError, match=r"control.guide='nowhere' holds no run"):
-        problem_of(config, experiment.build(config))
+        control_run.pose(config, experiment.build(config))
     config = tiny.config(control__task="sdedit", control__prompt="six")
     with pytest.raises(ValueError, match=r"control.task='sdedit' reads no text"):
-        problem_of(config, experiment.build(config))
+        control_run.pose(config, experiment.build(config))
 
 
 @pytest.mark.slow
@@ -386,10 +386,14 @@ def test_prompts_from_the_command_line(
 FOLDER = golden_cases.ROOTS[0] / "clip"
 
 
-def test_a_folder_of_weights_computes_what_transformers_does() -> None:
+@pytest.mark.golden
+@pytest.mark.parametrize(
+    "folder", golden_cases.folders("clip*", "outputs.npz"), ids=lambda path: path.name
+)
+def test_a_folder_of_weights_computes_what_transformers_does(folder: pathlib.Path) -> None:
     """Golden numbers of `CLIPModel` in PyTorch: vectors, similarities, and the gradient in x."""
-    stored = np.load(FOLDER / "outputs.npz")
-    clip, params, mean, _ = transformers_clip.read(FOLDER)
+    stored = np.load(folder / "outputs.npz")
+    clip, params, mean, _ = transformers_clip.read(folder)
     np.testing.assert_allclose(mean, transformers_clip.MEAN, rtol=1e-6)
 
     @quick_jit
@@ -446,8 +450,8 @@ def test_a_clip_of_clean_images_looks_at_the_denoised_image(
     config = tiny.config(control__guide=str(FOLDER), control__prompt="six; a photo of a seven")
     config.control.task, config.control.method = "prompt", method
     parts = experiment.build(config)
-    problem: Any = problem_of(config, parts)[0]
-    np.testing.assert_array_equal(problem.asked[:, 0], [6, 7])
+    problem: Any = control_run.pose(config, parts)[0]
+    np.testing.assert_array_equal(problem.target_classes[:, 0], [6, 7])
     clip, params, mean, std = transformers_clip.read(FOLDER)
     x, v = jax.random.normal(jax.random.key(0), (2, 1, 8, 8, 1))
     t, h = jnp.array([0.4]), 1e-2

@@ -2,7 +2,6 @@
 
 import functools
 import importlib
-import json
 import math
 import pathlib
 import sys
@@ -18,11 +17,11 @@ from ml_collections import ConfigDict, config_flags
 import configs
 import models
 from configs import schema
+from tests import golden_cases
 
 ROOT = pathlib.Path(__file__).parent.parent
-GOLDEN = ROOT / "tests" / "golden"
-OFFICIAL: dict[str, Any] = json.loads((GOLDEN / "official_configs.json").read_text())
-COUNTS: dict[str, Any] = json.loads((GOLDEN / "parameter_counts.json").read_text())
+OFFICIAL = golden_cases.table("official_configs")
+COUNTS = golden_cases.table("parameter_counts")
 
 # Official value -> ours. LSUN's category is part of the data set's name here.
 RENAMES = {

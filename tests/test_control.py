@@ -14,9 +14,10 @@ from PIL import Image
 
 import data
 import models
-from control import masks, problem
+from control import masks
 from control import run as control_run
-from control.run import control
+from control.prior import Pixels
+from control.run import TASKS, control
 from evaluation.metrics import fidelity
 from runtime import experiment
 from runtime.devices import replicate
@@ -146,12 +147,12 @@ def test_official_replacement_runs_with_a_predictor(
         ({"task": "colorize"}, r"needs colour: digits has 1 channel\(s\)"),
         ({"task": "denoise"}, "needs a positive control.noise_std"),
         ({"noise_std": 0.1}, "noise_std=0.1 control.task='inpaint' is served by posterior and dps"),
-        ({"task": "deblur", "method": "infill"}, "takes a measurement as exact"),
+        ({"task": "deblur", "method": "infill"}, "control.method 'infill'; known: dps, posterior$"),
         ({"task": "super_resolution", "factor": 3}, "factor 3 does not divide"),
         ({"task": "compressed_sensing", "num_measurements": 65}, "64 entries; 65 measurements"),
         ({"task": "interpolate", "num_images": 1}, "num_images of 2 or more"),
         ({"task": "interpolate", "method": "dps"}, "'dps'; known: ddim, flow"),
-        ({"task": "sdedit", "method": "dps"}, "has no choice of control.method"),
+        ({"task": "sdedit", "method": "dps"}, "control.method 'dps'; known: sdedit$"),
         ({"task": "sdedit", "start": 1e-4}, "start must lie in"),
         ({"official": True}, "official is a way of control.method=replace"),
         ({"num_images": 10**6}, "num_images is 1000000, but digits/test has"),
@@ -167,6 +168,20 @@ def test_what_cannot_be_controlled_is_refused_before_a_checkpoint_is_looked_for(
     with pytest.raises(ValueError, match=message):
         control(settings(**changes), tmp_path)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_a_task_has_its_own_methods_and_one_of_them_by_default(
+    task: str, tmp_path: pathlib.Path
+) -> None:
+    """An unknown method, or another task's, is refused with the task's own ones listed."""
+    own = sorted(TASKS[task].methods)
+    assert TASKS[task].default in own
+    others = {name for other in TASKS.values() for name in other.methods if name not in own}
+    for method in ("magic", *others):
+        message = f"unknown control.method '{method}'; known: {', '.join(own)}$"
+        with pytest.raises(ValueError, match=message):
+            control(settings(task=task, method=method), tmp_path)
 
 
 def test_replacement_needs_a_predictor_and_points_no_picture(tmp_path: pathlib.Path) -> None:
@@ -189,7 +204,8 @@ def test_masks_hide_what_they_say(tmp_path: pathlib.Path) -> None:
     shape = (8, 8, 1)
 
     def made(**changes: Any) -> np.ndarray:
-        return masks.make_mask(settings(**changes).control, shape)[..., 0]
+        options = settings(**changes).control
+        return masks.make_mask(options.mask, options.mask_share, options.seed, shape)[..., 0]
 
     half = made(mask="half")
     assert half[:4].all()
@@ -231,6 +247,6 @@ def test_fidelity_is_that_of_its_definitions() -> None:
 
 def test_pixels_come_back_from_the_networks_range() -> None:
     for settings in ((17, True, True), (256, False, False), (256, True, True)):
-        pixels = problem.Pixels(*settings)
+        pixels = Pixels(*settings)
         every = np.arange(pixels.levels, dtype=np.uint8)
         np.testing.assert_array_equal(pixels.to_levels(pixels.to_model(every)), every)

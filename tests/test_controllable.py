@@ -282,7 +282,7 @@ def test_every_sampler_keeps_what_is_known_and_each_image_is_its_own(name: str, 
 def golden_cases_of(task: str) -> list[Any]:
     """Runs `<task>_<tag>` of every math/*controllable* file."""
     cases = []
-    for path in golden_cases.files("math", "*controllable*.npz"):
+    for path in golden_cases.about("math", "controllable"):
         for tag, settings in golden_cases.load(path)["meta_json"].items():
             slow = settings["n_steps"] > 1 or settings["beta_max"] != 20.0
             marks = [pytest.mark.slow] if slow else []
@@ -342,7 +342,9 @@ def test_official_in_painting_and_colourisation(task: str, path: pathlib.Path, t
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", golden_cases.files("math", "*controllable*.npz"))
+@pytest.mark.parametrize(
+    "path", golden_cases.about("math", "controllable"), ids=lambda path: path.stem
+)
 def test_the_basis_is_the_papers(path: pathlib.Path) -> None:
     stored = golden_cases.load(path)
     np.testing.assert_allclose(controllable.GREY_AND_COLOURS, stored["M"], atol=5e-7)

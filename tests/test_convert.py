@@ -20,10 +20,11 @@ import models
 from configs import schema
 from interop import convert, diffusers, official, sources
 from runtime import ema, experiment
-from runtime.checkpoints import Checkpoints, unflatten
+from runtime.arrays import unflatten
+from runtime.checkpoints import Checkpoints
 from runtime.workdir import open_run
 from tests import golden_cases, tiny
-from tests.test_diffusers import NCSNPP, SHAPE, folder_of, golden_folders, random_params
+from tests.test_diffusers import GOLDEN, NCSNPP, SHAPE, folder_of, random_params
 from tests.test_interop_files import Reduced, Tensor, write_pth
 from tests.test_official_names import NAMES, network
 from tests.test_training import use_devices
@@ -41,18 +42,7 @@ def config_from(values: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def official_files() -> dict[str, tuple[pathlib.Path, pathlib.Path]]:
-    """Official checkpoints and the file of their expected outputs, by name."""
-    found = {}
-    for expected in golden_cases.files("checkpoints", "*_expected.npz"):
-        stem = expected.name.removesuffix("_expected.npz")
-        for path in golden_cases.files("checkpoints", f"{stem}*"):
-            if re.fullmatch(rf"{re.escape(stem)}(\.pth|_?checkpoint_\d+)", path.name):
-                found[path.name] = (path, expected)
-    return found
-
-
-OFFICIAL = official_files()
+OFFICIAL = {path.name: (path, case) for case in golden_cases.checkpoints() for path in case.files}
 
 
 def restored(config: ConfigDict, workdir: pathlib.Path, which: str) -> Any:
@@ -75,8 +65,8 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 @pytest.mark.golden
 @pytest.mark.parametrize("name", OFFICIAL)
 def test_official_checkpoints_give_their_outputs(name: str, tmp_path: pathlib.Path) -> None:
-    path, expected_path = OFFICIAL[name]
-    expected = golden_cases.load(expected_path)
+    path, case = OFFICIAL[name]
+    expected = golden_cases.load(case.expected)
     config = config_from(expected["config_json"])
     state = convert.import_weights(config, path, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["nf"] == config.model.nf
@@ -91,21 +81,20 @@ def test_official_checkpoints_give_their_outputs(name: str, tmp_path: pathlib.Pa
 @pytest.mark.parametrize("name", [name for name in OFFICIAL if not name.endswith(".pth")])
 def test_both_formats_make_the_same_run(name: str, tmp_path: pathlib.Path) -> None:
     """Raw and averaged weights, the step and the key are those of the other file, to the bit."""
-    path, expected_path = OFFICIAL[name]
-    twin = expected_path.with_name(expected_path.name.replace("_expected.npz", ".pth"))
-    if not twin.exists():
+    path, case = OFFICIAL[name]
+    if case.pth is None:
         pytest.skip(f"no .pth beside {name}")
-    config = config_from(golden_cases.load(expected_path)["config_json"])
+    config = config_from(golden_cases.load(case.expected)["config_json"])
     states = [
         vars(convert.import_weights(config, source, tmp_path / source.name))
-        for source in (path, twin)
+        for source in (path, case.pth)
     ]
     for part in ("params", "ema_params", "step", "key"):
         jax.tree.map(np.testing.assert_array_equal, *(state[part] for state in states))
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("folder", golden_folders(), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", GOLDEN, ids=lambda path: path.name)
 def test_diffusers_folders_give_their_outputs(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = golden_cases.load(folder / "expected.npz")
     convert.import_weights(None, folder, tmp_path)

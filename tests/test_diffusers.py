@@ -32,13 +32,7 @@ NCSNPP = models.NCSNpp(
 )
 
 
-def golden_folders() -> list[pathlib.Path]:
-    found = {
-        path.parent.name: path.parent
-        for root in golden_cases.ROOTS
-        for path in sorted((root / "diffusers").glob("*/expected.npz"))
-    }
-    return list(found.values())
+GOLDEN = golden_cases.folders("diffusers/*", "expected.npz")
 
 
 @functools.cache
@@ -121,7 +115,7 @@ def test_names_are_those_of_diffusers(tmp_path: pathlib.Path) -> None:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("folder", golden_folders(), ids=lambda path: path.name)
+@pytest.mark.parametrize("folder", GOLDEN, ids=lambda path: path.name)
 def test_golden_names(folder: pathlib.Path) -> None:
     """The published kind of file has exactly the tensors that our map expects."""
     stored = diffusers.read(folder)

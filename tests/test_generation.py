@@ -45,7 +45,7 @@ def draw(
     parts = experiment.build(config)
     restored = restore(config, parts, trained)
     batches = generator.Generator(config, parts)(restored.params, indices, "", seed)
-    return np.concatenate([drawn["image"] for _, drawn in batches])
+    return np.concatenate([batch["image"] for _, batch in batches])
 
 
 @pytest.mark.parametrize("method", ["pc", pytest.param("ode", marks=pytest.mark.slow)])
@@ -77,12 +77,11 @@ def test_the_mapped_function_sees_true_indices_and_rows_in_order(
 
     def function(params, indices, arrays):
         keys = devices.image_keys(key, indices)
-        noise = jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
-        return params * arrays["a"], noise
+        return params * arrays["a"], jax.vmap(lambda k: jax.random.normal(k, (2,)))(keys)
 
     indices = np.array([4, 9, 2, 7, 0], np.int32)
     arrays = {"a": np.arange(5.0, dtype=np.float32)}
-    found = {}
+    noise = {}
     for count, batch in ((1, 2), (2, 4), (4, 8)):
         use_devices(monkeypatch, count)
         run = devices.ImageMap(function, batch, "batch_size")
@@ -90,11 +89,11 @@ def test_the_mapped_function_sees_true_indices_and_rows_in_order(
         np.testing.assert_array_equal(np.concatenate([i for i, _ in results]), indices)
         doubled = np.concatenate([r[0] for _, r in results])
         np.testing.assert_array_equal(doubled, 2 * arrays["a"])
-        found[count] = np.concatenate([r[1] for _, r in results])
-    np.testing.assert_array_equal(found[1], found[2])
-    np.testing.assert_array_equal(found[1], found[4])
+        noise[count] = np.concatenate([r[1] for _, r in results])
+    np.testing.assert_array_equal(noise[1], noise[2])
+    np.testing.assert_array_equal(noise[1], noise[4])
     alone = jax.random.normal(jax.random.fold_in(key, 9), (2,))
-    np.testing.assert_allclose(found[1][1], alone, rtol=1e-6)
+    np.testing.assert_allclose(noise[1][1], alone, rtol=1e-6)
 
 
 def test_sampling_goes_on_where_it_stopped(
@@ -121,22 +120,22 @@ def test_sampling_goes_on_where_it_stopped(
 def test_every_official_config_draws_images_without_its_data_set(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """By abstract evaluation: CelebA, LSUN and the others need not be here."""
+    """The program is traced only: CelebA, LSUN and the others need not be here."""
     use_devices(monkeypatch, 1)
     monkeypatch.setattr(data, "from_config", None)
     config = load(name)
     parts = experiment.build(config)
     init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
     batch = (1, config.sampling.batch_size)
-    drawn = jax.eval_shape(
+    samples = jax.eval_shape(
         generator.Generator(config, parts).draw.compiled,
         jax.eval_shape(jax.vmap(lambda _: init(jax.random.key(0))), jnp.zeros(1)),
         jax.ShapeDtypeStruct(batch, jnp.int32),
         jax.ShapeDtypeStruct(batch, jnp.uint32),
     )
     side = config.data.image_size
-    assert drawn["image"].shape == (*batch, side, side, 3)
-    assert drawn["image"].dtype == jnp.uint8
+    assert samples["image"].shape == (*batch, side, side, 3)
+    assert samples["image"].dtype == jnp.uint8
 
 
 def test_failed_samples_are_refused_by_number(

@@ -13,7 +13,8 @@ import pytest
 
 import configs
 import data
-from control import guides, run
+from control import guides, results, run
+from control.prior import prior_from_config
 from evaluation.metrics import classifier
 from runtime import experiment
 from sde_lib import ScoreFn
@@ -52,7 +53,8 @@ def of_classes(
 
 @pytest.fixture
 def judged(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run, "restore", restored)
+    for module in (run, guides):
+        monkeypatch.setattr(module, "restore", restored)
     monkeypatch.setattr(classifier, "load", lambda *_: Judge())
 
 
@@ -152,28 +154,27 @@ def test_an_attribute_is_the_difference_of_the_mean_latents(
     assert results["classified"] == 2, "the last variant of each image is judged"
 
 
-def test_images_are_counted_that_are_taken_for_what_was_asked(
-    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
-) -> None:
+def test_images_are_counted_that_are_taken_for_what_was_asked(judged: None) -> None:
     """By a classifier that the guide has nothing to do with; nothing asked is not counted."""
     config = settings(task="class", classes=(3, 5), model__num_labels=10)
     config.control.method = "conditional"
-    problem, _ = run.problem_of(config, experiment.build(config))
-    assert problem.asked is not None
-    assert problem.asked.tolist() == [[3, 3], [5, 5]]
+    problem, prior, _ = run.pose(config, experiment.build(config))
+    targets = problem.target_classes
+    assert targets is not None
+    assert targets.tolist() == [[3, 3], [5, 5]]
     levels = np.array([3, 4, 5, 5], np.uint8)
-    drawn = {"image": np.broadcast_to(levels[:, None, None, None], (4, 8, 8, 1))}
-    found = run.classified(config, problem, drawn)
-    assert (found["classified_as_asked"], found["classified"]) == (0.75, 4)
-    assert drawn["predicted"].tolist() == [3, 4, 5, 5]
-    problem.asked[0, 1] = -1
-    assert run.classified(config, problem, drawn)["classified_as_asked"] == 1.0
+    images = np.broadcast_to(levels[:, None, None, None], (4, 8, 8, 1))
+    arrays, metrics = results.recognition(targets, images, prior.dataset)
+    assert (metrics["classified_as_asked"], metrics["classified"]) == (0.75, 4)
+    assert arrays["predicted"].tolist() == [3, 4, 5, 5]
+    targets[0, 1] = -1
+    _, metrics = results.recognition(targets, images, prior.dataset)
+    assert metrics["classified_as_asked"] == 1.0
 
-    def absent(*_: Any) -> None:
+    def absent(*_: Any) -> Any:
         raise FileNotFoundError("not here")
 
-    monkeypatch.setattr(data, "from_config", absent)
-    assert run.classified(config, problem, drawn) == {}
+    assert results.recognition(targets, images, absent) == ({}, {})
 
 
 # Guides.
@@ -204,7 +205,7 @@ def test_a_guide_guides_by_the_weights_that_it_is_given(
     """They are arguments of the draw; weights of 0, to which all classes are alike, do nothing."""
     given: dict[str, Any] = {"task": "class", "method": "classifier", "scale": 3.0}
     config = settings(**given, guide=made_guide(tmp_path))
-    guidance = run.problem_of(config, experiment.build(config))[0].guidance
+    guidance = run.pose(config, experiment.build(config))[0].guidance
     assert guidance is not None
     x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), jnp.full(1, 0.5)
     condition = {"class": jnp.array([3])}
@@ -294,10 +295,11 @@ def test_a_guide_is_the_run_that_is_named(
 ) -> None:
     """Its own config, lists as tuples again, says what it is; without a checkpoint it is none."""
     config = settings(guide=made_guide(tmp_path, eval__ema="raw", classifier__num_classes=11))
+    prior = prior_from_config(config, experiment.build(config))
     with pytest.raises(FileNotFoundError, match="checkpoint"):
-        guides.load_guide(config, experiment.build(config), "classifier")
+        guides.load_guide(config.control.guide, prior, "classifier")
     monkeypatch.setattr(guides, "restore", restored)
-    guide = guides.load_guide(config, experiment.build(config), "classifier")
+    guide = guides.load_guide(config.control.guide, prior, "classifier")
     assert guide.config.eval.ema == "raw"
     assert guide.config.model.ch_mult == (1,)
     assert guide.parts.module.num_classes == 11

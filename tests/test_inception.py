@@ -15,11 +15,11 @@ import pytest
 
 import interop
 from data import builder
-from evaluation.metrics import inception
+from evaluation.metrics import inception, inception_weights
 from tests import golden_cases
 from tests.test_interop_files import Tensor, write_legacy_pth
 
-GOLDEN = golden_cases.files("metrics", "inception_features.npz")
+GOLDEN = golden_cases.about("metrics", "inception_features")
 
 
 def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -39,8 +39,8 @@ def drawn(name: str, shape: tuple[int, ...]) -> np.ndarray:
 
 @functools.cache
 def drawn_params() -> inception.Params:
-    tensors = {name: drawn(name, shape) for name, shape in inception.torch_shapes().items()}
-    return inception.params_from_torch(tensors)
+    tensors = {name: drawn(name, shape) for name, shape in inception_weights.torch_shapes().items()}
+    return inception_weights.params_from_torch(tensors)
 
 
 # --- the network ---
@@ -50,7 +50,9 @@ def drawn_params() -> inception.Params:
 @pytest.mark.parametrize("path", GOLDEN, ids=lambda path: path.stem)
 def test_tensors_are_those_of_pytorch_fid(path):
     stored = golden_cases.load(path)["meta_json"]["names_shapes"]
-    assert inception.torch_shapes() == {name: tuple(shape) for name, shape in stored.items()}
+    assert inception_weights.torch_shapes() == {
+        name: tuple(shape) for name, shape in stored.items()
+    }
 
 
 @pytest.mark.golden
@@ -63,14 +65,14 @@ def test_the_first_layers_are_those_of_pytorch_fid(path):
         "Conv2d_2a_3x3": inception.Conv(32, (3, 3), 1, "VALID"),
         "Conv2d_2b_3x3": inception.Conv(64, (3, 3)),
     }
-    shapes = inception.torch_shapes().items()
+    shapes = inception_weights.torch_shapes().items()
     tensors = {n: drawn(n, shape) for n, shape in shapes if n.split(".")[0] in layers}
 
     @jax.jit
     def first(images):
         x = inception.resized(images, "pytorch")
         for name, layer in layers.items():
-            params: Any = {"params": inception.folded(tensors, name)}
+            params: Any = {"params": inception_weights.folded(tensors, name)}
             x = jnp.asarray(layer.apply(params, x))
         return inception.max_pool(x).mean((1, 2))
 
@@ -166,7 +168,7 @@ def test_black_and_white_as_the_network_sees_them():
             image = jnp.full((1, 4, 4, 3), level, jnp.uint8)
             np.testing.assert_allclose(inception.resized(image, resize), expected, atol=1e-6)
     with pytest.raises(
-        ValueError, match=r"unknown eval\.resize 'lanczos': it is one of tensorflow"
+        ValueError, match=r"unknown eval\.resize 'lanczos'; known: pytorch, tensorflow"
     ):
         inception.check_resize("lanczos")
 
@@ -177,9 +179,9 @@ def test_black_and_white_as_the_network_sees_them():
 def test_normalisation_is_folded_into_the_convolution():
     """One layer with its normalisation written out."""
     name = "Mixed_7b.branch1x1"
-    shapes = inception.torch_shapes().items()
+    shapes = inception_weights.torch_shapes().items()
     layer = {n: drawn(n, shape) for n, shape in shapes if n.startswith(f"{name}.")}
-    params = inception.folded(layer, name)
+    params = inception_weights.folded(layer, name)
     x = np.random.default_rng(0).standard_normal((1, 1, 1, 1280)).astype(np.float32)
     found = np.ravel(inception.Conv(320).apply({"params": params}, x))  # type: ignore
     norm = {kind: layer[f"{name}.bn.{kind}"] for kind in ("weight", "bias")}
@@ -190,7 +192,9 @@ def test_normalisation_is_folded_into_the_convolution():
 
 
 def test_every_tensor_is_accounted_for():
-    zeros = {n: np.broadcast_to(np.float32(0), s) for n, s in inception.torch_shapes().items()}
+    zeros = {
+        n: np.broadcast_to(np.float32(0), s) for n, s in inception_weights.torch_shapes().items()
+    }
     tracked = {n: x for n, x in zeros.items() if not n.endswith("num_batches_tracked")}
     wide = np.zeros((32, 3, 5, 5), np.float32)
     cases: list[tuple[dict[str, Any], str]] = [
@@ -205,11 +209,11 @@ def test_every_tensor_is_accounted_for():
     for change, message in cases:
         tensors = {n: x for n, x in (tracked | change).items() if x is not None}
         with pytest.raises(ValueError, match=f"no weights of inception-2015-12-05.*{message}"):
-            inception.params_from_torch(tensors)
+            inception_weights.params_from_torch(tensors)
     with pytest.raises(
         ValueError, match=r"a is unknown, Conv2d_1a_3x3\.conv\.weight is missing.* and 469 more"
     ):
-        inception.params_from_torch({"a": wide})
+        inception_weights.params_from_torch({"a": wide})
 
 
 def named_by_hash(folder: pathlib.Path, content: bytes) -> pathlib.Path:
@@ -231,30 +235,30 @@ def test_a_file_of_weights_is_what_its_name_says(tmp_path):
     )
     path = named_by_hash(tmp_path, good.read_bytes())
     with pytest.raises(ValueError, match="no weights of"):  # the hash is right, the tensors are not
-        inception.load_weights(path)
+        inception_weights.load_weights(path)
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(ValueError, match=r"is damaged: its SHA-256 begins with [0-9a-f]{8}, not "):
-        inception.load_weights(path)
+        inception_weights.load_weights(path)
     with pytest.raises(FileNotFoundError, match=r"inception_path is .*gone\.pth"):
-        inception.load_weights(tmp_path / "gone.pth")
+        inception_weights.load_weights(tmp_path / "gone.pth")
 
 
 def test_weights_are_downloaded_once_and_looked_for_where_pytorch_fid_keeps_them(
     caches, monkeypatch
 ):
     source = named_by_hash(caches, b"weights")
-    monkeypatch.setattr(inception, "FILE", source.name)
-    monkeypatch.setattr(inception, "URL", source.as_uri())
+    monkeypatch.setattr(inception_weights, "FILE", source.name)
+    monkeypatch.setattr(inception_weights, "URL", source.as_uri())
     monkeypatch.setattr(interop.pth, "read_pth", lambda path: {"from": path})
-    monkeypatch.setattr(inception, "params_from_torch", lambda tensors: tensors)
-    ours, theirs = inception.places()
-    assert inception.load_weights().params == {"from": ours}
+    monkeypatch.setattr(inception_weights, "params_from_torch", lambda tensors: tensors)
+    ours, theirs = inception_weights.places()
+    assert inception_weights.load_weights().params == {"from": ours}
     source.unlink()
-    assert inception.load_weights().sha256 == hashlib.sha256(b"weights").hexdigest()
+    assert inception_weights.load_weights().sha256 == hashlib.sha256(b"weights").hexdigest()
     assert list(ours.parent.iterdir()) == [ours]
     theirs.parent.mkdir(parents=True)
     ours.rename(theirs)
-    assert inception.load_weights().params == {"from": theirs}
+    assert inception_weights.load_weights().params == {"from": theirs}
 
 
 def test_offline_one_line_says_what_to_fetch_and_whereto(caches, monkeypatch):
@@ -263,10 +267,10 @@ def test_offline_one_line_says_what_to_fetch_and_whereto(caches, monkeypatch):
 
     monkeypatch.setattr(builder, "reach", unreachable)
     with pytest.raises(FileNotFoundError) as raised:
-        inception.load_weights()
+        inception_weights.load_weights()
     line = str(raised.value)
     assert "\n" not in line
-    assert inception.URL in line
+    assert inception_weights.URL in line
     assert str(caches / "ours" / "inception") in line
     assert "--config.eval.inception_path" in line
     assert not (caches / "ours").exists()
@@ -275,10 +279,12 @@ def test_offline_one_line_says_what_to_fetch_and_whereto(caches, monkeypatch):
 @pytest.mark.slow
 def test_weights_are_read_from_a_file_of_pytorch(tmp_path):
     tensors = {}
-    for name, shape in inception.torch_shapes().items():
+    for name, shape in inception_weights.torch_shapes().items():
         array = drawn(name, shape)
         kind = "LongStorage" if array.dtype == np.int64 else "FloatStorage"
         strides = np.array(array.strides) // array.itemsize
         tensors[name] = Tensor(array.ravel(), 0, shape, tuple(map(int, strides)), kind)
     path = write_legacy_pth(tmp_path / "weights.pth", tensors)
-    jax.tree.map(np.testing.assert_array_equal, inception.load_weights(path).params, drawn_params())
+    jax.tree.map(
+        np.testing.assert_array_equal, inception_weights.load_weights(path).params, drawn_params()
+    )

@@ -40,9 +40,9 @@ def of_format(name):
 
 
 def config_of(path: pathlib.Path) -> dict:
-    stored = golden_cases.files("checkpoints", "*_expected.npz")
-    fitting = [p for p in stored if path.name.startswith(p.stem.removesuffix("_expected"))]
-    return golden_cases.load(max(fitting, key=lambda p: len(p.stem)))["config_json"]
+    """The config of an official file: of the state with the same whole stem."""
+    (case,) = (case for case in golden_cases.checkpoints() if path in case.files)
+    return golden_cases.load(case.expected)["config_json"]
 
 
 @pytest.mark.golden

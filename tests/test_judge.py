@@ -6,6 +6,7 @@ import dataclasses
 import functools
 import json
 import pathlib
+import re
 from types import SimpleNamespace
 from typing import Any, cast
 
@@ -14,17 +15,28 @@ import numpy as np
 import pytest
 
 import data
-from evaluation import batch_cache, features, reference
-from evaluation.judge import METRICS, Judge, own_features
-from evaluation.metrics import frechet, inception, inception_score, kernel, manifold, statistics
-from evaluation.metrics.frechet import Moments
-from evaluation.report import console
-from evaluation.samples import sampling_results
+from evaluation import batch_cache, evaluate, features, reference, samples
+from evaluation.judge import Judge, compare_features
+from evaluation.metrics import (
+    feature_set,
+    frechet,
+    inception,
+    inception_score,
+    inception_weights,
+    kernel,
+    manifold,
+    metric,
+    statistics,
+)
+from evaluation.metrics.moments import Moments
+from evaluation.report import console, quantities
+from runtime import devices, experiment
+from runtime.workdir import Trained
 from tests import tiny
 from tests.test_inception import drawn_params
 from tests.test_training import use_devices
 
-ALL = tuple(METRICS)
+ALL = tuple(sorted(metric.table()))
 MIX = np.random.default_rng(0).standard_normal((192, 12)).astype(np.float32) / 100
 
 
@@ -45,16 +57,16 @@ def prepared(tmp_path_factory):
 @pytest.fixture
 def small(tmp_path, prepared, monkeypatch):
     """Inception replaced, a cache of one's own, one device."""
-    weights = inception.Weights({"scale": np.float32(1)}, "ab" * 32)
+    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
-    monkeypatch.setattr(inception, "load_weights", lambda path: weights)
+    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
     monkeypatch.setattr(inception, "NUM_FEATURES", 5)
     few = functools.partial(kernel.kernel_distance, subsets=4, size=100)
     monkeypatch.setattr(kernel, "kernel_distance", few)
-    fewer = dataclasses.replace(METRICS["kid"], least=100)
-    monkeypatch.setitem(METRICS, "kid", fewer)
+    fewer = dataclasses.replace(metric.table()["kid"], least=100)
+    monkeypatch.setitem(metric.table(), "kid", fewer)
     monkeypatch.setattr(features, "PER_DEVICE", 64)
-    monkeypatch.setattr(features, "PENDING", 100)
+    monkeypatch.setattr(feature_set, "PENDING", 100)
     monkeypatch.setenv("SCORE_SDE_DATA", str(prepared))
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path)
     use_devices(monkeypatch, 1)
@@ -114,10 +126,10 @@ def test_streamed_numbers_are_those_of_all_features_at_once(small):
     for name, value in expected.items():
         assert results[name] == pytest.approx(value, rel=1e-4, abs=1e-9), name
     assert (results["num_samples"], results["real_features"]) == (220, 300)
-    printed = dict(console.metric_rows(results))
+    printed = dict(console.sample_rows(results))
     assert printed["FID"].startswith(f"{results['fid']:.3f} ± {results['fid_stderr']:.3f}  (220")
     assert "line through 15 subsets of 22 to 220" in printed["FID-infinity"]
-    for row in ("sFID", "Inception Score", "KID", "precision, recall", "density, coverage"):
+    for row in ("sFID", "Inception Score", "KID", "Precision", "Recall", "Density", "Coverage"):
         assert "220 generated" in printed[row]
 
 
@@ -139,7 +151,7 @@ def test_every_number_has_its_origin_and_statistics_are_made_once(small, monkeyp
         "images": 1500,
     }
     assert first["inception"]["resize"] == "tensorflow"
-    printed = "\n".join(map(" ".join, console.metric_rows(first)))
+    printed = "\n".join(map(" ".join, console.sample_rows(first)))
     for word in (first["statistics"]["sha256"][:16], "1500 images of digits/train", "abababab"):
         assert word in printed
     monkeypatch.setattr(features.InceptionExtractor, "see", None)  # a second time nothing is seen
@@ -154,7 +166,7 @@ def test_numbers_do_not_depend_on_devices_or_batches(small, monkeypatch):
     few = config(eval__stats_images=200, eval__metrics=("fid", "sfid", "inception_score"))
     one = judged(few, samples)
     monkeypatch.setattr(features, "PER_DEVICE", 5)
-    monkeypatch.setattr(features, "PENDING", 333)
+    monkeypatch.setattr(feature_set, "PENDING", 333)
     use_devices(monkeypatch, 4)
     (file,) = (small / "statistics").iterdir()
     file.unlink()
@@ -181,9 +193,12 @@ def test_statistics_of_activations_serve_every_metric(small, monkeypatch):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"eval__metrics": ("fid", "lpips")}, "unknown metric 'lpips' in eval.metrics; known: fid"),
+        (
+            {"eval__metrics": ("fid", "lpips")},
+            "unknown metric of eval.metrics 'lpips'; known: density_cov",
+        ),
         ({"eval__num_samples": 99}, "has kid, which needs 100 images or more; eval.num_samples is"),
-        ({"eval__features": "vgg"}, "unknown eval.features 'vgg': it is one of auto, inception"),
+        ({"eval__features": "vgg"}, "unknown eval.features 'vgg'; known: auto, classifier, ince"),
         ({"eval__features": "auto"}, "inception_score, which needs --config.eval.features=incep"),
         ({"eval__repeat_grey": False}, r"digits have 1 channel\(s\); --config.eval.repeat_grey"),
         ({"eval__resize": "nearest"}, "unknown eval.resize 'nearest'"),
@@ -242,65 +257,161 @@ def test_which_features_judge_which_data_set():
 
 def test_further_metrics_on_the_classifiers_features_bear_its_name():
     rng = np.random.default_rng(0)
-    found, expected = rng.standard_normal((2, 40, 3))
+    generated, real = rng.standard_normal((2, 40, 3))
     few = tiny.config(
         eval__metrics=("fid", "precision_recall", "density_coverage"), eval__num_samples=40
     )
-    results = own_features(few, found, expected)
+    results = compare_features(few, generated, real)
     assert results == {
-        "classifier_precision": manifold.precision_recall(expected, found).precision,
-        "classifier_recall": manifold.precision_recall(expected, found).recall,
-        "classifier_density": manifold.density_coverage(expected, found).density,
-        "classifier_coverage": manifold.density_coverage(expected, found).coverage,
+        "classifier_precision": manifold.precision_recall(real, generated).precision,
+        "classifier_recall": manifold.precision_recall(real, generated).recall,
+        "classifier_density": manifold.density_coverage(real, generated).density,
+        "classifier_coverage": manifold.density_coverage(real, generated).coverage,
     }
-    rows = dict(console.metric_rows(results | {"num_samples": 40, "num_train": 40}))
-    assert rows["precision, recall (classifier)"].endswith("(40 generated, 40 real, k = 3)")
-    assert not own_features(tiny.config(), found, expected)
+    rows = dict(console.sample_rows(results | {"num_samples": 40, "num_train": 40}))
+    assert rows["Precision (classifier)"].endswith("(40 generated, 40 real, k = 3)")
+    assert not compare_features(tiny.config(), generated, real)
+
+
+def generator_of(images_of_seed: list[np.ndarray]) -> Any:
+    """In place of `Generator`: known images for each seed."""
+
+    class Generator:
+        def __init__(self, *_: Any) -> None:
+            pass
+
+        def __call__(self, params: Any, indices: np.ndarray, seed: int) -> Any:
+            for part in np.split(indices, range(64, len(indices), 64)):
+                yield part, {"image": images_of_seed[seed][part], "nfe": np.full(len(part), 7)}
+
+    return Generator
 
 
 def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeypatch, tmp_path):
     """`samples.sampling_results` with a generator of known images: of two seeds, each by itself,
     and the network and the statistics of the data set are made ready once.
     """
-    samples = [fake_samples(), fake_samples() // 2]
-    weights, read = inception.load_weights(""), []
+    images_of_seed = [fake_samples(), fake_samples() // 2]
+    weights, read = inception_weights.load_weights(""), []
 
-    def load_weights(path: str) -> inception.Weights:
+    def load_weights(path: str) -> inception_weights.Weights:
         read.append(path)
         return weights
 
-    monkeypatch.setattr(inception, "load_weights", load_weights)
+    monkeypatch.setattr(inception_weights, "load_weights", load_weights)
 
-    class Generator:
-        def __init__(self, *_):
-            pass
-
-        def __call__(self, params, indices, seed):
-            for part in np.split(indices, range(64, len(indices), 64)):
-                yield part, {"image": samples[seed][part], "nfe": np.full(len(part), 7)}
-
-    monkeypatch.setattr(samples, "Generator", Generator)
+    generator = generator_of(images_of_seed)
+    monkeypatch.setattr(samples, "Generator", generator)
     few = config(
         eval__metrics=("fid",), eval__num_samples=200, eval__seeds=2, sampling__batch_size=64
     )
     trained: Any = SimpleNamespace(params=None)
     folder, parts = tmp_path / "eval", cast(Any, None)
     store = batch_cache.Store(folder, {})
-    results = sampling_results(few, parts, trained, folder, store)
+    results = samples.sampling_results(few, parts, trained, folder, store)
     assert (results["num_samples"], results["nfe"]) == (200, 7)
     assert len(read) == 1
-    alone = [judged(few, images[:200])["fid"] for images in samples]
+    alone = [judged(few, images[:200])["fid"] for images in images_of_seed]
     assert results["fid"] == pytest.approx(alone[0], rel=1e-9)
     assert results["over_seeds"]["fid"]["values"] == pytest.approx(alone, rel=1e-9)
     assert alone[1] > 2 * alone[0]
     assert (tmp_path / "eval" / "samples.png").exists()
-    monkeypatch.setattr(Generator, "__call__", None)  # a second time nothing is drawn
-    again = sampling_results(few, parts, trained, folder, store)
+    monkeypatch.setattr(generator, "__call__", None)  # a second time nothing is drawn
+    again = samples.sampling_results(few, parts, trained, folder, store)
     assert again["fid"] == results["fid"]
     origin = {"step": 1, "weights": "EMA weights", "seed": 0, "examples": "images"}
     rows = dict(console.table(results | origin))
     assert rows["FID"].startswith(f"{results['fid']:.3f}")
     json.dumps(results)
+
+
+def spread_of_features(generated: feature_set.FeatureSet, real: Any, options: Any) -> Any:
+    """A new metric: the mean deviation of the features, and its own over features."""
+    del real, options
+    deviations = generated.array("pool").std(axis=0)
+    return {
+        "feature_spread": float(deviations.mean()),
+        "feature_spread_std": float(deviations.std()),
+        "feature_spread_count": len(deviations),
+    }
+
+
+def test_a_metric_is_one_function_and_one_quantity(small, tmp_path, monkeypatch, capsys):
+    """Console, results.json, report.json and page have its number by nothing else."""
+    monkeypatch.setitem(metric.table(), "spread", metric.Metric(spread_of_features, keep=True))
+    entry = quantities.Quantity(
+        title="Spread of features",
+        source="samples",
+        digits=3,
+        note=lambda of: f"of {of['feature_spread_count']} features",
+        better="higher",
+        error=("_std", "over features"),
+        leading=True,
+    )
+    monkeypatch.setitem(quantities.QUANTITIES, "feature_spread", entry)
+
+    images = [fake_samples(), fake_samples() // 2]
+    monkeypatch.setattr(samples, "Generator", generator_of(images))
+    monkeypatch.setattr(experiment, "build", lambda config: None)
+    trained = Trained(devices.replicate({"w": np.ones(2)}), 7, "EMA weights")
+    monkeypatch.setattr(evaluate, "restore", lambda *_: trained)
+    only = config(
+        eval__metrics=("spread",),
+        eval__seeds=2,
+        eval__enable_sampling=True,
+        eval__enable_bpd=False,
+        eval__enable_loss=False,
+        sampling__batch_size=64,
+        sampling__num_frames=0,
+    )
+    evaluate.evaluate(only, tmp_path, "eval")
+
+    deviations = [all_outputs(each).pool.std(axis=0) for each in images]
+    value, error = float(deviations[0].mean()), float(deviations[0].std())
+    mean = float(np.mean([each.mean() for each in deviations]))
+    shown = quantities.text(value, 3, error)
+    printed = capsys.readouterr().out
+    assert re.search(rf"Spread of features +{shown}  \(of 5 features\)", printed)
+    assert re.search(rf"Spread of features, 2 seeds +{quantities.text(mean, 3)} ± ", printed)
+
+    results = json.loads((tmp_path / "eval" / "results.json").read_text())
+    assert results["feature_spread"] == pytest.approx(value, rel=1e-6)
+    assert results["over_seeds"]["feature_spread"]["mean"] == pytest.approx(mean, rel=1e-6)
+
+    report = json.loads((tmp_path / "eval" / "report.json").read_text())
+    (number,) = report["evaluations"][""]["numbers"]
+    assert number["title"] == "Spread of features"
+    assert (number["value"], number["better"]) == (results["feature_spread"], "higher")
+    assert number["error_of"] == "over features"
+    assert number["made_from"]["samples"] == "220"
+
+    page = (tmp_path / "eval" / "report.html").read_text()
+    number_shown, _, error_shown = shown.partition(" ± ")
+    text = f'{number_shown} <span class="error">± {error_shown}</span>'
+    assert page.count(text) == 2, "on top, and in the table"
+    assert page.count('Spread of features <span class="soft">↑</span>') == 2
+    assert f"mean {quantities.text(mean, 3)} ± " in page
+
+    header = console.comparison({"a": results, "b": results})[1]
+    assert header == ["evaluation", "step", "NFE", "Spread of features"]
+
+
+def test_every_metric_declares_itself_and_has_a_number_that_is_shown(small):
+    files = pathlib.Path(metric.__file__).parent.glob("*.py")
+    declared = [
+        name
+        for file in files
+        if file.name != "metric.py"
+        for name in re.findall(r'^@metric\("(\w+)"', file.read_text(), re.MULTILINE)
+    ]
+    assert set(declared) == metric.table().keys()
+    judge = Judge(config())
+    judge.add(fake_samples())
+    for name, entry in judge.metrics.items():
+        numbers = entry.compute(judge.generated, judge.real, judge.options)
+        assert numbers.keys() & quantities.QUANTITIES.keys(), name
+    with pytest.raises(ValueError, match="two metrics 'fid'"):
+        metric.metric("fid")(spread_of_features)
 
 
 def test_stats_mode_writes_a_file_and_says_so(small, capsys):
@@ -329,8 +440,8 @@ def test_stats_mode_writes_a_file_and_says_so(small, capsys):
 @pytest.mark.slow
 def test_inception_itself_judges_digits(tmp_path, monkeypatch):
     """The network on two devices, from images to FID: of the real images themselves, and others."""
-    weights = inception.Weights(drawn_params(), "ab" * 32)
-    monkeypatch.setattr(inception, "load_weights", lambda path: weights)
+    weights = inception_weights.Weights(drawn_params(), "ab" * 32)
+    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
     monkeypatch.setattr(features, "PER_DEVICE", 2)
     monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path))
     use_devices(monkeypatch, 2)

@@ -408,7 +408,7 @@ def test_from_config_passes_every_setting_on() -> None:
 def golden_tags() -> list[Any]:
     """(file, tag) for every group of keys `tag/...`; networks are slow."""
     cases = []
-    for path in golden_cases.files("math", "h_likelihood*.npz"):
+    for path in golden_cases.about("math", "likelihood"):
         tags = dict.fromkeys(k.split("/")[0] for k in golden_cases.load(path) if "/" in k)
         cases += [
             pytest.param(

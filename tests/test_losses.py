@@ -383,7 +383,7 @@ def test_a_continuous_vp_needs_no_discrete_betas() -> None:
 
 # Numbers from the original code.
 
-F_LOSSES = golden_cases.files("math", "f_losses*.npz")
+F_LOSSES = golden_cases.about("math", "losses")
 TAG = re.compile(
     r"(?P<by>sde_|net_)?(?P<kind>vp|subvp|ve|ddpm|smld)(?P<rest>_.*)?"
     r"_rm(?P<rm>[01])(_lw(?P<lw>[01]))?"

@@ -9,7 +9,7 @@ import scipy.linalg
 
 import data
 from evaluation.metrics import classifier, frechet, inception_score, kernel, manifold
-from evaluation.metrics.frechet import Gaussian, Moments
+from evaluation.metrics.moments import Gaussian, Moments
 from tests import golden_cases
 
 
@@ -254,7 +254,7 @@ def stored_results(kind: str) -> list:
     """(file, name) of every stored result whose name contains `kind`."""
     return [
         pytest.param(path, name, id=f"{path.stem}-{name}")
-        for path in golden_cases.files("metrics", "metrics*.npz")
+        for path in golden_cases.about("metrics", "metrics")
         for name in sorted(golden_cases.load(path)["results_json"])
         if kind in name
     ]

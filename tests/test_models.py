@@ -22,15 +22,6 @@ SLOW_TO_COMPILE = ("a3_", "a4c_", "a5b_", "a7_")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
-def our_files() -> list[pathlib.Path]:
-    """Golden networks that hold a PyTorch state_dict."""
-    return [
-        path
-        for path in golden_cases.files("networks")
-        if any(name.startswith("sd/") for name in np.load(path).files)
-    ]
-
-
 def load_network(stored: dict[str, Any]) -> tuple[Any, Any, tuple[int, ...]]:
     """The module of a golden file, its parameters, and the shape of an image."""
     module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
@@ -55,7 +46,7 @@ def relative_error(found: Any, expected: Any) -> float:
             id=path.stem,
             marks=pytest.mark.slow if path.stem.startswith(SLOW_TO_COMPILE) else (),
         )
-        for path in our_files()
+        for path in golden_cases.networks("sd")
     ],
 )
 def test_official_numbers(path: pathlib.Path) -> None:
@@ -335,7 +326,7 @@ def test_positional_embedding_is_sines_then_cosines() -> None:
 
 def config(**model: Any) -> ml_collections.ConfigDict:
     """A small NCSN++ config with changes to its section `model`."""
-    path = next(path for path in our_files() if path.stem.startswith("a2"))
+    path = next(path for path in golden_cases.networks("sd") if path.stem.startswith("a2"))
     stored = ml_collections.ConfigDict(golden_cases.load(path)["config_json"])
     stored.model.update(model)
     return stored

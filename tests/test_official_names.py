@@ -1,8 +1,6 @@
 """Names and shapes of the official checkpoints follow from how our networks call their layers."""
 
 import functools
-import gzip
-import json
 import pathlib
 import zlib
 from typing import Any
@@ -17,17 +15,9 @@ from interop import flax_msgpack, official, pth
 from tests import golden_cases
 from tests.test_models import quick_jit, relative_error
 
-
-def stored_json(name: str) -> Any:
-    (path,) = golden_cases.files(".", name)
-    return json.loads(
-        gzip.decompress(path.read_bytes()) if path.suffix == ".gz" else path.read_text()
-    )
-
-
-CONFIGS = stored_json("official_configs.json")
-COUNTS = stored_json("parameter_counts.json")
-NAMES = stored_json("names_official.json.gz")
+CONFIGS = golden_cases.table("official_configs")
+COUNTS = golden_cases.table("parameter_counts")
+NAMES = golden_cases.table("names_official")
 
 
 def network(name: str) -> tuple[Any, tuple[int, ...]]:
@@ -83,30 +73,29 @@ def test_parameter_counts_of_every_official_config(name: str) -> None:
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize(
-    "path", golden_cases.files("checkpoints", "*_expected.npz"), ids=lambda path: path.stem
-)
-def test_official_checkpoints_give_the_official_outputs(path: pathlib.Path) -> None:
+@pytest.mark.parametrize("case", golden_cases.checkpoints(), ids=lambda case: case.stem)
+def test_official_checkpoints_give_the_official_outputs(case: golden_cases.Checkpoint) -> None:
     """Raw and averaged weights, from whichever of the two formats is there."""
-    stored = golden_cases.load(path)
+    stored = golden_cases.load(case.expected)
     module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
     x = golden_cases.nhwc(stored["x"])
     labels, shape = jnp.asarray(stored["labels"]), x.shape[1:]
     run = quick_jit(lambda params: module.apply({"params": params}, x, labels))
-    stem, found = path.stem.removesuffix("_expected"), []
-    for file in golden_cases.files("checkpoints", f"{stem}.pth"):
-        state = pth.read_pth(file)
-        raw, averaged = state["model"], state["ema"]["shadow_params"]
-        found.append(("out_raw", official.params_from_torch(module, raw, shape)))
-        average = official.params_from_torch_average(module, averaged, raw, shape)
-        found.append(("out_ema", average))
-    for file in golden_cases.files("checkpoints", f"{stem}_checkpoint_*"):
-        state = flax_msgpack.read_flax_checkpoint(file)
-        found.append(("out_raw", official.params_from_jax(module, state["params"], shape)))
-        found.append(("out_ema", official.params_from_jax(module, state["params_ema"], shape)))
-    assert found
+    weights = []
+    for file in case.files:
+        if file == case.pth:
+            state = pth.read_pth(file)
+            raw, averaged = state["model"], state["ema"]["shadow_params"]
+            weights.append(("out_raw", official.params_from_torch(module, raw, shape)))
+            average = official.params_from_torch_average(module, averaged, raw, shape)
+            weights.append(("out_ema", average))
+        else:
+            state = flax_msgpack.read_flax_checkpoint(file)
+            for key, name in (("out_raw", "params"), ("out_ema", "params_ema")):
+                weights.append((key, official.params_from_jax(module, state[name], shape)))
+    assert weights
     fourier = stored["config_json"]["model"]["embedding_type"] == "fourier"
-    for key, params in found:
+    for key, params in weights:
         error = relative_error(run(params), golden_cases.nhwc(stored[key]))
         assert error < (1e-3 if fourier else 2e-5), key
 
@@ -205,36 +194,43 @@ def refinenet(name: str) -> tuple[models.NCSNv2, tuple[int, ...]]:
     return models.NCSNv2(**fields, architecture=architecture, pytorch=True), (side, side, 3)
 
 
-(REFINENETS,) = (golden_cases.load(path) for path in golden_cases.files("pytorch", "ncsn.npz"))
+def refinenets(*names: str) -> list[Any]:
+    """Every RefineNet of every file of pytorch/, or those of `names`."""
+    return [
+        pytest.param(path, name, id=f"{path.stem}-{name}")
+        for path in golden_cases.files("pytorch")
+        for name in golden_cases.load(path)["names_json"]
+        if name in names or not names
+    ]
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", REFINENETS["names_json"])
-def test_every_pytorch_tensor_of_ncsn(name: str) -> None:
+@pytest.mark.parametrize(("path", "name"), refinenets())
+def test_every_pytorch_tensor_of_ncsn(path: pathlib.Path, name: str) -> None:
     """In PyTorch's order, and each of ours once."""
     entries = official.correspondence(*refinenet(name))
-    expected = REFINENETS["names_json"][name]
+    expected = golden_cases.load(path)["names_json"][name]
     assert [(e.torch_name, list(e.torch_shape)) for e in entries] == list(expected.items())
     paths = [entry.path for entry in entries]
     assert sorted(map(str, paths)) == sorted(map(str, official.parameter_shapes(*refinenet(name))))
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("name", ["ncsn", "ncsnv2_64"])
-def test_pytorch_weights_of_ncsn_give_the_pytorch_outputs(name: str) -> None:
+@pytest.mark.parametrize(("path", "name"), refinenets("ncsn", "ncsnv2_64"))
+def test_pytorch_weights_of_ncsn_give_the_pytorch_outputs(path: pathlib.Path, name: str) -> None:
     """Weights by a rule of their names; the PyTorch network with its constructors repaired."""
-    state_dict = {}
-    for torch_name, shape in REFINENETS["names_json"][name].items():
+    stored, state_dict = golden_cases.load(path), {}
+    for torch_name, shape in stored["names_json"][name].items():
         random = np.random.RandomState(zlib.crc32(torch_name.encode()))
         gain = np.float32(0.3 if len(shape) < 4 else np.prod(shape[1:]) ** -0.5)
         mean = torch_name.endswith(("alpha", "gamma"))
         state_dict[torch_name] = mean + gain * random.standard_normal(shape).astype(np.float32)
     module, shape = refinenet(name)
     params = official.params_from_torch(module, state_dict, shape)
-    x, labels = (REFINENETS[f"{name}/{key}"] for key in ("x", "y"))
+    x, labels = (stored[f"{name}/{key}"] for key in ("x", "y"))
     run = quick_jit(lambda x: module.apply({"params": params}, x, labels))
     out = run(golden_cases.nhwc(x))
-    assert relative_error(out, golden_cases.nhwc(REFINENETS[f"{name}/out"])) < 2e-5
+    assert relative_error(out, golden_cases.nhwc(stored[f"{name}/out"])) < 2e-5
     back = official.params_to_torch(module, params, shape)
     assert list(back) == list(state_dict)
     for torch_name, array in state_dict.items():

@@ -39,18 +39,18 @@ def test_a_schedule_does_not_depend_on_how_long_the_run_is() -> None:
     """So a finished run may be prolonged, which `training.n_iters` is free for."""
     changes = {"optim__schedule": "cosine", "optim__decay_steps": 8}
     params = {"w": jnp.ones(2)}
-    moved = []
+    updates_then = []
     for n_iters in (6, 100):
         optimizer = optimizers.from_config(tiny.config(training__n_iters=n_iters, **changes))
         state = optimizer.init(params)
         for _ in range(4):
             updates, state = optimizer.update(params, state, params)
-        moved.append(updates["w"])
-    np.testing.assert_array_equal(*moved)
+        updates_then.append(updates["w"])
+    np.testing.assert_array_equal(*updates_then)
 
 
 def test_the_first_update_of_each_direction() -> None:
-    """Of a gradient g at lr 0.1: -0.1 g / (|g| + eps) for Adam and its kin, and so on."""
+    """The update for a gradient g at lr 0.1 is -0.1 g / (|g| + eps) by Adam, and so on."""
     g = {"w": jnp.array([0.5, -2.0, 0.0])}
     sign = np.array([1.0, -1.0, 0.0])
     expected = {
@@ -100,11 +100,11 @@ def test_clipping_comes_first(rule: str) -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"optimizer": "Adagrad"}, "optim.optimizer is 'Adagrad'; valid values: Adam, AdamW, NAd"),
-        ({"schedule": "step"}, "optim.schedule is 'step'; valid values: constant, cosine, linear"),
+        ({"optimizer": "Adagrad"}, "unknown optim.optimizer 'Adagrad'; known: Adam, AdamW, Lion"),
+        ({"schedule": "step"}, "unknown optim.schedule 'step'; known: constant, cosine, inverse"),
         ({"schedule": "cosine"}, "optim.schedule is 'cosine', but optim.decay_steps is 0; give"),
         ({"schedule": "linear", "decay_steps": 40}, "decay_steps is 40; it must be larger than op"),
-        ({"clip_rule": "min"}, "optim.clip_rule is 'min'; valid values: max, add"),
+        ({"clip_rule": "min"}, "unknown optim.clip_rule 'min'; known: add, max"),
         ({"amsgrad": True}, "config.optim.amsgrad is True; it must be False, the only one there"),
     ],
 )

@@ -11,13 +11,15 @@ import shutil
 import subprocess
 from typing import Any
 
+import jinja2
+import markupsafe
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
 from evaluation import evaluate
-from evaluation.report import content, page, published
+from evaluation.report import content, page, published, quantities
 from runtime import figures
 from tests import tiny
 
@@ -82,7 +84,7 @@ def test_every_config_is_known_by_its_values():
         assert known is not None
         assert known[1:] == ([], []), name
     for name in (*published.SAMPLES, *published.FLOW):
-        assert published.identify(load(name)) == published.Known(name, [], [])
+        assert published.identify(load(name)) == published.NearestConfig(name, [], [])
     free = {"seed": 7, "training__log_freq": 9, "eval__num_samples": 9, "sampling__batch_size": 9}
     assert published.identify(load("vp/cifar10_ddpmpp", **free)).changed == []  # type: ignore
 
@@ -252,13 +254,103 @@ def test_the_page_holds_all_and_asks_for_nothing(tmp_path):
     }
     for one in stored["evaluations"][""]["numbers"]:
         for fact in one["made_from"].values():
-            assert page.says(fact) in text
+            assert str(markupsafe.escape(fact)) in text
     assert stored["evaluations"][""]["settings"]["model"]["nf"] == 64
 
     (tmp_path / "eval" / "results.json").unlink(missing_ok=True)
     no_samples = {name: value for name, value in hostile.items() if name in ALWAYS}
     content.write(tmp_path / "eval", tmp_path, {"": config}, {"": no_samples})
     assert (tmp_path / "eval" / "report.html").read_text().count("data:image") == 2, "stale ones"
+
+
+HOSTILE = "</style></pre><script>alert(1)</script>\" onload='x' {{ 7 * 7 }} &amp;"
+
+
+def hostile(value: Any, shown: set[str], where: str = "") -> Any:
+    """A report whose every string is `HOSTILE`, with its place; `shown` gathers those of a page."""
+    if isinstance(value, list):
+        as_python = " settings " in where  # quoted once more
+        kept = set() if as_python else shown
+        return [hostile(each, kept, f"{where} {i}") for i, each in enumerate(value)]
+    if isinstance(value, str) and where.endswith(" better"):
+        return value
+    if isinstance(value, str):
+        text = f"{HOSTILE}{where}"
+        if not where.endswith(" name") or where == " config name":
+            shown.add(text)
+        return text
+    if not isinstance(value, dict):
+        return value
+    changed = {}
+    for name, each in value.items():
+        free = where == " evaluations" or where.endswith((" made_from", " settings"))
+        changed[f"{HOSTILE}{where} key {name}" if free else name] = hostile(
+            each, shown, f"{where} {name}"
+        )
+    return changed
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_every_string_on_the_page_is_escaped(count):
+    names = ["a", "b"][:count]
+    configs = {name: load("vp/cifar10_ddpmpp_continuous", model__nf=64) for name in names}
+    spread = {"seeds": [3, 4], "fid": {"values": [1.0, 2.0], "mean": 1.5, "std": 0.5}}
+    runs = {name: results(config, over_seeds=spread) for name, config in configs.items()}
+    shown: set[str] = set()
+    report = hostile(content.content(configs, runs), shown)
+    pictures = [page.Picture(f"{HOSTILE} picture", f'image/"{HOSTILE}', b"data")]
+    text = page.render(report, pictures, pictures)
+    refers = Resources()
+    refers.feed(text)
+    assert not refers.tags & {"script", "link", "iframe", "object", "base"}
+    assert refers.tags <= {
+        *("html", "head", "meta", "title", "style", "body", "main", "header", "p", "h1", "h2", "b"),
+        *("div", "span", "table", "thead", "tbody", "tr", "th", "td", "br", "figure", "img"),
+        *("figcaption", "details", "summary", "pre"),
+    }
+    assert text.count("</style>") == 1
+    assert HOSTILE not in text
+    for each in (*shown, f"{HOSTILE} picture"):
+        escaped = str(markupsafe.escape(each))
+        assert escaped in text or escaped.replace("_", " ") in text, each
+    for number in next(iter(report["evaluations"].values()))["numbers"]:
+        assert all(str(markupsafe.escape(name)) in text for name in number["made_from"])
+
+
+def test_a_name_that_the_template_does_not_know_is_an_error():
+    with pytest.raises(jinja2.UndefinedError, match="sampler"):
+        page.environment().from_string("{{ run.sampler }}").render(run={})
+    assert page.environment().autoescape is True
+
+
+def test_samples_in_the_course_of_training_are_shown_among_the_curves(tmp_path):
+    config = load("vp/cifar10_ddpmpp_continuous")
+    title = "Samples in the course of training"
+    assert title not in written(tmp_path, config, results(config))
+    strip = np.zeros((3, 8, 8), np.uint8)
+    figures.save_grid(tmp_path / "training_samples.png", strip)
+    text = written(tmp_path, config, results(config))
+    curves = text.partition("<h2>Curves</h2>")[2].partition("<h2>")[0]
+    shown = re.findall(r'<figure( class="plot")?><img alt="([^"]*)"', curves)
+    assert shown == [
+        (' class="plot"', "Loss in training"),
+        (' class="plot"', "Loss by noise level"),
+        ("", title),
+    ], "the dark page inverts plots, not pictures"
+    assert text.count("data:image") == 5
+
+
+def test_a_published_number_is_one_line(monkeypatch):
+    config = load("vp/cifar10_ddpmpp_continuous")
+    monkeypatch.setitem(published.SAMPLES, "vp/cifar10_ddpmpp_continuous", {"kid": 0.0012})
+    stored = results(config, kid=0.0034, kid_std=0.0001, real_features=50000)
+    assert numbers(config, stored)["kid"]["published"]["value"] == 0.0012
+
+
+def test_published_numbers_are_of_numbers_that_can_be_made():
+    rows = [*published.SAMPLES.values(), *published.FLOW.values()]
+    assert {name for row in rows for name in row} <= quantities.QUANTITIES.keys()
+    assert {entry.source for entry in quantities.QUANTITIES.values()} == content.FACTS.keys()
 
 
 ALWAYS = (
@@ -306,7 +398,7 @@ def test_several_evaluations_are_compared(tmp_path):
     ("value", "shown"), [(2.34567, "2.346"), (0.00123, "0.0012"), (0, "0.000")]
 )
 def test_small_numbers_keep_two_digits(value, shown):
-    assert page.with_error({"value": value, "digits": 3}) == shown
+    assert quantities.text(value, 3) == shown
 
 
 @pytest.mark.skipif(not BROWSER, reason="no browser")

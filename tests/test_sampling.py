@@ -632,7 +632,7 @@ CORRECTOR_TAGS = {"lang": "langevin", "ald": "ald"}
 def golden_tags(*prefixes: str) -> list[Any]:
     """(file, tag) for every group of keys `tag/...` whose tag begins with one of `prefixes`."""
     found = []
-    for path in golden_cases.files("math", "g_samplers*.npz"):
+    for path in golden_cases.about("math", "samplers"):
         tags = dict.fromkeys(k.split("/")[0] for k in golden_cases.load(path) if "/" in k)
         found += [
             pytest.param(

@@ -18,7 +18,7 @@ from tests.test_models import load_network, quick_jit
 
 def golden_tags() -> list[Any]:
     cases = []
-    for path in golden_cases.files("math", "d_score_fn*.npz"):
+    for path in golden_cases.about("math", "score_fn"):
         for tag in golden_cases.load(path)["meta_json"]:
             cases.append(pytest.param(path, tag, id=f"{path.stem}-{tag}"))
     return cases

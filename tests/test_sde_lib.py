@@ -470,7 +470,7 @@ def test_few_steps_are_enough_where_no_table_is_needed() -> None:
 # Numbers from the original code.
 
 KINDS: dict[str, Any] = {"vp": VPSDE, "subvp": SubVPSDE, "ve": VESDE}
-E_SDE = golden_cases.files("math", "e_sde*.npz")
+E_SDE = golden_cases.about("math", "sde")
 
 
 def tags(pattern: str) -> list[Any]:

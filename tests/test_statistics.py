@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from evaluation.metrics import statistics
-from evaluation.metrics.frechet import Gaussian
+from evaluation.metrics.moments import Gaussian
 from evaluation.metrics.statistics import Origin, Statistics
 
 MU, SIGMA = np.array([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 0.5

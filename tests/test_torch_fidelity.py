@@ -16,8 +16,8 @@ from PIL import Image
 import data
 from data.folder import read_image
 from evaluation import features
-from evaluation.judge import METRICS, Judge
-from evaluation.metrics import inception, kernel
+from evaluation.judge import Judge
+from evaluation.metrics import inception_weights, kernel, metric
 from tests import tiny
 from tests.test_inception import drawn
 from tests.test_training import use_devices
@@ -48,7 +48,7 @@ def test_fid_kid_inception_score_precision_and_recall(tmp_path, monkeypatch):
     weights = tmp_path / "weights.pth"
     tensors = {
         name: torch.from_numpy(np.array(drawn(name, shape)))
-        for name, shape in inception.torch_shapes().items()
+        for name, shape in inception_weights.torch_shapes().items()
     }
     tensors["fc.weight"] *= 30  # classes that are certain, as a trained network's are
     torch.save(tensors, weights)
@@ -74,8 +74,8 @@ def test_fid_kid_inception_score_precision_and_recall(tmp_path, monkeypatch):
 
     whole = functools.partial(kernel.kernel_distance, subsets=1, size=COUNT)
     monkeypatch.setattr(kernel, "kernel_distance", whole)
-    fewer = dataclasses.replace(METRICS["kid"], least=COUNT)
-    monkeypatch.setitem(METRICS, "kid", fewer)
+    fewer = dataclasses.replace(metric.table()["kid"], least=COUNT)
+    monkeypatch.setitem(metric.table(), "kid", fewer)
     monkeypatch.setattr(features, "PER_DEVICE", 8)
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path / "cache")
     use_devices(monkeypatch, 1)

@@ -105,8 +105,8 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
     x = alpha * x0 + sigma * z
     true = MIXTURE.score_fn(levels)(x, i)  # type: ignore[arg-type]
-    found = jax.jit(experiment.score_from_params(config, parts, params))(x, levels.t)
-    return *(np.sum(np.square(a), (1, 2, 3)) for a in (found - true, true)), levels.sigmas
+    score = jax.jit(experiment.score_from_params(config, parts, params))(x, levels.t)
+    return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), levels.sigmas
 
 
 def relative_fisher_error(config: ConfigDict, workdir: pathlib.Path) -> float:
@@ -139,11 +139,11 @@ def test_the_classifier_finds_the_posterior(tmp_path: pathlib.Path) -> None:
     mean, std = parts.sde.marginal_prob(x0, t)
     x = mean + std[:, None, None, None] * z
     network = functools.partial(parts.module.apply, {"params": params})
-    found = models.class_log_prob(parts.sde, network)(x, t)
+    log_prob = models.class_log_prob(parts.sde, network)(x, t)
     exact = jax.nn.log_softmax(jax.vmap(functools.partial(MIXTURE._log_parts, parts.sde))(x, t))
     weights = jnp.array(GaussianMixture.WEIGHTS)
     entropy = -jnp.sum(weights * jnp.log(weights))
-    assert jnp.mean(jnp.sum(jnp.exp(exact) * (exact - found), 1)) < 0.01 * entropy
+    assert jnp.mean(jnp.sum(jnp.exp(exact) * (exact - log_prob), 1)) < 0.01 * entropy
 
 
 def test_score_matching_finds_the_score_in_seconds(
@@ -241,7 +241,7 @@ def test_what_only_images_have_is_refused(option: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if name.startswith("toy/")])
 def test_every_config_trains(name: str) -> None:
-    """One step, by abstract evaluation (of one block, for brevity)."""
+    """One step is traced, of a network of one block for brevity."""
     config = load(name, model__num_res_blocks=1)
     dataset = data.from_config(config, "train")
     parts = experiment.build(config)
@@ -270,26 +270,26 @@ def test_every_config_trains(name: str) -> None:
     [name for name in NAMES if name.startswith("digits/") and name not in CLASSIFIERS],
 )
 def test_every_config_of_digits_has_a_loss(name: str) -> None:
-    """By abstract evaluation, of no network: that of the quickstart is traced elsewhere."""
+    """It is traced without a network: that of the quickstart is traced elsewhere."""
     config = load(name)
     parts = experiment.build(config)
     objective = objective_from_config(config, parts, data.load("digits", "train"))
-    objective = dataclasses.replace(objective, apply=lambda _, x, labels, **told: x)
+    objective = dataclasses.replace(objective, apply=lambda _, x, labels, **conditions: x)
     count = config.training.batch_size
-    found, _ = jax.eval_shape(
+    loss, _ = jax.eval_shape(
         functools.partial(objective, {}, total=count, train=True, flip=False),
         jax.ShapeDtypeStruct((count, 8, 8, 1), jnp.uint8),
         jax.ShapeDtypeStruct((count,), jnp.int32),
         jax.random.key(0),
         jnp.arange(count),
     )
-    assert found.shape == (count,)
+    assert loss.shape == (count,)
     generator.Generator(config, parts)
 
 
 def test_every_set_of_points_is_used_and_every_objective_meets_the_mixture() -> None:
-    made = [load(name) for name in NAMES if name.startswith("toy/")]
-    assert {config.data.dataset for config in made} == set(SETS)
+    configs = [load(name) for name in NAMES if name.startswith("toy/")]
+    assert {config.data.dataset for config in configs} == set(SETS)
     mixtures = [load(name).training for name in MIXTURES]
     assert {training.objective for training in mixtures} == {"dsm", "esm", "ism", "ssm", "ssm_vr"}
     assert {training.time for training in mixtures} == set(times.TIMES)
@@ -326,10 +326,10 @@ def test_the_network_has_the_derivatives_that_objectives_want() -> None:
 def test_the_network_is_told_noise_level_and_class() -> None:
     x, labels = jnp.ones((2, 1, 1, 2)), jnp.array([0.1, 5.0])
     apply = network(num_labels=3)
-    told = apply(x, labels, y=jnp.array([0, 0]))
-    assert told.shape == x.shape
-    assert np.abs(told[0] - told[1]).max() > 1e-4
-    assert np.abs(told - apply(x, labels, y=jnp.array([2, 2]))).max() > 1e-4
+    of_class = apply(x, labels, y=jnp.array([0, 0]))
+    assert of_class.shape == x.shape
+    assert np.abs(of_class[0] - of_class[1]).max() > 1e-4
+    assert np.abs(of_class - apply(x, labels, y=jnp.array([2, 2]))).max() > 1e-4
     np.testing.assert_array_equal(apply(x, labels), apply(x, labels, y=jnp.array([3, 3])))
     unaware = network(conditional=False)(x, labels)
     np.testing.assert_array_equal(unaware[0], unaware[1])
@@ -409,13 +409,18 @@ def test_training_ends_with_a_picture(
     }
     config = load(name, **changes)
     loop.train(config, tmp_path)
-    seen = []
-    monkeypatch.setattr(point_figures, "save_field", lambda path, found: seen.append(found))
+    fields, save_field = [], point_figures.save_field
+
+    def spy(path: pathlib.Path, field: point_figures.Field) -> None:
+        fields.append(field)
+        save_field(path, field)
+
+    monkeypatch.setattr(point_figures, "save_field", spy)
     score_field.draw(config, tmp_path)
-    (found,) = seen
-    assert found.density.shape == (8, 8)
-    assert ("model" in found.density_title) == name.endswith("_ve")
-    assert found.samples.shape == (16, 2)
+    (field,) = fields
+    assert field.density.shape == (8, 8)
+    assert ("model" in field.density_title) == name.endswith("_ve")
+    assert field.samples.shape == (16, 2)
     sample.sample(config, tmp_path)
     shard = np.load(tmp_path / "samples" / "shard_000000.npz")
     assert (shard["image"].shape, shard["image"].dtype) == ((16, 1, 1, 2), np.float32)

@@ -26,7 +26,8 @@ import losses
 import models
 import sde_lib
 from runtime import devices, ema, experiment
-from runtime.checkpoints import Checkpoints, read_arrays
+from runtime.arrays import read_arrays
+from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import Trained, load_weights, open_run
 from tests import tiny
@@ -131,10 +132,10 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     assert "resuming at step" in output
-    expected, found = final_arrays(tmp_path / "whole"), final_arrays(tmp_path / "killed")
-    assert expected.keys() == found.keys()
+    expected, arrays = final_arrays(tmp_path / "whole"), final_arrays(tmp_path / "killed")
+    assert expected.keys() == arrays.keys()
     for name, array in expected.items():
-        np.testing.assert_array_equal(found[name], array, err_msg=name)
+        np.testing.assert_array_equal(arrays[name], array, err_msg=name)
     folders = [tmp_path / run / "ema" for run in ("whole", "killed")]
     assert Snapshots(folders[0]).steps() == Snapshots(folders[1]).steps()
     for step in Snapshots(folders[0]).steps():
@@ -217,7 +218,7 @@ def test_memory_does_not_grow_with_the_steps_per_call() -> None:
 
 
 def test_a_replicated_state_compiles_the_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
-    """What a step returns has the very type and layout of what `replicate` and a restart give."""
+    """A step returns the very types and layouts that `replicate` gives, also after a restart."""
     use_devices(monkeypatch, 2)
     traced = []
 
@@ -239,10 +240,10 @@ def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
     config = tiny.config()
     parts = experiment.build(config)
     images = jnp.zeros((4, *parts.image_shape), jnp.uint8)
-    seen = []
+    all_keys = []
 
     def spy(network, x0, keys, u, y):
-        seen.append(jax.random.key_data(keys))
+        all_keys.append(jax.random.key_data(keys))
         return jnp.zeros(len(x0)), {}
 
     objective = dataclasses.replace(objective_from_config(config, parts), loss=spy)
@@ -250,12 +251,12 @@ def test_the_step_key_makes_every_step_and_image_draw_its_own() -> None:
     for step in range(2):
         step_key, numbers = jax.random.fold_in(key, step), jnp.arange(4)
         objective({}, images, numbers, step_key, numbers, 4, train=True, flip=False)
-    rows = np.concatenate(seen)
+    rows = np.concatenate(all_keys)
     assert len(np.unique(rows, axis=0)) == len(rows)
 
 
 def test_bfloat16_computes_and_float32_remembers() -> None:
-    """Of a step of a bfloat16 network, by its types: state, moments, averages, loss, gradient."""
+    """The types in a step of a bfloat16 network: state, moments, averages, loss, gradient."""
     step, (state, batches) = traced_step(2, model__dtype="bfloat16")
     program, (after, metrics) = jax.make_jaxpr(step, return_shape=True)(state, batches)
     assert jax.tree.map(lambda leaf: leaf.dtype, after) == jax.tree.map(lambda x: x.dtype, state)
@@ -309,8 +310,8 @@ def test_micro_batches_are_one_batch() -> None:
 
     def whole(params: Any) -> jax.Array:
         step_key, numbers = jax.random.fold_in(state.key, 3), jnp.arange(12)
-        drawn = jnp.asarray(images[0]), jnp.zeros(12, jnp.int32)
-        return objective(params, *drawn, step_key, numbers, 12, train=True, flip=False)[0].mean()
+        examples = jnp.asarray(images[0]), jnp.zeros(12, jnp.int32)
+        return objective(params, *examples, step_key, numbers, 12, train=True, flip=False)[0].mean()
 
     value, gradient = quickly(jax.value_and_grad(whole))(params)
     assert metrics.keys() == {"loss", "noise_mse", "gradient_norm"}
@@ -325,13 +326,13 @@ def test_micro_batches_are_one_batch() -> None:
 
 
 def test_a_class_is_told_and_sometimes_withheld() -> None:
-    """With the probability of label_dropout it is the null class, in training alone."""
+    """It is the null class with the probability of label_dropout, in training alone."""
     count = 4000
     images, classes = jnp.zeros((count, 8, 8, 1), jnp.uint8), jnp.arange(count) % 10
     key, numbers = jax.random.key(0), jnp.arange(count)
 
-    def told(num_labels: int, dropout: float, training: bool) -> jax.Array | None:
-        """What the network is given as classes, which is made the loss."""
+    def labels(num_labels: int, dropout: float, training: bool) -> jax.Array | None:
+        """The classes that the network sees, which are made the loss."""
         config = tiny.config(model__num_labels=num_labels, training__label_dropout=dropout)
         config.data.uniform_dequantization = False
         objective = dataclasses.replace(
@@ -342,11 +343,11 @@ def test_a_class_is_told_and_sometimes_withheld() -> None:
         call = functools.partial(objective, total=count, train=training, flip=False)
         return jax.jit(call)({}, images, classes, key, numbers)[0]
 
-    assert told(0, 0.0, True) is None
-    np.testing.assert_array_equal(told(12, 0.25, False), classes)
-    given = np.asarray(told(12, 0.25, True))
-    withheld = given == 12
-    np.testing.assert_array_equal(given[~withheld], classes[~withheld])
+    assert labels(0, 0.0, True) is None
+    np.testing.assert_array_equal(labels(12, 0.25, False), classes)
+    in_training = np.asarray(labels(12, 0.25, True))
+    withheld = in_training == 12
+    np.testing.assert_array_equal(in_training[~withheld], classes[~withheld])
     assert abs(withheld.mean() - 0.25) < 0.03
 
 
@@ -393,14 +394,14 @@ def test_weights_are_chosen_by_name(
     """`eval.ema` of evaluation, sampling and export, against what checkpoint and snapshots hold."""
     state = final_arrays(one_device_run)
     name = "Conv_0/kernel"
-    named = {key.removeprefix("params/"): a for key, a in state.items() if key.startswith("params")}
-    params = traverse_util.unflatten_dict(named, sep="/")
+    arrays = {k.removeprefix("params/"): a for k, a in state.items() if k.startswith("params")}
+    params = traverse_util.unflatten_dict(arrays, sep="/")
     monkeypatch.setattr(models, "init", lambda module, key, image_shape: params)
 
     def load(choice: str, **changes: str) -> Trained:
         config = tiny.config(eval__ema=choice, **changes)
-        found = load_weights(config, models.from_config(config), (8, 8, 1), one_device_run)
-        return found._replace(params=found.params["Conv_0"]["kernel"])
+        trained = load_weights(config, models.from_config(config), (8, 8, 1), one_device_run)
+        return trained._replace(params=trained.params["Conv_0"]["kernel"])
 
     expected = {
         "": ("ema_params", "EMA weights"),
@@ -409,14 +410,14 @@ def test_weights_are_chosen_by_name(
         "0.9": ("averages/rate_0.9", "EMA weights of rate 0.9"),
     }
     for choice, (stored, label) in expected.items():
-        found = load(choice)
-        np.testing.assert_array_equal(found.params, state[f"{stored}/{name}"])
-        assert (found.label, found.step) == (label, 6)
+        trained = load(choice)
+        np.testing.assert_array_equal(trained.params, state[f"{stored}/{name}"])
+        assert (trained.label, trained.step) == (label, 6)
     for choice in ("posthoc:0.1", "posthoc:0.1@6"):
-        found = load(choice)
+        trained = load(choice)
         average = state[f"averages/sigma_rel_0.1/{name}"]
-        np.testing.assert_allclose(found.params, average, atol=1e-6)
-        assert found.label.startswith("post-hoc EMA of width 0.1 (from 6 averages, error of its ")
+        np.testing.assert_allclose(trained.params, average, atol=1e-6)
+        assert trained.label.startswith("post-hoc EMA of width 0.1 (from 6 averages, error of its ")
     earlier = load("posthoc:0.05@4")
     with np.load(one_device_run / "ema" / "4.npz") as snapshot:
         np.testing.assert_allclose(earlier.params, snapshot[f"sigma_rel_0.05/{name}"], atol=1e-6)
@@ -437,41 +438,41 @@ def test_weights_are_chosen_by_name(
 
 
 def test_the_held_out_loss_by_time_is_its_mean_in_order(one_device_run: pathlib.Path) -> None:
-    found = metric_log.read_metrics(one_device_run / "metrics.jsonl")
-    steps, losses = found["eval_loss_by_time"]
+    metrics = metric_log.read_metrics(one_device_run / "metrics.jsonl")
+    steps, losses = metrics["eval_loss_by_time"]
     assert (steps.tolist(), losses.shape) == ([2, 4, 6], (3, 8))
-    np.testing.assert_allclose(losses.mean(1), found["eval_loss"][1], rtol=1e-4)
-    t, log_snr = found["eval_t_by_time"][1], found["eval_log_snr_by_time"][1]
+    np.testing.assert_allclose(losses.mean(1), metrics["eval_loss"][1], rtol=1e-4)
+    t, log_snr = metrics["eval_t_by_time"][1], metrics["eval_log_snr_by_time"][1]
     assert (np.diff(t) > 0).all()
     assert (np.diff(log_snr) < 0).all()
     assert (t[0] == t[2]).all(), "the times are those of the first evaluation"
 
     values = np.arange(7.0)
-    held = held_out.HeldOut(0.0, {"t": values[::-1] / 10, "loss": values})
-    assert held.by_time(3) == {"t": [0.1, 0.35, 0.55], "loss": [5.0, 2.5, 0.5]}
+    losses_and_times = held_out.HeldOut(0.0, {"t": values[::-1] / 10, "loss": values})
+    assert losses_and_times.by_time(3) == {"t": [0.1, 0.35, 0.55], "loss": [5.0, 2.5, 0.5]}
 
 
 @pytest.mark.parametrize("sde", ["vesde", "vpsde"])
 def test_discrete_levels_have_times_in_the_curve(sde: str) -> None:
-    """The part "t" of the loss is the time whose label the network was given."""
+    """The part "t" of the loss is the time whose label the network saw."""
     config = tiny.config(
         training__sde=sde,
         training__continuous=False,
         training__time_draws="stratified",
         model__num_scales=50,
     )
-    built = sde_lib.from_config(config)
-    given = []
+    model_sde = sde_lib.from_config(config)
+    seen_labels = []
 
     def network(x: jax.Array, labels: jax.Array) -> jax.Array:
-        given.append(labels)
+        seen_labels.append(labels)
         return x
 
     keys = devices.image_keys(jax.random.key(0), jnp.arange(5))
-    loss = losses.from_config(config, built)
+    loss = losses.from_config(config, model_sde)
     t = loss(network, jnp.zeros((5, 1, 1, 1)), keys, jnp.arange(5) / 5)[1]["t"]
-    assert np.unique(given[0]).size == 5
-    np.testing.assert_array_equal(models.discrete_labels(built, t), given[0])
+    assert np.unique(seen_labels[0]).size == 5
+    np.testing.assert_array_equal(models.discrete_labels(model_sde, t), seen_labels[0])
 
 
 @pytest.mark.slow

@@ -22,8 +22,8 @@ from training import optimizers
 from training.state import TrainState
 from training.step import apply_gradients
 
-J_OPTIM = golden_cases.files("math", "j_ema_optim*.npz")
-J_TRAIN = golden_cases.files("math", "j_train*.npz")
+J_OPTIM = golden_cases.about("math", "ema_optim")
+J_TRAIN = golden_cases.about("math", "train")
 by_file = pytest.mark.parametrize("path", J_TRAIN, ids=lambda path: path.stem)
 
 

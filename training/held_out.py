@@ -11,15 +11,20 @@ import ml_collections
 import numpy as np
 
 import data
-from runtime import devices, experiment, figures
+from runtime import devices, experiment, figures, files
 from training.objective import Objective
 
 
 class HeldOut(NamedTuple):
-    """What `HeldOutLoss` finds: the mean loss and, per image [n], what it is made of."""
+    """The loss of test images.
+
+    Attributes:
+      loss: its mean.
+      per_image: [n] each: "t", "log_snr", "loss" and the other parts of the loss.
+    """
 
     loss: float
-    per_image: dict[str, np.ndarray]  # "t", "log_snr", "loss" and the other parts of the loss
+    per_image: dict[str, np.ndarray]
 
     def by_time(self, groups: int = 10) -> dict[str, list[float]]:
         """Means over groups of equally many images that have neighbouring times, in their order."""
@@ -32,8 +37,10 @@ class HeldOut(NamedTuple):
 
 
 class HeldOutLoss:
-    """The loss of the EMA weights on fixed test images at fixed times with fixed noise, for the
-    curves and for choosing the best checkpoint."""
+    """The loss of the EMA weights on fixed test images at fixed times with fixed noise.
+
+    It makes the curves, and chooses the best checkpoint.
+    """
 
     def __init__(
         self, config: ml_collections.ConfigDict, parts: experiment.Parts, objective: Objective
@@ -43,30 +50,30 @@ class HeldOutLoss:
         self.images, self.classes = dataset.take(np.arange(count))
         key = jax.random.key(config.seed)
 
-        def losses_of(params: Any, indices: jax.Array, drawn: Any) -> dict[str, jax.Array]:
-            images, classes = drawn
-            per_image, named = objective(
+        def losses(params: Any, indices: jax.Array, examples: Any) -> dict[str, jax.Array]:
+            images, classes = examples
+            per_image, terms = objective(
                 params, images, classes, key, indices, count,
                 train=False, flip=False, axis_name=devices.AXIS,
             )  # fmt: skip
-            t = jnp.maximum(named["t"], parts.sde.training_eps)  # at 0 there is no noise
-            return {**named, "loss": per_image, "log_snr": parts.sde.log_snr(t)}
+            t = jnp.maximum(terms["t"], parts.sde.training_eps)  # at 0 there is no noise
+            return {**terms, "loss": per_image, "log_snr": parts.sde.log_snr(t)}
 
         batch = devices.fitting_batch(count)
-        self.map = devices.ImageMap(losses_of, batch, "eval.batch_size")
+        self.map = devices.ImageMap(losses, batch, "eval.batch_size")
 
     def __call__(self, ema_params: Any) -> HeldOut:
         indices = np.arange(len(self.images))
-        drawn = (self.images, self.classes)
-        found = [result for _, result in self.map(ema_params, indices, drawn)]
-        per_image = jax.tree.map(lambda *leaves: np.concatenate(leaves), *found)
+        examples = (self.images, self.classes)
+        batches = [batch for _, batch in self.map(ema_params, indices, examples)]
+        per_image = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
         return HeldOut(float(np.mean(per_image["loss"])), per_image)
 
 
-def save_loss_by_time(folder: pathlib.Path, held: HeldOut, weights: str) -> None:
+def save_loss_by_time(folder: pathlib.Path, held_out: HeldOut, weights: str) -> None:
     """Draws loss_by_time.png: losses of test images against t, and against the SNR the errors of
     the noise, or of a classifier the share of images that it knows."""
-    values, means = held.per_image, held.by_time()
+    values, means = held_out.per_image, held_out.by_time()
 
     def panel(x: str, xlabel: str, y: str, ylabel: str) -> figures.Panel:
         return figures.Panel(xlabel, ylabel, (values[x], values[y]), (means[x], means[y]))
@@ -79,4 +86,5 @@ def save_loss_by_time(folder: pathlib.Path, held: HeldOut, weights: str) -> None
     ]
     count = len(values["t"])
     title = f"{count} test images, {weights}: each, and means of groups with neighbouring times"
-    figures.plot_panels(folder / "loss_by_time.png", panels, title)
+    with files.whole(folder / "loss_by_time.png") as path:
+        figures.plot_panels(path, panels, title)

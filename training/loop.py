@@ -6,28 +6,33 @@ import functools
 import json
 import pathlib
 import signal
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import ml_collections
+import optax
 from jax.experimental import multihost_utils
 
 import data
 from generation import score_field
 from runtime import devices, ema, experiment, files
+from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
-from training import metric_log, optimizers
-from training.held_out import HeldOutLoss, save_loss_by_time
+from training import optimizers, sample_grids
+from training.held_out import HeldOutLoss
+from training.metric_log import History, MetricLog
 from training.objective import objective_from_config
-from training.state import new_state, state_from_host, state_on_host
-from training.step import step_from_config
+from training.records import Periodic, Records
+from training.state import TrainState, new_state, state_from_host
+from training.step import Step, step_from_config
 
 
 class StopRequest:
     """Notes SIGTERM (or a pod's preemption notice), so that the loop can save and leave.
 
-    A context: at its end the signal goes back to whoever had it.
+    It is a context, at whose end the signal goes back to whoever had it.
     """
 
     def __enter__(self) -> StopRequest:
@@ -43,21 +48,18 @@ class StopRequest:
         self.received = True
 
     def __call__(self, step: int) -> bool:
+        """True on all processes if one of them was asked to stop by the time of this step."""
         if jax.process_count() > 1:
             return multihost_utils.reached_preemption_sync_point(step)
         return self.received
-
-
-def crossed(freq: int, before: int, after: int) -> bool:
-    """Whether a multiple of `freq` lies in (before, after]."""
-    return freq > 0 and after // freq > before // freq
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to `training.n_iters` steps, from the newest checkpoint in `workdir` if there is one.
 
     Writes checkpoints/, config.json, metrics.jsonl, TensorBoard events, loss.png and
-    loss_by_time.png there, and with `training.ema_profiles` ema/, snapshots of those averages.
+    loss_by_time.png there, with `training.ema_profiles` ema/, snapshots of those averages, and with
+    `training.snapshot_sampling` samples_in_training/ and training_samples.png.
 
     Raises:
       ValueError: a config that cannot be served, or another than the workdir's.
@@ -67,96 +69,126 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     options = config.training
     parts, dataset = experiment.build(config), data.from_config(config, "train")
     objective = objective_from_config(config, parts, dataset)
-    share = devices.per_device(options.batch_size, "training.batch_size")
-    if share % options.accumulation:
-        raise ValueError(
-            f"training.accumulation={options.accumulation} does not divide the {share} images of a "
-            f"device (training.batch_size={options.batch_size} on {jax.device_count()} devices)"
-        )
-    optimizer, averaging = optimizers.from_config(config), ema.from_config(config)
+    check_accumulation(options)
+    optimizer = optimizers.from_config(config)
     checkpoints = open_run(config, workdir)
-
-    fresh = functools.partial(
-        new_state, parts.module, optimizer, config.seed, parts.image_shape, averaging.further
-    )
-    if checkpoints.steps():
-        template = jax.eval_shape(fresh)
-        key_data = jax.eval_shape(jax.random.key_data, template.key)
-        restored = checkpoints.restore(vars(template.replace(key=key_data)))
-        state, data_state = state_from_host(restored.state), restored.data_state
-        if devices.is_primary():
-            print(f"resuming at step {restored.step}")
-    else:
-        state, data_state = jax.jit(fresh)(), None
-    start = int(state.step)
-    config_json = json.dumps(config.to_dict())
+    state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
     if devices.is_primary():
-        workdir.mkdir(parents=True, exist_ok=True)
         files.write_json(workdir / "config.json", config.to_dict())
 
+    start, n_iters = int(state.step), options.n_iters
+    state = devices.replicate(state)
+    batches = batches_from_config(config, dataset, data_state)
+    step_fn = jax.pmap(
+        step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
+    )
+    log = MetricLog(workdir, start) if devices.is_primary() else None
+    with (
+        StopRequest() as stop,
+        devices.progress(n_iters, "training", "step", initial=start) as bar,
+    ):
+        records = Records(
+            history=History(log),
+            held_out_loss=HeldOutLoss(config, parts, objective),
+            snapshots=Snapshots(workdir / "ema"),
+            checkpoints=checkpoints,
+            grids=sample_grids.from_config(config, parts, workdir, start, log),
+            batches=batches,
+            config_json=json.dumps(config.to_dict()),
+            bar=bar,
+        )
+        actions = records.actions(options)
+        make_up(actions, start, state, options)
+        take_steps(step_fn, state, batches, records.history, actions, start, n_iters, stop)
+    records.close(workdir)
+    score_field.draw(config, workdir)
+
+
+def take_steps(
+    step_fn: Step,
+    state: TrainState,
+    batches: data.Batches,
+    history: History,
+    actions: Sequence[Periodic],
+    start: int,
+    n_iters: int,
+    stop: StopRequest,
+) -> None:
+    """Steps from `start` to `n_iters`, or until `stop`; after each call the actions that are due.
+
+    `step_fn` takes several steps in one call, the last call perhaps fewer; `state` is given away.
+    """
+    step, stopping = start, False
+    while step < n_iters and not stopping:
+        arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
+        state, metrics = step_fn(state, devices.lay_out(arrays))
+        history.add(step, metrics)
+        before, step = step, step + len(arrays["label"])
+        finished = step >= n_iters
+        stopping = not finished and stop(step)
+        for periodic in actions:
+            if periodic.due(before, step, finished, stopping):
+                periodic.action(step, state)
+
+
+def make_up(
+    actions: Sequence[Periodic], start: int, state: TrainState, options: ml_collections.ConfigDict
+) -> None:
+    """Does what an earlier run may have left undone at `start`, its last checkpoint, when it was
+    stopped or killed."""
+    before = max(start - options.n_jitted_steps, 0)
+    for periodic in actions:
+        if periodic.can_wait and periodic.due(before, start, start >= options.n_iters, False):
+            periodic.action(start, state)
+
+
+def new_or_resumed(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    optimizer: optax.GradientTransformation,
+    checkpoints: Checkpoints,
+) -> tuple[TrainState, Any]:
+    """The state before replication, and that of the data, None in a new run."""
+    averages = ema.from_config(config).further
+    fresh = functools.partial(
+        new_state, parts.module, optimizer, config.seed, parts.image_shape, averages
+    )
+    if not checkpoints.steps():
+        return jax.jit(fresh)(), None
+    template = jax.eval_shape(fresh)
+    key_data = jax.eval_shape(jax.random.key_data, template.key)
+    restored = checkpoints.restore(vars(template.replace(key=key_data)))
+    if devices.is_primary():
+        print(f"resuming at step {restored.step}")
+    return state_from_host(restored.state), restored.data_state
+
+
+def batches_from_config(
+    config: ml_collections.ConfigDict, dataset: data.Dataset, data_state: Any
+) -> data.Batches:
+    """This process's share of the batches, from where `data_state` left them, else the first."""
     batches = data.Batches(
         dataset,
-        options.batch_size,
+        config.training.batch_size,
         config.seed,
-        num_steps=options.n_jitted_steps,
+        num_steps=config.training.n_jitted_steps,
         host=jax.process_index(),
         num_hosts=jax.process_count(),
     )
     if data_state is not None:
         batches.set_state(data_state)
-    step_fn = jax.pmap(
-        step_from_config(config, objective, optimizer),
-        axis_name=devices.AXIS,
-        donate_argnums=0,
-    )
-    held_out, held = HeldOutLoss(config, parts, objective), None
-    snapshots = Snapshots(workdir / "ema")
-    state = devices.replicate(state)
-    history = metric_log.History(
-        metric_log.MetricLog(workdir, start) if devices.is_primary() else None
-    )
-    step = start
-    with (
-        StopRequest() as stop,
-        devices.progress(options.n_iters, "training", "step", initial=start) as bar,
-    ):
-        while step < options.n_iters:
-            drawn = {name: a[: options.n_iters - step] for name, a in next(batches).items()}
-            count = len(drawn["label"])
-            state, metrics = step_fn(state, devices.lay_out(drawn))
-            history.add(step, metrics)
-            before, step = step, step + count
-            bar.update(count)
-            if history.loss is not None:
-                bar.set_postfix(loss=f"{history.loss:.4g}", refresh=False)
-            last = step >= options.n_iters or stop(step)
-            if last or crossed(options.eval_freq, before, step):
-                history.settle()
-                held = held_out(state.ema_params)
-                by_time = {f"eval_{name}_by_time": v for name, v in held.by_time().items()}
-                history.write(step, eval_loss=held.loss, **by_time)
-            elif crossed(options.log_freq, before, step):
-                history.write(step)
-            if options.ema_profiles and crossed(options.ema_snapshot_freq, before, step):
-                history.settle()
-                if devices.is_primary():
-                    snapshots.save(step, devices.fetch(state.averages))
-            if (
-                last
-                or crossed(options.snapshot_freq, before, step)
-                or crossed(options.snapshot_freq_for_preemption, before, step)
-            ):
-                history.settle()
-                data_state = {**batches.get_state(), "step": step}
-                metric = held.loss if held else None
-                checkpoints.save(step, state_on_host(state), data_state, config_json, metric)
-            if last:
-                break
-    batches.close()
-    checkpoints.wait()
-    if history.log:
-        history.log.close()
-        metric_log.save_curves(workdir)
-        if held:
-            save_loss_by_time(workdir, held, "EMA weights")
-    score_field.draw(config, workdir)
+    return batches
+
+
+def check_accumulation(training: ml_collections.ConfigDict) -> None:
+    """Refuses parts of a batch that a device's share cannot be divided into.
+
+    Raises:
+      ValueError: these, or a batch that the devices cannot share.
+    """
+    share = devices.per_device(training.batch_size, "training.batch_size")
+    if share % training.accumulation:
+        raise ValueError(
+            f"training.accumulation={training.accumulation} does not divide the {share} images of "
+            f"a device (training.batch_size={training.batch_size} on {jax.device_count()} devices)"
+        )

@@ -17,14 +17,16 @@ from runtime import devices, figures, files
 
 
 class History:
-    """Metrics of finished steps on their way to the log; fetched one call late, so that the
-    devices are never kept waiting."""
+    """Metrics of finished steps on their way to the log.
+
+    They are fetched one call late, so that the devices are never kept waiting.
+    """
 
     def __init__(self, log: MetricLog | None) -> None:
         self.log = log
         self.in_flight: list[tuple[int, dict[str, jax.Array]]] = []
         self.unlogged: list[dict[str, np.ndarray]] = []
-        self.loss: float | None = None  # the last one fetched
+        self.loss: float | None = None  # the newest on the host
 
     def add(self, first_step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics [n] of steps first_step + 1 ... first_step + n."""
@@ -40,17 +42,18 @@ class History:
         while len(self.in_flight) > keep:
             first_step, metrics = self.in_flight.pop(0)
             host = devices.fetch(metrics)
-            bad = np.flatnonzero(~np.isfinite(host["loss"]))
-            if bad.size:
+            failures = np.flatnonzero(~np.isfinite(host["loss"]))
+            if failures.size:
+                row = failures[0]
                 raise FloatingPointError(
-                    f"the loss at step {first_step + bad[0] + 1} is {host['loss'][bad[0]]}; "
+                    f"the loss at step {first_step + row + 1} is {host['loss'][row]}; "
                     "the checkpoints from before it are kept; try a smaller optim.lr"
                 )
             self.unlogged.append(host)
             self.loss = float(host["loss"].mean())
 
     def write(self, step: int, **more: float | list[float]) -> None:
-        """Logs the mean of everything since the last time under `step`."""
+        """Logs under `step` the means over the steps since the last time, if there are any."""
         self.settle()
         if self.unlogged:
             means = {
@@ -64,11 +67,12 @@ class History:
 
 def save_curves(workdir: pathlib.Path) -> None:
     """Draws the losses of `metrics.jsonl` as loss.png."""
-    found = read_metrics(workdir / "metrics.jsonl")
-    names = {"loss": "training loss", "eval_loss": "test loss, EMA weights"}
-    curves = {label: found[name] for name, label in names.items() if name in found}
+    metrics = read_metrics(workdir / "metrics.jsonl")
+    labels = {"loss": "training loss", "eval_loss": "test loss, EMA weights"}
+    curves = {label: metrics[name] for name, label in labels.items() if name in metrics}
     if curves:
-        figures.plot_curves(workdir / "loss.png", curves, ylabel="loss", yscale="log")
+        with files.whole(workdir / "loss.png") as path:
+            figures.plot_curves(path, curves, ylabel="loss", yscale="log")
 
 
 class MetricLog:
@@ -86,8 +90,8 @@ class MetricLog:
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            kept = [record for record in _records(self.path) if record["step"] <= start]
-            files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in kept))
+            earlier = [record for record in _records(self.path) if record["step"] <= start]
+            files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in earlier))
         self._events = tensorboardX.SummaryWriter(
             str(self.path.parent / "tensorboard"),
             purge_step=start + 1,
@@ -128,14 +132,14 @@ def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
       FileNotFoundError: no such file.
       ValueError: a line that is no record; the last one, cut off by a crash, is left out instead.
     """
-    found: dict[str, list[tuple[int, Any]]] = {}
+    points: dict[str, list[tuple[int, Any]]] = {}
     for record in _records(pathlib.Path(path)):
         for name, value in record.items():
             if name not in ("step", "time"):
-                found.setdefault(name, []).append((record["step"], _numbers(value)))
+                points.setdefault(name, []).append((record["step"], _numbers(value)))
     return {
         name: (np.array([s for s, _ in pairs]), np.array([v for _, v in pairs], float))
-        for name, pairs in found.items()
+        for name, pairs in points.items()
     }
 
 

@@ -22,7 +22,17 @@ from runtime import devices, experiment
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """From uint8 images and their classes to a loss per image; an image draws from its own key."""
+    """From uint8 images and their classes to a loss per image; an image draws from its own key.
+
+    Attributes:
+      apply: the network's, `({"params"}, x, labels, ...)`.
+      loss: an objective of `losses`.
+      levels, centered, dequantize: how images become what the network sees.
+      time_draws: a name in `diffusion.times`.
+      num_labels: the number of classes of the network; 0: it sees none.
+      label_dropout: probability of the null class in training.
+      across_images: the loss of an image compares it with the others.
+    """
 
     apply: Callable[..., Any]
     loss: Callable[..., tuple[jax.Array, dict[str, jax.Array]]]
@@ -30,9 +40,9 @@ class Objective:
     centered: bool
     dequantize: bool
     time_draws: str = "independent"
-    num_labels: int = 0  # classes that the network is told
-    label_dropout: float = 0.0  # probability of the null class in training
-    across_images: bool = False  # the loss of an image compares it with the others
+    num_labels: int = 0
+    label_dropout: float = 0.0
+    across_images: bool = False
 
     def __call__(
         self,
@@ -47,7 +57,7 @@ class Objective:
         flip: bool,
         axis_name: str | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
-        """Losses [B] and their parts, for images [B, H, W, C] uint8 and their classes [B].
+        """Losses [B] and their terms, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
         the step with its number folded in. Where the loss is `across_images`, those of all
@@ -63,12 +73,12 @@ class Objective:
         else:
             x = transforms.scale(images, self.levels, self.centered)
 
-        told: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
+        conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
-            told["y"] = self._withheld(classes, class_keys) if train else classes
+            conditions["y"] = self._withheld(classes, class_keys) if train else classes
 
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
-            return self.apply({"params": params}, x, labels, *more, **told)
+            return self.apply({"params": params}, x, labels, *more, **conditions)
 
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
@@ -96,7 +106,7 @@ def objective_from_config(
     Without a data set there are no training images that `esm` could take as its points.
 
     Raises:
-      ValueError: an objective that cannot be served, or classes that the network cannot be told.
+      ValueError: an objective that cannot be served, or classes that the network does not have.
     """
     if config.training.label_dropout and not config.model.num_labels:
         raise ValueError(
@@ -138,7 +148,7 @@ def _captions(config: ml_collections.ConfigDict) -> jax.Array:
 
 
 def _check_classes(config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
-    """Refuses classes of the data set that the network cannot tell, or cannot be told."""
+    """Refuses more classes in the data set than the network has."""
     count, labels = dataset.num_classes, config.model.num_labels
     if config.training.objective == models.CLASSIFIER:
         if count > config.classifier.num_classes:

@@ -13,12 +13,19 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+from configs.names import lookup
+
 
 class Direction(NamedTuple):
-    """How a gradient becomes a direction, and where weight decay enters."""
+    """A direction of descent.
 
-    make: Callable[[float, float], optax.GradientTransformation]  # of beta1 and eps
-    decoupled: bool = False  # decay the parameters themselves, not through the gradient
+    Attributes:
+      make: from beta1 and eps to the transformation of a gradient into the direction.
+      decoupled: weight decay acts on the parameters themselves, not through the gradient.
+    """
+
+    make: Callable[[float, float], optax.GradientTransformation]
+    decoupled: bool = False
 
 
 # Second moments decay at 0.999 (Lion's momentum at 0.99); SGD's momentum is beta1.
@@ -46,7 +53,7 @@ def _after_warmup(
 ) -> Callable[[int, int, float], optax.Schedule]:
     """A decay that begins when the warm-up has ended and is over at step `length`."""
 
-    def made(length: int, warmup: int, end: float) -> optax.Schedule:
+    def schedule(length: int, warmup: int, end: float) -> optax.Schedule:
         if length <= warmup:
             raise ValueError(
                 f"optim.decay_steps is {length}; it must be larger than optim.warmup ({warmup}), "
@@ -55,7 +62,7 @@ def _after_warmup(
         factor = decay(length - warmup, end)
         return lambda step: factor(jnp.maximum(step - warmup, 0))
 
-    return made
+    return schedule
 
 
 # From (length, warmup, end) to the factor on the learning rate at a step:
@@ -81,21 +88,19 @@ def learning_rate(
     Raises:
       ValueError: an unknown schedule; a decay without a length or within the warm-up.
     """
-    if schedule != "constant" and schedule not in SCHEDULES:
-        known = ", ".join(["constant", *SCHEDULES])
-        raise ValueError(f"optim.schedule is {schedule!r}; valid values: {known}")
+    make = lookup({"constant": None, **SCHEDULES}, schedule, "optim.schedule")
 
     def warmed_up(step: jax.Array) -> jax.Array:
         return lr * jnp.minimum(step / warmup, 1.0) if warmup > 0 else jnp.asarray(lr)
 
-    if schedule == "constant":
+    if make is None:
         return warmed_up
     if length <= 0:
         raise ValueError(
             f"optim.schedule is {schedule!r}, but optim.decay_steps is {length}; give the steps "
             "that it takes, for example those of the whole training"
         )
-    factor = SCHEDULES[schedule](length, warmup, end)
+    factor = make(length, warmup, end)
     return lambda step: warmed_up(step) * factor(step)
 
 
@@ -109,18 +114,17 @@ def clip_by_norm(limit: float, rule: str) -> optax.GradientTransformation:
         "max": lambda norm: limit / jnp.maximum(norm, limit),
         "add": lambda norm: jnp.minimum(1.0, limit / (norm + 1e-6)),
     }
-    if rule not in factors:
-        raise ValueError(f"optim.clip_rule is {rule!r}; valid values: {', '.join(factors)}")
+    factor_of = lookup(factors, rule, "optim.clip_rule")
 
     def scale(updates: Any) -> Any:
-        factor = factors[rule](optax.global_norm(updates))
+        factor = factor_of(optax.global_norm(updates))
         return jax.tree.map(lambda g: g * factor, updates)
 
     return optax.stateless(lambda updates, params: scale(updates))
 
 
 def frozen(path: tuple, leaf: Any) -> bool:
-    """Whether a parameter is fixed by design: the random frequencies of the Fourier embedding."""
+    """True if a parameter is fixed by design: the random frequencies of the Fourier embedding."""
     del leaf
     return any("GaussianFourierProjection" in str(entry) for entry in path)
 
@@ -145,10 +149,7 @@ def make_optimizer(
     Raises:
       ValueError: an unknown name or clipping rule.
     """
-    if name not in OPTIMIZERS:
-        known = ", ".join(OPTIMIZERS)
-        raise ValueError(f"optim.optimizer is {name!r}; valid values: {known}")
-    direction = OPTIMIZERS[name]
+    direction = lookup(OPTIMIZERS, name, "optim.optimizer")
 
     def trainable(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda p, leaf: not frozen(p, leaf), params)

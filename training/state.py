@@ -22,7 +22,7 @@ class TrainState(flax.struct.PyTreeNode):
     opt_state: optax.OptState
     ema_params: Any
     key: jax.Array
-    averages: dict[str, Any] = flax.struct.field(default_factory=dict)  # those beside ema_params
+    averages: dict[str, Any] = flax.struct.field(default_factory=dict)  # further ones, by name
 
 
 def new_state(

@@ -83,13 +83,13 @@ def make_train_step(
         step_key = jax.random.fold_in(state.key, state.step)
 
         def mean_loss(params: Any, part: Any) -> tuple[jax.Array, dict[str, jax.Array]]:
-            drawn, numbers = part
-            per_image, parts = objective(
-                params, drawn["image"], drawn["label"], step_key, numbers, total,
+            examples, numbers = part
+            per_image, terms = objective(
+                params, examples["image"], examples["label"], step_key, numbers, total,
                 train=True, flip=flip, axis_name=axis_name,
             )  # fmt: skip
-            named = {"loss": per_image, **parts}
-            means = {name: jnp.mean(values) for name, values in named.items() if name != "t"}
+            metrics = {"loss": per_image, **terms}
+            means = {name: jnp.mean(values) for name, values in metrics.items() if name != "t"}
             return means["loss"], means
 
         grads, metrics = mean_over_parts(

@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
@@ -27,6 +26,7 @@ import optax
 
 from data import Batches, Dataset, default_folder, eval_batches
 from data.transforms import scale
+from runtime import files
 
 NUM_FEATURES = 64
 _CHUNK = 500  # images per call
@@ -52,7 +52,7 @@ class Network(nn.Module):
 
 @dataclasses.dataclass(frozen=True)
 class Recipe:
-    """How a classifier is trained: AdamW with cosine decay, no augmentation, a fixed seed."""
+    """Settings of a training: AdamW with cosine decay, no augmentation, a fixed seed."""
 
     version: int = 1
     epochs: int = 30
@@ -85,7 +85,7 @@ class Classifier:
 
     @property
     def label(self) -> str:
-        """What must stand beside every number made with these features."""
+        """Words on the features, to stand beside every number made with them."""
         return f"features: classifier trained on {self.dataset}, not Inception"
 
     def features(self, images: np.ndarray) -> np.ndarray:
@@ -124,7 +124,7 @@ def load(
     cache_dir: str | os.PathLike[str] | None = None,
     recipe: Recipe = Recipe(),
 ) -> Classifier:
-    """The classifier of a data set: from the cache, or trained now and put there.
+    """The classifier of a data set, from the cache, or trained now and put there.
 
     The cache file's name depends on the training examples, the recipe and the network's version; an
     unreadable file is replaced.
@@ -132,7 +132,7 @@ def load(
     Args:
       train, test: the two splits.
       cache_dir: by default `classifiers` beside the prepared data sets.
-      recipe: how to train.
+      recipe: the settings of its training.
 
     Raises:
       ValueError: all images have the same label.
@@ -215,17 +215,10 @@ def accuracy(classifier: Classifier, dataset: Dataset) -> float:
 
 
 def _write(path: pathlib.Path, classifier: Classifier) -> None:
-    """One npz file of arrays, put in place at once."""
+    """Writes one npz file of arrays, whole or not at all."""
     arrays = flax.traverse_util.flatten_dict(classifier.params, sep="/")
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            np.savez(file, accuracy=classifier.accuracy, **arrays)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
+    with files.whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, accuracy=classifier.accuracy, **arrays)
 
 
 def _read(path: pathlib.Path, train: Dataset) -> Classifier | None:
@@ -233,8 +226,8 @@ def _read(path: pathlib.Path, train: Dataset) -> Classifier | None:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] for name in stored.files}
-        reached = float(arrays.pop("accuracy"))
+        test_accuracy = float(arrays.pop("accuracy"))
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
     params = flax.traverse_util.unflatten_dict(arrays, sep="/")
-    return Classifier(params, train.name, train.levels, train.num_classes, reached)
+    return Classifier(params, train.name, train.levels, train.num_classes, test_accuracy)

@@ -1,4 +1,4 @@
-"""How close images are to the originals they stand for: PSNR and SSIM, of scikit-image."""
+"""PSNR and SSIM, by scikit-image: the closeness of images to the originals they stand for."""
 
 from __future__ import annotations
 

@@ -2,11 +2,8 @@ r"""The Inception network of 2015, whose features FID, Inception Score, KID and 
 
 It is the network of the TensorFlow graph `inception-2015-12-05` (Szegedy et al., arXiv:1512.00567),
 not that of later Inception v3 releases: 1008 classes, average pooling that does not count the
-padding, and maximum pooling in the last block. Weights are read from its conversion for
-pytorch-fid, whose names the layers have here; each batch normalisation (epsilon 1e-3) is folded
-into its convolution:
-
-    kernel = w gamma / sqrt(var + eps)        bias = beta - mean gamma / sqrt(var + eps).
+padding, and maximum pooling in the last block. Its layers have the names of the conversion for
+pytorch-fid, whose weights `inception_weights` reads.
 
 Three outputs are in use:
 
@@ -22,44 +19,28 @@ Images are resized to 299 x 299 first, and the two ways in use give other number
 
 from __future__ import annotations
 
-import dataclasses
-import functools
-import hashlib
-import os
-import pathlib
-import re
-import tempfile
-import urllib.request
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from tqdm import tqdm
 
-from data import default_folder
-from data.builder import reach
-from interop import pth
+from configs.names import lookup
 
 NAME = "inception-2015-12-05"
-FILE = "pt_inception-2015-12-05-6726825d.pth"
-URL = f"https://github.com/mseitzer/pytorch-fid/releases/download/fid_weights/{FILE}"
 SIZE = 299
 NUM_FEATURES = 2048
 NUM_CLASSES = 1008
 SPATIAL_CHANNELS = 7
-EPSILON = 1e-3
-COUNTER = "num_batches_tracked"
 
 Params = Mapping[str, Any]
 
 
 class Outputs(NamedTuple):
-    """Of B images: `pool [B, 2048]`, `logits [B, 1008]` without bias, `spatial [B, 2023]`."""
+    """`pool [B, 2048]`, `logits [B, 1008]` without bias and `spatial [B, 2023]` of B images."""
 
     pool: jax.Array
     logits: jax.Array
@@ -215,7 +196,7 @@ class Network(nn.Module):
 
 
 def tensorflow_positions(size: int) -> np.ndarray:
-    """Of the 299 pixels in an image of `size`: i size / 299, in float32 as TensorFlow 1 has it.
+    """Places of the 299 pixels in an image of `size`: i size / 299, in TensorFlow 1's float32.
 
     (`tf.image.resize_bilinear` with align_corners=False; its pixels have no half-pixel centres.)
     """
@@ -223,7 +204,7 @@ def tensorflow_positions(size: int) -> np.ndarray:
 
 
 def pytorch_positions(size: int) -> np.ndarray:
-    """Of the 299 pixels in an image of `size`: (i + 1/2) size / 299 - 1/2, but not below 0.
+    """Places of the 299 pixels in an image of `size`: (i + 1/2) size / 299 - 1/2, from 0 on.
 
     (`F.interpolate` with align_corners=False, as in pytorch-fid.)
     """
@@ -239,7 +220,7 @@ def _pytorch_range(x: jax.Array) -> jax.Array:
     return x / 127.5 - 1.0
 
 
-# Where pixels are taken from, and how 0..255 become what the network sees.
+# Each with the places of its pixels and the map from 0..255 to the network's range.
 RESIZES = {
     "tensorflow": (tensorflow_positions, _tensorflow_range),
     "pytorch": (pytorch_positions, _pytorch_range),
@@ -248,8 +229,7 @@ RESIZES = {
 
 def check_resize(resize: str) -> None:
     """Raises ValueError unless there is such a resize."""
-    if resize not in RESIZES:
-        raise ValueError(f"unknown eval.resize {resize!r}: it is one of {', '.join(RESIZES)}")
+    lookup(RESIZES, resize, "eval.resize")
 
 
 def resized(images: jax.Array, resize: str) -> jax.Array:
@@ -276,141 +256,3 @@ def apply(params: Params, images: jax.Array, resize: str) -> Outputs:
         raise ValueError(f"Inception sees colour images [B, H, W, 3], not {images.shape}")
     with jax.default_matmul_precision("highest"):  # accelerators would round the factors
         return Network().apply({"params": params}, resized(images, resize))  # type: ignore
-
-
-# --- weights ---
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Weights:
-    """Parameters of `Network` in NumPy, and the SHA-256 of the file that they are from."""
-
-    params: Params
-    sha256: str
-
-
-def load_weights(path: str | os.PathLike[str] = "") -> Weights:
-    """The weights in a file, by default that of pytorch-fid, which is downloaded if it must be.
-
-    Raises:
-      FileNotFoundError: no such file, or it cannot be downloaded; says what to fetch and whereto.
-      ValueError: a damaged file, or tensors that are not the network's.
-    """
-    file = pathlib.Path(path).expanduser() if path else _cached()
-    if not file.is_file():
-        raise FileNotFoundError(f"config.eval.inception_path is {file}, where there is no file")
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
-    promised = re.search(r"-([0-9a-f]{8,64})\.pth$", file.name)
-    if promised and not sha256.startswith(promised[1]):
-        raise ValueError(
-            f"{file} is damaged: its SHA-256 begins with {sha256[:8]}, not {promised[1]} as its "
-            "name says; remove it and fetch it again"
-        )
-    return Weights(params_from_torch(pth.read_pth(file)), sha256)
-
-
-def places() -> list[pathlib.Path]:
-    """Where the weights are looked for: our cache, and that of pytorch-fid."""
-    hub = os.environ.get("TORCH_HOME", "~/.cache/torch")
-    return [
-        default_folder() / "inception" / FILE,
-        pathlib.Path(hub).expanduser() / "hub" / "checkpoints" / FILE,
-    ]
-
-
-def _cached() -> pathlib.Path:
-    """The file of pytorch-fid's weights, downloaded on first use."""
-    found = [place for place in places() if place.is_file()]
-    if not found:
-        _download(places()[0])
-    return found[0] if found else places()[0]
-
-
-def _download(target: pathlib.Path) -> None:
-    try:
-        reach(URL)
-        target.parent.mkdir(parents=True, exist_ok=True)
-        with (
-            urllib.request.urlopen(URL, timeout=60) as answer,
-            tempfile.NamedTemporaryFile(dir=target.parent, suffix=".part", delete=False) as part,
-        ):
-            try:
-                size = int(answer.headers.get("Content-Length") or 0)
-                with tqdm(total=size or None, desc=FILE, unit="B", unit_scale=True) as bar:
-                    while chunk := answer.read(1 << 20):
-                        part.write(chunk)
-                        bar.update(len(chunk))
-                part.close()
-                os.replace(part.name, target)
-            except BaseException:
-                pathlib.Path(part.name).unlink(missing_ok=True)
-                raise
-    except OSError as error:
-        raise FileNotFoundError(
-            f"the Inception network is not on this machine and could not be downloaded "
-            f"({type(error).__name__}): fetch {URL} into {target.parent}, or name the file with "
-            "--config.eval.inception_path"
-        ) from error
-
-
-def params_from_torch(tensors: Mapping[str, Any]) -> Params:
-    """Parameters of `Network` from a state dictionary of pytorch-fid's, normalisation folded in.
-
-    Raises:
-      ValueError: tensors that are missing, of another shape or not finite, or that nothing here
-        knows; the first ones are named.
-    """
-    wrong = [f"{name} is unknown" for name in tensors if name not in torch_shapes()]
-    for name, shape in torch_shapes().items():
-        found = tensors.get(name)
-        if found is None and not name.endswith(COUNTER):
-            wrong.append(f"{name} is missing")
-        elif found is not None and np.shape(found) != shape:
-            wrong.append(f"{name} is {np.shape(found)}, not {shape}")
-        elif found is not None and not np.isfinite(found).all():
-            wrong.append(f"{name} is not finite")
-    if wrong:
-        more = f" and {len(wrong) - 4} more" if len(wrong) > 4 else ""
-        raise ValueError(f"these are no weights of {NAME}: {', '.join(wrong[:4])}{more}")
-    made: dict[tuple[str, ...], Any] = {("fc", "kernel"): np.asarray(tensors["fc.weight"]).T}
-    for name in torch_shapes():
-        if name.endswith(".conv.weight"):
-            layer = name.removesuffix(".conv.weight")
-            for kind, array in folded(tensors, layer).items():
-                made[*layer.split("."), kind] = array
-    return flax.traverse_util.unflatten_dict(made)
-
-
-def folded(tensors: Mapping[str, Any], layer: str) -> dict[str, np.ndarray]:
-    """`kernel [h, w, C, O]` and `bias [O]` of a convolution with its normalisation, in float32."""
-    kinds = ("weight", "bias", "running_mean", "running_var")
-    gamma, beta, mean, variance = (
-        np.asarray(tensors[f"{layer}.bn.{kind}"], np.float64) for kind in kinds
-    )
-    gain = gamma / np.sqrt(variance + EPSILON)
-    weight = np.asarray(tensors[f"{layer}.conv.weight"]).transpose(2, 3, 1, 0)
-    arrays = {"kernel": weight * gain, "bias": beta - mean * gain}
-    return {kind: array.astype(np.float32) for kind, array in arrays.items()}
-
-
-@functools.cache
-def torch_shapes() -> dict[str, tuple[int, ...]]:
-    """The shape of every tensor in pytorch-fid's file, from the network here.
-
-    `COUNTER`s of training and the logits' bias are among them and in no use; the former may lack.
-    """
-    images = jax.ShapeDtypeStruct((1, SIZE, SIZE, 3), jnp.float32)
-    tree = jax.eval_shape(Network().init, jax.random.key(0), images)["params"]
-    shapes: dict[str, tuple[int, ...]] = {}
-    for path, leaf in flax.traverse_util.flatten_dict(tree).items():
-        name = ".".join(path[:-1])
-        if name == "fc":
-            shapes |= {"fc.weight": leaf.shape[::-1], "fc.bias": leaf.shape[1:]}
-        elif path[-1] == "kernel":
-            height, width, inputs, features = leaf.shape
-            shapes[f"{name}.conv.weight"] = (features, inputs, height, width)
-            for kind in ("weight", "bias", "running_mean", "running_var"):
-                shapes[f"{name}.bn.{kind}"] = (features,)
-            shapes[f"{name}.bn.{COUNTER}"] = ()
-    return shapes

@@ -7,10 +7,14 @@ r"""Inception Score: are the classes of single images certain, and are all of th
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import scipy.special
+
+from evaluation.metrics.feature_set import FeatureSet
+from evaluation.metrics.metric import Results, metric
+from evaluation.metrics.statistics import Statistics
 
 
 class Score(NamedTuple):
@@ -22,7 +26,7 @@ class Score(NamedTuple):
 
 
 def inception_score(logits: np.ndarray, splits: int = 10) -> Score:
-    """Of logits [n, classes], in consecutive splits, in the order of the samples.
+    """The score of logits [n, classes], in consecutive splits in the order of the samples.
 
     Raises:
       ValueError: another shape, fewer samples than splits, or values that are not finite.
@@ -40,3 +44,14 @@ def _score(logits: np.ndarray) -> float:
     log_p = scipy.special.log_softmax(logits, axis=1)
     log_mean = scipy.special.logsumexp(log_p, axis=0) - np.log(len(log_p))
     return float(np.exp((np.exp(log_p) * (log_p - log_mean)).sum(axis=1).mean()))
+
+
+@metric("inception_score", output="logits", keep=True, least=10)
+def _inception_score(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    del real, options
+    score = inception_score(generated.array("logits"))
+    return {
+        "inception_score": score.mean,
+        "inception_score_std": score.std,
+        "inception_score_splits": score.splits,
+    }

@@ -11,9 +11,13 @@ Unlike a Fréchet distance it has no bias at small sample counts, and may theref
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from evaluation.metrics.feature_set import FeatureSet
+from evaluation.metrics.metric import Results, metric
+from evaluation.metrics.statistics import Statistics
 
 
 class KernelDistance(NamedTuple):
@@ -72,3 +76,15 @@ def _mean_of_pairs(x: np.ndarray) -> float:
     """The mean of the kernel over pairs of different samples."""
     values = _kernel(x, x)
     return (values.sum() - np.trace(values)) / (len(x) * (len(x) - 1))
+
+
+@metric("kid", keep=True, real=True, least=1000)
+def _kid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    assert real.features is not None
+    distance = kernel_distance(generated.array("pool"), real.features, seed=options.seed)
+    return {
+        "kid": distance.mean,
+        "kid_std": distance.std,
+        "kid_subsets": distance.subsets,
+        "kid_subset_size": distance.size,
+    }

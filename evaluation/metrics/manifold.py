@@ -1,4 +1,4 @@
-"""Whether samples lie where the data do, and the data where the samples do.
+"""Precision and recall, density and coverage: where samples lie, and where the data lie.
 
 Each set stands for the balls around its members that reach to their k-th nearest neighbour in the
 same set. From these come two pairs of numbers:
@@ -14,10 +14,16 @@ same set. From these come two pairs of numbers:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
+from evaluation.metrics.feature_set import FeatureSet
+from evaluation.metrics.metric import Results, metric
+from evaluation.metrics.statistics import Statistics
+
+PRECISION_NEIGHBOURS = 3
+DENSITY_NEIGHBOURS = 5
 _BLOCK = 1000  # rows of distances that are held at a time
 
 
@@ -35,8 +41,10 @@ class DensityCoverage(NamedTuple):
     coverage: float
 
 
-def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> PrecisionRecall:
-    """Of features [n, d] and [m, d].
+def precision_recall(
+    real: np.ndarray, generated: np.ndarray, k: int = PRECISION_NEIGHBOURS
+) -> PrecisionRecall:
+    """Precision and recall of features [n, d] and [m, d], by balls of k neighbours.
 
     Raises:
       ValueError: other shapes, at most k samples, or values that are not finite.
@@ -51,8 +59,10 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> Pre
     return PrecisionRecall(float(precise / len(generated)), float(recalled.mean()))
 
 
-def density_coverage(real: np.ndarray, generated: np.ndarray, k: int = 5) -> DensityCoverage:
-    """Of features [n, d] and [m, d].
+def density_coverage(
+    real: np.ndarray, generated: np.ndarray, k: int = DENSITY_NEIGHBOURS
+) -> DensityCoverage:
+    """Density and coverage of features [n, d] and [m, d], by balls of k neighbours.
 
     Raises:
       ValueError: other shapes, at most k samples, or values that are not finite.
@@ -81,7 +91,7 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
     radii = np.empty(len(features))
     for first, values in _squared_distances(features, features):
         rows = np.arange(len(values))
-        values[rows, first + rows] = np.inf  # a sample is no neighbour of its own
+        values[rows, first + rows] = np.inf  # a sample is no neighbour of itself
         radii[first : first + len(values)] = np.partition(values, k - 1, axis=1)[:, k - 1]
     return radii
 
@@ -99,3 +109,17 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[_Distances]:
         rows = x[first : first + _BLOCK]
         values = (rows * rows).sum(axis=1)[:, None] - 2.0 * (rows @ y.T) + norms
         yield _Distances(first, np.maximum(values, 0.0))
+
+
+@metric("precision_recall", keep=True, real=True, least=4)
+def _precision_recall(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    del options
+    assert real.features is not None
+    return precision_recall(real.features, generated.array("pool"))._asdict()
+
+
+@metric("density_coverage", keep=True, real=True, least=6)
+def _density_coverage(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    del options
+    assert real.features is not None
+    return density_coverage(real.features, generated.array("pool"))._asdict()

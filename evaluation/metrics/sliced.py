@@ -30,6 +30,6 @@ def sliced_wasserstein(
     directions /= np.linalg.norm(directions, axis=0)
     few, many = sorted((np.sort(x @ directions, axis=0) for x in (a, b)), key=len)
     if len(few) < len(many):
-        middles, own = ((np.arange(len(x)) + 0.5) / len(x) for x in (many, few))
-        few = np.stack([np.interp(middles, own, column) for column in few.T], axis=1)
+        middles, places = ((np.arange(len(x)) + 0.5) / len(x) for x in (many, few))
+        few = np.stack([np.interp(middles, places, column) for column in few.T], axis=1)
     return float(np.sqrt(np.mean((few - many) ** 2)))

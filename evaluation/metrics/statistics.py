@@ -19,20 +19,20 @@ import hashlib
 import json
 import os
 import pathlib
-import tempfile
 import zipfile
 from typing import Any
 
 import numpy as np
 
-from evaluation.metrics.frechet import Gaussian, Moments
+from evaluation.metrics.moments import Gaussian, Moments
+from runtime import errors, files
 
-_KNOWN = ("mu", "sigma", "mu_s", "sigma_s", "pool_3", "origin")
+_NAMES = ("mu", "sigma", "mu_s", "sigma_s", "pool_3", "origin")
 
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """How features were made; "" or 0 where nobody knows.
+    """The making of features; "" or 0 where nobody knows.
 
     Attributes:
       network: its name.
@@ -59,7 +59,7 @@ class Statistics:
       pool: of the 2048 features.
       spatial: of the spatial ones, where there are any.
       features: the pool features [n, d] themselves, where there are any.
-      origin: how they were made.
+      origin: their making.
       form: which of the forms above.
       path, sha256: of the file; "" before there is one.
     """
@@ -72,6 +72,11 @@ class Statistics:
     path: str = ""
     sha256: str = ""
 
+    def facts(self) -> dict[str, Any]:
+        """The file's path, SHA-256 and form, and its origin, as they stand in results.json."""
+        file = {"path": self.path, "sha256": self.sha256, "form": self.form}
+        return file | dataclasses.asdict(self.origin)
+
 
 def read(path: str | os.PathLike[str]) -> Statistics:
     """The statistics in a file of any form above.
@@ -83,15 +88,7 @@ def read(path: str | os.PathLike[str]) -> Statistics:
     path = pathlib.Path(path).expanduser()
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no statistics; --mode=stats makes them")
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            names = stored.files
-            arrays = {name: stored[name] for name in _KNOWN if name in names}
-            origin = Origin(**json.loads(str(arrays["origin"]))) if "origin" in arrays else Origin()
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} cannot be read as statistics: {_one_line(error)}") from error
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {_one_line(error)}") from error
+    arrays, origin = _read_arrays(path)
     features = spatial = None
     if {"mu", "sigma"} <= arrays.keys():
         form = "mu, sigma"
@@ -110,7 +107,7 @@ def read(path: str | os.PathLike[str]) -> Statistics:
         origin = dataclasses.replace(origin, images=len(features))
     else:
         raise ValueError(
-            f"{path} holds {', '.join(sorted(names)) or 'nothing'}; statistics are mu and sigma, "
+            f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; statistics are mu and sigma, "
             "or pool_3"
         )
     with path.open("rb") as file:
@@ -118,23 +115,30 @@ def read(path: str | os.PathLike[str]) -> Statistics:
     return Statistics(pool, spatial, features, origin, form, str(path), sha256)
 
 
+def _read_arrays(path: pathlib.Path) -> tuple[dict[str, Any], Origin]:
+    """The arrays of a file by name, None those that no form has, and their origin."""
+    try:
+        with np.load(path, allow_pickle=False) as stored:
+            arrays = {name: stored[name] if name in _NAMES else None for name in stored.files}
+            origin = Origin(**json.loads(str(arrays["origin"]))) if "origin" in arrays else Origin()
+    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
+        why = errors.one_line(error, 200)
+        raise ValueError(f"{path} cannot be read as statistics: {why}") from error
+    except zipfile.BadZipFile as error:
+        raise ValueError(f"{path} is damaged: {errors.one_line(error, 200)}") from error
+    return arrays, origin
+
+
 def write(path: str | os.PathLike[str], statistics: Statistics) -> None:
     """Writes mu, sigma, mu_s, sigma_s and the origin, whole or not at all."""
-    path = pathlib.Path(path).expanduser()
-    path.parent.mkdir(parents=True, exist_ok=True)
     origin = json.dumps(dataclasses.asdict(statistics.origin))
     arrays: dict[str, Any] = {"origin": np.array(origin)}
     arrays |= {"mu": statistics.pool.mean, "sigma": statistics.pool.covariance}
     if statistics.spatial is not None:
         arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
-    with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
-        try:
-            np.savez(file, **arrays)
-            file.close()
-            os.replace(file.name, path)
-        except BaseException:
-            pathlib.Path(file.name).unlink(missing_ok=True)
-            raise
+    path = pathlib.Path(path).expanduser()
+    with files.whole(path) as temporary, temporary.open("wb") as file:
+        np.savez(file, **arrays)
 
 
 def check(statistics: Statistics, expected: Origin, num_features: int) -> None:
@@ -146,23 +150,23 @@ def check(statistics: Statistics, expected: Origin, num_features: int) -> None:
     Raises:
       ValueError: another network, weights, resize or data set; fewer images; names all of it.
     """
-    found, wrong = statistics.origin, []
+    origin, wrong = statistics.origin, []
     if len(statistics.pool.mean) != num_features:
         wrong.append(f"{len(statistics.pool.mean)} features, not {num_features}")
     for name in ("network", "weights_sha256", "resize", "dataset", "fingerprint"):
-        stored, wanted = getattr(found, name), getattr(expected, name)
+        stored, wanted = getattr(origin, name), getattr(expected, name)
         if stored and wanted and stored != wanted:
             wrong.append(f"{name} {stored}, not {wanted}")
-    ours = bool(found.network)  # our files say of how many images they are, others had to know
-    other = found.images != expected.images if ours else found.images < expected.images
-    if found.images and expected.images and other:
-        wrong.append(f"{found.images} images, not {expected.images}")
+    ours = bool(origin.network)  # our files say of how many images they are, others had to know
+    other = origin.images != expected.images if ours else origin.images < expected.images
+    if origin.images and expected.images and other:
+        wrong.append(f"{origin.images} images, not {expected.images}")
     if wrong:
         raise ValueError(f"the statistics in {statistics.path} are of {'; '.join(wrong)}")
 
 
 def _gaussian(path: pathlib.Path, arrays: dict[str, np.ndarray], suffix: str) -> Gaussian:
-    """The mean and covariance of that suffix, if that is what they are."""
+    """The mean and covariance in the arrays mu and sigma with that suffix, checked."""
     mean, covariance = arrays[f"mu{suffix}"], arrays[f"sigma{suffix}"]
     names = f"mu{suffix} {mean.shape} and sigma{suffix} {covariance.shape}"
     if mean.ndim != 1 or covariance.shape != (len(mean), len(mean)):
@@ -173,7 +177,3 @@ def _gaussian(path: pathlib.Path, arrays: dict[str, np.ndarray], suffix: str) ->
     if np.abs(covariance - covariance.T).max(initial=0.0) > 1e-6 * scale or scale == 0.0:
         raise ValueError(f"{path}: sigma{suffix} is no covariance: it is not symmetric, or zero")
     return Gaussian(mean.astype(np.float64), covariance.astype(np.float64))
-
-
-def _one_line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

@@ -7,9 +7,8 @@ from __future__ import annotations
 
 import io
 import json
-import math
 import pathlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import ml_collections
@@ -19,43 +18,60 @@ from evaluation.report import page, published, quantities
 from runtime import figures, files
 
 Results = Mapping[str, Any]
+Facts = dict[str, str]
 
 
-def number(
-    name: str,
-    quantity: quantities.Quantity,
-    results: Results,
+def content(configs: Mapping[str, ml_collections.ConfigDict], runs: Mapping[str, Results]) -> dict:
+    """All of the report but its pictures: `runs` by name, each with the config it was made by."""
+    report: dict[str, Any] = {"dataset": "", "config": None, "evaluations": {}}
+    for name, results in runs.items():
+        config = configs[name]
+        nearest = published.identify(config)
+        references = published.compare(nearest, results)
+        report["dataset"] = config.data.dataset
+        report["config"] = nearest and {"name": nearest.name, "changed": nearest.changed}
+        report["evaluations"][name] = {
+            "step": results["step"],
+            "weights": results["weights"],
+            "sampler": sampler(results["made_by"]["sampling"], config.model.num_scales),
+            "sampler_changed": nearest.sampler_changed if nearest else [],
+            "nfe": results.get("nfe"),
+            "numbers": [
+                number_content(number, config, references.get(number.name))
+                for number in quantities.numbers(results).values()
+            ],
+            "settings": json.loads(json.dumps(config.to_dict())),
+        }
+    return report
+
+
+def number_content(
+    number: quantities.Number,
     config: ml_collections.ConfigDict,
-    beside: Mapping[str, published.Published],
+    reference: published.Published | None,
 ) -> dict[str, Any]:
     """One number of the report: value, error bar, the published one and how it was made."""
-    error = results.get(f"{name}{quantity.error}") if quantity.error else None
-    made: dict[str, Any] = {
-        "name": name,
-        "title": quantity.title,
-        "value": results[name],
+    quantity, results = number.quantity, number.results
+    entry: dict[str, Any] = {
+        "name": number.name,
+        "title": number.title,
+        "value": number.value,
         "digits": quantity.digits,
-        "better": "higher" if quantity.higher else "lower",
+        "better": quantity.better,
     }
-    if error is not None and math.isfinite(error):
-        made |= {"error": error, "error_of": quantity.error_of}
+    if number.error is not None:
+        entry |= {"error": number.error, "error_of": quantity.error[1]}
     spread = results.get("over_seeds", {})
-    if name in spread:
-        made["over_seeds"] = {"seeds": spread["seeds"], **spread[name]}
-    if name in beside:
-        made["published"] = beside[name]._asdict()
-    makers = {"samples": sample_facts, "likelihood": likelihood_facts, "loss": loss_facts}
-    makers["real"] = real_facts
-    facts = makers[quantity.of](results, config)
-    if quantity.of == "real":
-        made["better"] = ""
-    if name == "frechet_distance_matched":
-        facts["samples"] = f"{results['frechet_samples_real']:,}, and as many training"
-    return made | {"made_from": facts | shared_facts(results, quantity.of != "real")}
+    if number.name in spread:
+        entry["over_seeds"] = {"seeds": spread["seeds"], **spread[number.name]}
+    if reference is not None:
+        entry["published"] = reference._asdict()
+    facts = FACTS[quantity.source](results, config)
+    return entry | {"made_from": facts | shared_facts(results, quantity.source != "real")}
 
 
-def shared_facts(results: Results, of_network: bool) -> dict[str, str]:
-    """What all numbers of an evaluation have in common, those of the network the weights too."""
+def shared_facts(results: Results, of_network: bool) -> Facts:
+    """Facts that all numbers of an evaluation share: those of the network have weights too."""
     weights = results["weights"]
     if "weights_sha256" in results:
         weights += f" (SHA-256 {results['weights_sha256'][:12]})"
@@ -64,8 +80,8 @@ def shared_facts(results: Results, of_network: bool) -> dict[str, str]:
     return {"step": f"{results['step']:,}", "weights": weights, **facts} if of_network else facts
 
 
-def sample_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Of a number that compares samples with training images."""
+def sample_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a number that compares samples with training images."""
     dequantised = "uniform" if config.data.uniform_dequantization else "none"
     return {
         "samples": f"{results['num_samples']:,}",
@@ -78,8 +94,14 @@ def sample_facts(results: Results, config: ml_collections.ConfigDict) -> dict[st
     }
 
 
-def real_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Of a number that compares real examples with one another."""
+def matched_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a number that compares samples with as many training images."""
+    count = f"{results['frechet_samples_real']:,}, and as many training"
+    return sample_facts(results, config) | {"samples": count}
+
+
+def real_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a number that compares real examples with one another."""
     del config
     halves = f"{results['frechet_samples_real']:,} and as many others, all training"
     return {
@@ -89,8 +111,8 @@ def real_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str,
     }
 
 
-def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Of a likelihood."""
+def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a likelihood."""
     del config
     options = results["made_by"]["eval"]
     name = f"{results['likelihood_unit']}_per_dim"
@@ -107,8 +129,8 @@ def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> dic
     }
 
 
-def loss_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str, str]:
-    """Of the loss of test images."""
+def loss_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on the loss of test images."""
     dequantised = "uniform" if config.data.uniform_dequantization else "none"
     return {
         "samples": f"{results['loss_images']:,} test {results['examples']}",
@@ -119,8 +141,17 @@ def loss_facts(results: Results, config: ml_collections.ConfigDict) -> dict[str,
     }
 
 
+FACTS: dict[str, Callable[[Results, ml_collections.ConfigDict], Facts]] = {
+    "samples": sample_facts,
+    "matched samples": matched_facts,
+    "real": real_facts,
+    "likelihood": likelihood_facts,
+    "loss": loss_facts,
+}
+
+
 def statistics(results: Results) -> str:
-    """With what samples were compared: a file's hash, or the training images'."""
+    """The real examples that samples were compared with: a file's hash, or the training set's."""
     if "statistics" in results:
         stored = results["statistics"]
         images = f", {stored['images']:,} images" if stored["images"] else ""
@@ -149,33 +180,6 @@ def sampler(options: Mapping[str, Any], num_scales: int) -> str:
     return f"{method}, {steps}"
 
 
-def content(configs: Mapping[str, ml_collections.ConfigDict], runs: Mapping[str, Results]) -> dict:
-    """All of the report but its pictures: `runs` by name, each with the config it was made by."""
-    made: dict[str, Any] = {"dataset": "", "config": None, "evaluations": {}}
-    for name, results in runs.items():
-        config = configs[name]
-        known = published.identify(config)
-        beside = published.compare(known, results)
-        made["dataset"] = config.data.dataset
-        made["config"] = known and {"name": known.name, "changed": known.changed}
-        made["evaluations"][name] = {
-            "step": results["step"],
-            "weights": results["weights"],
-            "sampler": sampler(results["made_by"]["sampling"], config.model.num_scales),
-            "sampler_changed": known.sampler_changed if known else [],
-            "nfe": results.get("nfe"),
-            "numbers": [
-                number(key, quantity, results, config, beside)
-                for key, quantity in quantities.found(results).items()
-            ],
-            "settings": _plain(config.to_dict()),
-        }
-    return made
-
-
-SAMPLES = "Samples, not selected: the first of this seed"
-
-
 def write(
     folder: pathlib.Path,
     workdir: pathlib.Path,
@@ -184,50 +188,79 @@ def write(
 ) -> None:
     """Writes `report.json` and `report.html` into `folder`.
 
-    Pictures of an evaluation are in the folder of its name, "" for the only one; what of them is
-    not there is left out.
+    Pictures of an evaluation are in the folder of its name, "" for the only one, and those of the
+    training in `workdir`; a picture that is not there is left out.
     """
-    made = content(configs, runs)
-    files.write_json(folder / "report.json", made)
-    pictures, curves = [], []
+    report = content(configs, runs)
+    files.write_json(folder / "report.json", report)
     if len(runs) == 1:
         ((name, results),) = runs.items()
-        if "num_samples" in results:
-            pictures = [
-                _picture(folder / name / "samples.png", SAMPLES),
-                _picture(folder / name / "reverse_process.gif", "How they came about, from noise"),
-            ]
-        curves = [_picture(workdir / "loss.png", "Loss in training")]
+        samples = sample_pictures(folder / name) if "num_samples" in results else []
+        curves = [picture(workdir / "loss.png", "Loss in training", plot=True)]
         if "loss" in results:
-            curves.append(_picture(folder / name / "loss_by_time.png", "Loss by noise level"))
+            by_time = folder / name / "loss_by_time.png"
+            curves.append(picture(by_time, "Loss by noise level", plot=True))
     else:
-        for name, evaluation in made["evaluations"].items():
-            pictures.append(_picture(folder / name / "samples.png", page.name_of(evaluation), 480))
-        curves = [_picture(path, title) for path, title in plot(folder, made)]
-    shown, drawn = ([one for one in found if one] for found in (pictures, curves))
-    page.write(folder / "report.html", made, shown, drawn, quantities.LEADING)
+        samples = [
+            picture(folder / name / "samples.png", page.name_of(run), side=480)
+            for name, run in report["evaluations"].items()
+        ]
+        curves = [picture(*curve, plot=True) for curve in plot_distances(folder, report)]
+    curves.append(picture(workdir / "training_samples.png", "Samples in the course of training"))
+    existing = [[one for one in pictures if one is not None] for pictures in (samples, curves)]
+    page.write(folder / "report.html", report, *existing)
 
 
-def plot(folder: pathlib.Path, made: Mapping[str, Any]) -> list[tuple[pathlib.Path, str]]:
+def sample_pictures(folder: pathlib.Path) -> list[page.Picture | None]:
+    """The pictures of one evaluation's samples."""
+    return [
+        picture(folder / "samples.png", "Samples, not selected: the first of this seed"),
+        picture(folder / "reverse_process.gif", "How they came about, from noise"),
+    ]
+
+
+def picture(
+    path: pathlib.Path, title: str, side: int = 0, plot: bool = False
+) -> page.Picture | None:
+    """A file as it is, or no larger than `side` pixels if that is given; None if there is none."""
+    if not path.is_file():
+        return None
+    data = path.read_bytes()
+    if side:
+        small = io.BytesIO()
+        with Image.open(path) as image:
+            image.thumbnail((side, side))
+            image.save(small, "PNG", optimize=True)
+        data = small.getvalue()
+    return page.Picture(title, f"image/{path.suffix.removeprefix('.')}", data, plot)
+
+
+def plot_distances(
+    folder: pathlib.Path, report: Mapping[str, Any]
+) -> list[tuple[pathlib.Path, str]]:
     """Draws the distance of the samples over steps and over NFE, where there are several of them.
 
     Returns the paths of the plots with their titles.
     """
-    names = ("fid", "frechet_distance", "sliced_wasserstein")
     points = []
-    for run in made["evaluations"].values():
-        numbers = {one["name"]: one for one in run["numbers"]}
-        points += [(run, numbers[name]) for name in names if name in numbers][:1]
+    for run in report["evaluations"].values():
+        numbers = {number["name"]: number for number in run["numbers"]}
+        distances = [
+            numbers[name]
+            for name in quantities.leading()
+            if name in numbers and quantities.QUANTITIES[name].source in quantities.SAMPLED
+        ]
+        points += [(run, number) for number in distances if number["better"] == "lower"][:1]
     plots = []
     for axis, along, label in (
         ("step", "step", lambda run: run["sampler"]),
         ("NFE per sample", "nfe", lambda run: f"step {run['step']:,}"),
     ):
         curves: dict[str, tuple[list[float], list[float]]] = {}
-        for run, one in sorted(points, key=lambda point: point[0][along]):
+        for run, number in sorted(points, key=lambda point: point[0][along]):
             xs, ys = curves.setdefault(label(run), ([], []))
             xs.append(run[along])
-            ys.append(one["value"])
+            ys.append(number["value"])
         if any(len(set(xs)) > 1 for xs, _ in curves.values()):
             every = [x for xs, _ in curves.values() for x in xs]
             scale = "log" if along == "nfe" and max(every) > 10 * min(every) else "linear"
@@ -235,21 +268,3 @@ def plot(folder: pathlib.Path, made: Mapping[str, Any]) -> list[tuple[pathlib.Pa
             figures.plot_curves(path, curves, axis, title, xscale=scale)
             plots.append((path, f"{title} over {axis}"))
     return plots
-
-
-def _picture(path: pathlib.Path, title: str, side: int = 0) -> page.Picture | None:
-    """A file as it is, or no larger than `side` pixels if that is given; None if there is none."""
-    if not path.is_file():
-        return None
-    content = path.read_bytes()
-    if side:
-        small = io.BytesIO()
-        with Image.open(path) as picture:
-            picture.thumbnail((side, side))
-            picture.save(small, "PNG", optimize=True)
-        content = small.getvalue()
-    return page.Picture(title, f"image/{path.suffix.removeprefix('.')}", content)
-
-
-def _plain(value: Any) -> Any:
-    return json.loads(json.dumps(value))

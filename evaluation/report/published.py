@@ -1,7 +1,7 @@
-"""Published numbers, and which of the configs here a config is, or is nearest to.
+"""Published numbers, and the config of this program that a config is, or is nearest to.
 
-A config is known by its values, not by its file's name, so that one with overrides is never taken
-for the one that it began as: it is that one "with changed fields".
+A config is recognised by its values, not by its file's name, so that one with overrides is never
+taken for the one that it began as: it is that one "with changed fields".
 """
 
 from __future__ import annotations
@@ -16,30 +16,32 @@ from typing import Any, NamedTuple
 from flax.traverse_util import flatten_dict
 
 import configs
+from evaluation.report.quantities import QUANTITIES, SAMPLED
 
 PAPER = "Song et al. 2021, Score-Based Generative Modeling through SDEs (ICLR)"
 
-# (FID, Inception Score) of the config's own sampler at the best checkpoint: Table 3, DDPM's: 1.
-SAMPLES: dict[str, tuple[float, float | None]] = {
-    "ve/cifar10_ncsnpp": (2.45, 9.73),
-    "ve/cifar10_ncsnpp_continuous": (2.38, 9.83),
-    "ve/cifar10_ncsnpp_deep_continuous": (2.20, 9.89),
-    "vp/ddpm/cifar10": (3.24, None),
-    "vp/cifar10_ddpmpp": (2.78, 9.64),
-    "vp/cifar10_ddpmpp_continuous": (2.55, 9.58),
-    "vp/cifar10_ddpmpp_deep_continuous": (2.41, 9.68),
-    "subvp/cifar10_ddpmpp_continuous": (2.61, 9.56),
-    "subvp/cifar10_ddpmpp_deep_continuous": (2.41, 9.57),
+# Numbers by their names in results.json, of the config's own sampler at the best checkpoint:
+# Table 3, DDPM's: 1.
+SAMPLES: dict[str, dict[str, float]] = {
+    "ve/cifar10_ncsnpp": {"fid": 2.45, "inception_score": 9.73},
+    "ve/cifar10_ncsnpp_continuous": {"fid": 2.38, "inception_score": 9.83},
+    "ve/cifar10_ncsnpp_deep_continuous": {"fid": 2.20, "inception_score": 9.89},
+    "vp/ddpm/cifar10": {"fid": 3.24},
+    "vp/cifar10_ddpmpp": {"fid": 2.78, "inception_score": 9.64},
+    "vp/cifar10_ddpmpp_continuous": {"fid": 2.55, "inception_score": 9.58},
+    "vp/cifar10_ddpmpp_deep_continuous": {"fid": 2.41, "inception_score": 9.68},
+    "subvp/cifar10_ddpmpp_continuous": {"fid": 2.61, "inception_score": 9.56},
+    "subvp/cifar10_ddpmpp_deep_continuous": {"fid": 2.41, "inception_score": 9.57},
 }
-# (FID by the probability-flow ODE, bits/dim) at the last checkpoint: Table 2.
-FLOW: dict[str, tuple[float, float]] = {
-    "vp/ddpm/cifar10": (3.37, 3.28),
-    "vp/ddpm/cifar10_continuous": (3.69, 3.21),
-    "vp/cifar10_ddpmpp_continuous": (3.93, 3.16),
-    "vp/cifar10_ddpmpp_deep_continuous": (3.08, 3.13),
-    "subvp/cifar10_ddpm_continuous": (3.56, 3.05),
-    "subvp/cifar10_ddpmpp_continuous": (3.16, 3.02),
-    "subvp/cifar10_ddpmpp_deep_continuous": (2.92, 2.99),
+# Numbers by the probability-flow ODE at the last checkpoint: Table 2.
+FLOW: dict[str, dict[str, float]] = {
+    "vp/ddpm/cifar10": {"fid": 3.37, "bits_per_dim": 3.28},
+    "vp/ddpm/cifar10_continuous": {"fid": 3.69, "bits_per_dim": 3.21},
+    "vp/cifar10_ddpmpp_continuous": {"fid": 3.93, "bits_per_dim": 3.16},
+    "vp/cifar10_ddpmpp_deep_continuous": {"fid": 3.08, "bits_per_dim": 3.13},
+    "subvp/cifar10_ddpm_continuous": {"fid": 3.56, "bits_per_dim": 3.05},
+    "subvp/cifar10_ddpmpp_continuous": {"fid": 3.16, "bits_per_dim": 3.02},
+    "subvp/cifar10_ddpmpp_deep_continuous": {"fid": 2.92, "bits_per_dim": 2.99},
 }
 
 SAME = (  # without these in common, two configs are not variants of one another
@@ -72,7 +74,7 @@ FREE = (  # what no number depends on, or what stands beside the number anyway
 )
 
 
-class Known(NamedTuple):
+class NearestConfig(NamedTuple):
     """The config of this program that a config is, up to the changed fields.
 
     Attributes:
@@ -100,63 +102,75 @@ class Published(NamedTuple):
     differences: list[str]
 
 
-def identify(config: Any) -> Known | None:
+def identify(config: Any) -> NearestConfig | None:
     """The config of `configs/` with the fewest other values; None if none is akin."""
-    given = config.to_dict()
-    own = _values(given)
-    found = []
+    fields = config.to_dict()
+    akin = []
     for name, stored in shipped().items():
-        if _values(stored) == own:
-            changed = _changed(stored, given)
+        if _values(stored) == _values(fields):
+            changed = _changed(stored, fields)
             sampler = [line for line in changed if line.startswith("sampling.")]
-            found.append(Known(name, [line for line in changed if line not in sampler], sampler))
-    order = [(len(known.changed), len(known.sampler_changed), known.name) for known in found]
-    return found[order.index(min(order))] if found else None
+            akin.append(
+                NearestConfig(name, [line for line in changed if line not in sampler], sampler)
+            )
+    if not akin:
+        return None
+    return min(akin, key=lambda near: (len(near.changed), len(near.sampler_changed), near.name))
 
 
 @functools.cache
 def shipped() -> dict[str, dict[str, Any]]:
     """All configs of this program, nested, by their paths."""
+    return {name: config.to_dict() for name, config in _stored().items()}
+
+
+def _stored() -> dict[str, Any]:
     home = pathlib.Path(configs.__file__).parent
-    found = {}
+    stored = {}
     for path in sorted(home.rglob("*.py")):
         parts = path.relative_to(home).with_suffix("").parts
         module = importlib.import_module(".".join(("configs", *parts)))
         if hasattr(module, "get_config"):
-            found["/".join(parts)] = module.get_config().to_dict()
-    return found
+            stored["/".join(parts)] = module.get_config()
+    return stored
 
 
-def compare(known: Known | None, results: Mapping[str, Any]) -> dict[str, Published]:
+def compare(nearest: NearestConfig | None, results: Mapping[str, Any]) -> dict[str, Published]:
     """The published numbers beside those of `results`, by their names there."""
-    found: dict[str, Published] = {}
-    if known is None:
-        return found
-    made = results["made_by"]
-    own, table = known.changed + known.sampler_changed, "Table 3"
-    sampler = made["sampling"]
-    if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
-        own = [*own, "sampling.corrector_norm: image, not batch"]
-    fid, score = SAMPLES.get(known.name, (None, None))
-    if known.name == "vp/ddpm/cifar10":
-        table = "Table 1"
-    if sampler["method"] == "ode":
-        own, table, score = known.changed + _loose("sampling", sampler), "Table 2", None
-        fid, _ = FLOW.get(known.name, (None, None))
+    if nearest is None:
+        return {}
+    of_samples, table, differences = _of_sampler(nearest, results)
     if "num_samples" in results:
-        own = own + _sample_conditions(results)
-    for name, value in (("fid", fid), ("inception_score", score)):
-        if value is not None and name in results:
-            found[name] = Published(value, f"{PAPER}, {table}", own)
-    if known.name in FLOW and "bits_per_dim" in results:
-        differences = known.changed + _likelihood_conditions(made["eval"])
-        _, bits = FLOW[known.name]
-        found["bits_per_dim"] = Published(bits, f"{PAPER}, Table 2", differences)
-    return found
+        differences += _sample_conditions(results)
+    numbers = {
+        name: Published(value, f"{PAPER}, {table}", differences)
+        for name, value in of_samples.items()
+        if QUANTITIES[name].source in SAMPLED
+    }
+    for name, value in FLOW.get(nearest.name, {}).items():
+        if QUANTITIES[name].source == "likelihood":
+            conditions = nearest.changed + _likelihood_conditions(results["made_by"]["eval"])
+            numbers[name] = Published(value, f"{PAPER}, Table 2", conditions)
+    return {name: number for name, number in numbers.items() if name in results}
+
+
+def _of_sampler(
+    nearest: NearestConfig, results: Mapping[str, Any]
+) -> tuple[Mapping[str, float], str, list[str]]:
+    """Published numbers by the results' sampler, their table, and other values in the config."""
+    sampler = results["made_by"]["sampling"]
+    if sampler["method"] == "ode":
+        differences = nearest.changed + _loose("sampling", sampler)
+        return FLOW.get(nearest.name, {}), "Table 2", differences
+    differences = nearest.changed + nearest.sampler_changed
+    if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
+        differences.append("sampling.corrector_norm: image, not batch")
+    table = "Table 1" if nearest.name == "vp/ddpm/cifar10" else "Table 3"
+    return SAMPLES.get(nearest.name, {}), table, differences
 
 
 def _sample_conditions(results: Mapping[str, Any]) -> list[str]:
-    """How the judgement differs from that of the paper."""
+    """Lines on conditions of the samples' numbers that are not the paper's."""
     options = results["made_by"]["eval"]
     lines = []
     if results["num_samples"] != 50000:
@@ -171,6 +185,7 @@ def _sample_conditions(results: Mapping[str, Any]) -> list[str]:
 
 
 def _likelihood_conditions(options: Mapping[str, Any]) -> list[str]:
+    """Lines on conditions of a likelihood that are not the paper's."""
     lines = []
     if options["bpd_dataset"] != "test":
         lines.append(f"eval.bpd_dataset: {options['bpd_dataset']}, not test")
@@ -182,12 +197,12 @@ def _likelihood_conditions(options: Mapping[str, Any]) -> list[str]:
 
 
 def _loose(section: str, options: Mapping[str, Any]) -> list[str]:
-    """Tolerances of a solver above those of the paper."""
+    """Lines on tolerances of a solver above those of the paper."""
     names = ("rtol", "atol", "bpd_rtol", "bpd_atol")
     return [
         f"{section}.{name}: {options[name]:g}, not 1e-05"
         for name in names
-        if options.get(name, 0) > 1e-5
+        if name in options and options[name] > 1e-5
     ]
 
 
@@ -196,20 +211,20 @@ def _values(config: Mapping[str, Any]) -> list[Any]:
     return [config[section][field] for section, field in sections]
 
 
-def _changed(stored: Mapping[str, Any], given: Mapping[str, Any]) -> list[str]:
+def _changed(stored: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
     """Lines "model.nf: 64, not 128" for the fields that differ, without those of `FREE`."""
     absent = "nothing"
-    old, new = (flatten_dict(dict(config), sep=".") for config in (stored, given))
+    old, new = (flatten_dict(dict(config), sep=".") for config in (stored, fields))
     lines = []
     for name in sorted(old.keys() | new.keys()):
-        before, now = (_plain(fields.get(name, absent)) for fields in (old, new))
+        before, now = (_plain(values.get(name, absent)) for values in (old, new))
         if before != now and not any(fnmatch.fnmatch(name, pattern) for pattern in FREE):
             lines.append(f"{name}: {now}, not {before}")
     return lines
 
 
 def _plain(value: Any) -> Any:
-    """As JSON gives it back, which has no tuples; "" as one sees it."""
+    """A value as JSON gives it back, which has no tuples, and "" as one sees it."""
     if isinstance(value, tuple | list):
         return [_plain(item) for item in value]
     return value if value != "" else "''"

@@ -1,80 +1,238 @@
-"""The numbers that an evaluation can make, each once."""
+"""Every number that an evaluation can make, once.
+
+An entry of `QUANTITIES` has all that console, results.json's readers and page need to know of a
+number; a function of `evaluation.metrics` makes its value. Its name is that in results.json.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+import math
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from evaluation.metrics.frechet import SPLITS
+from evaluation.metrics.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
+
 Results = Mapping[str, Any]
+SAMPLED = ("samples", "matched samples")  # the sources that depend on a sampler and its seed
 
 
 class Quantity(NamedTuple):
-    """A number of `results.json`.
+    """A number of results.json.
 
     Attributes:
-      title: what it is called.
-      of: what it is made from: "samples", "real" images alone, "likelihood" or "loss".
+      title: what the field calls it, with its unit where it has one ("Bits/dim").
+      source: what it is made from: a key of `content.FACTS`.
       digits: after the point.
-      higher: whether more is better.
-      error: the ending of the name of its error bar, if it may have one, and
-      error_of: what that is.
+      note: the console's words on how it was made, from a `Number`.
+      better: "lower", "higher", or "" where a perfect generator has it too.
+      error: the ending of the name of its error bar, and what that is, if it may have one.
+      leading: True if it stands on top of the page, and in tables of several evaluations.
     """
 
     title: str
-    of: str
+    source: str
     digits: int
-    higher: bool = False
-    error: str = ""
-    error_of: str = ""
+    note: Callable[[Number], str]
+    better: str = "lower"
+    error: tuple[str, str] = ("", "")
+    leading: bool = False
+
+
+@dataclasses.dataclass(frozen=True)
+class Number:
+    """A quantity with its value in some results.
+
+    Attributes:
+      name: in results.json, "classifier_kid".
+      quantity: its entry, that of "kid".
+      features: a key of `FEATURES`, "classifier".
+      results: the whole of them.
+    """
+
+    name: str
+    quantity: Quantity
+    features: str
+    results: Results
+
+    def __getitem__(self, name: str) -> Any:
+        """Another entry of the results: with the prefix of the features, or else without."""
+        prefixed = f"{self.features}_{name}"
+        return self.results[prefixed if prefixed in self.results else name]
+
+    @property
+    def title(self) -> str:
+        return f"{self.quantity.title}{FEATURES[self.features]}"
+
+    @property
+    def label(self) -> str:
+        """The title, short enough for a column of the console."""
+        return f"{self.quantity.title}{self.features and f' ({self.features})'}"
+
+    @property
+    def value(self) -> float:
+        return self.results[self.name]
+
+    @property
+    def error(self) -> float | None:
+        """The error bar, or None if there is none that is finite."""
+        ending, _ = self.quantity.error
+        error = self.results.get(self.name + ending) if ending else None
+        return error if error is not None and math.isfinite(error) else None
+
+    @property
+    def note(self) -> str:
+        return self.quantity.note(self)
+
+
+# The features that the beginning of a number's name tells, as a title has them; "" is Inception.
+FEATURES = {
+    "": "",
+    "classifier": " (features of the data set's classifier)",
+    "coordinates": " (coordinates)",
+}
+
+
+def _biased(of: Number) -> str:
+    few = ", fewer than 50000 raise it" if of["num_samples"] < 50000 else ""
+    return f"{of['num_samples']} generated{few}"
+
+
+def _fid(of: Number) -> str:
+    draws = f", {of['fid_stderr_draws']} bootstrap draws" if of.error is not None else ""
+    return _biased(of) + draws
+
+
+def _fid_infinity(of: Number) -> str:
+    sizes = of["fid_infinity_sizes"]
+    return f"line through {len(sizes)} subsets of {sizes[0]} to {sizes[-1]}"
+
+
+def _inception_score(of: Number) -> str:
+    return f"{of['num_samples']} generated, {of['inception_score_splits']} splits"
+
+
+def _generated_and_real(of: Number) -> str:
+    real = of.results.get("real_features") or of.results.get("num_train")
+    return f"{of['num_samples']} generated, {real} real"
+
+
+def _kid(of: Number) -> str:
+    return f"{_generated_and_real(of)}, {of['kid_subsets']} subsets of {of['kid_subset_size']}"
+
+
+def _neighbours(k: int) -> Callable[[Number], str]:
+    return lambda of: f"{_generated_and_real(of)}, k = {k}"
+
+
+def _equal_numbers(of: Number) -> str:
+    size = of["frechet_samples_real"]
+    return f"{size} and {size}, {SPLITS} draws"
+
+
+def _likelihood(of: Number) -> str:
+    name = of.name
+    return (
+        f"{of[f'{name}_images']} {of[f'{name}_split']} {of['examples']}, {of['likelihood_of']}, "
+        f"{of[f'{name}_nfe']:.0f} NFE, {of['likelihood_seconds']:.0f} s"
+    )
+
+
+def _bound(of: Number) -> str:
+    return f"variational, {of[f'{of.name}_draws']} draws per image"
+
+
+def _all_generated(of: Number) -> str:
+    return f"{of['num_samples']} generated, {of['num_train']} train"
+
+
+def _test_to_train(of: Number) -> str:
+    return f"{of['num_test']} test"
+
+
+def _loss(of: Number) -> str:
+    return f"{of['loss_images']} test {of['examples']}"
 
 
 QUANTITIES: dict[str, Quantity] = {
-    "fid": Quantity("FID", "samples", 3, False, "_stderr", "bootstrap over samples"),
-    "fid_infinity": Quantity("FID-infinity", "samples", 3),
-    "sfid": Quantity("sFID", "samples", 3),
-    "inception_score": Quantity("Inception Score", "samples", 3, True, "_std", "over splits"),
-    "kid": Quantity("KID", "samples", 5, False, "_std", "over subsets"),
-    "precision": Quantity("Precision", "samples", 4, True),
-    "recall": Quantity("Recall", "samples", 4, True),
-    "density": Quantity("Density", "samples", 4, True),
-    "coverage": Quantity("Coverage", "samples", 4, True),
-    "frechet_distance": Quantity("Fréchet distance", "samples", 2),
+    "fid": Quantity(
+        "FID", "samples", 3, _fid, error=("_stderr", "bootstrap over samples"), leading=True
+    ),
+    "fid_infinity": Quantity("FID-infinity", "samples", 3, _fid_infinity),
+    "sfid": Quantity("sFID", "samples", 3, _biased),
+    "inception_score": Quantity(
+        "Inception Score", "samples", 3, _inception_score, "higher", ("_std", "over splits"), True
+    ),
+    "kid": Quantity("KID", "samples", 5, _kid, error=("_std", "over subsets")),
+    "precision": Quantity("Precision", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
+    "recall": Quantity("Recall", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
+    "density": Quantity("Density", "samples", 4, _neighbours(DENSITY_NEIGHBOURS), "higher"),
+    "coverage": Quantity("Coverage", "samples", 4, _neighbours(DENSITY_NEIGHBOURS), "higher"),
+    "frechet_distance": Quantity("Fréchet distance", "samples", 2, _all_generated, leading=True),
     "frechet_distance_matched": Quantity(
-        "Fréchet distance, equal numbers", "samples", 2, False, "_std", "over draws"
+        title="Fréchet distance, equal numbers",
+        source="matched samples",
+        digits=2,
+        note=_equal_numbers,
+        error=("_std", "over draws"),
     ),
     "frechet_distance_real": Quantity(
-        "Fréchet distance, train to train", "real", 2, False, "_std", "over draws"
+        title="Fréchet distance, train to train",
+        source="real",
+        digits=2,
+        note=_equal_numbers,
+        better="",
+        error=("_std", "over draws"),
     ),
-    "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4),
-    "sliced_wasserstein_real": Quantity("Sliced Wasserstein distance, test to train", "real", 4),
-    "bits_per_dim": Quantity("Bits/dim", "likelihood", 3, False, "_stderr", "over images"),
+    "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
+    "sliced_wasserstein_real": Quantity(
+        "Sliced Wasserstein distance, test to train", "real", 4, _test_to_train, ""
+    ),
+    "bits_per_dim": Quantity(
+        "Bits/dim", "likelihood", 3, _likelihood, error=("_stderr", "over images"), leading=True
+    ),
     "bits_per_dim_bound": Quantity(
-        "Bits/dim, variational bound", "likelihood", 3, False, "_stderr", "over images"
+        "Bits/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over images")
     ),
-    "nats_per_dim": Quantity("Nats/dim", "likelihood", 3, False, "_stderr", "over points"),
+    "nats_per_dim": Quantity(
+        "Nats/dim", "likelihood", 3, _likelihood, error=("_stderr", "over points"), leading=True
+    ),
     "nats_per_dim_bound": Quantity(
-        "Nats/dim, variational bound", "likelihood", 3, False, "_stderr", "over points"
+        "Nats/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over points")
     ),
-    "loss": Quantity("Test loss", "loss", 4),
+    "loss": Quantity("Test loss", "loss", 4, _loss, leading=True),
 }
-FEATURES = {
-    "": "",
-    "classifier_": " (features of the data set's classifier)",
-    "coordinates_": " (coordinates)",
-}
-LEADING = ("fid", "frechet_distance", "inception_score", "bits_per_dim", "nats_per_dim", "loss")
 
 
-def found(results: Results) -> dict[str, Quantity]:
-    """The quantities that are in `results`, by their names there."""
-    names = {}
-    for prefix, note in FEATURES.items():
-        for name, quantity in QUANTITIES.items():
-            if prefix + name in results:
-                names[prefix + name] = quantity._replace(title=quantity.title + note)
-    return names
+def numbers(results: Results) -> dict[str, Number]:
+    """The numbers that `results` hold, by their names there."""
+    return {
+        name: Number(name, quantity, features, results)
+        for features in FEATURES
+        for unprefixed, quantity in QUANTITIES.items()
+        if (name := f"{features}_{unprefixed}" if features else unprefixed) in results
+    }
+
+
+def leading() -> list[str]:
+    """The names of the numbers that stand first, in their order."""
+    return [name for name, quantity in QUANTITIES.items() if quantity.leading]
 
 
 def of_samples(results: Results) -> list[str]:
     """The names of numbers that depend on what was sampled, and so on the seed."""
-    return [name for name, quantity in found(results).items() if quantity.of == "samples"]
+    present = numbers(results).items()
+    return [name for name, number in present if number.quantity.source in SAMPLED]
+
+
+def decimals(value: float, least: int) -> int:
+    """Digits after the point: `least`, or as many as show two that are not 0."""
+    small = -math.floor(math.log10(abs(value))) + 1 if value and math.isfinite(value) else 0
+    return max(least, small)
+
+
+def text(value: float, least: int, error: float | None = None) -> str:
+    """A value with at least so many digits after the point, and its error bar: "2.346 ± 0.032"."""
+    digits = decimals(value, least)
+    return f"{value:.{digits}f}" + (f" ± {error:.{digits}f}" if error is not None else "")

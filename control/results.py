@@ -1,0 +1,112 @@
+"""Results of controlled generation: metrics, the picture, the files and the table."""
+
+from __future__ import annotations
+
+import math
+import pathlib
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+import data
+from control.problem import Problem
+from data import transforms
+from evaluation.metrics import classifier, fidelity
+from runtime import figures, files
+
+Arrays = dict[str, np.ndarray]  # of all images, [n, ...]
+
+
+def recognition(
+    target_classes: np.ndarray, images: np.ndarray, dataset: Callable[[str], data.Dataset]
+) -> tuple[Arrays, dict[str, Any]]:
+    """How many of the images [n, ...] are taken for what they should be, by a classifier.
+
+    It is `metrics.classifier`, which is trained on the data set alone and knows nothing of the
+    network or its guide. Images whose target class is -1 are not counted.
+
+    Returns:
+      "predicted" [n] and the metrics; both are empty where there is no data set to learn from.
+    """
+    try:
+        judge = classifier.load(dataset("train"), dataset("test"))
+    except (FileNotFoundError, ValueError) as error:  # the images are there, and are to be kept
+        print(f"the images are not classified: {error}")
+        return {}, {}
+    predicted, targets = judge.predict(images), target_classes.reshape(-1)
+    correct = (predicted == targets)[targets >= 0]
+    return {"predicted": predicted}, {
+        "classified_as_asked": float(correct.mean()),
+        "classified": len(correct),
+        "classifier": judge.label,
+        "classifier_accuracy": judge.accuracy,
+    }
+
+
+def likeness(images: np.ndarray, originals: np.ndarray, levels: int) -> dict[str, float]:
+    """Mean PSNR and SSIM of images to their originals, both [n, H, W, C]."""
+    return {
+        "psnr": float(fidelity.psnr(images, originals, levels).mean()),
+        "ssim": float(fidelity.ssim(images, originals, levels).mean()),
+    }
+
+
+def write(
+    folder: pathlib.Path, problem: Problem, arrays: Arrays, levels: int, results: dict[str, Any]
+) -> None:
+    """Writes `grid.png`, `results.npz` and `results.json`, each whole or not at all."""
+    pictures, labels = grid(problem, arrays["image"])
+    flat = np.asarray(transforms.to_display(pictures.reshape(-1, *pictures.shape[2:]), levels))
+    figures.save_grid(folder / "grid.png", flat, pictures.shape[1], labels=labels)
+    stored: dict[str, Any] = {**arrays, **problem.conditions}
+    with files.whole(folder / "results.npz") as path:
+        np.savez(path, **stored)
+    finite = {
+        name: None if isinstance(value, float) and not math.isfinite(value) else value
+        for name, value in results.items()
+    }
+    files.write_json(folder / "results.json", finite)
+
+
+def grid(problem: Problem, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
+    """The pictures [n, columns, H, W, C] of n inputs, and the labels below them, row by row."""
+    count, shape = len(problem.variants), images.shape[1:]
+    variants = images.reshape(-1, count, *shape).swapaxes(0, 1)
+    columns = [*problem.columns_before.values(), *variants, *problem.columns_after.values()]
+    names = [*problem.columns_before, *problem.variants, *problem.columns_after]
+    pictures = np.stack(columns, 1)
+    if problem.titles is not None:
+        left = len(names) // 2
+        right = len(names) - left - 1
+        labels = [text for t in problem.titles for text in (*[""] * left, t, *[""] * right)]
+    elif "class" in problem.conditions:
+        labels = [f"class {y}" for y in problem.conditions["class"].repeat(count)]
+    else:
+        labels = names * variants.shape[1]
+    return pictures, labels
+
+
+def table(results: dict[str, Any]) -> list[tuple[str, str]]:
+    """The rows of the table on the console."""
+    seed = results["control"]["seed"]
+    rows = [
+        ("task", f"{results['task']}, by {results['method']}"),
+        ("checkpoint", f"step {results['step']}, {results['weights']}, seed {seed}"),
+        ("evaluations", f"{results['nfe']:.0f} NFE per image, {results['seconds']:.0f} s"),
+    ]
+    if "guide" in results:
+        rows.append(("guide", results["guide"]))
+    if "classified_as_asked" in results:
+        accuracy = 100 * results["classifier_accuracy"]
+        share = f"{100 * results['classified_as_asked']:.1f} % of {results['classified']}"
+        rows.append(
+            ("as asked", f"{share} (by a classifier right on {accuracy:.1f} % of test images)")
+        )
+    if "measurement_rmse" in results:
+        rows.append(("measurement", f"{results['measurement_rmse']:.2g} off (root mean square)"))
+    if "psnr" in results:
+        rows.append(
+            ("to the original", f"PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}")
+        )
+    return rows

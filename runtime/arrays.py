@@ -1,0 +1,107 @@
+"""Trees of arrays as `{name: array}`, and archives of these, as checkpoints and snapshots are."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import zipfile
+from collections.abc import Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from etils import epath
+
+from runtime import errors
+
+PyTree = Any
+
+
+def flatten(tree: PyTree) -> dict[str, np.ndarray]:
+    """`{name: array}` of a pytree, names being the path of each leaf: "opt_state/0/mu/kernel".
+
+    Raises:
+      ValueError: a leaf that is no numeric array (of typed keys, give `jax.random.key_data`), or
+        two leaves with one name.
+    """
+    arrays: dict[str, np.ndarray] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        name = _leaf_name(path)
+        try:
+            array = np.asarray(leaf)
+        except TypeError as error:
+            reason = errors.one_line(error, limit=200)
+            raise ValueError(f"{name} cannot be stored as a numpy array: {reason}") from error
+        if array.dtype.kind in "OUSMm":
+            raise ValueError(f"{name} has dtype {array.dtype}, expected a number or a boolean")
+        if name in arrays:
+            raise ValueError(f"two leaves of the state are named {name}")
+        arrays[name] = array
+    return arrays
+
+
+def unflatten(template: PyTree, arrays: Mapping[str, np.ndarray], prefix: str = "") -> PyTree:
+    """The `arrays` by name (see `flatten`) in the structure of `template`.
+
+    Args:
+      template: pytree whose leaves have `shape` and `dtype`, e.g. from `jax.eval_shape`.
+      arrays: arrays by name; those outside `prefix` are not looked at.
+      prefix: where the template lies in the stored tree, e.g. "ema_params".
+
+    Raises:
+      ValueError: arrays that are missing, left over, or of another shape or dtype, by name.
+    """
+    prefix = f"{prefix}/" if prefix else ""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(template)
+    expected = {f"{prefix}{_leaf_name(path)}": leaf for path, leaf in leaves}
+    problems = [f"{name} is missing" for name in expected if name not in arrays]
+    problems += [
+        f"{name} is not expected"
+        for name in arrays
+        if name.startswith(prefix) and name not in expected
+    ]
+    for name in expected.keys() & arrays.keys():
+        stored, required = _dtype_and_shape(arrays[name]), _dtype_and_shape(expected[name])
+        if stored != required:
+            problems.append(f"{name} is {stored}, expected {required}")
+    if problems:
+        raise ValueError(errors.abridged(sorted(problems), "; "))
+    return jax.tree_util.tree_unflatten(structure, [arrays[name] for name in expected])
+
+
+def write_arrays(path: epath.PathLike, arrays: Mapping[str, np.ndarray]) -> None:
+    """Writes an uncompressed NumPy archive; it is on the disk itself when this returns."""
+    with epath.Path(path).open("wb") as file:
+        with zipfile.ZipFile(file, "w", zipfile.ZIP_STORED) as archive:
+            for name, array in arrays.items():
+                with archive.open(f"{name}.npy", "w", force_zip64=True) as member:
+                    np.lib.format.write_array(member, array, allow_pickle=False)
+        file.flush()
+        with contextlib.suppress(io.UnsupportedOperation):  # a bucket has no descriptor
+            os.fsync(file.fileno())
+
+
+def read_arrays(path: epath.PathLike, prefix: str = "") -> dict[str, np.ndarray]:
+    """The arrays of an archive whose names begin with `prefix`; each is verified (CRC-32).
+
+    Those of dtypes unknown to NumPy (bfloat16) come as plain bytes, of kind "V".
+    """
+    arrays = {}
+    with epath.Path(path).open("rb") as file, zipfile.ZipFile(file) as archive:
+        for member in archive.namelist():
+            if member.startswith(prefix):
+                data = io.BytesIO(archive.read(member))  # verified before it is parsed
+                array = np.lib.format.read_array(data, allow_pickle=False)
+                arrays[member.removesuffix(".npy")] = array
+    return arrays
+
+
+def _leaf_name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _dtype_and_shape(leaf: Any) -> str:
+    """Such as "float32[3, 4]", with the dtype that the leaf has on a device."""
+    return f"{jax.dtypes.canonicalize_dtype(jnp.dtype(leaf.dtype))}{list(leaf.shape)}"

@@ -1,0 +1,80 @@
+"""The log of a run holds all its numbers, also after a crash or restart."""
+
+from __future__ import annotations
+
+import json
+import math
+import pathlib
+
+import numpy as np
+import pytest
+from tensorboardX.proto.event_pb2 import Event
+
+from runtime import figures
+from tests.test_figures import images
+from training import metric_log
+
+
+def events(workdir: pathlib.Path) -> list[Event]:
+    """Every TensorBoard event: length (8 bytes), its CRC (4), the event, its CRC (4)."""
+    events = []
+    for path in sorted((workdir / "tensorboard").glob("*tfevents*")):
+        data = path.read_bytes()
+        while data:
+            length = int.from_bytes(data[:8], "little")
+            events.append(Event.FromString(data[12 : 12 + length]))
+            data = data[16 + length :]
+    return events
+
+
+def test_metrics_come_back(tmp_path):
+    log = metric_log.MetricLog(tmp_path / "run")
+    log.write(10, {"loss": np.float32(0.5), "rate": 100, "loss_by_time": [1, math.nan]})
+    log.write(20, {"loss": math.inf, "loss_by_time": np.array([3, 4])})
+    log.write_images(20, "samples", images(4, 8, 8, 3))
+    log.write_images(20, "grey", images(4, 8, 8, 1))
+    log.close()
+    lines = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    assert [json.loads(line).keys() for line in lines] == [
+        {"step", "time", "loss", "rate", "loss_by_time"},
+        {"step", "time", "loss", "loss_by_time"},
+    ]
+    curves = metric_log.read_metrics(tmp_path / "run" / "metrics.jsonl")
+    assert curves.keys() == {"loss", "rate", "loss_by_time"}
+    np.testing.assert_array_equal(curves["loss"], ([10, 20], [0.5, np.nan]))
+    np.testing.assert_array_equal(curves["rate"], ([10], [100]))
+    np.testing.assert_array_equal(curves["loss_by_time"][1], [[1.0, np.nan], [3.0, 4.0]])
+
+    logged = [
+        (event.step, value.tag, value.simple_value, value.image.width)
+        for event in events(tmp_path / "run")
+        for value in event.summary.value
+    ]
+    assert logged[0] == (10, "loss", 0.5, 0)
+    assert logged[3][:2] == (20, "samples")
+    assert logged[3][3] == logged[4][3] == figures.grid(images(4, 8, 8)).shape[1]
+
+
+def test_metrics_of_a_killed_and_resumed_run(tmp_path):
+    log = metric_log.MetricLog(tmp_path)
+    for step in (10, 20, 30):
+        log.write(step, {"loss": step})
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 40, "lo')  # the crash
+    assert metric_log.read_metrics(tmp_path / "metrics.jsonl")["loss"][0].tolist() == [10, 20, 30]
+
+    log = metric_log.MetricLog(tmp_path, start=20)
+    log.write(30, {"loss": -1.0})
+    log.close()
+    np.testing.assert_array_equal(
+        metric_log.read_metrics(tmp_path / "metrics.jsonl")["loss"], ([10, 20, 30], [10, 20, -1])
+    )
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["metrics.jsonl", "tensorboard"]
+    restarts = [e.step for e in events(tmp_path) if e.session_log.status]
+    assert 21 in restarts, "TensorBoard drops what it has from step 21 on"
+
+
+def test_damaged_metrics_are_named(tmp_path):
+    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"loss": 3}\n{"step": 3}\n')
+    with pytest.raises(ValueError, match=r"m\.jsonl, line 2: no record of metrics: {\"loss\": 3}"):
+        metric_log.read_metrics(tmp_path / "m.jsonl")

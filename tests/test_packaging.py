@@ -1,0 +1,105 @@
+"""The package: a wheel without modules, an editable install, and what the hosted CI installs."""
+
+from __future__ import annotations
+
+import pathlib
+import subprocess
+import sys
+import tomllib
+import zipfile
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.specifiers import SpecifierSet
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+
+
+def build(hook: str, folder: pathlib.Path) -> zipfile.ZipFile:
+    """The wheel that pip would install, made by the build backend's `hook` (PEP 517, PEP 660)."""
+    program = f"import hatchling.build as b, sys; print(b.{hook}(sys.argv[1]))"
+    command = [sys.executable, "-c", program, str(folder)]
+    name = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    return zipfile.ZipFile(folder / name.split()[-1])
+
+
+def metadata_folder(wheel: zipfile.ZipFile) -> str:
+    """The only folder that a wheel of this project may write into site-packages."""
+    assert wheel.filename
+    name, version = pathlib.Path(wheel.filename).name.split("-")[:2]
+    return f"{name}-{version}.dist-info/"
+
+
+@pytest.fixture(scope="module")
+def wheel(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build("build_wheel", tmp_path_factory.mktemp("wheel"))
+
+
+@pytest.fixture(scope="module")
+def editable(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
+    return build("build_editable", tmp_path_factory.mktemp("editable"))
+
+
+def test_installing_puts_no_module_into_site_packages(wheel: zipfile.ZipFile) -> None:
+    names = wheel.namelist()
+    assert names
+    assert all(name.startswith(metadata_folder(wheel)) for name in names), names
+
+
+def test_installing_brings_every_dependency(wheel: zipfile.ZipFile) -> None:
+    metadata = wheel.read(f"{metadata_folder(wheel)}METADATA").decode()
+    required = [line for line in metadata.splitlines() if line.startswith("Requires-Dist:")]
+    required = [line for line in required if "extra ==" not in line]
+    assert len(required) == len(PROJECT["dependencies"]) > 0
+
+
+def test_an_editable_install_is_one_path_file_beside_the_metadata(
+    editable: zipfile.ZipFile,
+) -> None:
+    others = [name for name in editable.namelist() if "dist-info" not in name]
+    assert [pathlib.Path(name).suffix for name in others] == [".pth"]
+    assert editable.read(others[0]).decode().split() == [str(ROOT)]
+
+
+def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
+    editable: zipfile.ZipFile, tmp_path: pathlib.Path
+) -> None:
+    site_packages, elsewhere = tmp_path / "site-packages", tmp_path / "elsewhere"
+    editable.extractall(site_packages)
+    elsewhere.mkdir()
+    program = (
+        "import importlib.util as u, site, sys; site.addsitedir(sys.argv[1]);"
+        "print(*(u.find_spec(name).origin for name in sys.argv[2:]), sep='\\n')"
+    )
+    names = ("main", "sde_lib", "models", "runtime")
+    found = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(site_packages), *names],
+        cwd=elsewhere,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    origins = ("main.py", "sde_lib.py", "models/__init__.py", "runtime/__init__.py")
+    assert found.stdout.split() == [str(ROOT / origin) for origin in origins]
+
+
+def test_the_hosted_ci_begins_with_the_lowest_python_and_jax_that_are_admitted() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
+    assert PROJECT["requires-python"] == f">={matrix['python'][0]}"
+    assert all(version in SpecifierSet(PROJECT["requires-python"]) for version in matrix["python"])
+    constraints = {entry["jax"]: Requirement(entry["constraint"]) for entry in matrix["include"]}
+    assert list(constraints) == matrix["jax"] == ["lowest", "newest"]
+    admitted = {Requirement(line).name: Requirement(line) for line in PROJECT["dependencies"]}
+    floors = [part.version for part in admitted["jax"].specifier if part.operator == ">="]
+    [lowest] = [part.version for part in constraints["lowest"].specifier]
+    assert floors == [lowest.removesuffix(".0")]
+    assert not constraints["newest"].specifier  # the newest that the pins admit
+
+
+def test_the_citation_is_of_this_version() -> None:
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text())
+    assert (citation["version"], citation["license"]) == (PROJECT["version"], PROJECT["license"])
+    assert {"cff-version", "message", "title", "authors"} <= set(citation)

@@ -1,0 +1,160 @@
+"""Samples in the course of training: a picture at every snapshot, and a strip of them all."""
+
+from __future__ import annotations
+
+import pathlib
+from typing import Any
+
+import jax
+import ml_collections
+import numpy as np
+from PIL import Image
+
+import models
+from generation import examples
+from generation.generator import Generator
+from runtime import devices, errors, experiment, files
+from training.metric_log import MetricLog
+
+FOLDER = "samples_in_training"
+STRIP = "training_samples.png"
+ROWS = 10  # of the strip
+PIXELS = 2048**2  # of all images of a grid
+
+
+class SampleGrids:
+    """Grids of samples of the averaged weights, `samples_in_training/step_0050000.png`.
+
+    Image i of every grid is the sample of number i, a function of (weights, `sampling.seed`, i)
+    alone, by the config's sampler: grids of several steps differ by their weights only, and those
+    of a resumed run are those of one that was never interrupted. Beside each grid,
+    `step_0050000.npz` holds its first samples as the data set stores them. They make the strip
+    `training_samples.png`, a row for each of at most `ROWS` steps, drawn anew after each grid.
+
+    Training waits for a grid, whose cost is that of its samples, and once a compilation. They are
+    `sampling.num_samples`, at most 64 images. An evaluation of the network costs about a third of a
+    training step of as many images. So predictor and corrector on CIFAR-10, 64 images by 2000
+    evaluations, cost some 330 training steps of 128 images, every 50000 steps: 0.7 % of training.
+
+    No picture ends a training: where one cannot be drawn or written, a line says so.
+
+    Args:
+      workdir: the folder of the run.
+      start: the step that the run resumes from; grids of later ones are dropped, as are metrics.
+      log: the grids go to TensorBoard too; None on all processes but the first.
+
+    Raises:
+      ValueError: see `Generator`.
+    """
+
+    def __init__(
+        self,
+        config: ml_collections.ConfigDict,
+        parts: experiment.Parts,
+        workdir: pathlib.Path,
+        start: int,
+        log: MetricLog | None,
+    ) -> None:
+        self.kind = examples.from_config(config)
+        self.num_samples = _num_samples(config, self.kind)
+        self.generator = Generator(_without_frames(config, self.num_samples), parts)
+        self.workdir, self.folder, self.log = workdir, workdir / FOLDER, log
+        if devices.is_primary():
+            later = [*self._stored(".png").items(), *self._stored(".npz").items()]
+            for path in [path for step, path in later if step > start]:
+                path.unlink()
+
+    def draw(self, step: int, ema_params: Any) -> None:
+        """Draws, writes and logs the grid of these weights, a copy on every device, and the strip.
+
+        A grid that is there stays as it is.
+        """
+        if devices.of_primary(self._path(step, ".png").exists()):
+            return
+        try:
+            samples = self._samples(step, ema_params)
+            if devices.is_primary() and len(samples):
+                self._write(step, samples)
+        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+            print(f"no samples of step {step} are shown: {errors.one_line(error, limit=300)}")
+
+    def _samples(self, step: int, ema_params: Any) -> np.ndarray:
+        """The samples of these weights, without points that are not finite: they have no place."""
+        batches = [
+            batch
+            for _, batch in self.generator.unchecked(ema_params, np.arange(self.num_samples), "")
+        ]
+        samples, finite, ok = (
+            np.concatenate([batch[name] for batch in batches]) for name in ("image", "finite", "ok")
+        )
+        failed = np.count_nonzero(~(finite & ok))
+        if failed and devices.is_primary():
+            print(f"{failed} of {len(samples)} samples of step {step} failed; is training stable?")
+        return samples if samples.dtype == np.uint8 else samples[finite]
+
+    def _write(self, step: int, samples: np.ndarray) -> None:
+        """Writes the grid last: with it the step is done."""
+        with files.whole(self._path(step, ".npz")) as path:
+            np.savez(path, image=samples[: self.kind.in_history])
+        self._write_strip()
+        self.kind.save_pictures(self.folder, self._path(step).name, {"image": samples})
+        if self.log:
+            page = np.asarray(Image.open(self._path(step, ".png")).convert("RGB"))
+            self.log.write_images(step, "samples", page[None], scale=1, gap=0)
+
+    def _write_strip(self) -> None:
+        paths = self._stored(".npz")
+        steps = sorted(paths)
+        rows = np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))
+        samples = {}
+        for step in (steps[row] for row in rows):
+            with np.load(paths[step]) as archive:
+                samples[step] = archive["image"]
+        with files.whole(self.workdir / STRIP) as temporary:
+            Image.fromarray(self.kind.history(samples)).save(temporary, optimize=True)
+
+    def _stored(self, suffix: str) -> dict[int, pathlib.Path]:
+        """The files of grids, by their steps."""
+        steps = {path: path.stem.removeprefix("step_") for path in self.folder.glob(f"*{suffix}")}
+        return {int(step): path for path, step in steps.items() if step.isdecimal()}
+
+    def _path(self, step: int, suffix: str = "") -> pathlib.Path:
+        return self.folder / f"step_{step:07d}{suffix}"
+
+
+def from_config(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    workdir: pathlib.Path,
+    start: int,
+    log: MetricLog | None,
+) -> SampleGrids | None:
+    """The grids that `training.snapshot_sampling` asks for, if this run can draw samples.
+
+    A guide has no score, and a network that sees a class with every image draws none without.
+    """
+    always_classes = config.model.num_labels and not config.training.label_dropout
+    if not config.training.snapshot_sampling or not models.has_score(config) or always_classes:
+        return None
+    try:
+        return SampleGrids(config, parts, workdir, start, log)
+    except (ValueError, OSError) as error:
+        if devices.is_primary():
+            print(f"no samples are drawn in training: {errors.one_line(error)}")
+        return None
+
+
+def _num_samples(config: ml_collections.ConfigDict, kind: examples.Kind) -> int:
+    """The samples of a grid: `sampling.num_samples`, or as many as its picture can show."""
+    pixels = config.data.image_size**2
+    return min(config.sampling.num_samples, kind.in_picture, max(1, PIXELS // pixels))
+
+
+def _without_frames(
+    config: ml_collections.ConfigDict, num_samples: int
+) -> ml_collections.ConfigDict:
+    """The config with batches of at most `num_samples`, and no states before the last."""
+    config = config.copy_and_resolve_references()
+    config.sampling.num_frames = 0
+    config.sampling.batch_size = devices.fitting_batch(min(num_samples, config.sampling.batch_size))
+    return config
