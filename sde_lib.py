@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 from ml_collections import ConfigDict
 
 from configs.names import lookup
@@ -57,6 +57,7 @@ else:
 Images = Float[AnyArray, "batch *image"]  # [B, ...]: an image of any shape, or a point
 Times = Float[AnyArray, "batch"]  # [B]; in [0, T], or another number for each image
 AnyTimes = Float[AnyArray, "*times"]  # of any shape, for what acts on each time alone
+Keys = Key[Array, "batch"]  # [B], typed: one for each image
 Steps = Int[Array, "*times"]  # indices of steps of the discretised process
 Levels = Float[Array, "levels"]  # [N], a table of the discretised process
 Factors = Float[ArrayLike, "..."]  # [B], or one number
