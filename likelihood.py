@@ -31,9 +31,10 @@ from configs.names import lookup
 from diffusion import ode
 from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
-from sde_lib import SDE, AnyTimes, Arrays, Images, ScoreFn, Times, batch_mul
+from sde_lib import SDE, AnyTimes, Arrays, Images, Keys, ScoreFn, Times, batch_mul
 
-Counts, Flags = Int[Array, "batch"], Bool[Array, "batch"]  # [B]
+Counts = Int[Array, "batch"]  # [B]
+Flags = Bool[Array, "batch"]  # [B]
 
 
 class Likelihood(NamedTuple):
@@ -212,13 +213,13 @@ def decode(
 class LogLikelihood(Protocol):
     """`log_likelihood` with its settings and the kind of its probes decided."""
 
-    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Likelihood: ...
+    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Likelihood: ...
 
 
 class Bound(Protocol):
     """`elbo` with its number of draws decided."""
 
-    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Array: ...
+    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Times: ...
 
 
 def from_config(config: ConfigDict) -> LogLikelihood:
@@ -242,7 +243,7 @@ def from_config(config: ConfigDict) -> LogLikelihood:
         solver=settings.bpd_solver,
     )
 
-    def likelihood(sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Likelihood:
+    def likelihood(sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Likelihood:
         return compute(sde, score_fn, x, probe(keys, x.shape[1:], num_probes))
 
     return likelihood
@@ -260,7 +261,7 @@ def bound_from_config(config: ConfigDict) -> Bound:
     if num_draws < 1:
         raise ValueError(f"eval.bpd_bound_draws must be at least 1, not {num_draws}")
 
-    def bound(sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Array:
+    def bound(sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Times:
         time_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         t, weight = likelihood_times(sde, low_discrepancy(time_keys, num_draws))
         return elbo(sde, score_fn, x, t, weight, gaussian(noise_keys, x.shape[1:], num_draws))

@@ -27,7 +27,13 @@ from configs.names import lookup
 from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
 from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
-from models.guide_losses import classifier_cross_entropy, classifier_loss, clip_loss, contrastive
+from models.guide_losses import (
+    Classes,
+    classifier_cross_entropy,
+    classifier_loss,
+    clip_loss,
+    contrastive,
+)
 from models.score import Labels, Network
 from sde_lib import (
     SDE,
@@ -35,6 +41,7 @@ from sde_lib import (
     AnyArray,
     Arrays,
     Images,
+    Keys,
     ScoreFn,
     Times,
     VariancePreservingSDE,
@@ -42,26 +49,10 @@ from sde_lib import (
 )
 
 __all__ = [
-    "OBJECTIVES",
-    "WEIGHTINGS",
-    "Loss",
-    "Losses",
-    "Network",
-    "ScoreMatching",
-    "classifier_cross_entropy",
-    "contrastive",
-    "ddpm",
-    "dsm",
-    "esm",
-    "from_config",
-    "ism",
-    "smld",
-    "ssm",
-    "ssm_vr",
-    "wants_points",
-    "weight",
-    "weighted",
-]
+    "OBJECTIVES", "WEIGHTINGS", "Loss", "Losses", "Network", "ScoreMatching",
+    "classifier_cross_entropy", "contrastive", "ddpm", "dsm", "esm", "from_config", "ism",
+    "smld", "ssm", "ssm_vr", "wants_points", "weight", "weighted",
+]  # fmt: skip
 
 Directions = Float[AnyArray, "directions batch *image"]  # [K, B, ...]
 Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
@@ -221,7 +212,7 @@ def _axes(x: Array, batch_axes: int = 1) -> tuple[int, ...]:
 
 # The seam to configs.
 
-Arguments = Callable[[Array, tuple[int, ...]], dict[str, Any]]  # keys [B], shape -> by name
+Arguments = Callable[[Keys, tuple[int, ...]], dict[str, Any]]  # keys [B], shape -> by name
 
 
 def _no_arguments(config: ConfigDict, points: Array | None) -> Arguments:
@@ -246,7 +237,7 @@ def _random_directions(config: ConfigDict, points: Array | None) -> Arguments:
     random = {kind: probes.PROBES[kind] for kind in ("rademacher", "gaussian")}
     probe = lookup(random, name, "training.directions")
 
-    def arguments(keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    def arguments(keys: Keys, shape: tuple[int, ...]) -> dict[str, Any]:
         keys = training_draws.part_of(keys, training_draws.FURTHER)
         return {"directions": probe(keys, shape, count)}
 
@@ -256,7 +247,7 @@ def _random_directions(config: ConfigDict, points: Array | None) -> Arguments:
 def _kernels(config: ConfigDict, points: Array | None) -> Arguments:
     bandwidth = config.training.kde_bandwidth
 
-    def arguments(keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    def arguments(keys: Keys, shape: tuple[int, ...]) -> dict[str, Any]:
         if points is None:
             raise ValueError("config.training.objective 'esm' needs the training images as points")
         return {"points": points, "bandwidth": bandwidth}
@@ -347,7 +338,9 @@ def _continuous(config: ConfigDict, sde: SDE, points: Array | None) -> Loss:
 
     score_from(lambda x, labels: x)  # refuses an unknown prediction
 
-    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+    def loss(
+        network: Network, x0: Images, keys: Keys, u: Times, y: Classes | None = None
+    ) -> Losses:
         del y  # the network sees the classes by itself, if at all
         t, factor = times(u)
         shape = x0.shape[1:]
@@ -384,7 +377,9 @@ def _discrete(config: ConfigDict, sde: SDE) -> Loss:
         sde.step_betas()
     reduce_mean, by_key = bool(training.reduce_mean), training.time_draws == "independent"
 
-    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+    def loss(
+        network: Network, x0: Images, keys: Keys, u: Times, y: Classes | None = None
+    ) -> Losses:
         del y  # the network sees the classes by itself, if at all
         if by_key:
             labels = training_draws.integers(keys, training_draws.TIME, sde.N)

@@ -42,7 +42,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Key
 from ml_collections import ConfigDict
 
 from configs.names import lookup
@@ -57,6 +57,7 @@ else:
 Images = Float[AnyArray, "batch *image"]  # [B, ...]: an image of any shape, or a point
 Times = Float[AnyArray, "batch"]  # [B]; in [0, T], or another number for each image
 AnyTimes = Float[AnyArray, "*times"]  # of any shape, for what acts on each time alone
+Keys = Key[Array, "batch"]  # [B], typed: one for each image
 Steps = Int[Array, "*times"]  # indices of steps of the discretised process
 Levels = Float[Array, "levels"]  # [N], a table of the discretised process
 Factors = Float[ArrayLike, "..."]  # [B], or one number
@@ -78,8 +79,8 @@ class SDE(abc.ABC):
 
     Attributes:
       N: number of steps of the discretised process (`discretize`).
-      variance_exploding: the data are never scaled, alpha = 1. By convention the network is then
-        told sigma(t) and is the score itself; else it is told 999 t / T and predicts the noise.
+      variance_exploding: the data are never scaled, alpha = 1. By convention its networks take
+        sigma(t) and are the score itself; all others take 999 t / T and predict the noise.
 
     Raises:
       ValueError: `N` is below 1, or a parameter is outside its range.
@@ -135,8 +136,8 @@ class SDE(abc.ABC):
             return jnp.where(later, middle, low), jnp.where(later, high, middle)
 
         start = jnp.zeros_like(log_snr), jnp.full_like(log_snr, self.T)
-        low, high = jax.lax.fori_loop(0, 60, halve, start)
-        return 0.5 * (low + high)
+        bracket: tuple[Array, Array] = jax.lax.fori_loop(0, 60, halve, start)
+        return 0.5 * (bracket[0] + bracket[1])
 
     def marginal_prob(self, x0: Images, t: Times) -> tuple[Images, Times]:
         """Mean [B, ...] and standard deviation [B] of `p(x_t | x_0)` (eq. 29)."""
@@ -259,7 +260,7 @@ class ReverseSDE:
 
 @dataclasses.dataclass(frozen=True)
 class BetaSDE(SDE):
-    """What VP and sub-VP share: `f = -beta(t) x / 2` (eqs. 11, 12), and DDPM's tables."""
+    """The drift that VP and sub-VP share, `f = -beta(t) x / 2` (eqs. 11, 12), and DDPM's tables."""
 
     @abc.abstractmethod
     def beta(self, t: AnyTimes) -> AnyTimes:
@@ -333,7 +334,7 @@ class VariancePreservingSDE(BetaSDE):
         return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
 
     def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
-        """From `1/alpha^2 = 1 + exp(-log_snr)`, whose logarithm is the integral of beta."""
+        """The root of `1/alpha^2 = 1 + exp(-log_snr)`, whose logarithm is the integral of beta."""
         return self.time_of_beta_integral(jax.nn.softplus(-log_snr))
 
     def diffusion(self, t: AnyTimes) -> AnyTimes:
@@ -348,7 +349,7 @@ class VariancePreservingSDE(BetaSDE):
 
 @dataclasses.dataclass(frozen=True)
 class LinearBetaSDE(BetaSDE):
-    """`beta` linear in t (eq. 32).
+    """An SDE with `beta` linear in t (eq. 32).
 
     Attributes:
       beta_min: beta(0).
@@ -470,7 +471,7 @@ class SubVPSDE(LinearBetaSDE):
         return -jnp.expm1(2.0 * self.log_alpha(t))
 
     def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
-        """From `sigma/alpha = 1/alpha - alpha = 2 sinh(area / 2)`, area the integral of beta."""
+        """The root of `sigma/alpha = 1/alpha - alpha = 2 sinh(area / 2)`, area that of beta."""
         return self.time_of_beta_integral(2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
 
     def diffusion(self, t: AnyTimes) -> AnyTimes:
@@ -508,11 +509,11 @@ class VarianceExplodingSDE(SDE):
         return self.sigma_max
 
     def log_alpha(self, t: AnyTimes) -> AnyTimes:
-        """0 (eq. 29)."""
+        """Zero: the data are never scaled (eq. 29)."""
         return jnp.zeros_like(t)
 
     def drift(self, x: Images, t: Times) -> Images:
-        """0 (eq. 9)."""
+        """Zero: there is noise alone (eq. 9)."""
         return jnp.zeros_like(x)
 
 
@@ -586,11 +587,11 @@ class EDMSDE(VarianceExplodingSDE):
         return self.sigma_min
 
     def sigma(self, t: AnyTimes) -> AnyTimes:
-        """t."""
+        """The time itself, `sigma(t) = t`."""
         return t
 
     def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
-        """`exp(-log_snr / 2)`."""
+        """The noise level `exp(-log_snr / 2)`, which is the time."""
         return jnp.exp(-0.5 * log_snr)
 
     def diffusion(self, t: AnyTimes) -> AnyTimes:

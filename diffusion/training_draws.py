@@ -7,20 +7,26 @@ from __future__ import annotations
 
 import jax
 from jax import Array
+from jaxtyping import Float, Int
+
+from sde_lib import Keys
+
+Normal = Float[Array, "batch ..."]  # [B, ...]
+Indices = Int[Array, "batch"]  # [B]
 
 TIME, NOISE, FURTHER = 0, 1, 2  # parts of a key; further: directions, or the choice of a caption
 
 
-def part_of(keys: Array, part: int) -> Array:
+def part_of(keys: Keys, part: int) -> Keys:
     """The sub-keys [B] of one part of the images' keys [B]."""
     return jax.vmap(lambda key: jax.random.split(key, max(part + 1, 2))[part])(keys)
 
 
-def noise(keys: Array, shape: tuple[int, ...]) -> Array:
+def noise(keys: Keys, shape: tuple[int, ...]) -> Normal:
     """The standard-normal draws z [B, ...] of images of this shape, from their keys [B]."""
     return jax.vmap(lambda key: jax.random.normal(key, shape))(part_of(keys, NOISE))
 
 
-def integers(keys: Array, part: int, count: int) -> Array:
+def integers(keys: Keys, part: int, count: int) -> Indices:
     """Uniform draws [B] from 0 .. count - 1, from one part of the images' keys [B]."""
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(part_of(keys, part))

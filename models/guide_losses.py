@@ -18,7 +18,7 @@ from diffusion import training_draws
 from diffusion.times import times_from_config
 from diffusion.weighting import Losses, refuse_weighting
 from models.score import Network, class_log_prob, continuous_labels
-from sde_lib import SDE, AnyArray, Images, Times, batch_mul
+from sde_lib import SDE, AnyArray, Images, Keys, Times, batch_mul
 
 Classes = Int[AnyArray, "batch"]  # [B]
 Embeddings = Float[AnyArray, "batch embedding"]  # [B, E]
@@ -91,7 +91,9 @@ def classifier_loss(
     refuse_weighting(config.training)
     times = times_from_config(config, sde)
 
-    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
+    def loss(
+        network: Network, x0: Images, keys: Keys, u: Times, y: Classes | None = None
+    ) -> Losses:
         if y is None:
             raise ValueError("the objective 'classifier' needs the classes of the images")
         t, _ = times(u)
@@ -123,10 +125,10 @@ def clip_loss(config: ConfigDict, sde: SDE, captions: Array | None = None) -> Ca
 
     def loss(
         network: Callable[..., tuple[Array, Array, Array]],
-        x0: Array,
-        keys: Array,
-        u: Array,
-        y: Array | None = None,
+        x0: Images,
+        keys: Keys,
+        u: Times,
+        y: Classes | None = None,
         gather: Gather = lambda rows: rows,
     ) -> Losses:
         if y is None or captions is None:

@@ -70,18 +70,17 @@ def replicate(tree: T) -> T:
     return copies
 
 
-def lay_out(batches: T) -> T:
+def lay_out(batches: Tree) -> Tree:
     """Rows [n, B, ...] of n batches as [devices, n, B / devices, ...], for `pmap`, leaf by leaf."""
     local = jax.local_device_count()
 
     def one(rows: np.ndarray) -> np.ndarray:
         return rows.reshape(len(rows), local, -1, *rows.shape[2:]).swapaxes(0, 1)
 
-    shares: T = jax.tree.map(one, batches)
-    return shares
+    return jax.tree.map(one, batches)
 
 
-def fetch(tree: Tree) -> Tree:
+def fetch(tree: Any) -> Any:
     """Host copy (NumPy) of a replicated tree: the first local device's shard.
 
     Typed keys come back as their raw uint32 data, since NumPy has no key type.

@@ -6,7 +6,6 @@ import dataclasses
 import functools
 from typing import Any
 
-import flax.linen as nn
 import jax
 import ml_collections
 
@@ -24,13 +23,13 @@ class Parts:
 
     Attributes:
       sde: the process from data to noise.
-      module: the network, whose parameters are elsewhere.
+      module: the network, a Flax module, whose `apply` takes parameters.
       image_shape: (H, W, C).
       levels: grey levels of the images, see `data.grey_levels`.
     """
 
     sde: sde_lib.SDE
-    module: nn.Module
+    module: Any
     image_shape: tuple[int, int, int]
     levels: int
 
@@ -46,7 +45,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
     return Parts(sde, _network(config), image_shape(config), data.grey_levels(config.data.dataset))
 
 
-def _network(config: ml_collections.ConfigDict) -> nn.Module:
+def _network(config: ml_collections.ConfigDict) -> Any:
     """The network that the run trains: of a score, or of a guide."""
     if config.training.objective == models.CLASSIFIER:
         return models.classifier_from_config(config)
@@ -71,7 +70,7 @@ def score_from_params(
     A network with `model.num_labels` sees the `classes` [B], or else the null class.
     """
     labels = {} if classes is None else {"y": classes}
-    network: Any = functools.partial(parts.module.apply, {"params": params}, **labels)
+    network = functools.partial(parts.module.apply, {"params": params}, **labels)
     return models.score_fn(
         parts.sde,
         network,

@@ -20,7 +20,6 @@ import numpy as np
 import optax
 import pytest
 
-import runtime.checkpoints
 from configs import stored
 from runtime.arrays import flatten, unflatten
 from runtime.checkpoints import Checkpoints
@@ -77,9 +76,7 @@ def truncate(path: pathlib.Path) -> None:
 @pytest.fixture
 def warnings(monkeypatch) -> list[str]:
     lines: list[str] = []
-    monkeypatch.setattr(
-        runtime.checkpoints.logging, "warning", lambda message, *args: lines.append(message % args)
-    )
+    monkeypatch.setattr("absl.logging.warning", lambda message, *args: lines.append(message % args))
     return lines
 
 

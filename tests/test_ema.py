@@ -1,4 +1,4 @@
-"""Moving averages: constant rates, power-function profiles, and those made after training."""
+"""Moving averages: constant rates, power-function profiles, and those of other widths."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ def test_a_profile_has_the_width_that_names_it(sigma_rel: float) -> None:
     """The standard deviation of the updates' weights, in units of the run, is sigma_rel; each is
     the integral of (gamma + 1) tau^gamma / t^(gamma + 1) over its update."""
     count, gamma = 5000, ema.gamma_of(sigma_rel)
-    found = weights_of(jax.jit(ema.power(sigma_rel)), count)
+    weights = weights_of(jax.jit(ema.power(sigma_rel)), count)
     n = np.arange(1, count + 1)
     edges = (np.arange(count + 1) / count) ** (gamma + 1)
-    np.testing.assert_allclose(found, np.diff(edges), rtol=1e-3, atol=1e-9)
-    mean = found @ n
-    assert np.sqrt(found @ (n - mean) ** 2) / count == pytest.approx(sigma_rel, rel=1e-3)
+    np.testing.assert_allclose(weights, np.diff(edges), rtol=1e-3, atol=1e-9)
+    mean = weights @ n
+    assert np.sqrt(weights @ (n - mean) ** 2) / count == pytest.approx(sigma_rel, rel=1e-3)
     assert ema.width_of(gamma) == pytest.approx(sigma_rel, rel=1e-12)
 
 
@@ -79,13 +79,13 @@ def averages(path: np.ndarray) -> dict[float, np.ndarray]:
     def tracked(sigma_rel: float) -> np.ndarray:
         rule = ema.power(sigma_rel)
 
-        def step(average: Any, drawn: Any) -> Any:
-            n, params = drawn
+        def step(average: Any, updates: Any) -> Any:
+            n, params = updates
             average = ema.update(average, params, rule(n))
             return average, average
 
-        drawn = jnp.arange(1, STEPS + 1), jnp.asarray(path, jnp.float32)
-        return np.asarray(jax.lax.scan(step, jnp.zeros(4), drawn)[1])
+        updates = jnp.arange(1, STEPS + 1), jnp.asarray(path, jnp.float32)
+        return np.asarray(jax.lax.scan(step, jnp.zeros(4), updates)[1])
 
     return {width: tracked(width) for width in (*TRACKED, 0.07, 0.15, 0.2)}
 
@@ -116,10 +116,10 @@ TEMPLATE = {"w": jax.ShapeDtypeStruct((4,), jnp.float32)}
 def test_reconstructed_averages_are_the_tracked_ones(
     step: int, width: float, tolerance: float, averages: dict, folder: pathlib.Path
 ) -> None:
-    made = Snapshots(folder).reconstruct(TEMPLATE, step, width)
-    assert made.sources == 2 * step // EVERY
-    assert made.params["w"].dtype == np.float32
-    error = np.abs(made.params["w"] - averages[width][step - 1])
+    average = Snapshots(folder).reconstruct(TEMPLATE, step, width)
+    assert average.sources == 2 * step // EVERY
+    assert average.params["w"].dtype == np.float32
+    error = np.abs(average.params["w"] - averages[width][step - 1])
     assert error.max() < tolerance
     assert error[3] < 2e-6, "what is constant stays as it is"
 
@@ -128,19 +128,19 @@ def test_reconstructed_averages_are_the_tracked_ones(
 @pytest.mark.parametrize("step", [1000, 1050])
 def test_coefficients_add_up_to_one(width: float, step: int) -> None:
     steps = np.repeat(np.arange(100, 1001, 100), 2)
-    found = ema.combination(steps, [0.05, 0.1] * 10, step, width)
-    assert found.coefficients.sum() == pytest.approx(1.0, abs=1e-9)
+    combination = ema.combination(steps, [0.05, 0.1] * 10, step, width)
+    assert combination.coefficients.sum() == pytest.approx(1.0, abs=1e-9)
     if (step, width) == (1000, 0.05):
-        np.testing.assert_allclose(found.coefficients, np.eye(20)[18], atol=1e-9)
-        assert found.error < 1e-6
+        np.testing.assert_allclose(combination.coefficients, np.eye(20)[18], atol=1e-9)
+        assert combination.error < 1e-6
     else:
-        assert 1e-3 < found.error < 1.1
+        assert 1e-3 < combination.error < 1.1
 
 
 def test_the_error_is_the_distance_of_the_profiles() -> None:
     """Between the steps t = 0 and 10, on a fine grid."""
     steps, widths = [6.0, 10.0, 10.0], [0.1, 0.05, 0.1]
-    found = ema.combination(steps, widths, 10.0, 0.2)
+    combination = ema.combination(steps, widths, 10.0, 0.2)
     tau = (np.arange(100_000) + 0.5) / 100_000 * 10
 
     def profile(t: float, width: float) -> np.ndarray:
@@ -153,17 +153,19 @@ def test_the_error_is_the_distance_of_the_profiles() -> None:
     def distance(coefficients: np.ndarray) -> float:
         return float(np.linalg.norm(coefficients @ stored - wanted) / np.linalg.norm(wanted))
 
-    assert found.error == pytest.approx(distance(found.coefficients), rel=1e-3)
+    assert combination.error == pytest.approx(distance(combination.coefficients), rel=1e-3)
     for direction in ([1, -1, 0], [0, 1, -1], [1, 0, -1]):  # the sum stays 1
         for sign in (0.01, -0.01):
-            assert distance(found.coefficients + sign * np.array(direction)) > found.error
+            assert (
+                distance(combination.coefficients + sign * np.array(direction)) > combination.error
+            )
 
 
 def test_a_checkpoint_serves_as_one_more_snapshot(averages: dict, folder: pathlib.Path) -> None:
     state = {"averages/sigma_rel_0.1/w": averages[0.1][1549], "params/w": np.zeros(4)}
-    made = Snapshots(folder).reconstruct(TEMPLATE, 1550, 0.1, state)
-    np.testing.assert_allclose(made.params["w"], averages[0.1][1549], atol=1e-6)
-    assert made.sources == 31
+    average = Snapshots(folder).reconstruct(TEMPLATE, 1550, 0.1, state)
+    np.testing.assert_allclose(average.params["w"], averages[0.1][1549], atol=1e-6)
+    assert average.sources == 31
 
 
 def test_snapshots_are_whole_or_absent(averages: dict, tmp_path: pathlib.Path) -> None:

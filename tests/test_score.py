@@ -17,11 +17,11 @@ from tests.test_models import load_network, quick_jit
 
 
 def golden_tags() -> list[Any]:
-    found = []
+    cases = []
     for path in golden_cases.about("math", "score_fn"):
         for tag in golden_cases.load(path)["meta_json"]:
-            found.append(pytest.param(path, tag, id=f"{path.stem}-{tag}"))
-    return found
+            cases.append(pytest.param(path, tag, id=f"{path.stem}-{tag}"))
+    return cases
 
 
 def network_of(meta: dict[str, Any], sde: Any) -> tuple[Any, float]:
@@ -53,16 +53,16 @@ def test_official_scores(path: pathlib.Path, tag: str) -> None:
     network, tolerance = network_of(meta, sde)
     x, t = (jnp.asarray(stored[f"{tag}/{name}"]) for name in ("x", "t"))
 
-    given = []
+    inputs = []
 
-    def listening(x, labels):
-        given.append(labels)
+    def listening(x: jax.Array, labels: jax.Array) -> jax.Array:
+        inputs.append(labels)
         return network(x, labels)
 
     score = models.score_fn(sde, listening, meta["continuous"], official_labels=True)(
         jnp.moveaxis(x, 1, -1), t
     )
-    (labels,) = given
+    (labels,) = inputs
     expected = stored[f"{tag}/labels"]
     assert labels.dtype.kind == expected.dtype.kind
     np.testing.assert_allclose(labels, expected, rtol=2e-6)
