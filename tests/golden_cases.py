@@ -10,9 +10,13 @@ import functools
 import json
 import os
 import pathlib
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from ml_collections import ConfigDict
+
+import configs
 
 ROOTS = [pathlib.Path(__file__).parent / "golden"]
 if os.environ.get("GOLDEN_DIR"):
@@ -51,3 +55,11 @@ def nhwc(x: np.ndarray) -> np.ndarray:
 def nchw(x: np.ndarray) -> np.ndarray:
     """[..., H, W, C] to [..., C, H, W]."""
     return np.moveaxis(x, -1, -3)
+
+
+def config(official: Mapping[str, Any]) -> ConfigDict:
+    """The config of a golden file, its `config_json`, completed with the schema's defaults.
+
+    It is locked, and its lists are tuples.
+    """
+    return configs.from_stored(official)
