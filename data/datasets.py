@@ -170,14 +170,14 @@ def load(
 
 
 def from_config(config: Any, split: str) -> Dataset:
-    """`load` with config.data's dataset, data_dir ("" or absent: default), size and channels."""
-    section = config.data
+    """`load` with config.data's dataset, data_dir ("": the usual place), size and channels."""
+    options = config.data
     return load(
-        section.dataset,
+        options.dataset,
         split,
-        section.get("data_dir", "") or None,
-        section.get("image_size", None),
-        section.get("num_channels", None),
+        options.data_dir or None,
+        options.image_size,
+        options.num_channels,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -16,16 +15,13 @@ import optax
 
 import configs
 import models
-from configs import defaults, schema
+from configs import defaults, schema, stored
 from interop import diffusers, sources
 from runtime import experiment, figures, files
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
-
-CONFIGS = pathlib.Path(configs.__file__).parent
-NOT_CONFIGS = ("__init__.py", "defaults.py", "names.py", "schema.py", "stored.py")
 
 # What `--mode=import` leaves in the workdir, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
@@ -68,9 +64,9 @@ def import_weights(
     opened = sources.open_source(source)
     if config is None:
         config = find_config(opened)
-    elif isinstance(opened, sources.DiffusersFolder):
-        refuse_differences(config, opened.config_values(config.data.image_size))
     configs.check(config)
+    if isinstance(opened, sources.DiffusersFolder):
+        refuse_differences(config, opened.config_values(config.data.image_size))
     checkpoints = open_run(config, workdir)
     if checkpoints.steps():
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
@@ -142,16 +138,6 @@ def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.O
     return tuple(fill(state) for state in opt_state)
 
 
-def load_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """`get_config()` of a file in configs/."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded.get_config()
-
-
 def find_config(
     opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
 ) -> ml_collections.ConfigDict:
@@ -161,35 +147,35 @@ def find_config(
     Raises:
       ValueError: none fits, or several do; names them.
     """
-    fitting: dict[pathlib.Path, ml_collections.ConfigDict] = {}
-    values = None
     if isinstance(opened, sources.DiffusersFolder):
         values = opened.config_values(None)
-    verdicts: dict[Any, bool] = {}
-    for path in sorted(CONFIGS.rglob("*.py")):
-        if path.name in NOT_CONFIGS:
-            continue
-        config = load_config(path)
-        if values is not None:
-            fits = not differences(config, values)
-        else:
-            module, shape = models.from_config(config), experiment.image_shape(config)
-            key = repr(module), shape
-            if key not in verdicts:
-                verdicts[key] = opened.fits(module, shape)
-            fits = verdicts[key]
-        if fits:
-            fitting[path] = config
-    if len(fitting) == 1:
-        return fitting.popitem()[1]
-    if fitting:
-        names = ", ".join(f"configs/{path.relative_to(CONFIGS)}" for path in fitting)
+        fitting = [name for name, c in stored.shipped().items() if not differences(c, values)]
+        if not fitting:
+            return described_config(values, opened.description)
+    else:
+        fitting = fitting_configs(opened)
+    if not fitting:
+        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
+    if len(fitting) > 1:
+        names = ", ".join(f"configs/{name}.py" for name in fitting)
         raise ValueError(
             f"{opened.path} fits the network of several configs; choose one with --config: {names}"
         )
-    if not isinstance(opened, sources.DiffusersFolder) or values is None:
-        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
-    return described_config(values, opened.description)
+    return stored.load(fitting[0])
+
+
+def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]:
+    """Names of the configs in configs/ whose network has the file's tensors."""
+    verdicts: dict[Any, bool] = {}  # of networks, which configs share
+    fitting = []
+    for name, config in stored.shipped().items():
+        module, shape = models.from_config(config), experiment.image_shape(config)
+        key = repr(module), shape
+        if key not in verdicts:
+            verdicts[key] = opened.fits(module, shape)
+        if verdicts[key]:
+            fitting.append(name)
+    return fitting
 
 
 def described_config(
@@ -209,27 +195,24 @@ def described_config(
 
 def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> list[str]:
     """Overrides, such as `--config.model.nf=32`, that would make `config` say `values`."""
-    found = []
-    for name, value in values.items():
-        section, _, field = name.partition(".")
-        given = config[section].get(field, type(value)())
-        if isinstance(value, tuple):
-            given = tuple(given)
-        if field == "attn_resolutions":
-            height = values["data.image_size"]
-            levels = [height >> i for i in range(len(values["model.ch_mult"]))]
-            given = tuple(level for level in levels if level in given)
-        if given != value:
-            found.append(f"--config.{name}={value}".replace(" ", ""))
-    return found
+    fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    described = {name: fields[name] for name in values}
+    heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
+    attention = described["model.attn_resolutions"]  # at heights that the network has
+    described["model.attn_resolutions"] = tuple(height for height in heights if height in attention)
+    return stored.config_differences(
+        described,
+        values,
+        wording=lambda name, old, new: f"--config.{name}={values[name]}".replace(" ", ""),
+    )
 
 
 def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> None:
     """Raises ValueError unless `config` describes the network of a diffusers folder."""
-    found = differences(config, values)
-    if found:
+    overrides = differences(config, values)
+    if overrides:
         raise ValueError(
-            f"the config has another network than config.json; it would need {' '.join(found)}"
+            f"the config has another network than config.json; it would need {' '.join(overrides)}"
         )
 
 

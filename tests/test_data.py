@@ -7,7 +7,6 @@ import pathlib
 import socket
 import tarfile
 
-import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
@@ -16,6 +15,7 @@ from sklearn.datasets import load_digits
 
 import data
 import data.builder
+from configs import schema
 from data.batches import epoch_order
 from data.cifar10 import ARCHIVE, MEMBERS, Cifar10
 from data.datasets import Column
@@ -159,8 +159,8 @@ def test_load_refuses(arguments, expected):
 
 
 def test_from_config(digits_folder):
-    config = ml_collections.ConfigDict({"data": {"dataset": "digits", "image_size": 8}})
-    config.data.data_dir = str(digits_folder)
+    config = schema.base()
+    config.data.update(dataset="digits", image_size=8, num_channels=1, data_dir=str(digits_folder))
     assert len(data.from_config(config, "test")) == 297
     config.data.num_channels = 3
     with pytest.raises(ValueError, match="channel"):
