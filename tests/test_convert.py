@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import models
 from configs import schema
-from interop import convert, diffusers, official, sources
+from interop import convert, diffusers, diffusers_config, official, sources
 from runtime import ema, experiment
 from runtime.checkpoints import Checkpoints, unflatten
 from runtime.workdir import open_run
@@ -465,8 +465,10 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
     """What an export says of them leads back to their own configs and to their own networks."""
     config = convert.load_config(convert.CONFIGS / "ve" / f"{name}_ncsnpp_continuous.py")
-    description = diffusers.description(models.from_config(config), experiment.image_shape(config))
-    values = diffusers.architecture(description)
+    description = diffusers_config.description(
+        models.from_config(config), experiment.image_shape(config)
+    )
+    values = diffusers_config.architecture(description)
     assert convert.differences(config, values) == []
     config.model.num_res_blocks += 1
     fewer = f"--config.model.num_res_blocks={values['model.num_res_blocks']}"
