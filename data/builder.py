@@ -107,7 +107,7 @@ class ImageBuilder(  # type: ignore[call-arg]
             yield i, {"image": images[i], "label": int(labels[i])}
 
     def unavailable(self, error: Exception) -> str:
-        """One line: what to fetch and where to put it."""
+        """An error's one line, with the files to fetch and the folder to put them in."""
         folder = pathlib.Path(self._data_dir_root) / self.name
         return (
             f"{self.name} is not on this machine and could not be downloaded "
@@ -117,7 +117,7 @@ class ImageBuilder(  # type: ignore[call-arg]
 
 
 def digest(text: str) -> bytes:
-    """SHA-256 of a name: orders and splits examples alike on every machine, whatever they are."""
+    """SHA-256 of a name: it orders and splits examples alike on every machine."""
     return hashlib.sha256(text.encode()).digest()
 
 

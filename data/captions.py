@@ -23,7 +23,7 @@ END = 255  # a byte that UTF-8 never uses; the text's embedding is read there
 
 
 def normalised(text: str) -> str:
-    """In lower case, with single spaces between words."""
+    """The text in lower case, with single spaces between words."""
     return " ".join(text.lower().split())
 
 

@@ -69,7 +69,7 @@ class Cifar10(ImageBuilder):
 
 
 def _unpack(archive: pathlib.Path, members: tuple[str, ...]) -> dict[str, bytes]:
-    """The named members of the archive, by base name, in the order asked for."""
+    """The named members of the archive, by base name, in the order of `members`."""
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:

@@ -81,7 +81,7 @@ class Column:
 
 
 def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
-    """The records `rows` of a random-access source, read together where it can do that."""
+    """The records `rows` of a random-access source, read together where the source allows it."""
     numbers = [int(row) for row in rows]
     if hasattr(records, "__getitems__"):
         return records.__getitems__(numbers)
@@ -291,7 +291,7 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """Hides what TFDS prints; its progress bars too unless there is something to download."""
+    """Hides the output of TFDS; its progress bars too unless there is something to download."""
     tqdm_utils = tfds.core.utils.tqdm_utils
     if not progress:
         tqdm_utils.disable_progress_bar()

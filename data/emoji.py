@@ -36,7 +36,7 @@ _LINE = re.compile(r"([0-9A-F ]+?) +; fully-qualified +# \S+ E[0-9.]+ (.+)")
 class Emoji(ImageBuilder):
     """3,647 colour pictures of 32x32 pixels over white, in Unicode's nine groups.
 
-    Those are the fully qualified emoji of Unicode 15.0 in version 2.042 of the font; another
+    They show the fully qualified emoji of Unicode 15.0 in version 2.042 of the font; another
     version of the list or the font gives as many as both have. A picture that several flags share
     is there once. About a tenth are test images: `unit` says which stay together. The pictures are
     the bitmaps in the font itself, so they are the same on every machine.
@@ -103,7 +103,7 @@ class Listed(NamedTuple):
     name: str
 
     def order(self) -> bytes:
-        """Sorts emoji into an order in which groups are mixed."""
+        """A key that sorts emoji into an order in which groups are mixed."""
         return digest(" ".join(map(str, self.codes)))
 
 

@@ -1,4 +1,4 @@
-"""Any folder of images, its sub-folders as labels."""
+"""Images in any folder of the user's, with its sub-folders as labels."""
 
 from __future__ import annotations
 
