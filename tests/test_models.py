@@ -333,19 +333,29 @@ def config(**model: Any) -> ml_collections.ConfigDict:
 
 
 @pytest.mark.parametrize(
+    ("key", "value", "known"),
+    [
+        ("nonlinearity", "gelu", "elu, lrelu, relu, swish"),
+        ("resblock_type", "resnet", "biggan, ddpm"),
+        ("progressive", "input_skip", "none, output_skip, residual"),
+        ("progressive_input", "output_skip", "input_skip, none, residual"),
+        ("progressive_combine", "mean", "cat, sum"),
+        ("embedding_type", "learnt", "fourier, positional"),
+    ],
+)
+def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model.{key} '{value}'; known: {known}"):
+        models.from_config(config(**{key: value}))
+
+
+@pytest.mark.parametrize(
     ("key", "value", "valid"),
     [
         ("name", "unet", "ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
-        ("nonlinearity", "gelu", "elu, relu, lrelu, swish"),
-        ("resblock_type", "resnet", "biggan, ddpm"),
-        ("progressive", "input_skip", "none, output_skip, residual"),
-        ("progressive_input", "output_skip", "none, input_skip, residual"),
-        ("progressive_combine", "mean", "sum, cat"),
-        ("embedding_type", "learnt", "fourier, positional"),
         ("dtype", "float16", "float32, bfloat16"),
     ],
 )
-def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, valid: str) -> None:
+def test_unknown_networks_and_types_are_refused(key: str, value: str, valid: str) -> None:
     with pytest.raises(ValueError, match=f"model.{key} is '{value}'; valid values: {valid}"):
         models.from_config(config(**{key: value}))
 
