@@ -16,14 +16,14 @@ import optax
 import configs
 import models
 from configs import defaults, schema, stored
-from interop import diffusers, sources
+from interop import diffusers, diffusers_config, sources
 from runtime import experiment, figures, files
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
 
-# What `--mode=import` leaves in the workdir, so that overrides need not be repeated.
+# `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
 
 import json
@@ -45,8 +45,8 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes what `source` holds as the first checkpoint in `workdir`, and beside it config.json
-    and a config.py that reads it.
+    """Writes the weights in `source` as the first checkpoint in `workdir`, and config.json and a
+    config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself. Weights without averages stand in for them; without
@@ -78,7 +78,7 @@ def import_weights(
     checkpoints.wait()
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
-    config_path.write_text(CONFIG_FILE)
+    files.write_text(config_path, CONFIG_FILE)
     print(figures.table(summary(opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
@@ -125,7 +125,7 @@ def state_of(
 
 
 def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.OptState:
-    """The optimiser's state with the moments put in, and the learning rate's step set."""
+    """The optimiser's state with the moments of the file, at its step of the learning rate."""
 
     def fill(state: Any) -> Any:
         if isinstance(state, optax.ScaleByAdamState) and weights.first_moment is not None:
@@ -142,7 +142,7 @@ def find_config(
     opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
 ) -> ml_collections.ConfigDict:
     """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
-    none, one that says what the folder does.
+    none, one that describes the folder's network.
 
     Raises:
       ValueError: none fits, or several do; names them.
@@ -181,7 +181,8 @@ def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]
 def described_config(
     values: dict[str, Any], description: dict[str, Any]
 ) -> ml_collections.ConfigDict:
-    """A config for a network of `diffusers.architecture`: VE continuous, or VP discrete as DDPM."""
+    """A config for the network that `diffusers_config.architecture` describes: VE continuous for
+    NCSN++, VP discrete for DDPM."""
     config = schema.base()
     if values["model.name"] == "ncsnpp":
         defaults.ve(config, continuous=True)
@@ -194,7 +195,7 @@ def described_config(
 
 
 def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> list[str]:
-    """Overrides, such as `--config.model.nf=32`, that would make `config` say `values`."""
+    """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
     fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     described = {name: fields[name] for name in values}
     heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
@@ -228,12 +229,12 @@ def export_weights(
     """
     configs.check(config)
     module, shape = models.from_config(config), experiment.image_shape(config)
-    description = diffusers.description(module, shape)
-    chosen = load_weights(config, module, shape, workdir)
-    tensors = diffusers.params_to_diffusers(module, chosen.params, shape)
+    description = diffusers_config.description(module, shape)
+    weights = load_weights(config, module, shape, workdir)
+    tensors = diffusers.params_to_diffusers(module, weights.params, shape)
     diffusers.write(target, description, tensors)
     rows = [
-        ("checkpoint", f"step {chosen.step}, {chosen.label}"),
+        ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),
         ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
         ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),

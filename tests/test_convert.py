@@ -18,7 +18,7 @@ from ml_collections import ConfigDict
 
 import configs
 import models
-from interop import convert, diffusers, official, sources
+from interop import convert, diffusers, diffusers_config, official, sources
 from runtime import ema, experiment
 from runtime.arrays import unflatten
 from runtime.checkpoints import Checkpoints
@@ -453,8 +453,10 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
     """What an export says of them leads back to their own configs and to their own networks."""
     config = configs.load(f"ve/{name}_ncsnpp_continuous")
-    description = diffusers.description(models.from_config(config), experiment.image_shape(config))
-    values = diffusers.architecture(description)
+    description = diffusers_config.description(
+        models.from_config(config), experiment.image_shape(config)
+    )
+    values = diffusers_config.architecture(description)
     assert convert.differences(config, values) == []
     config.model.num_res_blocks += 1
     fewer = f"--config.model.num_res_blocks={values['model.num_res_blocks']}"

@@ -334,18 +334,18 @@ def config(**model: Any) -> ml_collections.ConfigDict:
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "valid"),
+    ("key", "value", "known"),
     [
-        ("nonlinearity", "gelu", "elu, relu, lrelu, swish"),
+        ("nonlinearity", "gelu", "elu, lrelu, relu, swish"),
         ("resblock_type", "resnet", "biggan, ddpm"),
         ("progressive", "input_skip", "none, output_skip, residual"),
-        ("progressive_input", "output_skip", "none, input_skip, residual"),
-        ("progressive_combine", "mean", "sum, cat"),
+        ("progressive_input", "output_skip", "input_skip, none, residual"),
+        ("progressive_combine", "mean", "cat, sum"),
         ("embedding_type", "learnt", "fourier, positional"),
     ],
 )
-def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, valid: str) -> None:
-    with pytest.raises(ValueError, match=f"model.{key} is '{value}'; valid values: {valid}"):
+def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model.{key} '{value}'; known: {known}"):
         models.from_config(config(**{key: value}))
 
 
