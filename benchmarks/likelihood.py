@@ -87,7 +87,7 @@ def ours(case: Case, probe: np.ndarray, solver: str) -> Run:
 
     @jax.jit
     def run(params: Any, x: jax.Array, probes: jax.Array) -> likelihood.Likelihood:
-        score_fn = experiment.score_from_params(case.config, case.parts, params)
+        score_fn = case.parts.score(params)
         return likelihood.log_likelihood(
             case.parts.sde,
             score_fn,

@@ -161,7 +161,7 @@ def network_errors(
     config = quickstart.get_config()
     parts = experiment.build(config)
     params = devices.fetch(restore(config, parts, workdir).params)
-    score_fn = experiment.score_from_params(config, parts, params)
+    score_fn = parts.score(params)
     real = data.from_config(config, "train")
     extractor = classifier.load(real, data.from_config(config, "test"))
     expected = extractor.features(real.take(np.arange(len(real)))[0])

@@ -10,7 +10,7 @@ from typing import Any
 import ml_collections
 
 import configs
-from control.prior import Prior, pixels_from_config
+from control.prior import Prior
 from runtime import experiment
 from runtime.workdir import restore
 
@@ -70,7 +70,7 @@ def load_guide(folder: str, prior: Prior, objective: str) -> Guide:
     parts = experiment.build(config)
     for what, of_guide, of_score in (
         ("images of shape", parts.image_shape, prior.image_shape),
-        ("pixels in", pixels_from_config(config, parts.levels), prior.pixels),
+        ("pixels in", parts.pixels, prior.pixels),
         ("the SDE", parts.sde, prior.sde),
     ):
         if of_guide != of_score:

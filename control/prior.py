@@ -13,36 +13,12 @@ import numpy as np
 
 import data
 import sampling
-from data import transforms
 from diffusion import grids
 from runtime import experiment
+from runtime.experiment import Pixels
 from sde_lib import SDE, ScoreFn
 
 Options: TypeAlias = ml_collections.ConfigDict  # one section of a config
-
-
-@dataclasses.dataclass(frozen=True)
-class Pixels:
-    """Between the levels of a data set and the range that the network sees."""
-
-    levels: int
-    centered: bool
-    dequantized: bool
-
-    def to_model(self, images: np.ndarray) -> np.ndarray:
-        """uint8 levels to floats; a level's bin is represented by its middle."""
-        if not self.dequantized:
-            return np.asarray(transforms.scale(images, self.levels, self.centered))
-        y = (np.asarray(images, np.float32) + 0.5) / self.levels
-        return 2.0 * y - 1.0 if self.centered else y
-
-    def to_levels(self, x: Any) -> jax.Array:
-        """Floats of the network's range to uint8 levels."""
-        return transforms.inverse_scale(x, self.levels, self.centered, self.dequantized)
-
-    def to_levels_of_grey(self, x: Any) -> jax.Array:
-        """As `to_levels`; the sums of red, green and blue are those of x."""
-        return transforms.inverse_scale_of_grey(x, self.levels, self.centered, self.dequantized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -85,9 +61,6 @@ class Prior:
 def prior_from_config(config: ml_collections.ConfigDict, parts: experiment.Parts) -> Prior:
     """The prior that a config and its parts describe; here the config is read for all tasks."""
 
-    def score(params: Any, classes: jax.Array | None) -> ScoreFn:
-        return experiment.score_from_params(config, parts, params, classes)
-
     def sampler() -> sampling.Sampler:
         frameless = config.copy_and_resolve_references()
         frameless.sampling.num_frames = 0
@@ -95,19 +68,14 @@ def prior_from_config(config: ml_collections.ConfigDict, parts: experiment.Parts
 
     return Prior(
         sde=parts.sde,
-        continuous=config.training.continuous,
+        continuous=parts.continuous,
         image_shape=parts.image_shape,
-        pixels=pixels_from_config(config, parts.levels),
-        num_labels=config.model.num_labels,
-        unconditional=not config.model.num_labels or config.training.label_dropout > 0,
-        score=score,
+        pixels=parts.pixels,
+        num_labels=parts.num_labels,
+        unconditional=parts.unconditional,
+        score=parts.score,
         sampler=sampler,
         options=config.sampling,
         dataset_name=config.data.dataset,
         dataset=functools.partial(data.from_config, config),
     )
-
-
-def pixels_from_config(config: ml_collections.ConfigDict, levels: int) -> Pixels:
-    """The range of pixels that the network of a config sees."""
-    return Pixels(levels, config.data.centered, config.data.uniform_dequantization)

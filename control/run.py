@@ -90,9 +90,9 @@ def pose(
     task: Task = lookup(TASKS, options.task, "control.task")
     options.method = options.method or task.default
     method = lookup(task.methods, options.method, "control.method")
-    experiment.refuse_guides(config)
+    parts.require_score()
     if options.task != "class":
-        experiment.refuse_always_told(config)
+        parts.require_unconditional()
     if options.prompt and options.task != "prompt":
         raise ValueError(
             f"control.prompt is {options.prompt!r}, but control.task={options.task!r} reads no "

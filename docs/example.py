@@ -46,7 +46,7 @@ def load(
 
     # The score, grad_x log p_t(x), is a function of images x [B, H, W, C] and times t [B]. All that
     # follows needs only this function, and would take any other: a closed form, your own network.
-    return config, parts, experiment.score_from_params(config, parts, weights.params)
+    return config, parts, parts.score(weights.params)
 
 
 def keys_of_images(count: int, seed: int) -> jax.Array:

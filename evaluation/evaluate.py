@@ -34,8 +34,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     """
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
-    refuse(config)
     parts = experiment.build(config)
+    refuse(config, parts)
     trained = restore(config, parts, workdir)
     folder = workdir / eval_folder
     results = origin(config, trained)
@@ -57,7 +57,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     return results
 
 
-def refuse(config: ml_collections.ConfigDict) -> None:
+def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     """Refuses what cannot be evaluated, before anything is read or drawn.
 
     Raises:
@@ -66,7 +66,7 @@ def refuse(config: ml_collections.ConfigDict) -> None:
     """
     options, training = config.eval, config.training
     if options.enable_bpd or options.enable_sampling:
-        experiment.refuse_guides(config)
+        parts.require_score()
     lack = ""
     if not training.continuous:
         lack = "with discrete labels (training.continuous is False)"

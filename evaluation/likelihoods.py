@@ -139,7 +139,7 @@ def likelihood_of_images(
             keys
         )
         x = kind.continuous(images, noise_keys)
-        score_fn = experiment.score_from_params(config, parts, params)
+        score_fn = parts.score(params)
         result = compute(parts.sde, score_fn, x, probe_keys)
         values = {kind.unit: per_dim(result.logp), "nfe": result.nfe, "ok": result.ok}
         if bound is not None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -12,7 +11,6 @@ import ml_collections
 import numpy as np
 
 import sampling
-from data import transforms
 from diffusion.noise import image_noise
 from diffusion.trajectory import all_finite
 from runtime import devices, errors, experiment
@@ -29,20 +27,15 @@ class Generator:
     """
 
     def __init__(self, config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
-        experiment.refuse_guides(config)
-        experiment.refuse_always_told(config)
+        parts.require_score()
+        parts.require_unconditional()
         sampler = sampling.from_config(config, devices.AXIS)
 
         def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
             noise = image_noise(keys, parts.image_shape)
-            samples = sampler(parts.sde, experiment.score_from_params(config, parts, params), noise)
-            to_levels = functools.partial(
-                transforms.inverse_scale,
-                levels=parts.levels,
-                centered=config.data.centered,
-                dequantized=config.data.uniform_dequantization,
-            )
+            samples = sampler(parts.sde, parts.score(params), noise)
+            to_levels = parts.pixels.to_levels
             results = {
                 "image": to_levels(samples.x),
                 "nfe": jnp.broadcast_to(samples.nfe, indices.shape),

@@ -108,7 +108,7 @@ def learned_score(
 
     def score(params: Any, indices: jax.Array, x: jax.Array) -> jax.Array:
         del indices
-        return experiment.score_from_params(config, parts, params)(x, jnp.full(len(x), t))
+        return parts.score(params)(x, jnp.full(len(x), t))
 
     return on_points(score, params, places, "")
 
@@ -121,7 +121,7 @@ def model_density(
 
     def logp(params: Any, indices: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         keys = devices.image_keys(jax.random.key(config.eval.seed), indices)
-        score_fn = experiment.score_from_params(config, parts, params)
+        score_fn = parts.score(params)
         likelihoods = compute(parts.sde, score_fn, x, keys)
         return likelihoods.logp, likelihoods.ok
 

@@ -8,13 +8,38 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 
 import configs
 import data
 import models
 import sde_lib
-from data import captions
+from data import captions, transforms
 from runtime import ema
+
+
+@dataclasses.dataclass(frozen=True)
+class Pixels:
+    """Between the levels of a data set and the range that the network sees."""
+
+    levels: int
+    centered: bool
+    dequantized: bool
+
+    def to_model(self, images: np.ndarray) -> np.ndarray:
+        """uint8 levels to floats; a level's bin is represented by its middle."""
+        if not self.dequantized:
+            return np.asarray(transforms.scale(images, self.levels, self.centered))
+        y = (np.asarray(images, np.float32) + 0.5) / self.levels
+        return 2.0 * y - 1.0 if self.centered else y
+
+    def to_levels(self, x: jax.Array | np.ndarray) -> jax.Array:
+        """Floats of the network's range to uint8 levels."""
+        return transforms.inverse_scale(x, self.levels, self.centered, self.dequantized)
+
+    def to_levels_of_grey(self, x: jax.Array | np.ndarray) -> jax.Array:
+        """As `to_levels`; the sums of red, green and blue are those of x."""
+        return transforms.inverse_scale_of_grey(x, self.levels, self.centered, self.dequantized)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,13 +50,62 @@ class Parts:
       sde: the process from data to noise.
       module: the network, a Flax module, whose `apply` takes parameters.
       image_shape: (H, W, C).
-      levels: grey levels of the images, see `data.grey_levels`.
+      pixels: the range in which the network sees images.
+      objective: the name of the training objective, which decides whether there is a score.
+      continuous: True if the network knows all times in [0, T], not the SDE's N noise levels alone.
+      prediction: what the network predicts, a name in `parametrisation.PREDICTIONS`; "": a default.
+      sigma_data: the standard deviation of the data, for EDM's preconditioning.
+      num_labels: the number of classes that the network can be given; 0: none.
+      unconditional: True if the network also knows images without a class.
     """
 
     sde: sde_lib.SDE
     module: Any
     image_shape: tuple[int, int, int]
-    levels: int
+    pixels: Pixels
+    objective: str
+    continuous: bool
+    prediction: str
+    sigma_data: float
+    num_labels: int
+    unconditional: bool
+
+    @property
+    def levels(self) -> int:
+        """Grey levels of the images, see `data.grey_levels`."""
+        return self.pixels.levels
+
+    def score(self, params: ema.Params, classes: jax.Array | None = None) -> sde_lib.ScoreFn:
+        """The score function of the network with these weights, without dropout.
+
+        A network with labels sees the `classes` [B], or else the null class.
+        """
+        labels = {} if classes is None else {"y": classes}
+        network = functools.partial(self.module.apply, {"params": params}, **labels)
+        return models.score_fn(
+            self.sde,
+            network,
+            self.continuous,
+            prediction=self.prediction,
+            sigma_data=self.sigma_data,
+        )
+
+    def require_score(self) -> None:
+        """Refuses to draw images, or to measure likelihoods, without a score."""
+        if self.objective in models.GUIDES:
+            raise ValueError(
+                f"this run trained {models.GUIDES[self.objective]} of noisy images "
+                f"(training.objective is {self.objective!r}), which has no score: neither samples "
+                "nor likelihoods; its loss can be evaluated"
+            )
+
+    def require_unconditional(self) -> None:
+        """Refuses images of no class, where the network saw the class of every image."""
+        if not self.unconditional:
+            raise ValueError(
+                "this network was told the class of every image (training.label_dropout is 0), so "
+                "it draws images of a class only: --mode=control --config.control.task=class"
+            )
 
 
 def build(config: ml_collections.ConfigDict) -> Parts:
@@ -41,8 +115,20 @@ def build(config: ml_collections.ConfigDict) -> Parts:
     """
     configs.check(config)
     data.check_points(config)
-    sde = sde_lib.from_config(config)
-    return Parts(sde, _network(config), image_shape(config), data.grey_levels(config.data.dataset))
+    images, model = config.data, config.model
+    levels = data.grey_levels(images.dataset)
+    return Parts(
+        sde=sde_lib.from_config(config),
+        module=_network(config),
+        image_shape=image_shape(config),
+        pixels=Pixels(levels, images.centered, images.uniform_dequantization),
+        objective=config.training.objective,
+        continuous=config.training.continuous,
+        prediction=model.prediction,
+        sigma_data=model.sigma_data,
+        num_labels=model.num_labels,
+        unconditional=not model.num_labels or config.training.label_dropout > 0,
+    )
 
 
 def _network(config: ml_collections.ConfigDict) -> Any:
@@ -57,44 +143,3 @@ def _network(config: ml_collections.ConfigDict) -> Any:
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """(H, W, C) by the config alone; a data set of another shape is refused when it is opened."""
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
-
-
-def score_from_params(
-    config: ml_collections.ConfigDict,
-    parts: Parts,
-    params: ema.Params,
-    classes: jax.Array | None = None,
-) -> sde_lib.ScoreFn:
-    """The score function of the trained network with these weights, without dropout.
-
-    A network with `model.num_labels` sees the `classes` [B], or else the null class.
-    """
-    labels = {} if classes is None else {"y": classes}
-    network = functools.partial(parts.module.apply, {"params": params}, **labels)
-    return models.score_fn(
-        parts.sde,
-        network,
-        config.training.continuous,
-        prediction=config.model.prediction,
-        sigma_data=config.model.sigma_data,
-    )
-
-
-def refuse_guides(config: ml_collections.ConfigDict) -> None:
-    """Refuses to draw images, or to measure likelihoods, without a score."""
-    if not models.has_score(config):
-        objective = config.training.objective
-        raise ValueError(
-            f"this run trained {models.GUIDES[objective]} of noisy images (training.objective is "
-            f"{objective!r}), which has no score: neither samples nor likelihoods; its loss can be "
-            "evaluated"
-        )
-
-
-def refuse_always_told(config: ml_collections.ConfigDict) -> None:
-    """Refuses images of no class, where the network saw the class of every image."""
-    if config.model.num_labels and not config.training.label_dropout:
-        raise ValueError(
-            "this network was told the class of every image (training.label_dropout is 0), so "
-            "it draws images of a class only: --mode=control --config.control.task=class"
-        )

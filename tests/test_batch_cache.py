@@ -256,7 +256,7 @@ def machine(monkeypatch):
 
             yield from made("nats", np.arange(len(indices)), self.batch_size, make)
 
-    parts = SimpleNamespace(image_shape=(1, 1, 2), sde=None)
+    parts = experiment.build(config())
     trained = Trained({"w": np.ones((1, 2))}, 7, "EMA weights")
     monkeypatch.setattr(data, "from_config", lambda config, split: MOONS[split])
     monkeypatch.setattr(experiment, "build", lambda config: parts)

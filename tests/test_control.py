@@ -16,12 +16,12 @@ import data
 import models
 from control import masks, results
 from control import run as control_run
-from control.prior import Pixels
 from control.problem import Problem
 from control.run import TASKS, control
 from evaluation.metrics import fidelity
 from runtime import experiment
 from runtime.devices import replicate
+from runtime.experiment import Pixels
 from runtime.workdir import Trained
 from tests import tiny
 from tests.test_training import use_devices

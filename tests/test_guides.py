@@ -39,9 +39,7 @@ def mean_of(y: jax.Array) -> jax.Array:
     return 0.1 * y - 0.4
 
 
-def of_classes(
-    config: Any, parts: experiment.Parts, params: Any, classes: jax.Array | None = None
-) -> ScoreFn:
+def of_classes(parts: experiment.Parts, params: Any, classes: jax.Array | None = None) -> ScoreFn:
     """The exact score of N(mean_of(class), STD^2), and of N(0, STD^2) where no class is told."""
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -93,7 +91,7 @@ def test_classifier_free_guidance_is_linear_in_its_scale(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
     """Of N(0, s^2) and N(m, s^2) the guided score is that of N(w m, s^2), at every scale w."""
-    monkeypatch.setattr(experiment, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment.Parts, "score", of_classes)
     small: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 8}
     _, free = draw(tmp_path, monkeypatch, scale=0.0, **small)
     _, told = draw(tmp_path, monkeypatch, method="conditional", scale=7.0, **small)
@@ -128,7 +126,7 @@ def test_every_sampler_serves_classes(
     judged: None,
 ) -> None:
     """The mean over the pixels of an image is that of its class, within 5 standard errors."""
-    monkeypatch.setattr(experiment, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment.Parts, "score", of_classes)
     fields = {f"sampling__{name}": value for name, value in sampler.items()}
     _, arrays = draw(tmp_path, monkeypatch, classes=(0, 9), scale=1.0, **fields)
     means = arrays["x"].reshape(4, -1).mean(1)
@@ -140,7 +138,7 @@ def test_an_attribute_is_the_difference_of_the_mean_latents(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
     """Of a Gaussian the flow is linear: in the images the step is the difference of the means."""
-    monkeypatch.setattr(experiment, "score_from_params", of_classes)
+    monkeypatch.setattr(experiment.Parts, "score", of_classes)
     small: dict[str, Any] = {"task": "attribute", "classes": (1, 8), "scale": 1.5}
     small |= {"num_examples": 5, "sampling__rtol": 1e-5, "sampling__atol": 1e-5, "split": "train"}
     results, arrays = draw(tmp_path, monkeypatch, **small)

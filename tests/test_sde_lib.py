@@ -396,7 +396,7 @@ def test_a_new_sde_trains_and_samples_by_its_name_in_a_config(
         state, metrics = train(state, batch)
         keys = devices.image_keys(state.key, jnp.arange(3))
         noise = image_noise(keys, parts.image_shape)
-        score_fn = experiment.score_from_params(settings, parts, state.ema_params)
+        score_fn = parts.score(state.ema_params)
         return metrics, sampling.from_config(settings)(parts.sde, score_fn, noise).x
 
     metrics, x = jax.eval_shape(train_and_sample)

@@ -105,7 +105,7 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
     x = alpha * x0 + sigma * z
     true = MIXTURE.score_fn(levels)(x, i)  # type: ignore[arg-type]
-    score = jax.jit(experiment.score_from_params(config, parts, params))(x, levels.t)
+    score = jax.jit(parts.score(params))(x, levels.t)
     return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), levels.sigmas
 
 
