@@ -30,7 +30,7 @@ from evaluation.metrics import (
 )
 from evaluation.metrics.moments import Moments
 from evaluation.report import console, quantities
-from runtime import devices, experiment
+from runtime import devices
 from runtime.workdir import Trained
 from tests import tiny
 from tests.test_inception import drawn_params
@@ -352,7 +352,6 @@ def test_a_metric_is_one_function_and_one_quantity(small, tmp_path, monkeypatch,
 
     images = [fake_samples(), fake_samples() // 2]
     monkeypatch.setattr(samples, "Generator", generator_of(images))
-    monkeypatch.setattr(experiment, "build", lambda config: None)
     trained = Trained(devices.replicate({"w": np.ones(2)}), 7, "EMA weights")
     monkeypatch.setattr(evaluate, "restore", lambda *_: trained)
     only = config(
