@@ -54,8 +54,8 @@ class _Calls:
         epochs, places = np.divmod(positions, len(self.dataset))
         rows = np.empty_like(positions)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            rows[here] = self._order(int(epoch))[places[here]]
+            within = epochs == epoch
+            rows[within] = self._order(int(epoch))[places[within]]
         images, labels = self.dataset.take(rows)
         shape = (self.num_steps, self.per_host)
         return {"image": images.reshape(*shape, *images.shape[1:]), "label": labels.reshape(shape)}

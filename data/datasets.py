@@ -48,10 +48,10 @@ def discover(path: Iterable[str]) -> dict[str, Kind]:
             continue
         module = importlib.import_module(f"{__package__}.{file.name}")
         for kind in vars(module).values():
-            here = isinstance(kind, type) and kind.__module__ == module.__name__
-            if here and issubclass(kind, ImageBuilder | ImageFolder | PointSet):
+            if not isinstance(kind, type) or kind.__module__ != module.__name__ or kind is PointSet:
+                continue
+            if issubclass(kind, ImageBuilder | ImageFolder | PointSet):
                 kinds[kind.name] = kind
-    kinds.pop(PointSet.name)
     return dict(sorted(kinds.items()))
 
 

@@ -20,7 +20,7 @@ _GRID = 2.0**16
 class PointSet:
     """A labelled set of points: constants, and a map from four uniform numbers to an example."""
 
-    name: ClassVar[str] = ""
+    name: ClassVar[str]  # in configs
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     SIZES: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (1, 1, 2)

@@ -216,7 +216,7 @@ def test_pools() -> None:
 @pytest.mark.parametrize(
     ("fields", "valid"),
     [
-        ({"architecture": "32"}, "64, 128, 256"),
+        ({"architecture": "32"}, "128, 256, 64"),
         ({"interpolation": "cubic"}, "bilinear, nearest"),
         ({"nonlinearity": "gelu"}, "elu"),
     ],
