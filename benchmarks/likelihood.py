@@ -31,12 +31,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import configs
 import data
 import likelihood
 import models
 from benchmarks import peers
 from data import transforms
-from interop import convert
 from runtime import devices, experiment, figures
 from runtime.workdir import restore
 
@@ -160,7 +160,7 @@ def jax_peer(case: Case) -> tuple[Run, np.ndarray]:
 
 def make_case(args: argparse.Namespace) -> Case:
     """The case that the command line describes."""
-    config = convert.load_config(args.config)
+    config = configs.from_file(args.config)
     if not args.workdir:
         config.model.init_scale = LAST_LAYER
     parts = experiment.build(config)

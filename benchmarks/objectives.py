@@ -31,10 +31,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+import configs
 import data
 import models
 from diffusion import times
-from interop import convert
 from runtime import experiment, figures
 from training.objective import objective_from_config
 
@@ -77,7 +77,7 @@ Gradient = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 
 def load_config(path: str, changes: dict[str, Any]) -> Any:
     """The config of a file, with changes by field."""
-    config = convert.load_config(ROOT / path)
+    config = configs.from_file(ROOT / path)
     config.update_from_flattened_dict(changes)
     return config
 

@@ -24,12 +24,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import configs
 import models
 import sampling
 import sde_lib
 from diffusion import few_steps, grids, ode
 from diffusion.noise import image_noise
-from interop import convert
 
 
 def fastest(call: Callable[[], Any], repeats: int) -> float:
@@ -98,7 +98,7 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=50)
     args = parser.parse_args()
-    config = convert.load_config(args.config)
+    config = configs.from_file(args.config)
     config.model.num_scales = args.steps
     sde = sde_lib.from_config(config)
     module = models.from_config(config)

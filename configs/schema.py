@@ -1,254 +1,302 @@
-"""The one schema of all configs: every field, its type and its default.
+"""The one schema of all configs: every field once, with its default, its rule and its words.
 
-`config_flags` gives an override `--config.section.field=value` the type of the default written
-here, so whatever may be fractional is a float (50.0, not 50) and every list is a tuple. The config
-is locked: assigning to a field that does not exist raises (`training.continuouse` of the original
-went unnoticed). Field names are the original configs'; a few fields are new.
+A field's type is that of its default: `config_flags` gives it to an override
+`--config.section.field=value`, so whatever may be fractional is a float (50.0, not 50) and every
+list is a tuple. Names are the official configs'; some fields are new. A new field is one line here:
+configs, `configs.check`, stored configs and the table in docs/configs.md take it from there.
+
+Choices that a network, a sampler or a data set has by name are refused where they are looked up.
 """
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from ml_collections import ConfigDict
 
+from configs.rules import (
+    ANY,
+    CLASSES,
+    FRACTION,
+    INTERVAL,
+    NAMES,
+    NOT_EMPTY_SIZES,
+    NOT_NEGATIVE,
+    POSITIVE,
+    POSITIVE_SHARE,
+    PROBABILITY,
+    RATES,
+    SHARE,
+    SIZES,
+    SPLIT,
+    TWO_OR_MORE,
+    WIDTHS,
+    ZERO_OR_SEVERAL,
+    Rule,
+    only,
+)
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the config: its default, what a value must fulfil, and what it means."""
+
+    default: Any
+    rule: Rule
+    words: str
+
+
+class Section(NamedTuple):
+    """The fields `config.<name>.*` by name, and what they are about."""
+
+    words: str
+    fields: Mapping[str, Field]
+
+
+RUN = {
+    "seed": Field(42, NOT_NEGATIVE, "seed of training: initial weights, order of the data, noise"),
+}
+
+TRAINING = {
+    "sde": Field("vpsde", ANY, "vpsde, subvpsde, vesde, cosine_vpsde or edm"),
+    "continuous": Field(True, ANY, "times in all of [0, T]; False: model.num_scales levels"),
+    "batch_size": Field(128, ANY, "images in a step, over all hosts and devices"),
+    "n_iters": Field(1300001, POSITIVE, "steps of the whole training"),
+    "snapshot_freq": Field(50000, POSITIVE, "steps between checkpoints that are all kept"),
+    "snapshot_freq_for_preemption": Field(10000, POSITIVE, "steps between checkpoints to resume"),
+    "log_freq": Field(50, POSITIVE, "steps between lines of the log"),
+    "eval_freq": Field(100, POSITIVE, "steps between losses of the test images"),
+    "n_jitted_steps": Field(5, POSITIVE, "steps in one compiled call"),
+    "snapshot_sampling": Field(True, ANY, "draw a grid of samples at every snapshot"),
+    "reduce_mean": Field(False, ANY, "loss: mean over pixels and channels; False: half the sum"),
+    "likelihood_weighting": Field(False, ANY, "weight by g(t)^2, as weighting likelihood does"),
+    "accumulation": Field(1, POSITIVE, "parts of a device's share of a batch, to save memory"),
+    "label_dropout": Field(0.0, PROBABILITY, "probability that an image's class is withheld"),
+    "ema_rates": Field((), RATES, "rates of further averages, beside model.ema_rate"),
+    "ema_profiles": Field((), WIDTHS, "relative widths of power-function averages: (0.05, 0.1)"),
+    "ema_snapshot_freq": Field(20000, POSITIVE, "steps between stored averages of ema_profiles"),
+    "objective": Field("dsm", ANY, "dsm, esm, ism, ssm, ssm_vr, classifier or clip"),
+    "weighting": Field("", ANY, "noise, score, x0, velocity, edm or likelihood; empty: noise"),
+    "time": Field("uniform", ANY, "distribution of t: uniform, likelihood, log_normal or fixed"),
+    "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
+    "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
+    "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
+    "sigma": Field(0.0, NOT_NEGATIVE, "fixed: the one noise level, sigma / alpha"),
+    "num_directions": Field(1, POSITIVE, "ssm, ssm_vr: random directions for each image"),
+    "directions": Field("rademacher", ANY, "ssm, ssm_vr: rademacher or gaussian"),
+    "kde_bandwidth": Field(0.1, POSITIVE, "esm: standard deviation of the estimate's kernels"),
+    "kde_points": Field(0, NOT_NEGATIVE, "esm: training images in the density estimate; 0: all"),
+}
+
+SAMPLING = {
+    "method": Field("pc", ANY, "a name in sampling.SAMPLERS: pc, ode, sde, ddim, dpmpp_2m, ..."),
+    "predictor": Field("none", ANY, "euler_maruyama, reverse_diffusion, ancestral_sampling, none"),
+    "corrector": Field("none", ANY, "langevin, ald or none"),
+    "n_steps_each": Field(1, ANY, "Langevin steps at each noise level"),
+    "noise_removal": Field(True, ANY, "remove the noise that is left at the last time"),
+    "probability_flow": Field(False, ANY, "predictors follow the probability flow, without noise"),
+    "snr": Field(0.16, ANY, "signal-to-noise ratio of the corrector's steps"),
+    "corrector_norm": Field("image", ANY, "langevin: norms of an image, or mean norms of a batch"),
+    "num_steps": Field(0, ANY, "steps from T to the last time; 0: model.num_scales"),
+    "eps": Field(0.0, NOT_NEGATIVE, "last time; 0: the SDE's own"),
+    "time_grid": Field("", ANY, "uniform, quadratic, log_snr or karras; empty: the method's own"),
+    "solver": Field("Dopri5", ANY, "ode: Dopri5, Tsit5, Heun, ...; sde: ShARK, SRA1, SEA, ..."),
+    "rtol": Field(1e-5, ANY, "ode, sde: relative tolerance of a step"),
+    "atol": Field(1e-5, ANY, "ode, sde: absolute tolerance of a step"),
+    "eta": Field(0.0, ANY, "ddim: share of the noise; 0: deterministic, 1: ancestral"),
+    "churn": Field(0.0, ANY, "edm: noise that is put back, over all steps; 0: none"),
+    "churn_min": Field(0.0, ANY, "edm: smallest noise level at which churn acts"),
+    "churn_max": Field(1e9, ANY, "edm: largest noise level at which churn acts"),
+    "churn_noise": Field(1.0, ANY, "edm: standard deviation of churn's noise"),
+    "step_size": Field(2e-5, ANY, "annealed_langevin: step at the last noise level"),
+    "num_frames": Field(0, NOT_NEGATIVE, "frames of the trajectory, for pictures; 0: none"),
+    "seed": Field(0, NOT_NEGATIVE, "seed of the samples; that of training is config.seed"),
+    "num_samples": Field(64, POSITIVE, "images that --mode=sample draws"),
+    "batch_size": Field(64, ANY, "images drawn at a time, over all devices"),
+}
+
+EVAL = {
+    "batch_size": Field(1024, ANY, "images at a time, over all devices"),
+    "num_samples": Field(50000, POSITIVE, "images that are drawn and compared with the data"),
+    "seeds": Field(1, POSITIVE, "seeds of sampling, from sampling.seed on; several give a spread"),
+    "keep_samples": Field(False, ANY, "keep the drawn images, for later evaluations too"),
+    "begin_ckpt": Field(9, NOT_NEGATIVE, "checkpoint range: first step / training.snapshot_freq"),
+    "end_ckpt": Field(26, ANY, "checkpoint range: last step / training.snapshot_freq"),
+    "enable_loss": Field(True, ANY, "measure the loss of the test images"),
+    "enable_sampling": Field(False, ANY, "draw images and compare them with the data"),
+    "enable_bpd": Field(False, ANY, "measure likelihoods, in bits/dim"),
+    "checkpoint": Field("latest", ANY, "latest, best, the number of a step, or range"),
+    "samplers": Field((), NAMES, "several in place of sampling.method: method or method:num_steps"),
+    "ema": Field("", ANY, "weights: raw, a rate, posthoc:width[@step]; empty: by model.ema_rate"),
+    "seed": Field(0, NOT_NEGATIVE, "seed of dequantisation, probes, bounds, subsets of features"),
+    "features": Field("auto", ANY, "inception or classifier; auto: inception for colour images"),
+    "metrics": Field(("fid",), NAMES, "numbers of samples: fid, inception_score, kid, ..."),
+    "bootstrap": Field(0, ZERO_OR_SEVERAL, "draws for the error bar of the FID; 0: none"),
+    "resize": Field("tensorflow", ANY, "how Inception's images are resized: tensorflow or pytorch"),
+    "repeat_grey": Field(False, ANY, "let Inception see grey images, their channel three times"),
+    "inception_path": Field("", ANY, "file of pytorch-fid's weights; empty: cached or downloaded"),
+    "stats_path": Field("", ANY, "file of the data set's statistics; empty: made once, cached"),
+    "stats_images": Field(0, NOT_NEGATIVE, "training images in the statistics; 0: all"),
+    "bpd_dataset": Field("test", SPLIT, "split whose likelihoods are measured"),
+    "bpd_num_images": Field(0, NOT_NEGATIVE, "first images of the split; 0: the whole split"),
+    "bpd_rtol": Field(1e-5, ANY, "relative tolerance of a step of the probability flow"),
+    "bpd_atol": Field(1e-5, ANY, "absolute tolerance of a step of the probability flow"),
+    "bpd_solver": Field("Dopri5", ANY, "of the probability flow: Dopri5, Tsit5, Heun, ..."),
+    "bpd_num_probes": Field(1, ANY, "probes of the divergence, for each image"),
+    "bpd_probe": Field("rademacher", ANY, "rademacher or gaussian; exact: the whole divergence"),
+    "bpd_num_repeats": Field(1, POSITIVE, "draws of dequantisation and probes; published: 5"),
+    "bpd_bound": Field(False, ANY, "measure the variational bound of score flow too"),
+    "bpd_bound_draws": Field(64, POSITIVE, "draws of time and noise for each image's bound"),
+}
+
+DATA = {
+    "dataset": Field("cifar10", ANY, "a name in data.DATASETS: cifar10, digits, folder, ..."),
+    "data_dir": Field("", ANY, "folder of the data set; empty: its usual place"),
+    "image_size": Field(32, POSITIVE, "height and width in pixels; points: 1"),
+    "num_channels": Field(3, POSITIVE, "channels of an image; coordinates of a point"),
+    "random_flip": Field(True, ANY, "mirror half of the training images, by chance"),
+    "centered": Field(False, ANY, "pixels in [-1, 1]; False: in [0, 1]"),
+    "uniform_dequantization": Field(False, ANY, "add uniform noise of one grey level to images"),
+}
+
+MODEL = {
+    "name": Field("ncsnpp", ANY, "ncsnpp, ddpm, ncsn, ncsnv2_64, ncsnv2_128, ncsnv2_256 or mlp"),
+    "sigma_min": Field(0.01, ANY, "vesde, edm: smallest noise level"),
+    "sigma_max": Field(50.0, ANY, "vesde, edm: largest noise level"),
+    "beta_min": Field(0.1, ANY, "vpsde, subvpsde: beta at t = 0"),
+    "beta_max": Field(20.0, ANY, "vpsde, subvpsde: beta at t = T"),
+    "num_scales": Field(1000, ANY, "N: noise levels, and steps of samplers by default"),
+    "num_classes": Field(0, NOT_NEGATIVE, "ncsn: rows of its conditional norms; 0: num_scales"),
+    "num_labels": Field(0, NOT_NEGATIVE, "classes that the network is told; 0: none"),
+    "dropout": Field(0.1, FRACTION, "share of the features that training drops"),
+    "prediction": Field("", ANY, "score, noise, x0, velocity or edm; empty: VE score, else noise"),
+    "sigma_data": Field(0.5, POSITIVE, "edm (prediction, weighting): standard deviation of data"),
+    "ema_rate": Field(0.9999, FRACTION, "rate of the average that sampling and evaluation use"),
+    "ema_warmup": Field(False, ANY, "let ema_rate be at most (1 + n) / (10 + n) at update n"),
+    "scale_by_sigma": Field(False, ANY, "divide the network's output by the noise level"),
+    "conditional": Field(True, ANY, "tell the network the time or noise level"),
+    "normalization": Field("GroupNorm", ANY, "norms: GroupNorm; ncsn*: InstanceNorm++; mlp: none"),
+    "nonlinearity": Field("swish", ANY, "swish, elu, relu or lrelu"),
+    "nf": Field(128, POSITIVE, "width: channels at full resolution; mlp: units"),
+    "ch_mult": Field((1, 2, 2, 2), NOT_EMPTY_SIZES, "factors on nf, at full, half, ... resolution"),
+    "num_res_blocks": Field(4, POSITIVE, "residual blocks at each resolution; mlp: in all"),
+    "attn_resolutions": Field((16,), SIZES, "heights in pixels at which there is attention"),
+    "attention_type": Field("ddpm", only("ddpm"), "kind of attention"),
+    "attn_each_up_block": Field(False, ANY, "ddpm: on the way up, attention after every block"),
+    "attn_num_groups": Field(0, NOT_NEGATIVE, "ncsnpp: groups of attention's norms; 0: as others"),
+    "resamp_with_conv": Field(True, ANY, "a convolution where the resolution changes"),
+    "fir": Field(True, ANY, "ncsnpp: change the resolution with an anti-aliasing filter"),
+    "fir_kernel": Field((1, 3, 3, 1), ANY, "ncsnpp: weights of fir's filter along an axis"),
+    "skip_rescale": Field(True, ANY, "ncsnpp: divide sums of two branches by sqrt(2)"),
+    "resblock_type": Field("biggan", ANY, "ncsnpp: residual blocks, biggan or ddpm"),
+    "progressive": Field("none", ANY, "ncsnpp: output pyramid: none, output_skip or residual"),
+    "progressive_input": Field("none", ANY, "ncsnpp: input pyramid: none, input_skip or residual"),
+    "progressive_combine": Field("sum", ANY, "ncsnpp: how input_skip joins features: sum, cat"),
+    "embedding_type": Field("fourier", ANY, "fourier of noise levels, or positional of times"),
+    "fourier_scale": Field(16.0, POSITIVE, "standard deviation of fourier's random frequencies"),
+    "init_scale": Field(0.0, NOT_NEGATIVE, "ncsnpp: scale of last layers' initial weights"),
+    "conv_size": Field(3, only(3), "height and width of convolutions, in pixels"),
+    "interpolation": Field("bilinear", ANY, "ncsn*: bilinear or nearest_neighbor"),
+    "pytorch": Field(False, ANY, "ncsn*: as the authors' PyTorch version computes"),
+    "dtype": Field("float32", ANY, "type of arithmetic, float32 or bfloat16; parameters: float32"),
+    "remat": Field(False, ANY, "compute blocks again in the backward pass, to save memory"),
+}
+
+CLASSIFIER = {
+    "num_classes": Field(10, TWO_OR_MORE, "classes that are told apart"),
+    "widen_factor": Field(10, POSITIVE, "width, in units of 16 channels; 10 in WRN-28-10"),
+    "blocks_per_group": Field(4, POSITIVE, "residual blocks at each resolution; 4 in WRN-28-10"),
+    "dropout": Field(0.0, FRACTION, "share of the features that training drops"),
+    "nonlinearity": Field("swish", ANY, "swish, elu, relu or lrelu"),
+    "embedding_type": Field("positional", ANY, "positional of times; VE: fourier of noise levels"),
+    "fourier_scale": Field(16.0, POSITIVE, "standard deviation of fourier's random frequencies"),
+    "dtype": Field("float32", ANY, "type of arithmetic, float32 or bfloat16; parameters: float32"),
+}
+
+CLIP = {
+    "embedding_dim": Field(64, POSITIVE, "dimensions of the space that both towers map to"),
+    "text_width": Field(64, POSITIVE, "width of the text tower"),
+    "text_layers": Field(2, POSITIVE, "transformer blocks of the text tower"),
+    "text_heads": Field(4, POSITIVE, "heads of attention, a divisor of text_width"),
+    "text_length": Field(48, POSITIVE, "bytes of a text, its end included"),
+}
+
+CONTROL = {
+    "task": Field("inpaint", ANY, "inpaint, class, prompt, ...: docs/controllable.md has all"),
+    "method": Field("", ANY, "a method of the task: docs/controllable.md; empty: the first"),
+    "split": Field("test", SPLIT, "split that the input images are from"),
+    "num_images": Field(8, POSITIVE, "input images, the first of the split"),
+    "num_variants": Field(4, POSITIVE, "images drawn for each input"),
+    "seed": Field(0, NOT_NEGATIVE, "seed of variants, measurement noise and random masks"),
+    "batch_size": Field(64, POSITIVE, "images drawn at a time, over all devices"),
+    "mask": Field("box", ANY, "inpaint: half, box, random, or a picture whose white is known"),
+    "mask_share": Field(0.25, SHARE, "share of the pixels that masks box and random hide"),
+    "factor": Field(2, POSITIVE, "super_resolution: pixels a side that are averaged"),
+    "blur_std": Field(1.0, POSITIVE, "deblur: standard deviation of the blur, in pixels"),
+    "num_measurements": Field(0, NOT_NEGATIVE, "compressed_sensing: projections; 0: entries / 4"),
+    "noise_std": Field(0.0, NOT_NEGATIVE, "standard deviation of the measurement's noise"),
+    "iterations": Field(3, POSITIVE, "posterior: conjugate-gradient iterations"),
+    "damping": Field(0.02, NOT_NEGATIVE, "posterior: assumed relative error of the network"),
+    "scale": Field(1.0, NOT_NEGATIVE, "strength of guidance; attribute: length of the step"),
+    "interval": Field((), INTERVAL, "class, prompt: sigma / alpha where scale acts; (): all"),
+    "classes": Field((), CLASSES, "class: those to draw, (): all; attribute: (from, to)"),
+    "num_examples": Field(64, POSITIVE, "attribute: training images in a class's mean latent"),
+    "official": Field(False, ANY, "replace: as the original code does it"),
+    "jump": Field(10, POSITIVE, "repaint: steps that are taken back, and again"),
+    "repeats": Field(5, POSITIVE, "repaint: times that the steps of a jump are taken"),
+    "guide": Field("", ANY, "folder of a run: of a classifier, for class; of a CLIP, for prompt"),
+    "prompt": Field("", ANY, "prompt: a text, or several separated by semicolons"),
+    "start": Field(0.3, POSITIVE_SHARE, "sdedit: time of the noised images, as a share of T"),
+    "temperature": Field(1.0, NOT_NEGATIVE, "reconstruct, interpolate: factor on the latents"),
+}
+
+OPTIM = {
+    "optimizer": Field("Adam", ANY, "Adam, AdamW, NAdam, RAdam, Lion or SGD"),
+    "lr": Field(2e-4, POSITIVE, "learning rate"),
+    "beta1": Field(0.9, FRACTION, "decay of the gradient's moving average"),
+    "eps": Field(1e-8, POSITIVE, "added to the root of the squared gradient's average"),
+    "amsgrad": Field(False, only(False), "AMSGrad's form of Adam"),
+    "weight_decay": Field(0.0, NOT_NEGATIVE, "share of a parameter that is added to its gradient"),
+    "warmup": Field(5000, NOT_NEGATIVE, "steps of linear growth of lr"),
+    "schedule": Field("constant", ANY, "after warmup: constant, cosine, linear or inverse_sqrt"),
+    "decay_steps": Field(0, NOT_NEGATIVE, "step where cosine and linear end, inverse_sqrt begins"),
+    "decay_to": Field(0.0, PROBABILITY, "fraction of lr that cosine and linear end at"),
+    "grad_clip": Field(1.0, ANY, "largest global norm of the gradient; negative: no limit"),
+    "clip_rule": Field("max", ANY, "max: as the official JAX code; add: as PyTorch"),
+}
+
+SECTIONS = {
+    "training": Section("Training: the SDE, the objective, and how long and how often.", TRAINING),
+    "sampling": Section("Samplers, in all modes that draw images.", SAMPLING),
+    "eval": Section("`--mode=eval` and `--mode=stats`; which weights all modes load.", EVAL),
+    "data": Section("The data set, and the range of values that the network sees.", DATA),
+    "model": Section("The network, and the numbers of the SDE.", MODEL),
+    "classifier": Section("The classifier of noisy images; the image tower of a CLIP.", CLASSIFIER),
+    "clip": Section("The CLIP of noisy images and texts.", CLIP),
+    "control": Section("`--mode=control`: see [controllable.md](controllable.md).", CONTROL),
+    "optim": Section("The optimiser and its learning rate.", OPTIM),
+}
+
+
+def fields() -> dict[str, Field]:
+    """Every field by its dotted name, "model.nf", in the order of this file."""
+    sections = {
+        f"{section}.{name}": field
+        for section, (_, members) in SECTIONS.items()
+        for name, field in members.items()
+    }
+    return RUN | sections
+
 
 def base() -> ConfigDict:
-    """Every field with its default: the CIFAR-10 settings that most official configs share."""
-    config = ConfigDict(
-        {
-            "seed": 42,
-            "training": _training(),
-            "sampling": _sampling(),
-            "eval": _eval(),
-            "data": _data(),
-            "model": _model(),
-            "classifier": _classifier(),
-            "clip": _clip(),
-            "control": _control(),
-            "optim": _optim(),
-        }
-    )
-    return config.lock()
+    """Every field with its default: the CIFAR-10 settings that most official configs share.
 
-
-def _training() -> dict:
-    return {
-        "sde": "vpsde",
-        "continuous": True,  # t in [0, T]; False: one of model.num_scales noise levels
-        "batch_size": 128,  # over all hosts and devices
-        "n_iters": 1300001,
-        "snapshot_freq": 50000,  # this and the next four: in training steps
-        "snapshot_freq_for_preemption": 10000,
-        "log_freq": 50,
-        "eval_freq": 100,
-        "n_jitted_steps": 5,  # in one compiled call
-        "snapshot_sampling": True,
-        "reduce_mean": False,  # mean over pixels and channels; False: half the sum
-        "likelihood_weighting": False,  # weight g(t)^2
-        "accumulation": 1,  # parts in which a device takes its share of a batch, to save memory
-        "label_dropout": 0.0,  # probability that an image's class is withheld from the network
-        "ema_rates": (),  # of further averages beside model.ema_rate's
-        "ema_profiles": (),  # relative widths of power-function averages, (0.05, 0.1) for instance
-        "ema_snapshot_freq": 20000,  # steps after which those of ema_profiles are kept
-        "objective": "dsm",  # and "esm", "ism", "ssm", "ssm_vr", "classifier", "clip"
-        "weighting": "",  # "noise", "score", "x0", "velocity", "edm", "likelihood"; "": noise
-        "time": "uniform",  # how t is distributed: "likelihood", "log_normal", "fixed"
-        "time_draws": "independent",  # in a batch; "antithetic", "stratified"
-        "log_sigma_mean": -1.2,  # this and the next: time "log_normal"
-        "log_sigma_std": 1.2,
-        "sigma": 0.0,  # time "fixed": the one noise level, relative to the data
-        "num_directions": 1,  # this and the next: objectives "ssm" and "ssm_vr"
-        "directions": "rademacher",  # or "gaussian"
-        "kde_bandwidth": 0.1,  # this and the next: objective "esm"
-        "kde_points": 0,  # training images in the density estimate; 0: all
-    }
-
-
-def _sampling() -> dict:
-    return {
-        "method": "pc",
-        "predictor": "none",
-        "corrector": "none",
-        "n_steps_each": 1,  # corrector steps per noise level
-        "noise_removal": True,
-        "probability_flow": False,
-        "snr": 0.16,  # signal-to-noise ratio of the corrector
-        "corrector_norm": "image",  # "batch": averaged norms, as the original
-        "num_steps": 0,  # 0: model.num_scales
-        "eps": 0.0,  # last time; 0: the SDE's own
-        "time_grid": "",  # few steps: "uniform", "quadratic", "log_snr", "karras"; "": the method's
-        "solver": "Dopri5",  # this and the next two: methods "ode" and "sde"
-        "rtol": 1e-5,
-        "atol": 1e-5,
-        "eta": 0.0,  # "ddim": 0 deterministic, 1 ancestral
-        "churn": 0.0,  # this and the next three: "edm"; between the noise levels min and max
-        "churn_min": 0.0,
-        "churn_max": 1e9,
-        "churn_noise": 1.0,
-        "step_size": 2e-5,  # "annealed_langevin"
-        "num_frames": 0,  # of the trajectory, kept for pictures
-        "seed": 0,  # of the drawn images; `config.seed` is that of training
-        "num_samples": 64,  # images of --mode=sample
-        "batch_size": 64,  # of them at a time
-    }
-
-
-def _eval() -> dict:
-    return {
-        "batch_size": 1024,
-        "num_samples": 50000,
-        "seeds": 1,  # of sampling, from sampling.seed on; several give each number a spread
-        "keep_samples": False,  # the drawn images as npz shards, for a later evaluation too
-        "begin_ckpt": 9,  # in snapshots: step begin_ckpt * training.snapshot_freq
-        "end_ckpt": 26,
-        "enable_loss": True,
-        "enable_sampling": False,
-        "enable_bpd": False,
-        "checkpoint": "latest",  # "best", the number of a step, "range": begin_ckpt to end_ckpt
-        "samplers": (),  # instead of sampling.method: several, each "method" or "method:num_steps"
-        "ema": "",  # weights: "raw", a rate, "posthoc:0.1[@step]"; "": model.ema_rate's average
-        "seed": 0,  # of dequantisation, probes, the bound's draws and subsets of features
-        "features": "auto",  # "inception", "classifier"; "auto": Inception for colour images
-        "metrics": ("fid",),  # and others of quality.METRICS
-        "bootstrap": 0,  # draws for the error bar of the FID; 0: none
-        "resize": "tensorflow",  # to Inception's 299 x 299; or "pytorch", pytorch-fid's
-        "repeat_grey": False,  # let Inception see grey images, their channel three times
-        "inception_path": "",  # of pytorch-fid's weights; "": the cache, or downloaded
-        "stats_path": "",  # of the data set's statistics; "": made once, and cached
-        "stats_images": 0,  # training images in them; 0: all
-        "bpd_dataset": "test",
-        "bpd_num_images": 0,  # 0: the whole split
-        "bpd_rtol": 1e-5,
-        "bpd_atol": 1e-5,
-        "bpd_solver": "Dopri5",
-        "bpd_num_probes": 1,
-        "bpd_probe": "rademacher",
-        "bpd_num_repeats": 1,  # draws of dequantisation and probes; the published numbers had 5
-        "bpd_bound": False,  # also the variational bound of score flow
-        "bpd_bound_draws": 64,  # of time and noise, for each image
-    }
-
-
-def _data() -> dict:
-    return {
-        "dataset": "cifar10",
-        "data_dir": "",  # "": the data set's usual place
-        "image_size": 32,
-        "num_channels": 3,
-        "random_flip": True,
-        "centered": False,  # pixels in [-1, 1]; False: [0, 1]
-        "uniform_dequantization": False,
-    }
-
-
-def _model() -> dict:
-    return {
-        "name": "ncsnpp",
-        "sigma_min": 0.01,
-        "sigma_max": 50.0,
-        "beta_min": 0.1,
-        "beta_max": 20.0,
-        "num_scales": 1000,
-        "num_classes": 0,  # NCSN: = num_scales, the rows of its conditional norms
-        "num_labels": 0,  # classes that the network is told; 0: none
-        "dropout": 0.1,
-        "prediction": "",  # "score", "noise", "x0", "velocity", "edm"; "": VE score, else noise
-        "sigma_data": 0.5,  # prediction and weighting "edm": standard deviation of the data
-        "ema_rate": 0.9999,
-        "ema_warmup": False,
-        "scale_by_sigma": False,
-        "conditional": True,  # on the noise level
-        "normalization": "GroupNorm",
-        "nonlinearity": "swish",
-        "nf": 128,
-        "ch_mult": (1, 2, 2, 2),
-        "num_res_blocks": 4,
-        "attn_resolutions": (16,),
-        "attention_type": "ddpm",
-        "attn_each_up_block": False,  # DDPM: not only after the last block of a level
-        "attn_num_groups": 0,  # NCSN++: of attention's norms; 0: as the other norms
-        "resamp_with_conv": True,
-        "fir": True,
-        "fir_kernel": (1, 3, 3, 1),
-        "skip_rescale": True,
-        "resblock_type": "biggan",
-        "progressive": "none",
-        "progressive_input": "none",
-        "progressive_combine": "sum",
-        "embedding_type": "fourier",
-        "fourier_scale": 16.0,
-        "init_scale": 0.0,
-        "conv_size": 3,
-        "interpolation": "bilinear",  # NCSN, NCSNv2
-        "pytorch": False,  # NCSN, NCSNv2: as the authors' PyTorch version computes them
-        "dtype": "float32",  # of the network's arithmetic; parameters stay float32
-        "remat": False,
-    }
-
-
-def _classifier() -> dict:
-    return {  # of noisy images, for guidance; the score network knows nothing of it
-        "num_classes": 10,
-        "widen_factor": 10,  # width, in units of 16 channels
-        "blocks_per_group": 4,  # 10 and 4: WRN-28-10
-        "dropout": 0.0,
-        "nonlinearity": "swish",
-        "embedding_type": "positional",  # of times; VE: "fourier", of noise levels
-        "fourier_scale": 16.0,
-        "dtype": "float32",
-    }
-
-
-def _clip() -> dict:
-    return {  # of noisy images and texts, for guidance; its image tower is of section classifier
-        "embedding_dim": 64,  # of the space that both towers map to
-        "text_width": 64,
-        "text_layers": 2,
-        "text_heads": 4,
-        "text_length": 48,  # in bytes, the end included
-    }
-
-
-def _control() -> dict:
-    return {  # of --mode=control: docs/controllable.md
-        "task": "inpaint",  # a name in control.TASKS
-        "method": "",  # a name in measure.METHODS, or "flow", "ddim"; "": the task's own
-        "split": "test",  # where the input images are from
-        "num_images": 8,  # the first ones of the split
-        "num_variants": 4,  # drawn for each of them
-        "seed": 0,  # of variants, measurement noise and random masks
-        "batch_size": 64,  # images drawn at a time, over all devices
-        "mask": "box",  # "half", "box", "random", or a picture: white is known, black is not
-        "mask_share": 0.25,  # of the pixels that "box" and "random" hide
-        "factor": 2,  # "super_resolution": pixels a side that are averaged
-        "blur_std": 1.0,  # "deblur": in pixels
-        "num_measurements": 0,  # "compressed_sensing"; 0: a quarter of the image's entries
-        "noise_std": 0.0,  # of the measurement, in the range that the network sees
-        "iterations": 3,  # this and the next: method "posterior", conjugate gradients, and
-        "damping": 0.02,  # what keeps a network's errors out of them
-        "scale": 1.0,  # "posterior", "dps", "class", "prompt": of guidance; "attribute": of a step
-        "interval": (),  # "class", "prompt": noise levels sigma / alpha where scale acts; (): all
-        "classes": (),  # "class"; (): all; "attribute": (from, to)
-        "num_examples": 64,  # "attribute": training images of each class, for their mean latents
-        "official": False,  # method "replace": as the original code
-        "jump": 10,  # this and the next: method "repaint", steps taken again and how many times
-        "repeats": 5,
-        "guide": "",  # a run that guides: of a classifier, method "classifier"; of a CLIP, "prompt"
-        "prompt": "",  # "prompt": a text, or several separated by semicolons
-        "start": 0.3,  # "sdedit": the time to which images are noised, as a share of T
-        "temperature": 1.0,  # "reconstruct", "interpolate": factor on the latents
-    }
-
-
-def _optim() -> dict:
-    return {
-        "optimizer": "Adam",
-        "lr": 2e-4,
-        "beta1": 0.9,
-        "eps": 1e-8,
-        "amsgrad": False,
-        "weight_decay": 0.0,
-        "warmup": 5000,  # steps of linear growth of lr
-        "schedule": "constant",  # after it; or "cosine", "linear", "inverse_sqrt"
-        "decay_steps": 0,  # where cosine and linear end, and inverse_sqrt begins
-        "decay_to": 0.0,  # the fraction of lr that cosine and linear end at
-        "grad_clip": 1.0,  # global norm; negative: off
-        "clip_rule": "max",
-    }
+    The config is locked: assigning to a field that does not exist raises (`training.continuouse` of
+    the original went unnoticed).
+    """
+    defaults: dict[str, Any] = {name: field.default for name, field in RUN.items()}
+    for section, (_, members) in SECTIONS.items():
+        defaults[section] = {name: field.default for name, field in members.items()}
+    return ConfigDict(defaults).lock()

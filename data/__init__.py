@@ -1,4 +1,4 @@
-"""Pixels in: data sets, batches in a deterministic order, and what the device does to them."""
+"""Pixels in: data sets, batches in a deterministic order, and their form on the device."""
 
 from data.batches import Batches, eval_batches
 from data.datasets import (

@@ -1,4 +1,4 @@
-"""What every data set here has in common: a TFDS builder that needs no TensorFlow.
+"""The base of data sets of images: a TFDS builder that needs no TensorFlow.
 
 TFDS's own builders of these sets read their files through TensorFlow. Those here parse the
 official files with NumPy and write array_record files, which are read at random without TensorFlow.
@@ -23,7 +23,9 @@ Files = Mapping[str, pathlib.Path]
 class ImageBuilder(  # type: ignore[call-arg]
     tfds.core.GeneratorBasedBuilder, skip_registration=True
 ):
-    """A labelled image data set: constants, where its files come from, and how to parse them.
+    """A labelled image data set: constants, the source of its files, and their parser.
+
+    Its `name`, in configs and on disk, is the class's in snake case (TFDS sets it).
 
     Examples keep the order of the official files, so that example number i is the same image
     whether it is read from those files or from prepared array_record data.
@@ -48,11 +50,11 @@ class ImageBuilder(  # type: ignore[call-arg]
         Raises:
           FileNotFoundError: some of the files are there and others are not.
         """
-        found = {name: folder / name for name in cls.CHECKSUMS if (folder / name).is_file()}
-        if found and len(found) < len(cls.CHECKSUMS):
-            missing = ", ".join(sorted(set(cls.CHECKSUMS) - set(found)))
+        files = {name: folder / name for name in cls.CHECKSUMS if (folder / name).is_file()}
+        if files and len(files) < len(cls.CHECKSUMS):
+            missing = ", ".join(sorted(set(cls.CHECKSUMS) - set(files)))
             raise FileNotFoundError(f"{cls.name}: {folder} lacks {missing}")
-        return found or None
+        return files or None
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -105,7 +107,7 @@ class ImageBuilder(  # type: ignore[call-arg]
             yield i, {"image": images[i], "label": int(labels[i])}
 
     def unavailable(self, error: Exception) -> str:
-        """One line: what to fetch and where to put it."""
+        """An error's one line, with the files to fetch and the folder to put them in."""
         folder = pathlib.Path(self._data_dir_root) / self.name
         return (
             f"{self.name} is not on this machine and could not be downloaded "
@@ -115,7 +117,7 @@ class ImageBuilder(  # type: ignore[call-arg]
 
 
 def digest(text: str) -> bytes:
-    """SHA-256 of a name: orders and splits examples alike on every machine, whatever they are."""
+    """SHA-256 of a name: it orders and splits examples alike on every machine."""
     return hashlib.sha256(text.encode()).digest()
 
 

@@ -23,7 +23,7 @@ END = 255  # a byte that UTF-8 never uses; the text's embedding is read there
 
 
 def normalised(text: str) -> str:
-    """In lower case, with single spaces between words."""
+    """The text in lower case, with single spaces between words."""
     return " ".join(text.lower().split())
 
 
@@ -62,9 +62,9 @@ def table(names: Sequence[str], length: int) -> np.ndarray:
 
 def class_named(text: str, names: Sequence[str]) -> int:
     """The class whose name, or its plural, the text has; the longest name wins; -1: none."""
-    found = [
+    matches = [
         (len(name), y)
         for y, name in enumerate(map(normalised, names))
         if re.search(rf"(?<![\w-]){re.escape(name)}(e?s)?(?![\w-])", normalised(text))
     ]
-    return max(found)[1] if found else -1
+    return max(matches)[1] if matches else -1

@@ -69,18 +69,18 @@ class Cifar10(ImageBuilder):
 
 
 def _unpack(archive: pathlib.Path, members: tuple[str, ...]) -> dict[str, bytes]:
-    """The named members of the archive, by base name, in the order asked for."""
-    found: dict[str, bytes] = {}
+    """The named members of the archive, by base name, in the order of `members`."""
+    contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 name = pathlib.PurePosixPath(member.name).name
                 stream = tar.extractfile(member) if name in members else None
                 if stream is not None:
-                    found[name] = stream.read()
+                    contents[name] = stream.read()
     except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
         raise ValueError(f"{archive}: damaged archive ({error})") from error
-    missing = [name for name in members if name not in found]
+    missing = [name for name in members if name not in contents]
     if missing:
         raise ValueError(f"{archive}: damaged or another archive, it lacks {', '.join(missing)}")
-    return {name: found[name] for name in members}
+    return {name: contents[name] for name in members}

@@ -1,10 +1,13 @@
 """Data sets by name: images (or points) and labels, in RAM where they fit.
 
-The points of `data/toy.py` are drawn where they are needed, and the images of a user's folder read
-where they are. For other images `load` looks, in this order,
-for the official files in the folder the user named (or where a distribution's package puts them),
-for prepared array_record data (`<folder>/<name>/<version>`, ours or TFDS's own), and else downloads
-and prepares them. TensorFlow is never needed.
+A data set is a class in a file of this folder, a subclass of `ImageBuilder`, or of `PointSet` for
+points, that says its `name`, shape, levels and classes. `DATASETS` finds it there by itself.
+
+Points are drawn where they are needed, and the images of a user's folder read where they are. For
+other images `load` looks, in this order, for the official files in the folder the user named (or
+where a distribution's package puts them), for prepared array_record data
+(`<folder>/<name>/<version>`, ours or TFDS's own), and else downloads and prepares them. TensorFlow
+is never needed.
 
 Prepared data live in `data_dir`, else in `$SCORE_SDE_DATA`, else in `~/.cache/score_sde/data`; what
 TFDS itself prepared as array_record in `$TFDS_DATA_DIR` or `~/tensorflow_datasets` is read as well.
@@ -15,36 +18,44 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import functools
+import importlib
 import io
 import os
 import pathlib
+import pkgutil
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
 import tqdm
 
+from configs.names import lookup
 from data.builder import ImageBuilder
-from data.cifar10 import Cifar10
-from data.digits import Digits
-from data.emoji import Emoji
-from data.fashion_mnist import FashionMnist
 from data.folder import ImageFolder
-from data.toy import Checkerboard, GaussianMixture, PointSet, SwissRoll, TwoMoons
+from data.toy import PointSet
 
-DATASETS: dict[str, type[ImageBuilder] | type[ImageFolder] | type[PointSet]] = {
-    "digits": Digits,
-    "fashion_mnist": FashionMnist,
-    "cifar10": Cifar10,
-    "emoji": Emoji,
-    "folder": ImageFolder,
-    "mixture": GaussianMixture,
-    "two_moons": TwoMoons,
-    "checkerboard": Checkerboard,
-    "swiss_roll": SwissRoll,
-}
+Kind = type[ImageBuilder] | type[ImageFolder] | type[PointSet]
+_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "transforms")
+
+
+def discover(path: Iterable[str]) -> dict[str, Kind]:
+    """The data sets that the files of this package in the folders `path` define, by name."""
+    kinds: dict[str, Kind] = {}
+    for file in pkgutil.iter_modules(path):
+        if file.name in _WITHOUT_DATASETS:
+            continue
+        module = importlib.import_module(f"{__package__}.{file.name}")
+        for kind in vars(module).values():
+            here = isinstance(kind, type) and kind.__module__ == module.__name__
+            if here and issubclass(kind, ImageBuilder | ImageFolder | PointSet):
+                kinds[kind.name] = kind
+    kinds.pop(PointSet.name)
+    return dict(sorted(kinds.items()))
+
+
+DATASETS = discover([str(pathlib.Path(__file__).parent)])
 
 RAM_LIMIT = 4 << 30  # bytes of images that are kept in RAM; larger sets are read record by record
 _CHUNK = 512  # records decoded at a time while a set is read into RAM
@@ -70,7 +81,7 @@ class Column:
 
 
 def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
-    """The records `rows` of a random-access source, read together where it can do that."""
+    """The records `rows` of a random-access source, read together where the source allows it."""
     numbers = [int(row) for row in rows]
     if hasattr(records, "__getitems__"):
         return records.__getitems__(numbers)
@@ -117,7 +128,7 @@ class Dataset:
 
     @functools.cached_property
     def fingerprint(self) -> str:
-        """Says whether two data sets are the same examples in the same order (as far as read)."""
+        """A text that is equal for equal examples in equal order, as far as they are read."""
         if isinstance(self.images, Column):
             content = getattr(self.images.records, "checksum", 0)
         else:
@@ -147,11 +158,8 @@ def load(
       ValueError: unknown name or split, another image size, damaged files.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
-    if name.lower() not in DATASETS:
-        raise ValueError(f"unknown data set {name!r}: it is one of {', '.join(sorted(DATASETS))}")
-    builder = DATASETS[name.lower()]
-    if split not in builder.SPLITS:
-        raise ValueError(f"unknown split {split!r} of {name}: it is {' or '.join(builder.SPLITS)}")
+    builder = lookup(DATASETS, name.lower(), "data set")
+    lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, ImageFolder):
         files = builder(data_dir, split, image_size, num_channels)
         images, _ = _columns(files, files.image_shape, ram_limit)
@@ -170,14 +178,14 @@ def load(
 
 
 def from_config(config: Any, split: str) -> Dataset:
-    """`load` with config.data's dataset, data_dir ("" or absent: default), size and channels."""
-    section = config.data
+    """`load` with config.data's dataset, data_dir ("": the usual place), size and channels."""
+    options = config.data
     return load(
-        section.dataset,
+        options.dataset,
         split,
-        section.get("data_dir", "") or None,
-        section.get("image_size", None),
-        section.get("num_channels", None),
+        options.data_dir or None,
+        options.image_size,
+        options.num_channels,
     )
 
 
@@ -187,14 +195,14 @@ def grey_levels(name: str) -> int:
 
 
 def class_names(name: str) -> tuple[str, ...]:
-    """What the classes of the data set `name` are called, in their order.
+    """The names of the classes of the data set `name`, in their order.
 
     Raises:
-      ValueError: nothing is known of them.
+      ValueError: the classes have no names.
     """
     names: tuple[str, ...] = getattr(DATASETS.get(name.lower()), "NAMES", ())
     if not names:
-        named = (known for known, builder in DATASETS.items() if getattr(builder, "NAMES", ()))
+        named = (other for other, builder in DATASETS.items() if getattr(builder, "NAMES", ()))
         raise ValueError(
             f"the classes of data.dataset={name!r} have no names to make captions of; those of "
             f"{', '.join(named)} do"
@@ -203,7 +211,7 @@ def class_names(name: str) -> tuple[str, ...]:
 
 
 def check_points(config: Any) -> None:
-    """Refuses what config.data asks of points that only images can have.
+    """Refuses options of config.data that only images can have, where the data are points.
 
     Raises:
       ValueError: flips or dequantisation of points.
@@ -218,7 +226,7 @@ def check_points(config: Any) -> None:
 
 
 def default_folder() -> pathlib.Path:
-    """Where prepared data and trained classifiers are kept unless the user names a folder."""
+    """The folder of prepared data and trained classifiers, unless the user names another."""
     named = os.environ.get("SCORE_SDE_DATA")
     return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
 
@@ -237,12 +245,12 @@ def _open(
     if not data_dir:
         tfds_root = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
         roots.append(pathlib.Path(tfds_root).expanduser())
-    made = _prepared(builder, split, roots) or _prepare(builder, split, root)
+    prepared = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
-        return _columns(made.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
+        return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
     except Exception as error:  # TFDS, array_record and Pillow each have their own
         reason = _one_line(error)
-        raise ValueError(f"{made.data_dir} is damaged, remove that folder: {reason}") from error
+        raise ValueError(f"{prepared.data_dir} is damaged, remove that folder: {reason}") from error
 
 
 def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.Path]) -> Any:
@@ -261,19 +269,19 @@ def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.P
 
 def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any:
     """Downloads the files if need be and writes array_record data under `root`; their builder."""
-    made = builder(data_dir=str(root), file_format="array_record")
+    preparation = builder(data_dir=str(root), file_format="array_record")
     try:
         with _quiet(progress=bool(builder.CHECKSUMS)):
-            made.download_and_prepare()
+            preparation.download_and_prepare()
     except FileNotFoundError:
         raise
     except OSError:
         # Another process was faster: its data are complete, since TFDS renames a finished folder.
-        found = _prepared(builder, split, [root])
-        if found is None:
+        prepared = _prepared(builder, split, [root])
+        if prepared is None:
             raise
-        return found
-    return made
+        return prepared
+    return preparation
 
 
 def _one_line(error: Exception) -> str:
@@ -283,7 +291,7 @@ def _one_line(error: Exception) -> str:
 
 @contextlib.contextmanager
 def _quiet(progress: bool) -> Iterator[None]:
-    """Hides what TFDS prints; its progress bars too unless there is something to download."""
+    """Hides the output of TFDS; its progress bars too unless there is something to download."""
     tqdm_utils = tfds.core.utils.tqdm_utils
     if not progress:
         tqdm_utils.disable_progress_bar()

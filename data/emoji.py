@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 from PIL import Image
 
+from configs.names import lookup
 from data.builder import Files, ImageBuilder, digest
 
 FONT, LIST = "NotoColorEmoji.ttf", "emoji-test.txt"
@@ -35,7 +36,7 @@ _LINE = re.compile(r"([0-9A-F ]+?) +; fully-qualified +# \S+ E[0-9.]+ (.+)")
 class Emoji(ImageBuilder):
     """3,647 colour pictures of 32x32 pixels over white, in Unicode's nine groups.
 
-    Those are the fully qualified emoji of Unicode 15.0 in version 2.042 of the font; another
+    They show the fully qualified emoji of Unicode 15.0 in version 2.042 of the font; another
     version of the list or the font gives as many as both have. A picture that several flags share
     is there once. About a tenth are test images: `unit` says which stay together. The pictures are
     the bitmaps in the font itself, so they are the same on every machine.
@@ -52,8 +53,8 @@ class Emoji(ImageBuilder):
     @classmethod
     def find(cls, folder: pathlib.Path) -> Files | None:
         """Both files if one is in `folder`; the other may be where its package puts it."""
-        here = [name for name in cls.PLACES if (folder / name).is_file()]
-        return cls.located(folder) if here else None
+        named = any((folder / name).is_file() for name in cls.PLACES)
+        return cls.located(folder) if named else None
 
     @classmethod
     def located(cls, folder: pathlib.Path) -> Files:
@@ -62,7 +63,7 @@ class Emoji(ImageBuilder):
         Raises:
           FileNotFoundError: one of them is in neither place; says what to do.
         """
-        found = {}
+        files = {}
         for name, place in cls.PLACES.items():
             paths = [path for path in (folder / name, pathlib.Path(place) / name) if path.is_file()]
             if not paths:
@@ -71,8 +72,8 @@ class Emoji(ImageBuilder):
                     "install Debian's fonts-noto-color-emoji and unicode-data, or name the folder "
                     f"that holds {FONT} and {LIST} with --config.data.data_dir"
                 )
-            found[name] = paths[0]
-        return found
+            files[name] = paths[0]
+        return files
 
     def _download(self, dl_manager: Any) -> Files:
         del dl_manager
@@ -82,15 +83,15 @@ class Emoji(ImageBuilder):
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Pictures in the order of a hash of their code points, so that groups are mixed."""
         font = PictureFont(files[FONT])
-        shown: dict[str, Listed] = {}
+        glyphs: dict[str, Listed] = {}
         for emoji in sorted(read_list(files[LIST]), key=Listed.order):
-            shown.setdefault(font.glyph(emoji.codes), emoji)
-        shown.pop("", None)
-        chosen = {g: emoji for g, emoji in shown.items() if is_test(emoji) == (split == "test")}
-        if not chosen:
+            glyphs.setdefault(font.glyph(emoji.codes), emoji)
+        glyphs.pop("", None)
+        pictures = {g: emoji for g, emoji in glyphs.items() if is_test(emoji) == (split == "test")}
+        if not pictures:
             raise ValueError(f"{files[FONT]} shows too few of the emoji in {files[LIST]}")
-        images = [shrunk(font.picture(glyph), cls.IMAGE_SHAPE[0]) for glyph in chosen]
-        labels = [GROUPS.index(emoji.group) for emoji in chosen.values()]
+        images = [shrunk(font.picture(glyph), cls.IMAGE_SHAPE[0]) for glyph in pictures]
+        labels = [GROUPS.index(emoji.group) for emoji in pictures.values()]
         return np.stack(images), np.array(labels, np.int32)
 
 
@@ -102,7 +103,7 @@ class Listed(NamedTuple):
     name: str
 
     def order(self) -> bytes:
-        """Sorts emoji into an order in which groups are mixed."""
+        """A key that sorts emoji into an order in which groups are mixed."""
         return digest(" ".join(map(str, self.codes)))
 
 
@@ -112,23 +113,23 @@ def read_list(path: pathlib.Path) -> list[Listed]:
     Raises:
       ValueError: no such list, or a group that is not among `GROUPS`.
     """
-    group, found = "", []
+    group, emoji = "", []
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         if line.startswith("# group: "):
             group = line.removeprefix("# group: ").strip()
         parsed = _LINE.match(line)
         if parsed and group in GROUPS:
             codes = tuple(int(code, 16) for code in parsed[1].split())
-            found.append(Listed(codes, group, parsed[2].strip()))
+            emoji.append(Listed(codes, group, parsed[2].strip()))
         elif parsed and group != "Component":
-            raise ValueError(f"{path}: unknown group {group!r}; known: {', '.join(GROUPS)}")
-    if not found:
+            lookup(dict.fromkeys(GROUPS), group, f"group in {path}")
+    if not emoji:
         raise ValueError(f"{path} is not Unicode's list of emoji: it has no fully-qualified ones")
-    return found
+    return emoji
 
 
 def unit(emoji: Listed) -> str:
-    """What the variants of one emoji share: all of them are in the same split.
+    """The name that the variants of one emoji share: all of them are in the same split.
 
     People come in skin tones, genders and hair colours, alone or together, and look much alike:
     of their names counts what is before the colon, without words such as man and woman. "woman
@@ -140,7 +141,7 @@ def unit(emoji: Listed) -> str:
 
 
 def is_test(emoji: Listed) -> bool:
-    """Whether the emoji is in the test split: by a hash of its unit, a tenth of the units are."""
+    """True if the emoji is in the test split: by a hash of its unit, a tenth of the units are."""
     return int.from_bytes(digest(unit(emoji))[:8], "big") < TEST_SHARE * 2**64
 
 

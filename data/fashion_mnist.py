@@ -54,17 +54,17 @@ class FashionMnist(ImageBuilder):
 
     @classmethod
     def find(cls, folder: pathlib.Path) -> Files | None:
-        """As `ImageBuilder.find`; the files may also be uncompressed, without their `.gz`."""
+        """The official files, as `ImageBuilder.find`, or uncompressed, without their `.gz`."""
         names = {name: [folder / name, folder / name.removesuffix(".gz")] for name in cls.CHECKSUMS}
-        found = {
+        files = {
             name: next(path for path in paths if path.is_file())
             for name, paths in names.items()
             if any(path.is_file() for path in paths)
         }
-        if found and len(found) < len(names):
-            missing = ", ".join(name for name in names if name not in found)
+        if files and len(files) < len(names):
+            missing = ", ".join(name for name in names if name not in files)
             raise FileNotFoundError(f"{cls.name}: {folder} lacks {missing}")
-        return found or None
+        return files or None
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:

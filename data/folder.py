@@ -1,4 +1,4 @@
-"""Any folder of images, its sub-folders as labels."""
+"""Images in any folder of the user's, with its sub-folders as labels."""
 
 from __future__ import annotations
 
@@ -33,12 +33,13 @@ class ImageFolder:
     Args:
       folder: where the images are.
       split: "train" or "test".
-      image_size, num_channels: what `fitted` makes of them.
+      image_size, num_channels: size of the images after `fitted`.
 
     Raises:
       ValueError: no folder or none with images for both splits, or a number out of range.
     """
 
+    name: ClassVar[str] = "folder"
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     LEVELS: ClassVar[int] = 256
 
@@ -81,7 +82,7 @@ class ImageFolder:
 
     @functools.cached_property
     def checksum(self) -> int:
-        """Of names and sizes of the files, labels and the images' shape: no image is read."""
+        """The CRC of the files' names and sizes, labels and the images' shape; reads no image."""
         sizes = [(self.folder / name).stat().st_size for name in self.names]
         content = list(zip(map(portable, self.names), sizes, self.labels.tolist(), strict=True))
         return zlib.crc32(repr((self.image_shape, content)).encode())
@@ -95,15 +96,15 @@ def listed(folder: pathlib.Path) -> dict[str, dict[str, str]]:
     """
     if not folder.is_dir():
         raise ValueError(f"data set folder: there is no folder {folder}")
-    made = [name for name in ImageFolder.SPLITS if (folder / name).is_dir()]
-    if len(made) == 1:
+    split_folders = [name for name in ImageFolder.SPLITS if (folder / name).is_dir()]
+    if len(split_folders) == 1:
         raise ValueError(
-            f"{folder} has a sub-folder {made[0]}, but must have train and test, or none"
+            f"{folder} has a sub-folder {split_folders[0]}, but must have train and test, or none"
         )
-    if made:
+    if split_folders:
         return {
             split: {f"{split}/{name}": label_of(name) for name in names_of(folder / split)}
-            for split in made
+            for split in split_folders
         }
     names = sorted(names_of(folder), key=lambda name: digest(portable(name)))
     count = max(1, int(TEST_SHARE * len(names)))

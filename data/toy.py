@@ -1,7 +1,7 @@
 """Points of the plane: data sets that need no files, for experiments that take seconds.
 
 An example is a real-valued vector, stored as an image of one pixel with two channels, float32
-[1, 1, 2]; it has no grey levels (`LEVELS` is 0). A set is drawn once and for all: every example is
+[1, 1, 2]; it has no grey levels (`LEVELS` is 0). A set is the same for ever: every example is
 a function of four uniform numbers, raw output of the counter-based generator Philox, which NumPy
 keeps fixed across versions; coordinates are rounded to multiples of 2^-16, which hides how the
 last digits of sines and logarithms differ between platforms.
@@ -18,8 +18,9 @@ _GRID = 2.0**16
 
 
 class PointSet:
-    """A labelled set of points: constants, and how four uniform numbers become an example."""
+    """A labelled set of points: constants, and a map from four uniform numbers to an example."""
 
+    name: ClassVar[str] = ""
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     SIZES: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
     IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (1, 1, 2)
@@ -49,6 +50,7 @@ class GaussianMixture(PointSet):
     are alpha(t) MEANS[k] and the variances alpha(t)^2 STDS[k]^2 + sigma(t)^2.
     """
 
+    name = "mixture"
     NUM_CLASSES = 4
     WEIGHTS = (0.3, 0.25, 0.25, 0.2)
     MEANS = ((-1.2, 0.3), (0.2, 1.1), (1.1, -0.2), (-0.2, -1.1))
@@ -63,6 +65,7 @@ class GaussianMixture(PointSet):
 class TwoMoons(PointSet):
     """Two half circles that reach into each other, blurred; the class is the half circle."""
 
+    name = "two_moons"
     NUM_CLASSES = 2
     BLUR = 0.08
 
@@ -78,6 +81,7 @@ class TwoMoons(PointSet):
 class Checkerboard(PointSet):
     """Uniform on the eight dark squares of a board of 4 x 4 on [-2, 2]^2; the class is the row."""
 
+    name = "checkerboard"
     NUM_CLASSES = 4
 
     @classmethod
@@ -90,6 +94,7 @@ class Checkerboard(PointSet):
 class SwissRoll(PointSet):
     """A spiral of one and a half turns, blurred; the class is the third along its angle."""
 
+    name = "swiss_roll"
     NUM_CLASSES = 3
     BLUR = 0.06
 

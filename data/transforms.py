@@ -78,7 +78,7 @@ def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = Fa
 def inverse_scale_of_grey(
     x: Pixels, levels: int, centered: bool, dequantized: bool = False
 ) -> jax.Array:
-    """As `inverse_scale` for colour images [..., 3], but R + G + B are those of x, rounded once.
+    """`inverse_scale` for colour images [..., 3] that keeps R + G + B of x, rounded once.
 
     `inverse_scale` rounds and clips the colours one by one, which moves their mean by a third of a
     level, or by much where a colour is out of range. Here a pixel with a colour out of range first

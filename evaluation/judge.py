@@ -89,13 +89,12 @@ class Judge:
         self.extractor = features.InceptionExtractor(config)
         with_features = any(entry.real for entry in self.metrics.values())
         self.real = reference.reference(config, self.extractor, with_features)
-        outputs = {entry.output for entry in self.metrics.values()}
-        if "spatial" in outputs and self.real.spatial is None:
-            raise ValueError(
-                f"eval.metrics has sfid, but {self.real.path} has no mu_s and sigma_s; "
-                "--mode=stats makes statistics that have them"
-            )
         for name, entry in self.metrics.items():
+            if entry.output == "spatial" and self.real.spatial is None:
+                raise ValueError(
+                    f"eval.metrics has {name}, but {self.real.path} has no mu_s and sigma_s; "
+                    "--mode=stats makes statistics that have them"
+                )
             if entry.real and self.real.features is not None:
                 count = len(self.real.features)
                 refuse_few(name, entry, count, f"of the data set there are {count}")

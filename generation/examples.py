@@ -22,7 +22,7 @@ from data import transforms
 from generation import point_figures
 from runtime import figures, files
 
-LARGEST_SIDE = 128  # of an image in `history`, in pixels
+LARGEST_SIDE = 128  # of an image in `strip`, in pixels
 Batch = Mapping[str, np.ndarray]  # of samples: "image", perhaps "frames" [B, K, ...], and others
 
 
@@ -33,8 +33,8 @@ class Kind(Protocol):
       examples: the plural of what they are called.
       unit: of likelihoods, "bits" or "nats".
       overview: name of the picture of a folder of samples.
-      in_picture: the largest number of samples in such a picture, and
-      in_history: the number that `history` has of each step.
+      in_picture: the number of samples that such a picture needs, and
+      in_strip: the number that `strip` needs of each step.
       described: the examples whose likelihood is meant, in words.
     """
 
@@ -42,7 +42,7 @@ class Kind(Protocol):
     unit: ClassVar[str]
     overview: ClassVar[str]
     in_picture: ClassVar[int]
-    in_history: ClassVar[int]
+    in_strip: ClassVar[int]
 
     @property
     def described(self) -> str: ...
@@ -63,8 +63,8 @@ class Kind(Protocol):
         """Writes every sample as a file of its own, where that makes sense."""
         ...
 
-    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
-        """One picture, uint8 [height, width] or [height, width, 3], of samples at several steps of
+    def strip(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A picture, uint8 [height, width] or [height, width, 3], of samples at several steps of
         training, the number of the step beside them."""
         ...
 
@@ -80,7 +80,7 @@ class Images:
     unit: ClassVar[str] = "bits"
     overview: ClassVar[str] = "grid"
     in_picture: ClassVar[int] = 64
-    in_history: ClassVar[int] = 8
+    in_strip: ClassVar[int] = 8
 
     @property
     def described(self) -> str:
@@ -105,9 +105,9 @@ class Images:
             with files.whole(folder / "images" / f"{index:06d}.png") as path:
                 Image.fromarray(picture.squeeze()).save(path)
 
-    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+    def strip(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
         """A row of images for each step, its number below the first one."""
-        width = min(self.in_history, *map(len, samples.values()))
+        width = min(self.in_strip, *map(len, samples.values()))
         rows = [self._display(images[:width]) for images in samples.values()]
         labels = [f"step {step}" if i == 0 else "" for step in samples for i in range(width)]
         return figures.grid(_reduced(np.concatenate(rows), LARGEST_SIDE), width, labels=labels)
@@ -126,7 +126,7 @@ class Points:
     unit: ClassVar[str] = "nats"
     overview: ClassVar[str] = "scatter"
     in_picture: ClassVar[int] = 5000
-    in_history: ClassVar[int] = 5000
+    in_strip: ClassVar[int] = 5000
     described = "real-valued"
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
@@ -150,7 +150,7 @@ class Points:
     def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
         """Writes nothing: the shards hold the points."""
 
-    def history(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+    def strip(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
         """A scatter for each step, all of the same part of the plane: that of the last one."""
         steps = {f"step {step}": self.plane(points) for step, points in samples.items()}
         return point_figures.scatters(steps, point_figures.half_width([*steps.values()][-1]))

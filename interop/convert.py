@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import json
 import pathlib
 from typing import Any
@@ -16,18 +15,15 @@ import optax
 
 import configs
 import models
-from configs import defaults, schema
-from interop import diffusers, sources
+from configs import defaults, schema, stored
+from interop import diffusers, diffusers_config, sources
 from runtime import experiment, figures, files
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
 
-CONFIGS = pathlib.Path(configs.__file__).parent
-NOT_CONFIGS = ("__init__.py", "defaults.py", "names.py", "schema.py", "stored.py")
-
-# What `--mode=import` leaves in the workdir, so that overrides need not be repeated.
+# `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
 
 import json
@@ -49,8 +45,8 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes what `source` holds as the first checkpoint in `workdir`, and beside it config.json
-    and a config.py that reads it.
+    """Writes the weights in `source` as the first checkpoint in `workdir`, and config.json and a
+    config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself. Weights without averages stand in for them; without
@@ -68,9 +64,9 @@ def import_weights(
     opened = sources.open_source(source)
     if config is None:
         config = find_config(opened)
-    elif isinstance(opened, sources.DiffusersFolder):
-        refuse_differences(config, opened.config_values(config.data.image_size))
     configs.check(config)
+    if isinstance(opened, sources.DiffusersFolder):
+        refuse_differences(config, opened.config_values(config.data.image_size))
     checkpoints = open_run(config, workdir)
     if checkpoints.steps():
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
@@ -82,7 +78,7 @@ def import_weights(
     checkpoints.wait()
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
-    config_path.write_text(CONFIG_FILE)
+    files.write_text(config_path, CONFIG_FILE)
     print(figures.table(summary(opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
@@ -129,7 +125,7 @@ def state_of(
 
 
 def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.OptState:
-    """The optimiser's state with the moments put in, and the learning rate's step set."""
+    """The optimiser's state with the moments of the file, at its step of the learning rate."""
 
     def fill(state: Any) -> Any:
         if isinstance(state, optax.ScaleByAdamState) and weights.first_moment is not None:
@@ -142,60 +138,51 @@ def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.O
     return tuple(fill(state) for state in opt_state)
 
 
-def load_config(path: pathlib.Path) -> ml_collections.ConfigDict:
-    """`get_config()` of a file in configs/."""
-    spec = importlib.util.spec_from_file_location(path.stem, path)
-    assert spec is not None
-    assert spec.loader is not None
-    loaded = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(loaded)
-    return loaded.get_config()
-
-
 def find_config(
     opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
 ) -> ml_collections.ConfigDict:
     """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
-    none, one that says what the folder does.
+    none, one that describes the folder's network.
 
     Raises:
       ValueError: none fits, or several do; names them.
     """
-    fitting: dict[pathlib.Path, ml_collections.ConfigDict] = {}
-    values = None
     if isinstance(opened, sources.DiffusersFolder):
         values = opened.config_values(None)
-    verdicts: dict[Any, bool] = {}
-    for path in sorted(CONFIGS.rglob("*.py")):
-        if path.name in NOT_CONFIGS:
-            continue
-        config = load_config(path)
-        if values is not None:
-            fits = not differences(config, values)
-        else:
-            module, shape = models.from_config(config), experiment.image_shape(config)
-            key = repr(module), shape
-            if key not in verdicts:
-                verdicts[key] = opened.fits(module, shape)
-            fits = verdicts[key]
-        if fits:
-            fitting[path] = config
-    if len(fitting) == 1:
-        return fitting.popitem()[1]
-    if fitting:
-        names = ", ".join(f"configs/{path.relative_to(CONFIGS)}" for path in fitting)
+        fitting = [name for name, c in stored.shipped().items() if not differences(c, values)]
+        if not fitting:
+            return described_config(values, opened.description)
+    else:
+        fitting = fitting_configs(opened)
+    if not fitting:
+        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
+    if len(fitting) > 1:
+        names = ", ".join(f"configs/{name}.py" for name in fitting)
         raise ValueError(
             f"{opened.path} fits the network of several configs; choose one with --config: {names}"
         )
-    if not isinstance(opened, sources.DiffusersFolder) or values is None:
-        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
-    return described_config(values, opened.description)
+    return stored.load(fitting[0])
+
+
+def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]:
+    """Names of the configs in configs/ whose network has the file's tensors."""
+    verdicts: dict[Any, bool] = {}  # of networks, which configs share
+    fitting = []
+    for name, config in stored.shipped().items():
+        module, shape = models.from_config(config), experiment.image_shape(config)
+        key = repr(module), shape
+        if key not in verdicts:
+            verdicts[key] = opened.fits(module, shape)
+        if verdicts[key]:
+            fitting.append(name)
+    return fitting
 
 
 def described_config(
     values: dict[str, Any], description: dict[str, Any]
 ) -> ml_collections.ConfigDict:
-    """A config for a network of `diffusers.architecture`: VE continuous, or VP discrete as DDPM."""
+    """A config for the network that `diffusers_config.architecture` describes: VE continuous for
+    NCSN++, VP discrete for DDPM."""
     config = schema.base()
     if values["model.name"] == "ncsnpp":
         defaults.ve(config, continuous=True)
@@ -208,28 +195,25 @@ def described_config(
 
 
 def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> list[str]:
-    """Overrides, such as `--config.model.nf=32`, that would make `config` say `values`."""
-    found = []
-    for name, value in values.items():
-        section, _, field = name.partition(".")
-        given = config[section].get(field, type(value)())
-        if isinstance(value, tuple):
-            given = tuple(given)
-        if field == "attn_resolutions":
-            height = values["data.image_size"]
-            levels = [height >> i for i in range(len(values["model.ch_mult"]))]
-            given = tuple(level for level in levels if level in given)
-        if given != value:
-            found.append(f"--config.{name}={value}".replace(" ", ""))
-    return found
+    """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
+    fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    described = {name: fields[name] for name in values}
+    heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
+    attention = described["model.attn_resolutions"]  # at heights that the network has
+    described["model.attn_resolutions"] = tuple(height for height in heights if height in attention)
+    return stored.config_differences(
+        described,
+        values,
+        wording=lambda name, old, new: f"--config.{name}={values[name]}".replace(" ", ""),
+    )
 
 
 def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> None:
     """Raises ValueError unless `config` describes the network of a diffusers folder."""
-    found = differences(config, values)
-    if found:
+    overrides = differences(config, values)
+    if overrides:
         raise ValueError(
-            f"the config has another network than config.json; it would need {' '.join(found)}"
+            f"the config has another network than config.json; it would need {' '.join(overrides)}"
         )
 
 
@@ -245,12 +229,12 @@ def export_weights(
     """
     configs.check(config)
     module, shape = models.from_config(config), experiment.image_shape(config)
-    description = diffusers.description(module, shape)
-    chosen = load_weights(config, module, shape, workdir)
-    tensors = diffusers.params_to_diffusers(module, chosen.params, shape)
+    description = diffusers_config.description(module, shape)
+    weights = load_weights(config, module, shape, workdir)
+    tensors = diffusers.params_to_diffusers(module, weights.params, shape)
     diffusers.write(target, description, tensors)
     rows = [
-        ("checkpoint", f"step {chosen.step}, {chosen.label}"),
+        ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),
         ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
         ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),

@@ -1,15 +1,11 @@
-"""`UNet2DModel` folders of diffusers: config.json and a file of weights, to our networks and back.
-
-The format holds two of our networks: DDPM ("DownBlock2D" and its kin), and NCSN++ with skip
-pyramids at both ends ("SkipDownBlock2D"), the one of the 256 and 1024 pixel configs. All that
-config.json may say beyond that is refused, never approximated.
+"""`UNet2DModel` folders of diffusers, config.json and a file of weights: read, written, and their
+tensors as our parameters and back. `diffusers_config` knows what config.json says.
 """
 
 from __future__ import annotations
 
 import collections
 import json
-import math
 import os
 import pathlib
 import re
@@ -21,81 +17,18 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from interop import formats, official, pth
+from interop import diffusers_config, formats, official, pth
 from models import DDPM, NCSNpp
+from runtime import files
 
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 PICKLED = "diffusion_pytorch_model.bin"
 
 Tensors = dict[str, np.ndarray]
-ConfigValues = dict[str, Any]  # by dotted name, such as "model.nf"
-
-# What a field means that config.json leaves out.
-DEFAULTS: dict[str, Any] = {
-    "_class_name": "UNet2DModel",
-    "act_fn": "silu",
-    "add_attention": True,
-    "attention_head_dim": 8,
-    "attention_legacy_order": False,
-    "attn_norm_num_groups": None,
-    "center_input_sample": False,
-    "class_embed_type": None,
-    "downsample_padding": 1,
-    "downsample_type": "conv",
-    "dropout": 0.0,
-    "flip_sin_to_cos": True,
-    "freq_shift": 0,
-    "in_channels": 3,
-    "layers_per_block": 2,
-    "mid_block_scale_factor": 1,
-    "mid_block_type": "UNetMidBlock2D",
-    "norm_eps": 1e-5,
-    "norm_num_groups": 32,
-    "num_class_embeds": None,
-    "out_channels": 3,
-    "resnet_time_scale_shift": "default",
-    "sample_size": None,
-    "time_embedding_type": "positional",
-    "upsample_type": "conv",
-}
-
-# The values with which the network is one of ours; the first is what an export says.
-COMMON: dict[str, tuple[Any, ...]] = {
-    "_class_name": ("UNet2DModel",),
-    "act_fn": ("silu", "swish"),
-    "add_attention": (True,),
-    "attention_legacy_order": (False,),
-    "attn_norm_num_groups": (None,),
-    "class_embed_type": (None,),
-    "mid_block_type": ("UNetMidBlock2D",),
-    "norm_eps": (1e-6,),
-    "num_class_embeds": (None,),
-    "resnet_time_scale_shift": ("default",),
-}
-OF_DDPM: dict[str, tuple[Any, ...]] = {
-    **COMMON,
-    "downsample_padding": (0,),
-    "downsample_type": ("conv",),
-    "flip_sin_to_cos": (False,),
-    "freq_shift": (1,),
-    "mid_block_scale_factor": (1,),
-    "norm_num_groups": (32,),
-    "time_embedding_type": ("positional",),
-    "upsample_type": ("conv",),
-}
-OF_NCSNPP: dict[str, tuple[Any, ...]] = {
-    **COMMON,
-    "mid_block_scale_factor": (math.sqrt(2),),
-    "time_embedding_type": ("fourier",),
-}
-# Of attention's norm in Skip blocks and of the first norm in AttnSkipUpBlock2D, at any width.
-LEVEL_NORM_GROUPS = 32
-
-_BLOCK = re.compile(r"(Attn)?(Skip)?DownBlock2D")
 
 
 class Folder(NamedTuple):
-    """What a folder holds; `weights` is the file that the tensors are from."""
+    """The content of a folder; `weights` is the file that the tensors are from."""
 
     description: dict[str, Any]
     tensors: Tensors
@@ -135,191 +68,34 @@ _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_
 
 
 def _modern(tensors: Mapping[str, np.ndarray], path: pathlib.Path) -> Tensors:
-    found: Tensors = {}
+    """The tensors under the names that diffusers has given them since."""
+    modern: Tensors = {}
     for name, tensor in tensors.items():
         parts = name.split(".")
         if "attentions" in parts and parts[-2] in _OLD_NAMES:
             parts[-2] = _OLD_NAMES[parts[-2]]
         renamed = "time_proj.weight" if name == "time_proj.W" else ".".join(parts)
-        if renamed in found and not np.array_equal(found[renamed], tensor):
+        if renamed in modern and not np.array_equal(modern[renamed], tensor):
             raise ValueError(f"{path}: {name} contradicts {renamed}")
-        found[renamed] = tensor
-    return found
+        modern[renamed] = tensor
+    return modern
 
 
-def architecture(description: Mapping[str, Any], image_size: int | None = None) -> ConfigValues:
-    """The config values that say what config.json says.
-
-    Args:
-      image_size: what `sample_size` should be, where config.json leaves it out.
+def write(folder: str | os.PathLike[str], description: dict[str, Any], tensors: Tensors) -> None:
+    """Writes config.json and safetensors into a new folder, which appears whole or not at all.
 
     Raises:
-      ValueError: a network that is none of ours; names every field that stands in the way.
+      ValueError: there is something at `folder` already.
+      OSError: it could not be written.
     """
-    said = {**DEFAULTS, **description}
-    try:
-        widths = [int(width) for width in said["block_out_channels"]]
-        blocks = int(said["layers_per_block"])
-        down = [_BLOCK.fullmatch(kind) for kind in said["down_block_types"]]
-        up = list(reversed(said["up_block_types"]))
-    except (KeyError, TypeError, ValueError) as error:
-        raise ValueError(f"config.json: {error} is not as in a UNet2DModel") from error
-    skip = bool(down and down[0] and down[0][2])
-    problems = []
-    if not down or any(block is None or bool(block[2]) != skip for block in down):
-        problems.append(f"down_block_types is {said['down_block_types']}")
-    elif up != [block[0].replace("Down", "Up") for block in down if block]:
-        problems.append(f"up_block_types is {said['up_block_types']}, not the down blocks reversed")
-    if blocks < 1:
-        problems.append(f"layers_per_block is {blocks}")
-    if len(widths) != len(down) or min(widths, default=0) < 1 or any(w % widths[0] for w in widths):
-        problems.append(f"block_out_channels is {widths}")
-    for name, allowed in (OF_NCSNPP if skip else OF_DDPM).items():
-        if not any(_equal(said[name], value) for value in allowed):
-            problems.append(f"{name} is {said[name]!r}, needed is {allowed[0]!r}")
-    if said["in_channels"] != said["out_channels"]:
-        problems.append(
-            f"out_channels is {said['out_channels']}, in_channels {said['in_channels']}"
-        )
-    if skip and said["in_channels"] != 3:
-        problems.append(f"Skip blocks have 3 channels, not {said['in_channels']}")
-    size = said["sample_size"] or image_size
-    size = size[0] if isinstance(size, list) and len({*size}) == 1 else size
-    if not isinstance(size, int) or not size:
-        problems.append(f"sample_size is {said['sample_size']!r}; name a --config for the size")
-    if problems:
-        raise ValueError(f"config.json describes no network of ours: {'; '.join(problems)}")
-    assert isinstance(size, int)
-
-    attended = [i for i, block in enumerate(down) if block and block[1]]
-    values: ConfigValues = {
-        "model.name": "ncsnpp" if skip else "ddpm",
-        "model.nf": widths[0],
-        "model.ch_mult": tuple(width // widths[0] for width in widths),
-        "model.num_res_blocks": blocks,
-        "model.attn_resolutions": tuple(size >> level for level in attended),
-        "model.nonlinearity": "swish",
-        "model.conditional": True,
-        "model.scale_by_sigma": skip,
-        "model.num_labels": 0,
-        "data.image_size": size,
-        "data.num_channels": said["in_channels"],
-        "data.centered": not said["center_input_sample"],
-    }
-    if skip:
-        usual = all(_usual_groups(widths[level]) == LEVEL_NORM_GROUPS for level in attended)
-        values |= {
-            "model.embedding_type": "fourier",
-            "model.resblock_type": "biggan",
-            "model.fir": True,
-            "model.fir_kernel": (1, 3, 3, 1),
-            "model.skip_rescale": True,
-            "model.progressive": "output_skip",
-            "model.progressive_input": "input_skip",
-            "model.progressive_combine": "sum",
-            "model.attn_num_groups": 0 if usual else LEVEL_NORM_GROUPS,
-        }
-    else:
-        values["model.resamp_with_conv"] = True
-        values["model.attn_each_up_block"] = bool(attended)
-    _check_widths(said, widths, attended, skip)
-    return values
-
-
-def _check_widths(
-    said: Mapping[str, Any], widths: list[int], attended: list[int], skip: bool
-) -> None:
-    """Refuses heads and groups that differ from ours at some width."""
-    heads = said["attention_head_dim"]
-    if heads is not None and any(heads != widths[level] for level in [*attended, -1]):
-        raise ValueError(
-            f"config.json: attention_head_dim is {heads}; only attention with one head is known"
-        )
-    for level in attended if skip else ():
-        below, width = widths[min(level + 1, len(widths) - 1)], widths[level]
-        if width % LEVEL_NORM_GROUPS or below + width // 4 < LEVEL_NORM_GROUPS:
-            raise ValueError(f"config.json: attention over {width} channels needs 32 norm groups")
-    groups = said["norm_num_groups"]
-    ours = (_usual_groups(widths[0]), _usual_groups(widths[-1]))
-    if skip and groups is not None and (groups, groups) != ours:
-        raise ValueError(f"config.json: norm_num_groups is {groups}, needed is None")
-
-
-def _usual_groups(width: int) -> int:
-    """Groups of a norm over `width` channels in NCSN++."""
-    return min(width // 4, 32)
-
-
-def _equal(a: Any, b: Any) -> bool:
-    if isinstance(b, float) and isinstance(a, int | float):
-        return math.isclose(a, b, rel_tol=1e-6)
-    return a == b
-
-
-def description(module: nn.Module, image_shape: official.Shape) -> dict[str, Any]:
-    """config.json of a network: the inverse of `architecture`.
-
-    Raises:
-      ValueError: the format cannot hold this network; names what stands in the way.
-    """
-    if isinstance(module, NCSNpp):
-        needed: dict[str, Any] = {
-            "resblock_type": "biggan",
-            "fir_kernel": (1, 3, 3, 1),
-            "skip_rescale": True,
-            "progressive": "output_skip",
-            "progressive_input": "input_skip",
-            "progressive_combine": "sum",
-            "embedding_type": "fourier",
-            "scale_by_sigma": True,
-        }
-    elif isinstance(module, DDPM):
-        needed = {"resamp_with_conv": True, "scale_by_sigma": False}
-    else:
-        raise ValueError(f"diffusers has no {type(module).__name__}; it has DDPM and NCSNpp")
-    needed |= {"nonlinearity": "swish", "conditional": True, "num_labels": 0}
-    problems = [
-        f"{name} is {getattr(module, name)!r}, needed is {value!r}"
-        for name, value in needed.items()
-        if _plain(getattr(module, name)) != value
-    ]
-    height, width, channels = image_shape
-    levels = [(height >> i) in module.attn_resolutions for i in range(len(module.ch_mult))]
-    widths = [module.nf * multiple for multiple in module.ch_mult]
-    if height != width:
-        problems.append(f"images are {height} x {width}, not square")
-    if isinstance(module, NCSNpp):
-        for attended in {w for w, level in zip(widths, levels, strict=True) if level}:
-            groups = getattr(module, "attn_num_groups", 0) or _usual_groups(attended)
-            if groups != LEVEL_NORM_GROUPS:
-                problems.append(f"attention over {attended} channels has {groups} norm groups")
-        if channels != 3:
-            problems.append(f"images have {channels} channels, not 3")
-    if problems:
-        raise ValueError(f"a diffusers UNet2DModel cannot hold it: {'; '.join(problems)}")
-
-    skip = isinstance(module, NCSNpp)
-    down = [f"{'Attn' * level}{'Skip' * skip}DownBlock2D" for level in levels]
-    fixed = OF_NCSNPP if skip else OF_DDPM
-    return {
-        **DEFAULTS,
-        **{name: allowed[0] for name, allowed in fixed.items()},
-        "attention_head_dim": None,
-        "block_out_channels": widths,
-        "center_input_sample": not module.centered,
-        "down_block_types": down,
-        "dropout": module.dropout,
-        "in_channels": channels,
-        "layers_per_block": module.num_res_blocks,
-        "norm_num_groups": None if skip else 32,
-        "out_channels": channels,
-        "sample_size": height,
-        "up_block_types": [kind.replace("Down", "Up") for kind in reversed(down)],
-    }
-
-
-def _plain(value: Any) -> Any:
-    return tuple(value) if isinstance(value, list | tuple) else value
+    folder = pathlib.Path(folder)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty")
+    with files.whole(folder) as partial:
+        partial.mkdir()
+        text = json.dumps(description, indent=2, sort_keys=True)
+        (partial / "config.json").write_text(f"{text}\n")
+        safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
 
 
 def _modules(module: NCSNpp | DDPM, height: int) -> Iterator[tuple[str, str]]:
@@ -403,9 +179,9 @@ def correspondence(module: nn.Module, image_shape: official.Shape) -> list[Entry
     """Every parameter of a network that the format holds.
 
     Raises:
-      ValueError: it cannot hold it (see `description`).
+      ValueError: it cannot hold it (see `diffusers_config.description`).
     """
-    description(module, image_shape)
+    diffusers_config.description(module, image_shape)
     assert isinstance(module, DDPM | NCSNpp)
     prefixes = dict(_modules(module, image_shape[0]))
     entries = []
@@ -439,7 +215,7 @@ def params_from_diffusers(
     """
     entries = correspondence(module, image_shape)
     expected = {entry.name: entry.torch_shape for entry in entries}
-    official._compare(
+    official.check_shapes(
         "diffusers folder", expected, {name: np.shape(tensor) for name, tensor in tensors.items()}
     )
     flat = {}
@@ -482,27 +258,3 @@ def _add_idle_attention(module: DDPM, tensors: Tensors) -> None:
             name = f"{match[1]}{block}{match[2]}"
             gain = "group_norm.weight" in name
             tensors.setdefault(name, np.full_like(tensors[match[0]], float(gain)))
-
-
-def write(folder: str | os.PathLike[str], description: dict[str, Any], tensors: Tensors) -> None:
-    """Writes config.json and safetensors into a new folder, which appears whole or not at all.
-
-    Raises:
-      ValueError: there is something at `folder` already.
-      OSError: it could not be written.
-    """
-    folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty")
-    partial = folder.with_name(f".{folder.name}.{os.getpid()}")
-    partial.mkdir(parents=True)
-    try:
-        text = json.dumps(description, indent=2, sort_keys=True)
-        (partial / "config.json").write_text(f"{text}\n")
-        safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        partial.replace(folder)
-    except BaseException:
-        for name in ("config.json", WEIGHTS):
-            (partial / name).unlink(missing_ok=True)
-        partial.rmdir()
-        raise

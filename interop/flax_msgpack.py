@@ -93,15 +93,15 @@ def _tree(value: Any, where: str) -> dict[str, Any]:
 def _moment(params: dict[str, Any], states: Any, moment: str, where: str) -> dict[str, Any]:
     """The leaves `states/<name of a parameter>/<moment>` as a tree like `params`."""
     states = _dict(states, where, tuple(params))
-    found = {}
+    leaves = {}
     for name, param in params.items():
         place = f"{where}/{name}"
         if isinstance(param, dict):
-            found[name] = _moment(param, states[name], moment, place)
+            leaves[name] = _moment(param, states[name], moment, place)
         else:
-            found[name] = _dict(states[name], place, (moment,))[moment]
-            _same_shapes(param, found[name], f"{place}/{moment}")
-    return found
+            leaves[name] = _dict(states[name], place, (moment,))[moment]
+            _same_shapes(param, leaves[name], f"{place}/{moment}")
+    return leaves
 
 
 def _same_shapes(params: Any, other: Any, where: str) -> None:

@@ -1,4 +1,4 @@
-"""Which format a file of weights is in, from what it holds; and safetensors."""
+"""The format of a file of weights, by its content; and the reader of safetensors."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ FORMATS = {
 
 
 def recognise(path: str | os.PathLike[str]) -> str:
-    """A key of `FORMATS`. Only the first bytes are looked at: reading may still refuse the file.
+    """A key of `FORMATS`. The first bytes decide: reading may still refuse the file.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.

@@ -31,8 +31,8 @@ RENAMED = {"kernel": "weight", "scale": "weight", "embedding": "weight"}
 class Entry(NamedTuple):
     """One tensor: its PyTorch name and shape, and its path and shape in our parameter tree.
 
-    `path` is None for tensors that the PyTorch network owns but never uses. `trainable` ones are
-    those in PyTorch's list of averaged weights.
+    `path` is None for tensors that the PyTorch network has but never uses. `trainable` tensors are
+    in PyTorch's list of averaged weights.
     """
 
     torch_name: str
@@ -43,7 +43,7 @@ class Entry(NamedTuple):
 
 
 class Call(NamedTuple):
-    """A layer that the network called: where it is, and the shapes of its own parameters."""
+    """A call of one layer: its place in the network, and the shapes of its parameters."""
 
     path: Path
     shapes: dict[str, Shape]
@@ -62,11 +62,11 @@ def recorded_calls(module: nn.Module, image_shape: Shape) -> list[Call]:
 
     with nn.intercept_methods(record):
         flat = parameter_shapes(module, image_shape)
-    own: dict[Path, dict[str, Shape]] = {path: {} for path in paths}
+    shapes: dict[Path, dict[str, Shape]] = {path: {} for path in paths}
     for path, shape in flat.items():
-        own[path[:-1]][path[-1]] = shape
+        shapes[path[:-1]][path[-1]] = shape
     return [
-        Call(path, {leaf: own[path][leaf] for leaf in LEAVES if leaf in own[path]})
+        Call(path, {leaf: shapes[path][leaf] for leaf in LEAVES if leaf in shapes[path]})
         for path in paths
         if path
     ]
@@ -158,7 +158,7 @@ def _refinenet_entries(module: NCSNv2, image_shape: Shape) -> list[Entry]:
         )
     layers = _refinenet_layers(module)
     order = {name: rank for table in layers.values() for rank, name in enumerate(table.values())}
-    found = []
+    ranked = []
     for path, shape in parameter_shapes(module, image_shape).items():
         plain = [re.sub("^Cond(itional)?", "", name) for name in path[:-1]]
         parents = ["", *(layer.rpartition("_")[0] for layer in plain)]
@@ -173,12 +173,12 @@ def _refinenet_entries(module: NCSNv2, image_shape: Shape) -> list[Entry]:
         else:
             torch_shape = tuple(shape[axis] for axis in _torch_axes(leaf, len(shape)))
         name = ".".join([*names, RENAMED.get(leaf, leaf)])
-        found.append((rank, Entry(name, torch_shape, path, shape, trainable=True)))
-    return [entry for _, entry in sorted(found, key=lambda pair: pair[0])]
+        ranked.append((rank, Entry(name, torch_shape, path, shape, trainable=True)))
+    return [entry for _, entry in sorted(ranked, key=lambda pair: pair[0])]
 
 
 def _refinenet_layers(module: NCSNv2) -> dict[str, dict[str, str]]:
-    """`LAYERS`, with those that the number of stages decides; "" are those outside all blocks."""
+    """`LAYERS` with the layers that depend on the number of stages; "" has those of no block."""
     stages = STAGES[module.architecture]
     top = {"Conv_0": "begin_conv", "InstanceNorm2dPlus_0": "normalizer", "Conv_1": "end_conv"}
     for k, stage in enumerate(stages):
@@ -231,16 +231,16 @@ def params_from_torch(
       ValueError: names every tensor that is missing, unexpected or of the wrong shape.
     """
     entries = correspondence(module, image_shape)
-    given = {name.removeprefix("module."): array for name, array in state_dict.items()}
-    given.pop("sigmas", None)
+    tensors = {name.removeprefix("module."): array for name, array in state_dict.items()}
+    tensors.pop("sigmas", None)
     unused = {entry.torch_name for entry in entries if entry.path is None}
-    found = {name: np.shape(array) for name, array in given.items() if name not in unused}
+    shapes = {name: np.shape(array) for name, array in tensors.items() if name not in unused}
     expected = {entry.torch_name: entry.torch_shape for entry in entries if entry.path is not None}
-    _compare("PyTorch state_dict", expected, found)
+    check_shapes("PyTorch state_dict", expected, shapes)
     flat = {}
     for entry in entries:
         if entry.path is not None:
-            array = np.asarray(given[entry.torch_name], np.float32)
+            array = np.asarray(tensors[entry.torch_name], np.float32)
             if len(array.shape) == len(entry.shape):
                 array = array.transpose(np.argsort(_torch_axes(entry.path[-1], array.ndim)))
             flat[entry.path] = np.ascontiguousarray(array.reshape(entry.shape))
@@ -305,9 +305,9 @@ def params_from_jax(module: nn.Module, tree: Params, image_shape: Shape) -> Para
         for path, leaf in flax.traverse_util.flatten_dict(tree).items()
     }
     for path, shape in expected.items():
-        if path in flat and _without_ones(flat[path].shape) == _without_ones(shape):
+        if path in flat and without_leading_ones(flat[path].shape) == without_leading_ones(shape):
             flat[path] = flat[path].reshape(shape)
-    _compare(
+    check_shapes(
         "parameter tree",
         {"/".join(path): shape for path, shape in expected.items()},
         {"/".join(path): leaf.shape for path, leaf in flat.items()},
@@ -315,20 +315,20 @@ def params_from_jax(module: nn.Module, tree: Params, image_shape: Shape) -> Para
     return flax.traverse_util.unflatten_dict(flat)
 
 
-def _without_ones(shape: Shape) -> Shape:
+def without_leading_ones(shape: Shape) -> Shape:
     """The shape from its first axis longer than one."""
     first = next((axis for axis, size in enumerate(shape) if size > 1), max(len(shape) - 1, 0))
     return shape[first:]
 
 
-def _compare(what: str, expected: Mapping[str, Shape], found: Mapping[str, Shape]) -> None:
-    """Raises ValueError, naming every difference, unless names and shapes are equal."""
-    missing = [name for name in expected if name not in found]
-    unexpected = [name for name in found if name not in expected]
+def check_shapes(what: str, expected: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
+    """Raises ValueError, naming every difference, unless names and shapes are as expected."""
+    missing = [name for name in expected if name not in shapes]
+    unexpected = [name for name in shapes if name not in expected]
     misshaped = [
-        f"{name} {tuple(found[name])}, expected {tuple(shape)}"
+        f"{name} {tuple(shapes[name])}, expected {tuple(shape)}"
         for name, shape in expected.items()
-        if name in found and tuple(found[name]) != tuple(shape)
+        if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
     text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)

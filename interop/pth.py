@@ -1,4 +1,4 @@
-"""PyTorch files (`torch.save`: .pth, .pt, .bin) without PyTorch, and without running what they say.
+"""PyTorch files (`torch.save`: .pth, .pt, .bin) without PyTorch, and without running their code.
 
 Such a file is a zip archive. `<folder>/data.pkl` is a pickle of Python containers in which each
 tensor is a call `_rebuild_tensor_v2(storage, offset, shape, stride, ...)`; the bytes of storage
@@ -39,7 +39,7 @@ STORAGES = {
 
 
 def is_pth(path: str | os.PathLike[str]) -> bool:
-    """Whether the file looks as if `torch.save` had written it, be it damaged or too old."""
+    """True if the file looks as if `torch.save` had written it, be it damaged or too old."""
     if zipfile.is_zipfile(path):
         with zipfile.ZipFile(path) as archive:
             return bool(_pickles(archive))
@@ -81,7 +81,7 @@ class Storage(NamedTuple):
 
 
 class _StorageType(NamedTuple):
-    """What `torch.FloatStorage` and the like stand for."""
+    """The meaning of `torch.FloatStorage` and the like."""
 
     dtype: np.dtype
 
@@ -167,11 +167,11 @@ ALLOWED: dict[str, Any] = {
 
 
 def _checked(storage: Storage, key: str, dtype: np.dtype, count: int) -> Storage:
-    """The storage, if it is what a tensor says that it is."""
-    found = storage.array
-    if (found.dtype, len(found)) != (dtype, count):
+    """The storage, if it has the type and size that a tensor gives it."""
+    array = storage.array
+    if (array.dtype, len(array)) != (dtype, count):
         raise ValueError(
-            f"storage {key} has {len(found)} elements of {found.dtype}, expected {count} of {dtype}"
+            f"storage {key} has {len(array)} elements of {array.dtype}, expected {count} of {dtype}"
         )
     return storage
 
@@ -269,7 +269,7 @@ class _Stream:
 
 
 class _Unpickler(pickle.Unpickler):
-    """Knows the names in `ALLOWED` and no other."""
+    """An unpickler that resolves the names in `ALLOWED` and no other."""
 
     def __init__(self, file: IO[bytes], storage: Callable[[Any], Storage]):
         super().__init__(file)

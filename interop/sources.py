@@ -1,4 +1,4 @@
-"""Files of weights of every known format behind one face: what fits them, and what they give.
+"""Files of weights of every known format behind one face: which networks fit, and their weights.
 
 source = sources.open_source(path)        # the format is recognised from the content
 source.fits(module, image_shape)          # by names and shapes alone
@@ -18,13 +18,13 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from interop import diffusers, flax_msgpack, formats, official, pth
+from interop import diffusers, diffusers_config, flax_msgpack, formats, official, pth
 
 SIGMAS = "module.sigmas"
 
 
 class Weights(NamedTuple):
-    """A training state in our parameter tree; what the file lacks is None or 0."""
+    """A training state in our parameter tree; None or 0 for parts that the file lacks."""
 
     params: official.Params
     ema: official.Params | None = None
@@ -36,7 +36,7 @@ class Weights(NamedTuple):
 
 
 class Traits(NamedTuple):
-    """What tells most networks apart at a glance."""
+    """Properties that tell most networks apart at a glance."""
 
     channels: int
     nf: int
@@ -86,8 +86,8 @@ class PytorchFile:
         self.num_tensors = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(state))
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
-        found = {name: x.shape for name, x in self.model.items()}
-        if traits(module, image_shape) != torch_traits(found):
+        shapes = {name: x.shape for name, x in self.model.items()}
+        if traits(module, image_shape) != torch_traits(shapes):
             return False
         try:
             _check_sigmas(self.path, self.sigmas, module)
@@ -96,15 +96,15 @@ class PytorchFile:
             return False
         used = {e.torch_name: e.torch_shape for e in entries if e.path is not None}
         unused = {e.torch_name for e in entries if e.path is None}
-        return used == {name: shape for name, shape in found.items() if name not in unused}
+        return used == {name: shape for name, shape in shapes.items() if name not in unused}
 
     def weights(self, module: nn.Module, image_shape: official.Shape) -> Weights:
         """Raises ValueError for anything that is not the network's; names all of it."""
         params = official.params_from_torch(module, self.model, image_shape)
         _check_sigmas(self.path, self.sigmas, module)
-        found = Weights(params)
+        weights = Weights(params)
         if "step" in self.state:
-            found = found._replace(step=_count(self.state["step"], "step"))
+            weights = weights._replace(step=_count(self.state["step"], "step"))
         if "ema" in self.state:
             ema = _fields(self.state["ema"], "ema", ("shadow_params", "decay"))
             shadow, rate = ema["shadow_params"], np.asarray(ema["decay"])
@@ -113,12 +113,12 @@ class PytorchFile:
             if rate.size != 1 or rate.dtype.kind not in "iuf":
                 raise ValueError(f"ema.decay is {str(ema['decay'])[:40]}, expected a number")
             averaged = official.params_from_torch_average(module, shadow, self.model, image_shape)
-            found = found._replace(ema=averaged, ema_rate=rate.item())
+            weights = weights._replace(ema=averaged, ema_rate=rate.item())
         if "optimizer" in self.state:
             optimizer = _fields(self.state["optimizer"], "optimizer", ("state",))
             states = _fields(optimizer["state"], "optimizer state", ())
-            found = self._with_moments(found, states, module, image_shape)
-        return found
+            weights = self._with_moments(weights, states, module, image_shape)
+        return weights
 
     def _with_moments(
         self,
@@ -182,7 +182,7 @@ class FlaxFile:
             expected = official.parameter_shapes(module, image_shape)
         except ValueError:
             return False
-        strip = official._without_ones
+        strip = official.without_leading_ones
         return {place: strip(shape) for place, shape in expected.items()} == {
             place: strip(shape) for place, shape in self.shapes.items()
         }
@@ -210,22 +210,22 @@ class DiffusersFolder:
     format = "diffusers UNet2DModel"
 
     def __init__(self, folder: pathlib.Path):
-        found = diffusers.read(folder)
-        self.path = found.weights
-        self.description = found.description
-        self.tensors = found.tensors
-        self.num_tensors = len(found.tensors)
+        content = diffusers.read(folder)
+        self.path = content.weights
+        self.description = content.description
+        self.tensors = content.tensors
+        self.num_tensors = len(content.tensors)
 
     def config_values(self, image_size: int | None) -> dict[str, Any]:
-        return diffusers.architecture(self.description, image_size)
+        return diffusers_config.architecture(self.description, image_size)
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         try:
             entries = diffusers.correspondence(module, image_shape)
         except ValueError:
             return False
-        found = {name: tensor.shape for name, tensor in self.tensors.items()}
-        return {entry.name: entry.torch_shape for entry in entries} == found
+        shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        return {entry.name: entry.torch_shape for entry in entries} == shapes
 
     def weights(self, module: nn.Module, image_shape: official.Shape) -> Weights:
         """Raises ValueError for anything that is not the network's; names all of it."""

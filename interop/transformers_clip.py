@@ -13,11 +13,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from configs.names import lookup
 from interop import formats
 from models.clip_vit import ACTIVATIONS, ClipViT, Encoder
 
 WEIGHTS = "model.safetensors"
-# What the format leaves out where it is so (of both towers, and of each).
+# Values that the format leaves out where they apply: of both towers, and of each.
 TOWER = {
     "num_hidden_layers": 12,
     "hidden_act": "quick_gelu",
@@ -36,7 +37,7 @@ STD = (0.26862954, 0.26130258, 0.27577711)
 
 
 class Pretrained(NamedTuple):
-    """A network with its weights, and what its pixels are normalised by, [3]."""
+    """A network with its weights, and the mean and deviation [3] that normalise its pixels."""
 
     module: ClipViT
     params: Any
@@ -45,7 +46,7 @@ class Pretrained(NamedTuple):
 
 
 def is_folder(folder: pathlib.Path) -> bool:
-    """Whether the folder's config.json describes a CLIP in this format."""
+    """True if the folder's config.json describes a CLIP in this format."""
     try:
         return json.loads((folder / "config.json").read_text()).get("model_type") == "clip"
     except (OSError, ValueError, AttributeError):
@@ -59,12 +60,12 @@ def read(folder: pathlib.Path) -> Pretrained:
       FileNotFoundError: no model.safetensors.
       ValueError: an activation that is not known, or weights that do not fit the description.
     """
-    described = json.loads((folder / "config.json").read_text())
-    vision = VISION | described.get("vision_config", {})
-    text = TEXT | described.get("text_config", {})
+    description = json.loads((folder / "config.json").read_text())
+    vision = VISION | description.get("vision_config", {})
+    text = TEXT | description.get("text_config", {})
     end = text["eos_token_id"]
     module = ClipViT(
-        described.get("projection_dim", 512),
+        description.get("projection_dim", 512),
         vision["image_size"],
         vision["patch_size"],
         text["vocab_size"],
@@ -79,20 +80,16 @@ def read(folder: pathlib.Path) -> Pretrained:
         )
     params = _params(module, formats.read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
     pixels = folder / "preprocessor_config.json"
-    known = json.loads(pixels.read_text()) if pixels.is_file() else {}
+    stored = json.loads(pixels.read_text()) if pixels.is_file() else {}
     mean, std = (
-        np.asarray(known.get(name, usual), np.float32)
+        np.asarray(stored.get(name, usual), np.float32)
         for name, usual in (("image_mean", MEAN), ("image_std", STD))
     )
     return Pretrained(module, params, mean, std)
 
 
 def _encoder(folder: pathlib.Path, tower: dict[str, Any]) -> functools.partial[Encoder]:
-    if tower["hidden_act"] not in ACTIVATIONS:
-        raise ValueError(
-            f"{folder / 'config.json'}: hidden_act is {tower['hidden_act']!r}; known: "
-            f"{', '.join(ACTIVATIONS)}"
-        )
+    lookup(ACTIVATIONS, tower["hidden_act"], f"hidden_act in {folder / 'config.json'}")
     return functools.partial(
         Encoder,
         tower["num_hidden_layers"],
@@ -108,9 +105,9 @@ def _params(module: ClipViT, tensors: dict[str, np.ndarray], path: pathlib.Path)
     """The parameters of `module` from tensors by their names in PyTorch, all in float32."""
     pixels = jnp.zeros((1, module.image_size, module.image_size, 3))
     shapes = jax.eval_shape(module.init, jax.random.key(0), pixels, jnp.zeros((1, 1), jnp.int32))
-    found = {}
-    for own, leaf in flax.traverse_util.flatten_dict(shapes["params"]).items():
-        *layers, last = own
+    params = {}
+    for place, leaf in flax.traverse_util.flatten_dict(shapes["params"]).items():
+        *layers, last = place
         kind = {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(last, last)
         name = ".".join([*layers, kind]).replace("layers_", "layers.")
         if name not in tensors:
@@ -120,12 +117,12 @@ def _params(module: ClipViT, tensors: dict[str, np.ndarray], path: pathlib.Path)
             tensor = np.moveaxis(tensor, (0, 1), (-1, -2))
         if tensor.shape != leaf.shape:
             raise ValueError(f"{path}: {name} is {tensor.shape}, config.json says {leaf.shape}")
-        found[own] = tensor
-    return flax.traverse_util.unflatten_dict(found)
+        params[place] = tensor
+    return flax.traverse_util.unflatten_dict(params)
 
 
 def tokens(folder: pathlib.Path, module: ClipViT, texts: Sequence[str]) -> np.ndarray:
-    """The tokens of texts by the folder's tokenizer.json, int32 [N, L], ends repeated.
+    """The tokens of texts by the folder's tokenizer.json, int32 [N, L], padded by repeated ends.
 
     Raises:
       ValueError: no such file, none that can be read, no `tokenizers` to read it with, or a text

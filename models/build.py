@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from configs.names import lookup
 from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
@@ -21,15 +22,19 @@ CLASSIFIER = "classifier"  # the objective of a noisy classifier, and
 CLIP_OBJECTIVE = "clip"  # that of images and captions
 GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
 
+# Types of the arithmetic; None is float32, which needs no casts.
+DTYPES: Mapping[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
+
 
 def has_score(config: Any) -> bool:
-    """Whether the run trains a score; else it trains a network that is to guide one."""
+    """True if the run trains a score, False if it trains a network that is to guide one."""
     return config.training.objective not in GUIDES
 
 
 def _unet(config: Any) -> dict[str, Any]:
-    """What NCSN++ and DDPM have in common."""
+    """Arguments that NCSN++ and DDPM share."""
     model = config.model
+    _check_normalization(model, "GroupNorm")
     return {
         "nf": model.nf,
         "ch_mult": tuple(model.ch_mult),
@@ -44,14 +49,14 @@ def _unet(config: Any) -> dict[str, Any]:
         "sigma_max": model.sigma_max,
         "num_scales": model.num_scales,
         "centered": config.data.centered,
-        "num_labels": model.get("num_labels", 0),
-        "dtype": _dtype(model.get("dtype", "float32")),
-        "remat": model.get("remat", False),
+        "num_labels": model.num_labels,
+        "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
+        "remat": model.remat,
     }
 
 
 def _ddpm(config: Any) -> DDPM:
-    return DDPM(**_unet(config), attn_each_up_block=config.model.get("attn_each_up_block", False))
+    return DDPM(**_unet(config), attn_each_up_block=config.model.attn_each_up_block)
 
 
 def _ncsnpp(config: Any) -> NCSNpp:
@@ -65,18 +70,19 @@ def _ncsnpp(config: Any) -> NCSNpp:
         progressive_input=model.progressive_input.lower(),
         progressive_combine=model.progressive_combine.lower(),
         embedding_type=model.embedding_type.lower(),
-        fourier_scale=model.get("fourier_scale", 16.0),  # absent where the embedding is positional
+        fourier_scale=model.fourier_scale,
         init_scale=model.init_scale,
-        attn_num_groups=model.get("attn_num_groups", 0),
+        attn_num_groups=model.attn_num_groups,
     )
 
 
 def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     model = config.model
-    if model.get("num_labels"):
+    if model.num_labels:
         raise ValueError(
             f"model.num_labels is {model.num_labels}; {model.name} cannot be told classes"
         )
+    _check_normalization(model, "InstanceNorm++")
     fields = {
         "nf": model.nf,
         "architecture": architecture,
@@ -87,17 +93,18 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
         "sigma_max": model.sigma_max,
         "num_scales": model.num_scales,
         "centered": config.data.centered,
-        "dtype": _dtype(model.get("dtype", "float32")),
-        "remat": model.get("remat", False),
-        "pytorch": model.get("pytorch", False),
+        "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
+        "remat": model.remat,
+        "pytorch": model.pytorch,
     }
     if conditional:
-        return NCSN(**fields, num_classes=model.get("num_classes") or model.num_scales)
+        return NCSN(**fields, num_classes=model.num_classes or model.num_scales)
     return NCSNv2(**fields)
 
 
 def _mlp(config: Any) -> MLP:
     model = config.model
+    _check_normalization(model, "none", "GroupNorm")
     return MLP(
         nf=model.nf,
         num_res_blocks=model.num_res_blocks,
@@ -105,22 +112,27 @@ def _mlp(config: Any) -> MLP:
         nonlinearity=model.nonlinearity.lower(),
         conditional=model.conditional,
         embedding_type=model.embedding_type.lower(),
-        fourier_scale=model.get("fourier_scale", 16.0),
+        fourier_scale=model.fourier_scale,
         scale_by_sigma=model.scale_by_sigma,
         sigma_min=model.sigma_min,
         sigma_max=model.sigma_max,
         num_scales=model.num_scales,
-        num_labels=model.get("num_labels", 0),
-        dtype=_dtype(model.get("dtype", "float32")),
+        num_labels=model.num_labels,
+        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
     )
 
 
-def _dtype(name: str | None, field: str = "model.dtype") -> Any:
-    """The type to compute in: None for float32, which needs no casts."""
-    types = {None: None, "float32": None, "bfloat16": jnp.bfloat16}
-    if name not in types:
-        raise ValueError(f"{field} is {name!r}; valid values: float32, bfloat16")
-    return types[name]
+def _check_normalization(model: Any, *valid: str) -> None:
+    """Refuses to name a normalisation that the network does not have.
+
+    Every network has one and no choice of it; the field is the official configs'. An MLP has none,
+    and its earlier configs have the default.
+    """
+    if model.normalization not in valid:
+        raise ValueError(
+            f"model.normalization is {model.normalization!r}, which model.name={model.name!r} does "
+            f"not have; valid values: {', '.join(valid)}"
+        )
 
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
@@ -140,10 +152,7 @@ def from_config(config: Any) -> nn.Module:
     Raises:
       ValueError: an unknown name, nonlinearity, block or other choice; says which are known.
     """
-    name = config.model.name
-    if name not in MODELS:
-        raise ValueError(f"model.name is {name!r}; valid values: {', '.join(sorted(MODELS))}")
-    return MODELS[name](config)
+    return lookup(MODELS, config.model.name, "model.name")(config)
 
 
 def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
@@ -193,14 +202,14 @@ def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
 
 
 def _of_noisy_images(config: Any) -> dict[str, Any]:
-    """What every network of `config.classifier` takes from it."""
+    """Arguments that every network of `config.classifier` takes from it."""
     classifier = config.classifier
     return {
         "dropout": classifier.dropout,
         "nonlinearity": classifier.nonlinearity.lower(),
         "embedding_type": classifier.embedding_type.lower(),
         "fourier_scale": classifier.fourier_scale,
-        "dtype": _dtype(classifier.dtype, "classifier.dtype"),
+        "dtype": lookup(DTYPES, classifier.dtype, "classifier.dtype"),
     }
 
 

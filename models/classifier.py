@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import GaussianFourierProjection, noise_embedding, positional_embedding
+from models.embeddings import label_features, noise_embedding
 from models.layers import (
     ACTIVATIONS,
     GroupNorm,
@@ -29,7 +29,7 @@ CHOICES: dict[str, Iterable[str]] = {
 
 
 class NoisyClassifier(nn.Module):
-    """A wide residual network that knows the noise level: the logits of p_t(y | x).
+    """A wide residual network, conditioned on the noise level: the logits of p_t(y | x).
 
     The default is the WRN-28-10 of Zagoruyko & Komodakis 2016 (arXiv:1605.07146), conditioned on
     the noise as Song et al. 2021 do for class-conditional sampling: three groups of residual
@@ -108,17 +108,14 @@ def noisy_features(
     fourier_scale: float,
     dtype: Any,
 ) -> jax.Array:
-    """What `NoisyClassifier` knows of images before it decides, [B, 64 widen_factor].
+    """Features [B, 64 widen_factor] of noisy images, the last before a classifier's logits.
 
-    Its layers are those of the calling module. The arguments are the classifier's attributes.
+    The layers belong to the calling module. The arguments are the classifier's attributes.
     """
     groups = (1, 2, 4)
     check_resolution(x, len(groups))
     act, width = ACTIVATIONS[nonlinearity], BASE_WIDTH * widen_factor
-    if embedding_type == "fourier":
-        features = GaussianFourierProjection(width, fourier_scale)(jnp.log(labels))
-    else:
-        features = positional_embedding(labels, width)
+    features = label_features(labels, width, embedding_type, fourier_scale)
     temb = noise_embedding(features, width, act)
     keys = per_block_keys(dropout_keys)
 

@@ -21,8 +21,8 @@ CHOICES: dict[str, Iterable[str]] = IMAGE_CHOICES
 
 
 class ImageTower(nn.Module):
-    """The network of `NoisyClassifier`, whose attributes these are, up to its last layer, which
-    here maps linearly onto the sphere."""
+    """The network of `NoisyClassifier`, with its attributes, up to the last layer, which here maps
+    linearly onto the sphere."""
 
     embedding_dim: int
     widen_factor: int
@@ -84,14 +84,14 @@ class TextTower(nn.Module):
 
 
 class CLIP(nn.Module):
-    """Radford et al. 2021 (arXiv:2103.00020), with an image tower that knows the noise level.
+    """Radford et al. 2021 (arXiv:2103.00020), with an image tower conditioned on the noise level.
 
     Its similarity is `exp(log_scale) <image, text>` of two unit vectors, with a learnt scale that
     begins at 1 / 0.07 and counts as 100 where it is larger.
 
     Attributes:
       embedding_dim: dimension of the sphere's space.
-      text_width, text_layers, text_heads, text_length: of the text tower; length in tokens.
+      text_width, text_layers, text_heads, text_length: size of the text tower; length in tokens.
       vocabulary, end: the number of tokens, and the one that ends a text.
       The others are those of `NoisyClassifier`, for the image tower.
 
@@ -169,7 +169,7 @@ class CLIP(nn.Module):
         tokens: jax.Array | None = None,
         dropout_keys: jax.Array | None = None,
     ) -> tuple[jax.Array, jax.Array, jax.Array]:
-        """Images [B, E], texts [N, E] and the scale; without `tokens`, of one empty text."""
+        """Images [B, E], texts [N, E] and the scale; one empty text stands in for no `tokens`."""
         if tokens is None:
             tokens = jnp.full((1, self.text_length), self.end, jnp.int32)
         return self.image(x, labels, dropout_keys), self.text(tokens), self.scale()

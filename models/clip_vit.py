@@ -38,7 +38,8 @@ class Layer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Self-attention of several heads over tokens [B, L, width]; `mask` [L, L]: who is seen."""
+    """Self-attention of several heads over tokens [B, L, width]; `mask` [L, L] is true where a row
+    attends to a column."""
 
     width: int
     heads: int
@@ -62,6 +63,8 @@ class Attention(nn.Module):
 
 
 class MLP(nn.Module):
+    """Two dense layers, the inner one `inner` wide."""
+
     width: int
     inner: int
     act: str
@@ -74,7 +77,7 @@ class MLP(nn.Module):
 
 
 class Encoder(nn.Module):
-    """`layers` times `Layer`."""
+    """A stack of `layers` transformer layers."""
 
     layers: int
     width: int
@@ -113,7 +116,7 @@ class VisionTransformer(nn.Module):
 
 
 class Patches(nn.Module):
-    """Patches as tokens, and their places; `count` of them."""
+    """Patches as `count` tokens, with embeddings of their places."""
 
     width: int
     patch: int
@@ -148,7 +151,7 @@ class TextTransformer(nn.Module):
 
 
 class Words(nn.Module):
-    """Tokens and their places."""
+    """Embeddings of tokens, with those of their places."""
 
     vocabulary: int
     length: int
@@ -166,10 +169,10 @@ class ClipViT(nn.Module):
     transformers writes.
 
     Attributes:
-      dim: of the sphere's space.
+      dim: dimension of the sphere's space.
       image_size, patch: side in pixels of the images, and of their patches.
       vocabulary, length, end: of the text tower; see `TextTransformer`.
-      vision, text: how to make the towers' encoders.
+      vision, text: makers of the towers' encoders.
     """
 
     dim: int

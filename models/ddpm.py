@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -28,6 +29,8 @@ from models.layers import (
     per_block_keys,
 )
 from models.ops.conv import Conv, default_init
+
+Block = Callable[..., jax.Array]  # (h, features) -> h
 
 
 class DDPM(nn.Module):
@@ -74,49 +77,67 @@ class DDPM(nn.Module):
         y: jax.Array | None = None,
     ) -> jax.Array:
         """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class."""
-        nf, levels, channels, dtype = self.nf, len(self.ch_mult), x.shape[-1], self.dtype
-        check_resolution(x, levels)
-        act = ACTIVATIONS[self.nonlinearity]
-        keys = per_block_keys(dropout_keys)
-
-        temb = None
-        if self.conditional:
-            temb = noise_embedding(positional_embedding(labels, nf), nf, act)
-        if self.num_labels:
-            temb = class_embedding(temb, y, len(x), self.num_labels, nf)
-
-        def block(h: jax.Array, features: int) -> jax.Array:
-            module = ResnetBlockDDPM(features, act, dropout=self.dropout, dtype=dtype)
-            return apply_block(module, self.remat, h, temb, next(keys))
-
-        def attention(h: jax.Array) -> jax.Array:
-            return apply_block(AttnBlock(dtype=dtype), self.remat, h)
-
-        x = x if self.centered else 2.0 * x - 1.0
-        skips = [Conv(nf, dtype=dtype)(x)]
-        for level, width in enumerate(self.ch_mult):
-            for _ in range(self.num_res_blocks):
-                h = block(skips[-1], nf * width)
-                if h.shape[1] in self.attn_resolutions:
-                    h = attention(h)
-                skips.append(h)
-            if level < levels - 1:
-                skips.append(Downsample(self.resamp_with_conv, dtype=dtype)(skips[-1]))
-
+        check_resolution(x, len(self.ch_mult))
+        block = functools.partial(self.block, self.embed(labels, y), per_block_keys(dropout_keys))
+        skips = self.down_path(x if self.centered else 2.0 * x - 1.0, block)
         width = skips[-1].shape[-1]
-        h = block(attention(block(skips[-1], width)), width)
+        h = block(self.attention(block(skips[-1], width)), width)
+        h = self.up_path(h, skips, block)
 
-        for level, width in reversed(list(enumerate(self.ch_mult))):
-            for last in [False] * self.num_res_blocks + [True]:
-                h = block(jnp.concatenate([h, skips.pop()], axis=-1), nf * width)
-                if h.shape[1] in self.attn_resolutions and (last or self.attn_each_up_block):
-                    h = attention(h)
-            if level > 0:
-                h = Upsample(self.resamp_with_conv, dtype=dtype)(h)
-
-        h = GroupNorm(32, act, dtype=dtype)(h)
-        h = Conv(channels, kernel_init=default_init(0.0), dtype=dtype)(h).astype(jnp.float32)
+        h = GroupNorm(32, ACTIVATIONS[self.nonlinearity], dtype=self.dtype)(h)
+        h = Conv(x.shape[-1], kernel_init=default_init(0.0), dtype=self.dtype)(h)
+        h = h.astype(jnp.float32)
         if self.scale_by_sigma:
             sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
             h = h / sigmas[:, None, None, None]
         return h
+
+    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
+        """The embedding of time and class in every residual block, [B, 4 nf] or None."""
+        temb = None
+        if self.conditional:
+            act = ACTIVATIONS[self.nonlinearity]
+            temb = noise_embedding(positional_embedding(labels, self.nf), self.nf, act)
+        if self.num_labels:
+            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf)
+        return temb
+
+    def down_path(self, x: jax.Array, block: Block) -> list[jax.Array]:
+        """Features after every step of the way down, at full resolution first."""
+        skips = [Conv(self.nf, dtype=self.dtype)(x)]
+        for level, width in enumerate(self.ch_mult):
+            for _ in range(self.num_res_blocks):
+                h = block(skips[-1], self.nf * width)
+                if h.shape[1] in self.attn_resolutions:
+                    h = self.attention(h)
+                skips.append(h)
+            if level < len(self.ch_mult) - 1:
+                skips.append(Downsample(self.resamp_with_conv, dtype=self.dtype)(skips[-1]))
+        return skips
+
+    def up_path(self, h: jax.Array, skips: list[jax.Array], block: Block) -> jax.Array:
+        """Features at full resolution from the coarsest ones `h`; consumes `skips`."""
+        for level, width in reversed(list(enumerate(self.ch_mult))):
+            for last in [False] * self.num_res_blocks + [True]:
+                h = block(jnp.concatenate([h, skips.pop()], axis=-1), self.nf * width)
+                if h.shape[1] in self.attn_resolutions and (last or self.attn_each_up_block):
+                    h = self.attention(h)
+            if level > 0:
+                h = Upsample(self.resamp_with_conv, dtype=self.dtype)(h)
+        return h
+
+    def block(
+        self,
+        temb: jax.Array | None,
+        keys: Iterator[jax.Array | None],
+        h: jax.Array,
+        features: int,
+    ) -> jax.Array:
+        """The next residual block, with the next of the dropout `keys`."""
+        act = ACTIVATIONS[self.nonlinearity]
+        module = ResnetBlockDDPM(features, act, dropout=self.dropout, dtype=self.dtype)
+        return apply_block(module, self.remat, h, temb, next(keys))
+
+    def attention(self, h: jax.Array) -> jax.Array:
+        """The next attention block."""
+        return apply_block(AttnBlock(dtype=self.dtype), self.remat, h)

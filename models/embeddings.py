@@ -1,4 +1,4 @@
-"""What a network is told besides the image: the noise level (or time), and perhaps a class."""
+"""Embeddings of a network's other inputs: the noise level or time, and the class."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000
 class GaussianFourierProjection(nn.Module):
     """Random features [sin 2 pi W u, cos 2 pi W u] of u = log sigma: [B] to [B, 2 * size].
 
-    W ~ N(0, scale^2) stays as it was drawn (Tancik et al. 2020; Song et al. 2021, appendix C.2):
+    W ~ N(0, scale^2) keeps its initial value (Tancik et al. 2020; Song et al. 2021, appendix C.2):
     a parameter, for the sake of checkpoints, but one without a gradient.
     """
 
@@ -44,6 +44,17 @@ class GaussianFourierProjection(nn.Module):
         w = self.param("W", nn.initializers.normal(self.scale), (self.size,))
         phase = u[:, None] * jax.lax.stop_gradient(w) * 2 * jnp.pi
         return jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)
+
+
+def label_features(
+    labels: jax.Array, size: int, embedding_type: str, fourier_scale: float
+) -> jax.Array:
+    """`labels [B]` as `embedding_type` says: [B, 2 size] by random Fourier features of their
+    logarithms ("fourier", for noise levels; a layer of the calling module), or [B, size] by
+    sinusoids ("positional", for times and indices)."""
+    if embedding_type == "fourier":
+        return GaussianFourierProjection(size, fourier_scale)(jnp.log(labels))
+    return positional_embedding(labels, size)
 
 
 def noise_embedding(features: jax.Array, nf: int, act: Activation) -> jax.Array:
@@ -69,7 +80,7 @@ def class_embedding(
     """`temb [B, 4 nf]` plus learnt vectors of the classes `y [B]` in 0 .. num_labels.
 
     Class `num_labels` is the null class, which classifier-free guidance (Ho & Salimans 2021)
-    trains on images whose class is withheld; it is what `y=None` means.
+    trains on images whose class is withheld; `y=None` means it.
     """
     if y is None:
         y = jnp.full((batch,), num_labels)

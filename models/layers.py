@@ -17,6 +17,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from configs.names import lookup
 from models.ops.conv import Conv, default_init, dense
 from models.ops.group_norm import group_norm
 from models.ops.materialise import materialise, materialise_cotangent
@@ -43,7 +44,7 @@ class GroupNorm(nn.Module):
     """Normalises each image over space and within groups of channels, then applies `act`, if any.
 
     `num_groups=None` means groups of four channels, but at most 32 groups. Everything up to the
-    result is in float32 (`models/group_norm.py`).
+    result is in float32 (`models/ops/group_norm.py`).
 
     Raises:
       ValueError: the channels do not divide into the groups.
@@ -89,9 +90,7 @@ def check_choices(
     """Raises ValueError if an attribute of `module`, which `section` of the config describes, is
     not among its `choices`."""
     for name, valid in choices.items():
-        value = getattr(module, name)
-        if value not in valid:
-            raise ValueError(f"{section}.{name} is {value!r}; valid values: {', '.join(valid)}")
+        lookup(dict.fromkeys(valid), getattr(module, name), f"{section}.{name}")
 
 
 def check_resolution(x: jax.Array, levels: int) -> None:
@@ -222,9 +221,9 @@ class Downsample(nn.Module):
 
 
 class ResnetBlockBigGANpp(nn.Module):
-    """Two 3x3 convolutions around which the input is carried; may `resample` (Brock et al. 2019).
+    """Two 3x3 convolutions and a shortcut around them; may `resample` (Brock et al. 2019).
 
-    `dropout_keys [B]` switch dropout on. `first_groups`, where given, are the groups of the first
+    `dropout_keys [B]` switch dropout on. `first_groups`, if not None, are the groups of the first
     norm instead of `num_groups`. `nin_shortcut` replaces the 1x1 convolution of the
     shortcut by a NIN, the same map under another name.
     """

@@ -11,11 +11,10 @@ import jax
 import jax.numpy as jnp
 
 from models.embeddings import (
-    GaussianFourierProjection,
     class_embedding,
+    label_features,
     noise_embedding,
     noise_levels,
-    positional_embedding,
 )
 from models.layers import ACTIVATIONS, check_choices, dropout, per_block_keys
 from models.ops.conv import default_init
@@ -36,12 +35,12 @@ class MLP(nn.Module):
     Attributes:
       nf: width, a multiple of 4.
       num_res_blocks: number of blocks.
-      conditional: told the noise level.
+      conditional: the noise level is an input.
       embedding_type: "fourier" for labels that are noise levels, "positional" for times and
         indices; unused if not `conditional`.
       fourier_scale: of the random frequencies of log sigma.
       scale_by_sigma: divide the output by the noise level, see `noise_levels`.
-      num_labels: number of classes that the network may be told; 0 for none.
+      num_labels: number of classes that may condition the network; 0 for none.
       num_outputs: K, for a classifier's logits; 0 for an output like x.
       dtype: of the computation; parameters and the output stay float32.
 
@@ -102,11 +101,8 @@ class MLP(nn.Module):
         return out
 
     def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
-        """What the blocks are conditioned on, [B, nf] or None."""
-        if self.embedding_type == "fourier":
-            features = GaussianFourierProjection(self.nf, self.fourier_scale)(jnp.log(labels))
-        else:
-            features = positional_embedding(labels, self.nf)
+        """The embedding of noise level and class in every block, [B, nf] or None."""
+        features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
         act = ACTIVATIONS[self.nonlinearity]
         temb = noise_embedding(features, self.nf // 4, act) if self.conditional else None
         if self.num_labels:

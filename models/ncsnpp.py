@@ -4,7 +4,7 @@ Stochastic Differential Equations", section 4.1 and appendix H, as one family.""
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import flax.linen as nn
@@ -12,15 +12,13 @@ import jax
 import jax.numpy as jnp
 
 from models.embeddings import (
-    GaussianFourierProjection,
     class_embedding,
+    label_features,
     noise_embedding,
     noise_levels,
-    positional_embedding,
 )
 from models.layers import (
     ACTIVATIONS,
-    Activation,
     AttnBlockpp,
     Combine,
     Downsample,
@@ -38,6 +36,8 @@ from models.layers import (
     upsample,
 )
 from models.ops.conv import Conv, default_init
+
+Block = Callable[..., jax.Array]  # (h, features=None, resample=None, first_groups=0) -> h
 
 RESBLOCKS = {"biggan": ResnetBlockBigGANpp, "ddpm": ResnetBlockDDPMpp}
 CHOICES: dict[str, Iterable[str]] = {
@@ -72,7 +72,7 @@ class NCSNpp(nn.Module):
         indices; unused if not `conditional`.
       scale_by_sigma: divide the output by the noise level, see `noise_levels`.
       centered: x is in [-1, 1]; else it is in [0, 1] and rescaled here.
-      num_labels: number of classes that the network may be told; 0 for none.
+      num_labels: number of classes that may condition the network; 0 for none.
       dtype: of the computation; parameters, norms and the output stay float32.
       remat: recompute residual and attention blocks in the backward pass, to save memory.
 
@@ -120,109 +120,135 @@ class NCSNpp(nn.Module):
         y: jax.Array | None = None,
     ) -> jax.Array:
         """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class."""
-        nf, levels, channels = self.nf, len(self.ch_mult), x.shape[-1]
-        check_resolution(x, levels)
-        act = ACTIVATIONS[self.nonlinearity]
-        fir, dtype, last_init = self.fir_kernel, self.dtype, default_init(self.init_scale)
-        temb = self.embed(labels, y, act)
-        keys = per_block_keys(dropout_keys)
-
-        def block(
-            h: jax.Array,
-            features: int | None = None,
-            resampling: Any = None,
-            first_groups: int | None = None,
-        ) -> jax.Array:
-            module = RESBLOCKS[self.resblock_type](
-                features or h.shape[-1],
-                act,
-                dropout=self.dropout,
-                init_scale=self.init_scale,
-                skip_rescale=self.skip_rescale,
-                first_groups=first_groups,
-                resample=resampling,
-                dtype=dtype,
-            )
-            return apply_block(module, self.remat, h, temb, next(keys))
-
-        def attention(h: jax.Array, num_groups: int | None = None) -> jax.Array:
-            module = AttnBlockpp(
-                num_groups=num_groups,
-                init_scale=self.init_scale,
-                skip_rescale=self.skip_rescale,
-                dtype=dtype,
-            )
-            return apply_block(module, self.remat, h)
-
-        def head(h: jax.Array, features: int, kernel_init: Any = last_init) -> jax.Array:
-            h = GroupNorm(act=act, dtype=dtype)(h)
-            return Conv(features, kernel_init=kernel_init, dtype=dtype)(h)
-
-        def down(h: jax.Array) -> jax.Array:
-            if self.resblock_type == "biggan":
-                return block(h, resampling=functools.partial(downsample, fir_kernel=fir))
-            return Downsample(self.resamp_with_conv, fir, dtype=dtype)(h)
-
-        def up(h: jax.Array) -> jax.Array:
-            if self.resblock_type == "biggan":
-                return block(h, resampling=functools.partial(upsample, fir_kernel=fir))
-            return Upsample(self.resamp_with_conv, fir, dtype=dtype)(h)
-
-        level_groups = self.attn_num_groups or None
+        check_resolution(x, len(self.ch_mult))
+        block = functools.partial(self.block, self.embed(labels, y), per_block_keys(dropout_keys))
         x = x if self.centered else 2.0 * x - 1.0
-        pyramid = x  # the input pyramid
-        skips = [Conv(nf, dtype=dtype)(x)]
-        for level, width in enumerate(self.ch_mult):
-            for _ in range(self.num_res_blocks):
-                h = block(skips[-1], nf * width)
-                if h.shape[1] in self.attn_resolutions:
-                    h = attention(h, level_groups)
-                skips.append(h)
-            if level < levels - 1:
-                h = down(skips[-1])
-                if self.progressive_input == "input_skip":
-                    pyramid = Downsample(False, fir)(pyramid)
-                    h = Combine(self.progressive_combine, dtype)(pyramid, h)
-                elif self.progressive_input == "residual":
-                    pyramid = Downsample(True, fir, h.shape[-1], dtype)(pyramid)
-                    h = pyramid = residual(pyramid, h, self.skip_rescale)
-                skips.append(h)
-
-        h = block(attention(block(skips[-1])))
-
-        grown: Any = None  # the output pyramid
-        for level, width in reversed(list(enumerate(self.ch_mult))):
-            first_groups = level_groups if h.shape[1] in self.attn_resolutions else None
-            for _ in range(self.num_res_blocks + 1):
-                h = jnp.concatenate([h, skips.pop()], axis=-1)
-                h = block(h, nf * width, first_groups=first_groups)
-            if h.shape[1] in self.attn_resolutions:
-                h = attention(h, level_groups)
-            if self.progressive == "output_skip":
-                below = 0.0 if grown is None else Upsample(False, fir)(grown)
-                grown = below + head(h, channels).astype(jnp.float32)
-            elif self.progressive == "residual" and grown is None:
-                grown = head(h, h.shape[-1], default_init())
-            elif self.progressive == "residual":
-                grown = Upsample(True, fir, h.shape[-1], dtype)(grown)
-                h = grown = residual(grown, h, self.skip_rescale)
-            if level > 0:
-                h = up(h)
-
-        out = grown if self.progressive == "output_skip" else head(h, channels)
-        out = out.astype(jnp.float32)
+        skips = self.down_path(x, block)
+        h = block(self.attention(block(skips[-1])))
+        out = self.up_path(h, skips, x.shape[-1], block).astype(jnp.float32)
         if self.scale_by_sigma:
             sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
             out = out / sigmas[:, None, None, None]
         return out
 
-    def embed(self, labels: jax.Array, y: jax.Array | None, act: Activation) -> jax.Array | None:
-        """What the residual blocks are conditioned on, [B, 4 nf] or None."""
-        if self.embedding_type == "fourier":
-            features = GaussianFourierProjection(self.nf, self.fourier_scale)(jnp.log(labels))
-        else:
-            features = positional_embedding(labels, self.nf)
+    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
+        """The embedding of noise level and class in every residual block, [B, 4 nf] or None."""
+        act = ACTIVATIONS[self.nonlinearity]
+        features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
         temb = noise_embedding(features, self.nf, act) if self.conditional else None
         if self.num_labels:
             temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf)
         return temb
+
+    def down_path(self, x: jax.Array, block: Block) -> list[jax.Array]:
+        """Features after every step of the way down, at full resolution first."""
+        pyramid = x
+        skips = [Conv(self.nf, dtype=self.dtype)(x)]
+        for level, width in enumerate(self.ch_mult):
+            for _ in range(self.num_res_blocks):
+                h = block(skips[-1], self.nf * width)
+                if h.shape[1] in self.attn_resolutions:
+                    h = self.attention(h, self.attn_num_groups)
+                skips.append(h)
+            if level < len(self.ch_mult) - 1:
+                pyramid, h = self.join_input_pyramid(pyramid, self.down(skips[-1], block))
+                skips.append(h)
+        return skips
+
+    def up_path(
+        self, h: jax.Array, skips: list[jax.Array], channels: int, block: Block
+    ) -> jax.Array:
+        """The output [B, H, W, channels] from the coarsest features `h`; consumes `skips`."""
+        pyramid: jax.Array | None = None
+        for level, width in reversed(list(enumerate(self.ch_mult))):
+            attended = h.shape[1] in self.attn_resolutions
+            first_groups = self.attn_num_groups if attended else 0
+            for _ in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, self.nf * width, first_groups=first_groups)
+            if attended:
+                h = self.attention(h, self.attn_num_groups)
+            pyramid, h = self.grow_output_pyramid(pyramid, h, channels)
+            if level > 0:
+                h = self.up(h, block)
+        if self.progressive == "output_skip":
+            assert pyramid is not None
+            return pyramid
+        return self.head(h, channels)
+
+    def join_input_pyramid(self, pyramid: jax.Array, h: jax.Array) -> tuple[jax.Array, jax.Array]:
+        """The input pyramid at the resolution of `h`, and the features that it joins."""
+        if self.progressive_input == "input_skip":
+            pyramid = Downsample(False, self.fir_kernel)(pyramid)
+            h = Combine(self.progressive_combine, self.dtype)(pyramid, h)
+        elif self.progressive_input == "residual":
+            pyramid = Downsample(True, self.fir_kernel, h.shape[-1], self.dtype)(pyramid)
+            h = pyramid = residual(pyramid, h, self.skip_rescale)
+        return pyramid, h
+
+    def grow_output_pyramid(
+        self, pyramid: jax.Array | None, h: jax.Array, channels: int
+    ) -> tuple[jax.Array | None, jax.Array]:
+        """The output pyramid at the resolution of `h`, None before it begins, and the features
+        that go on."""
+        if self.progressive == "none":
+            return None, h
+        if self.progressive == "output_skip":
+            below = 0.0 if pyramid is None else Upsample(False, self.fir_kernel)(pyramid)
+            return below + self.head(h, channels).astype(jnp.float32), h
+        if pyramid is None:
+            return self.head(h, h.shape[-1], init_scale=1.0), h
+        pyramid = Upsample(True, self.fir_kernel, h.shape[-1], self.dtype)(pyramid)
+        h = residual(pyramid, h, self.skip_rescale)
+        return h, h
+
+    def block(
+        self,
+        temb: jax.Array | None,
+        keys: Iterator[jax.Array | None],
+        h: jax.Array,
+        features: int | None = None,
+        resample: Callable[[jax.Array], jax.Array] | None = None,
+        first_groups: int = 0,
+    ) -> jax.Array:
+        """The next residual block, with the next of the dropout `keys`; keeps the width of `h`
+        unless `features` says another."""
+        module = RESBLOCKS[self.resblock_type](
+            features or h.shape[-1],
+            ACTIVATIONS[self.nonlinearity],
+            dropout=self.dropout,
+            init_scale=self.init_scale,
+            skip_rescale=self.skip_rescale,
+            first_groups=first_groups or None,
+            resample=resample,
+            dtype=self.dtype,
+        )
+        return apply_block(module, self.remat, h, temb, next(keys))
+
+    def attention(self, h: jax.Array, num_groups: int = 0) -> jax.Array:
+        """The next attention block; `num_groups` of its norm, 0 for as many as in the others."""
+        module = AttnBlockpp(
+            num_groups=num_groups or None,
+            init_scale=self.init_scale,
+            skip_rescale=self.skip_rescale,
+            dtype=self.dtype,
+        )
+        return apply_block(module, self.remat, h)
+
+    def down(self, h: jax.Array, block: Block) -> jax.Array:
+        """Half the resolution, inside a "biggan" block or as a step of its own."""
+        if self.resblock_type == "biggan":
+            return block(h, resample=functools.partial(downsample, fir_kernel=self.fir_kernel))
+        return Downsample(self.resamp_with_conv, self.fir_kernel, dtype=self.dtype)(h)
+
+    def up(self, h: jax.Array, block: Block) -> jax.Array:
+        """Twice the resolution, inside a "biggan" block or as a step of its own."""
+        if self.resblock_type == "biggan":
+            return block(h, resample=functools.partial(upsample, fir_kernel=self.fir_kernel))
+        return Upsample(self.resamp_with_conv, self.fir_kernel, dtype=self.dtype)(h)
+
+    def head(self, h: jax.Array, features: int, init_scale: float | None = None) -> jax.Array:
+        """Norm, activation and a convolution that begins at `init_scale`, by default the field."""
+        scale = self.init_scale if init_scale is None else init_scale
+        h = GroupNorm(act=ACTIVATIONS[self.nonlinearity], dtype=self.dtype)(h)
+        return Conv(features, kernel_init=default_init(scale), dtype=self.dtype)(h)

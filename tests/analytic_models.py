@@ -10,7 +10,6 @@ from collections.abc import Callable
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 from jax import Array
 
@@ -68,7 +67,7 @@ def sde_of(kind: str, settings: dict[str, Any], tokens: list[str] = []) -> SDE: 
 def network_score(sde: SDE, weights: str, continuous: bool = True) -> ScoreFn:
     """The score of the network stored in networks/`weights`.npz."""
     stored = golden_cases.load(golden_cases.network_file(weights))
-    module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
+    module = models.from_config(golden_cases.config(stored["config_json"]))
     state = {k.removeprefix("sd/"): v for k, v in stored.items() if k.startswith("sd/")}
     _, channels, height, width = stored["x"].shape
     params = official.params_from_torch(module, state, (height, width, channels))

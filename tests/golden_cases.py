@@ -14,9 +14,13 @@ import json
 import os
 import pathlib
 import re
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
+from ml_collections import ConfigDict
+
+import configs
 
 ROOTS = [pathlib.Path(__file__).parent / "golden"]
 if os.environ.get("GOLDEN_DIR"):
@@ -115,3 +119,11 @@ def nhwc(x: np.ndarray) -> np.ndarray:
 def nchw(x: np.ndarray) -> np.ndarray:
     """[..., H, W, C] to [..., C, H, W]."""
     return np.moveaxis(x, -1, -3)
+
+
+def config(official: Mapping[str, Any]) -> ConfigDict:
+    """The config of a golden file, its `config_json`, completed with the schema's defaults.
+
+    It is locked, and its lists are tuples.
+    """
+    return configs.from_stored(official)

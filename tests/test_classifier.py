@@ -212,9 +212,9 @@ def test_the_config_describes_a_wide_residual_network() -> None:
     ("field", "value", "message"),
     [
         ("num_classes", 1, "classifier.num_classes is 1; it must be 2 or more"),
-        ("nonlinearity", "gelu", "classifier.nonlinearity is 'gelu'; valid values: elu, relu"),
-        ("embedding_type", "learnt", "'learnt'; valid values: fourier, positional"),
-        ("dtype", "float16", "classifier.dtype is 'float16'; valid values: float32, bfloat16"),
+        ("nonlinearity", "gelu", "unknown classifier.nonlinearity 'gelu'; known: elu, lrelu"),
+        ("embedding_type", "learnt", "'learnt'; known: fourier, positional"),
+        ("dtype", "float16", "unknown classifier.dtype 'float16'; known: bfloat16, float32"),
     ],
 )
 def test_impossible_classifiers_are_refused(field: str, value: Any, message: str) -> None:

@@ -1,7 +1,8 @@
 """All official configs, value by value and parameter by parameter; the schema and its check."""
 
+import ast
 import functools
-import importlib
+import json
 import math
 import pathlib
 import sys
@@ -16,8 +17,9 @@ from ml_collections import ConfigDict, config_flags
 
 import configs
 import models
-from configs import schema
-from tests import golden_cases
+from configs import load, rules, schema, stored, table
+from runtime.workdir import open_run
+from tests import golden_cases, tiny
 
 ROOT = pathlib.Path(__file__).parent.parent
 OFFICIAL = golden_cases.table("official_configs")
@@ -102,10 +104,6 @@ def flat(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return fields
 
 
-def load(name: str) -> ConfigDict:
-    return importlib.import_module("configs." + name.replace("/", ".")).get_config()
-
-
 def expected(name: str) -> dict[str, Any]:
     """The official values of one config under our names, renamed and mended."""
     fields = flat(OFFICIAL[name])
@@ -122,13 +120,9 @@ def expected(name: str) -> dict[str, Any]:
 
 
 def test_every_official_config_is_here_and_no_other() -> None:
-    found = {
-        str(path.relative_to(ROOT / "configs").with_suffix(""))
-        for family in ("ve", "vp", "subvp")
-        for path in (ROOT / "configs" / family).rglob("*.py")
-    }
-    assert found == set(OFFICIAL)
-    assert len(found) == 39
+    families = {name for name in configs.shipped() if name.startswith(("ve/", "vp/", "subvp/"))}
+    assert families == set(OFFICIAL)
+    assert len(families) == 39
 
 
 @pytest.mark.parametrize("name", OFFICIAL)
@@ -143,6 +137,98 @@ def test_every_field_is_official_or_listed_as_added() -> None:
     official = {field for name in OFFICIAL for field in expected(name)}
     added = {f"{section}.{field}" for section, fields in ADDED.items() for field in fields}
     assert set(flat(schema.base().to_dict())) == official | added
+
+
+def test_the_defaults_are_those_of_earlier_runs() -> None:
+    """In their order and with their types. Further fields may stand anywhere between them."""
+    earlier = flat(json.loads((ROOT / "tests" / "earlier_defaults.json").read_text()))
+    now = flat(schema.base().to_dict())
+    assert json.dumps({name: now[name] for name in now if name in earlier}) == json.dumps(earlier)
+
+
+@pytest.mark.parametrize("name", schema.fields())
+def test_every_field_has_words_and_a_default_that_it_allows(name: str) -> None:
+    field = schema.fields()[name]
+    assert field.rule.holds(field.default)
+    assert len(field.words) > 5
+    assert not set("\n|") & set(field.words + field.rule.words)
+
+
+def test_the_documented_fields_are_those_of_the_schema() -> None:
+    page = (ROOT / "docs" / "configs.md").read_text()
+    assert table.updated(page) == page, "run python -m configs.table docs/configs.md"
+    with pytest.raises(ValueError, match="the page lacks a line"):
+        table.updated(page.replace(table.END, ""))
+
+
+def test_a_field_is_one_line_of_the_schema(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Entered there, it is in every config, checked, completed in stored ones, and documented."""
+    earlier = schema.base().to_dict()
+    field = schema.Field(3, rules.POSITIVE, "spoons in a soup")
+    monkeypatch.setitem(schema.SAMPLING, "num_spoons", field)
+    config = overridden("ve/cifar10_ncsnpp", "--config.sampling.num_spoons=5")
+    assert config.sampling.num_spoons == 5
+    configs.check(config)
+    config.sampling.num_spoons = 0
+    with pytest.raises(ValueError, match=r"sampling\.num_spoons is 0; it must be positive"):
+        configs.check(config)
+    assert configs.from_stored(earlier).sampling.num_spoons == 3
+    assert "| `sampling.num_spoons` | `3` | positive | spoons in a soup |" in table.table()
+
+
+def test_shipped_configs_are_all_there_are_and_cannot_be_changed() -> None:
+    """Every file with a `get_config`, in order; `load` makes one that can be changed."""
+    files = (ROOT / "configs").rglob("*.py")
+    names = [
+        path.relative_to(ROOT / "configs").with_suffix("").as_posix()
+        for path in files
+        if "def get_config" in path.read_text()
+    ]
+    assert sorted(configs.shipped()) == sorted(names)
+    assert configs.shipped() is configs.shipped()
+    with pytest.raises(AttributeError, match="immutable"):
+        configs.shipped()["quickstart"].model.nf = 3
+    config = configs.load("quickstart")
+    assert config.to_dict() == configs.shipped()["quickstart"].to_dict()
+    assert configs.from_file(ROOT / "configs" / "quickstart.py").to_dict() == config.to_dict()
+    config.model.nf = 3
+    with pytest.raises(ModuleNotFoundError):
+        configs.load("ve/unknown")
+
+
+@pytest.mark.parametrize("name", configs.shipped())
+def test_every_shipped_config_passes_the_check_and_describes_a_network(name: str) -> None:
+    configs.check(configs.shipped()[name])
+    models.from_config(configs.shipped()[name])
+
+
+@pytest.mark.parametrize("path", ["models/build.py", "data/datasets.py"])
+def test_no_default_stands_outside_of_the_schema(path: str) -> None:
+    """No `config.get("field", default)` where a config is read."""
+    names = {name.rpartition(".")[2] for name in schema.fields()}
+    for node in ast.walk(ast.parse((ROOT / path).read_text())):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+            assert node.func.attr != "get" or name not in names, ast.unparse(node)
+
+
+def test_differences_are_worded_by_who_asks() -> None:
+    old = {"model": {"nf": 64, "ch_mult": (1, 2)}, "eval": {"seed": 1}}
+    new = {"model.nf": 32, "model.ch_mult": [1, 2], "eval.seed": 2, "model.fir": True}
+    lines = stored.config_differences(
+        old, new, iter(["eval.*"]), wording=lambda name, a, b: f"{name}: {b}, not {a}"
+    )
+    assert lines == ["model.fir: True, not nothing", "model.nf: 32, not 64"]
+
+
+def test_a_run_that_called_its_normalisation_otherwise_can_be_opened(
+    tmp_path: pathlib.Path,
+) -> None:
+    earlier = tiny.config(model__name="ncsnv2_64", model__normalization="GroupNorm").to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    config = tiny.config(model__name="ncsnv2_64", model__normalization="InstanceNorm++")
+    models.from_config(config)
+    open_run(config, tmp_path)
 
 
 def test_every_mend_is_told_in_the_file_itself() -> None:

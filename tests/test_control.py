@@ -14,9 +14,10 @@ from PIL import Image
 
 import data
 import models
-from control import masks
+from control import masks, results
 from control import run as control_run
 from control.prior import Pixels
+from control.problem import Problem
 from control.run import TASKS, control
 from evaluation.metrics import fidelity
 from runtime import experiment
@@ -38,7 +39,7 @@ def restored(config: Any, parts: experiment.Parts, workdir: pathlib.Path) -> Tra
 def settings(**changes: Any) -> Any:
     """The tiny config with 2 images, 2 variants of each, and few steps; `changes` of control, or by
     their full names."""
-    given: dict[str, Any] = {
+    fields: dict[str, Any] = {
         "sampling__method": "ddim",
         "sampling__num_steps": 3,
         "sampling__num_frames": 0,
@@ -47,8 +48,8 @@ def settings(**changes: Any) -> Any:
     }
     small = {"num_images": 2, "num_variants": 2, "batch_size": 4, "jump": 2, "repeats": 2}
     for name, value in (small | changes).items():
-        given[name if "__" in name else f"control__{name}"] = value
-    return tiny.config(**given)
+        fields[name if "__" in name else f"control__{name}"] = value
+    return tiny.config(**fields)
 
 
 def run(
@@ -67,22 +68,22 @@ def test_in_painting_from_the_command_line(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Known pixels are the test images' own levels; every number stands beside its settings."""
-    results, drawn = run(tmp_path, monkeypatch, mask="half")
+    summary, arrays = run(tmp_path, monkeypatch, mask="half")
     images, _ = data.load("digits", "test").take(np.arange(2))
-    assert drawn["image"].shape == (4, 8, 8, 1)
-    np.testing.assert_array_equal(drawn["image"][:, :4], images.repeat(2, 0)[:, :4])
-    assert len(np.unique(drawn["image"][:, 4:], axis=0)) == 4
-    written = json.loads((tmp_path / "control" / "inpaint" / "results.json").read_text())
-    assert written["method"] == "repaint"
-    assert written["control"]["mask"] == "half"
-    assert written["nfe"] == 3 + 2 + 1 + 1, "2 steps twice, one twice, and the last"
-    assert (written["measurement_rmse"], written["step"]) == (0.0, 7)
-    assert written["psnr"] == pytest.approx(
-        fidelity.psnr(drawn["image"], images.repeat(2, 0), 17).mean()
+    assert arrays["image"].shape == (4, 8, 8, 1)
+    np.testing.assert_array_equal(arrays["image"][:, :4], images.repeat(2, 0)[:, :4])
+    assert len(np.unique(arrays["image"][:, 4:], axis=0)) == 4
+    stored = json.loads((tmp_path / "control" / "inpaint" / "results.json").read_text())
+    assert stored["method"] == "repaint"
+    assert stored["control"]["mask"] == "half"
+    assert stored["nfe"] == 3 + 2 + 1 + 1, "2 steps twice, one twice, and the last"
+    assert (stored["measurement_rmse"], stored["step"]) == (0.0, 7)
+    assert stored["psnr"] == pytest.approx(
+        fidelity.psnr(arrays["image"], images.repeat(2, 0), 17).mean()
     )
     with Image.open(tmp_path / "control" / "inpaint" / "grid.png") as grid:
         assert grid.width > 4 * grid.height / 2, "five columns, two rows"
-    assert f"PSNR {results['psnr']:.2f} dB" in capsys.readouterr().out
+    assert f"PSNR {summary['psnr']:.2f} dB" in capsys.readouterr().out
 
 
 CASES: list[dict[str, Any]] = [
@@ -107,12 +108,12 @@ EXACT = {"infill", "repaint"}
 def test_every_task_draws_and_meets_exact_measurements(
     case: dict[str, Any], tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    results, drawn = run(tmp_path, monkeypatch, **case)
-    assert np.isfinite(drawn["x"]).all()
-    assert drawn["x"].shape == drawn["image"].shape
-    assert len(drawn["image"]) == {"interpolate": 2, "reconstruct": 2}.get(case["task"], 4)
-    if results["method"] in EXACT:
-        assert results["measurement_rmse"] < 1e-5 * max(1.0, np.abs(drawn["x"]).max())
+    summary, arrays = run(tmp_path, monkeypatch, **case)
+    assert np.isfinite(arrays["x"]).all()
+    assert arrays["x"].shape == arrays["image"].shape
+    assert len(arrays["image"]) == {"interpolate": 2, "reconstruct": 2}.get(case["task"], 4)
+    if summary["method"] in EXACT:
+        assert summary["measurement_rmse"] < 1e-5 * max(1.0, np.abs(arrays["x"]).max())
 
 
 @pytest.mark.slow
@@ -200,33 +201,55 @@ def test_replacement_needs_a_predictor_and_points_no_picture(tmp_path: pathlib.P
         control(config, tmp_path)
 
 
+def test_results_are_written_whole_or_not_at_all(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A disk that is full leaves the arrays of an earlier run as they were, and nothing beside."""
+    problem = Problem(lambda *_: None, {"class": np.arange(2)}, ["1"])  # type: ignore
+    arrays = {"image": np.zeros((2, 8, 8, 1), np.uint8)}
+
+    def full(path: pathlib.Path, **arrays: np.ndarray) -> None:
+        path.write_bytes(b"half of it")
+        raise OSError("no space left")
+
+    results.write(tmp_path, problem, arrays, 17, {"psnr": float("inf")})
+    stored = (tmp_path / "results.npz").read_bytes()
+    assert json.loads((tmp_path / "results.json").read_text()) == {"psnr": None}
+    monkeypatch.setattr(np, "savez", full)
+    with pytest.raises(OSError, match="no space left"):
+        results.write(tmp_path, problem, arrays, 17, {})
+    assert (tmp_path / "results.npz").read_bytes() == stored
+    names = {path.name for path in tmp_path.iterdir()}
+    assert names == {"grid.png", "results.json", "results.npz"}
+
+
 def test_masks_hide_what_they_say(tmp_path: pathlib.Path) -> None:
     shape = (8, 8, 1)
 
-    def made(**changes: Any) -> np.ndarray:
+    def mask(**changes: Any) -> np.ndarray:
         options = settings(**changes).control
         return masks.make_mask(options.mask, options.mask_share, options.seed, shape)[..., 0]
 
-    half = made(mask="half")
+    half = mask(mask="half")
     assert half[:4].all()
     assert not half[4:].any()
-    box = made(mask="box", mask_share=0.25)
+    box = mask(mask="box", mask_share=0.25)
     assert not box[2:6, 2:6].any()
     assert box.sum() == 64 - 16
-    scattered = made(mask="random", mask_share=0.5)
+    scattered = mask(mask="random", mask_share=0.5)
     assert scattered.sum() == 32
-    assert (made(mask="random", mask_share=0.5, seed=1) != scattered).any()
+    assert (mask(mask="random", mask_share=0.5, seed=1) != scattered).any()
     picture = np.zeros((8, 8), np.uint8)
     picture[:, 3] = 255
     Image.fromarray(picture).save(tmp_path / "mask.png")
-    np.testing.assert_array_equal(made(mask=str(tmp_path / "mask.png")), picture / 255)
+    np.testing.assert_array_equal(mask(mask=str(tmp_path / "mask.png")), picture / 255)
     picture[0, 0] = 128
     Image.fromarray(picture).save(tmp_path / "grey.png")
     with pytest.raises(ValueError, match=r"0 \(unknown\) or 1 \(known\) everywhere; it has 0.50"):
-        made(mask=str(tmp_path / "grey.png"))
+        mask(mask=str(tmp_path / "grey.png"))
     Image.fromarray(picture[:4]).save(tmp_path / "small.png")
     with pytest.raises(ValueError, match=r"mask is \(4, 8, 1\), which does not fit"):
-        made(mask=str(tmp_path / "small.png"))
+        mask(mask=str(tmp_path / "small.png"))
 
 
 def test_fidelity_is_that_of_its_definitions() -> None:
@@ -234,12 +257,12 @@ def test_fidelity_is_that_of_its_definitions() -> None:
     images = rng.randint(0, 17, (3, 8, 8, 1)).astype(np.uint8)
     others = images.copy()
     others[1, 0, 0, 0] ^= 2
-    found = fidelity.psnr(others, images, 17)
-    assert np.isinf(found[[0, 2]]).all()
-    assert found[1] == pytest.approx(10 * np.log10(16**2 / (4 / 64)))
-    alike = fidelity.ssim(others, images, 17)
-    np.testing.assert_allclose(alike[[0, 2]], 1.0)
-    assert 0.8 < alike[1] < 1.0
+    psnr = fidelity.psnr(others, images, 17)
+    assert np.isinf(psnr[[0, 2]]).all()
+    assert psnr[1] == pytest.approx(10 * np.log10(16**2 / (4 / 64)))
+    ssim = fidelity.ssim(others, images, 17)
+    np.testing.assert_allclose(ssim[[0, 2]], 1.0)
+    assert 0.8 < ssim[1] < 1.0
     assert fidelity.ssim(images[:, :4], images[:, :4], 17).tolist() == [1.0] * 3
     with pytest.raises(ValueError, match="3x3 pixels or more, not 2x8"):
         fidelity.ssim(images[:, :2], images[:, :2], 17)

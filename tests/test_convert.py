@@ -16,9 +16,9 @@ import optax
 import pytest
 from ml_collections import ConfigDict
 
+import configs
 import models
-from configs import schema
-from interop import convert, diffusers, official, sources
+from interop import convert, diffusers, diffusers_config, official, sources
 from runtime import ema, experiment
 from runtime.arrays import unflatten
 from runtime.checkpoints import Checkpoints
@@ -32,14 +32,6 @@ from training import optimizers
 from training.state import new_state, state_from_host
 
 LIMIT = 2e-5  # of the largest output
-
-
-def config_from(values: dict[str, Any]) -> ConfigDict:
-    """The stored values of an official config on top of our schema."""
-    config = schema.base()
-    with config.unlocked():
-        config.update(values)
-    return config
 
 
 OFFICIAL = {path.name: (path, case) for case in golden_cases.checkpoints() for path in case.files}
@@ -67,7 +59,7 @@ def assert_close(found: np.ndarray, expected: np.ndarray) -> None:
 def test_official_checkpoints_give_their_outputs(name: str, tmp_path: pathlib.Path) -> None:
     path, case = OFFICIAL[name]
     expected = golden_cases.load(case.expected)
-    config = config_from(expected["config_json"])
+    config = golden_cases.config(expected["config_json"])
     state = convert.import_weights(config, path, tmp_path)
     assert json.loads((tmp_path / "config.json").read_text())["model"]["nf"] == config.model.nf
     for which, out in (("params", "out_raw"), ("ema_params", "out_ema")):
@@ -84,7 +76,7 @@ def test_both_formats_make_the_same_run(name: str, tmp_path: pathlib.Path) -> No
     path, case = OFFICIAL[name]
     if case.pth is None:
         pytest.skip(f"no .pth beside {name}")
-    config = config_from(golden_cases.load(case.expected)["config_json"])
+    config = golden_cases.config(golden_cases.load(case.expected)["config_json"])
     states = [
         vars(convert.import_weights(config, source, tmp_path / source.name))
         for source in (path, case.pth)
@@ -98,7 +90,7 @@ def test_both_formats_make_the_same_run(name: str, tmp_path: pathlib.Path) -> No
 def test_diffusers_folders_give_their_outputs(folder: pathlib.Path, tmp_path: pathlib.Path) -> None:
     expected = golden_cases.load(folder / "expected.npz")
     convert.import_weights(None, folder, tmp_path)
-    config = convert.load_config(tmp_path / "config.py")
+    config = configs.from_file(tmp_path / "config.py")
     for which in ("params", "ema_params"):
         params = restored(config, tmp_path, which)
         found = outputs(config, params, expected["x"], expected["labels"])
@@ -399,12 +391,6 @@ def test_a_workdir_with_checkpoints_is_left_alone(
 # --- Without --config ---
 
 
-def config_file(folder: pathlib.Path, name: str, **changes: Any) -> None:
-    values = ", ".join(f"{field}={value!r}" for field, value in changes.items())
-    text = f"from tests import tiny\n\n\ndef get_config():\n    return tiny.config({values})\n"
-    (folder / name).write_text(text)
-
-
 def test_the_config_is_found_by_names_and_shapes(
     content: dict[str, Any],
     tmp_path: pathlib.Path,
@@ -413,22 +399,23 @@ def test_the_config_is_found_by_names_and_shapes(
 ) -> None:
     """One that fits is taken, several are listed, and only the others are passed over."""
     source = save(tmp_path / "official.pth", content)
-    folder = tmp_path / "configs"
-    folder.mkdir()
-    monkeypatch.setattr(convert, "CONFIGS", folder)
-    config_file(folder, "wide.py", model__nf=16)
-    config_file(folder, "deep.py", model__num_res_blocks=2)
-    config_file(folder, "attending.py", model__attn_resolutions=(8,))
-    config_file(folder, "louder.py", model__sigma_max=348.0)
+    shipped = {
+        "wide": tiny.config(model__nf=16),
+        "deep": tiny.config(model__num_res_blocks=2),
+        "attending": tiny.config(model__attn_resolutions=(8,)),
+        "louder": tiny.config(model__sigma_max=348.0),
+    }
+    monkeypatch.setattr(configs.stored, "shipped", lambda: shipped)
+    monkeypatch.setattr(configs.stored, "load", shipped.__getitem__)
     with pytest.raises(ValueError, match="fits no config in configs/; name one with --config"):
         convert.import_weights(None, source, tmp_path / "run")
-    config_file(folder, "right.py")
+    shipped["right"] = tiny.config()
     argv = ("main.py", "--mode=import", f"--source={source}", f"--workdir={tmp_path / 'run'}")
     assert tiny.run(capsys, *argv) == (0, [])
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored == json.loads(json.dumps(tiny.config().to_dict()))
-    assert convert.load_config(tmp_path / "run" / "config.py").to_dict() == tiny.config().to_dict()
-    config_file(folder, "twin.py", training__sde="subvpsde")
+    assert configs.from_file(tmp_path / "run" / "config.py").to_dict() == tiny.config().to_dict()
+    shipped["twin"] = tiny.config(training__sde="subvpsde")
     code, lines = tiny.run(capsys, *argv[:3], f"--workdir={tmp_path / 'other'}")
     assert code == 1
     assert "choose one with --config: configs/right.py, configs/twin.py" in lines[0]
@@ -455,7 +442,7 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
     for number, path in enumerate((folder, folder.parent, folder / diffusers.WEIGHTS)):
         workdir = tmp_path / f"run{number}"
         state = convert.import_weights(None, path, workdir)
-        config = convert.load_config(workdir / "config.py")
+        config = configs.from_file(workdir / "config.py")
         module = models.from_config(config)
         assert (module.nf, module.ch_mult, module.progressive) == (32, (1, 4), "output_skip")
         jax.tree.map(np.testing.assert_array_equal, state.params, random_params(NCSNPP))
@@ -465,9 +452,11 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
 @pytest.mark.parametrize("name", ["church", "bedroom", "ffhq_256", "celebahq_256", "ffhq"])
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
     """What an export says of them leads back to their own configs and to their own networks."""
-    config = convert.load_config(convert.CONFIGS / "ve" / f"{name}_ncsnpp_continuous.py")
-    description = diffusers.description(models.from_config(config), experiment.image_shape(config))
-    values = diffusers.architecture(description)
+    config = configs.load(f"ve/{name}_ncsnpp_continuous")
+    description = diffusers_config.description(
+        models.from_config(config), experiment.image_shape(config)
+    )
+    values = diffusers_config.architecture(description)
     assert convert.differences(config, values) == []
     config.model.num_res_blocks += 1
     fewer = f"--config.model.num_res_blocks={values['model.num_res_blocks']}"
@@ -477,12 +466,12 @@ def test_the_format_holds_the_large_official_networks(name: str) -> None:
 def test_a_config_must_agree_with_the_folder(tmp_path: pathlib.Path) -> None:
     folder = folder_of(NCSNPP, tmp_path / "unet")
     convert.import_weights(None, folder, tmp_path / "run")
-    config = convert.load_config(tmp_path / "run" / "config.py")
+    config = configs.from_file(tmp_path / "run" / "config.py")
     config.model.sigma_max = 348.0
     convert.import_weights(config, folder, tmp_path / "again")
     config.model.nf, config.data.centered = 64, True
     with pytest.raises(
-        ValueError, match=r"need --config\.model\.nf=32 --config\.data\.centered=False$"
+        ValueError, match=r"need --config\.data\.centered=False --config\.model\.nf=32$"
     ):
         convert.import_weights(config, folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
@@ -493,7 +482,7 @@ def test_export_takes_the_average(
 ) -> None:
     """By the command line, from a run whose raw and averaged weights differ."""
     convert.import_weights(None, folder_of(NCSNPP, tmp_path / "unet"), tmp_path / "run")
-    config = convert.load_config(tmp_path / "run" / "config.py")
+    config = configs.from_file(tmp_path / "run" / "config.py")
     checkpoints = open_run(config, tmp_path / "run")
     state = checkpoints.restore(template_of(config)).state
     state["ema_params"] = jax.tree.map(lambda leaf: leaf + 1, state["params"])

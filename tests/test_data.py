@@ -5,9 +5,9 @@ import io
 import json
 import pathlib
 import socket
+import sys
 import tarfile
 
-import ml_collections
 import numpy as np
 import PIL.Image
 import pytest
@@ -16,6 +16,8 @@ from sklearn.datasets import load_digits
 
 import data
 import data.builder
+from configs import schema
+from data import datasets
 from data.batches import epoch_order
 from data.cifar10 import ARCHIVE, MEMBERS, Cifar10
 from data.datasets import Column
@@ -145,10 +147,10 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
     [
         (
             ("digit", "train"),
-            "unknown data set 'digit': it is one of checkerboard, cifar10, digits, emoji, "
+            "unknown data set 'digit'; known: checkerboard, cifar10, digits, emoji, "
             "fashion_mnist, folder, mixture, swiss_roll, two_moons",
         ),
-        (("digits", "valid"), "unknown split 'valid' of digits: it is train or test"),
+        (("digits", "valid"), "unknown split of digits 'valid'; known: test, train"),
         (("digits", "train", None, 32), "digits has images of 8x8 pixels, not 32"),
         (("digits", "train", None, 8, 3), r"digits has 1 channel\(s\), not 3"),
     ],
@@ -158,9 +160,38 @@ def test_load_refuses(arguments, expected):
         data.load(*arguments)
 
 
+STRIPES = '''
+import numpy as np
+from data.toy import PointSet
+
+class Stripes(PointSet):
+    """Two lines."""
+    name, NUM_CLASSES, NAMES = "stripes", 2, ("left", "right")
+    @classmethod
+    def place(cls, u):
+        side = u[:, 0] < 0.5
+        return np.stack([2.0 * side - 1.0, u[:, 1]], 1), side
+'''
+
+
+def test_a_data_set_is_one_file(tmp_path, monkeypatch):
+    """A file in the folder, and nothing else, makes a name of configs."""
+    (tmp_path / "stripes.py").write_text(STRIPES)
+    monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
+    monkeypatch.setitem(sys.modules, "data.stripes", None)  # forgotten again after the test
+    del sys.modules["data.stripes"]
+    found = datasets.discover(data.__path__)
+    assert found.keys() - {"stripes"} == data.DATASETS.keys()
+    monkeypatch.setattr(datasets, "DATASETS", found)
+    stripes = data.load("Stripes", "test")
+    assert stripes.image_shape == (1, 1, 2)
+    assert set(stripes.labels) == {0, 1}
+    assert (data.grey_levels("stripes"), data.class_names("stripes")) == (0, ("left", "right"))
+
+
 def test_from_config(digits_folder):
-    config = ml_collections.ConfigDict({"data": {"dataset": "digits", "image_size": 8}})
-    config.data.data_dir = str(digits_folder)
+    config = schema.base()
+    config.data.update(dataset="digits", image_size=8, num_channels=1, data_dir=str(digits_folder))
     assert len(data.from_config(config, "test")) == 297
     config.data.num_channels = 3
     with pytest.raises(ValueError, match="channel"):

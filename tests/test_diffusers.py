@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import models
-from interop import diffusers
+from interop import diffusers, diffusers_config
 from tests import golden_cases
 from tests.test_interop_files import Reduced, Tensor, write_pth
 
@@ -46,7 +46,7 @@ def random_params(module: Any) -> Any:
 
 
 def folder_of(module: Any, path: pathlib.Path) -> pathlib.Path:
-    description = diffusers.description(module, SHAPE)
+    description = diffusers_config.description(module, SHAPE)
     tensors = diffusers.params_to_diffusers(module, random_params(module), SHAPE)
     diffusers.write(path, description, tensors)
     return path
@@ -69,7 +69,7 @@ def assert_equal_trees(a: Any, b: Any) -> None:
 def test_there_and_back(module: Any, tmp_path: pathlib.Path) -> None:
     """To a folder and back nothing is lost; what DDPM gains on the way changes no number."""
     folder = diffusers.read(folder_of(module, tmp_path / "out"))
-    values = diffusers.architecture(folder.description)
+    values = diffusers_config.architecture(folder.description)
     assert (values["model.nf"], values["model.ch_mult"]) == (module.nf, module.ch_mult)
     assert values["model.attn_resolutions"] == (4,)
     assert values["data.image_size"] == 8
@@ -119,7 +119,7 @@ def test_names_are_those_of_diffusers(tmp_path: pathlib.Path) -> None:
 def test_golden_names(folder: pathlib.Path) -> None:
     """The published kind of file has exactly the tensors that our map expects."""
     stored = diffusers.read(folder)
-    values = diffusers.architecture(stored.description)
+    values = diffusers_config.architecture(stored.description)
     assert values["model.nf"] == stored.tensors["conv_in.weight"].shape[0]
 
 
@@ -182,18 +182,18 @@ def test_other_networks_are_refused_in_one_line(
     folder = folder_of(DDPM, tmp_path / "out")
     rewrite(folder, **changes)
     with pytest.raises(ValueError, match=message) as error:
-        diffusers.architecture(diffusers.read(folder).description)
+        diffusers_config.architecture(diffusers.read(folder).description)
     assert "\n" not in str(error.value)
 
 
 def test_what_norms_differ_in_below_128_channels() -> None:
     """diffusers norms attention with 32 groups always; a config field says so where it matters."""
-    description = diffusers.description(NCSNPP, SHAPE)
-    assert diffusers.architecture(description)["model.attn_num_groups"] == 0
+    description = diffusers_config.description(NCSNPP, SHAPE)
+    assert diffusers_config.architecture(description)["model.attn_num_groups"] == 0
     narrow = {**description, "block_out_channels": [32, 64]}
-    assert diffusers.architecture(narrow)["model.attn_num_groups"] == 32
+    assert diffusers_config.architecture(narrow)["model.attn_num_groups"] == 32
     with pytest.raises(ValueError, match="attention over 48 channels needs 32 norm groups"):
-        diffusers.architecture({**description, "block_out_channels": [16, 48]})
+        diffusers_config.architecture({**description, "block_out_channels": [16, 48]})
 
 
 @pytest.mark.parametrize(
@@ -211,7 +211,7 @@ def test_what_norms_differ_in_below_128_channels() -> None:
 )
 def test_what_the_format_cannot_hold_is_not_exported(module: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
-        diffusers.description(module, SHAPE)
+        diffusers_config.description(module, SHAPE)
     assert "\n" not in str(error.value)
 
 

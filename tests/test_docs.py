@@ -28,7 +28,8 @@ PAGES += sorted((ROOT / "docs").glob("*.md"))
 TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."} - {"runs"}
 
 
-def of_pages(test: object) -> object:
+def on_every_page(test: object) -> object:
+    """Runs the test once for each page."""
     names = [str(page.relative_to(ROOT)) for page in PAGES]
     return pytest.mark.parametrize("page", PAGES, ids=names)(test)
 
@@ -44,8 +45,8 @@ def commands(page: pathlib.Path) -> list[list[str]]:
     """The words of every `python main.py ...` of a page, in code blocks and in backticks."""
     text = re.sub(r"\\\n\s*", " ", page.read_text())
     text = re.sub(r"<[^>\n]*>", "X", text)  # placeholders
-    found = re.findall(r"python (main\.py [^\n`]*)", text)
-    return [shlex.split(command, comments=True) for command in found]
+    lines = re.findall(r"python (main\.py [^\n`]*)", text)
+    return [shlex.split(line, comments=True) for line in lines]
 
 
 def fields(config: ConfigDict, prefix: str = "") -> Iterator[str]:
@@ -65,7 +66,7 @@ def test_there_are_pages_and_commands() -> None:
     assert sum(len(commands(page)) for page in PAGES) > 30
 
 
-@of_pages
+@on_every_page
 def test_every_link_leads_somewhere(page: pathlib.Path) -> None:
     text = page.read_text()
     targets = re.findall(r"\]\(([^)\s]+)\)", text) + re.findall(r'src="([^"]+)"', text)
@@ -84,13 +85,13 @@ def test_every_picture_is_shown_on_some_page() -> None:
         assert f"pictures/{picture.name}" in text, f"{picture.name} is on no page"
 
 
-@of_pages
+@on_every_page
 def test_every_option_is_a_field_of_the_schema(page: pathlib.Path) -> None:
     for name in re.findall(r"--config\.(\w+(?:\.\w+)*)", page.read_text()):
         assert name == "a.b" or name in FIELDS, f"{page.name} has --config.{name}"
 
 
-@of_pages
+@on_every_page
 def test_every_field_in_backticks_is_a_field_of_the_schema(page: pathlib.Path) -> None:
     """`training.sde`, that is. `sampling` and `data` are left out, being modules as well."""
     others = {"model.safetensors"}  # a file
@@ -102,7 +103,7 @@ def test_every_field_in_backticks_is_a_field_of_the_schema(page: pathlib.Path) -
             assert name in FIELDS | others, f"{page.name} has {name}"
 
 
-@of_pages
+@on_every_page
 def test_every_path_in_backticks_exists(page: pathlib.Path) -> None:
     """Paths from the root, and names of files at the root, or of a config in `configs/`."""
     files = {path.name for folder in TOP for path in (ROOT / folder).rglob("*.py")}

@@ -166,7 +166,7 @@ def test_refusals(tmp_path):
         ((tmp_path / "none",), f"there is no folder {tmp_path / 'none'}"),
         ((tmp_path,), "has no images for the split 'train'"),
         ((tmp_path, "train", 4, 2), "num_channels 1 or 3, not 4 and 2"),
-        ((tmp_path, "valid"), "unknown split 'valid'"),
+        ((tmp_path, "valid"), "unknown split of folder 'valid'"),
     ]:
         with pytest.raises(ValueError, match=re.escape(expected)) as caught:
             load(*arguments)

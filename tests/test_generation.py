@@ -15,12 +15,13 @@ from PIL import Image
 import data
 import models
 import sampling
+from configs import load
 from evaluation import evaluate
 from generation import generator, sample
 from runtime import devices, experiment
 from runtime.workdir import restore
 from tests import tiny
-from tests.test_configs import OFFICIAL, load
+from tests.test_configs import OFFICIAL
 from tests.test_training import use_devices
 from training import loop
 

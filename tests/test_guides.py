@@ -77,7 +77,7 @@ def draw(
         return results, dict(stored)
 
 
-def made_guide(folder: pathlib.Path, **changes: Any) -> str:
+def guide_folder(folder: pathlib.Path, **changes: Any) -> str:
     """The folder of a run with a tiny classifier; its weights are `restored`."""
     config = tiny.config(**{"training__objective": "classifier", **changes})
     folder.mkdir(parents=True, exist_ok=True)
@@ -129,9 +129,9 @@ def test_every_sampler_serves_classes(
 ) -> None:
     """The mean over the pixels of an image is that of its class, within 5 standard errors."""
     monkeypatch.setattr(experiment, "score_from_params", of_classes)
-    given = {f"sampling__{name}": value for name, value in sampler.items()}
-    _, drawn = draw(tmp_path, monkeypatch, classes=(0, 9), scale=1.0, **given)
-    means = drawn["x"].reshape(4, -1).mean(1)
+    fields = {f"sampling__{name}": value for name, value in sampler.items()}
+    _, arrays = draw(tmp_path, monkeypatch, classes=(0, 9), scale=1.0, **fields)
+    means = arrays["x"].reshape(4, -1).mean(1)
     np.testing.assert_allclose(means, np.repeat(mean_of(jnp.array([0, 9])), 2), atol=5 * STD / 8)
 
 
@@ -143,14 +143,16 @@ def test_an_attribute_is_the_difference_of_the_mean_latents(
     monkeypatch.setattr(experiment, "score_from_params", of_classes)
     small: dict[str, Any] = {"task": "attribute", "classes": (1, 8), "scale": 1.5}
     small |= {"num_examples": 5, "sampling__rtol": 1e-5, "sampling__atol": 1e-5, "split": "train"}
-    results, drawn = draw(tmp_path, monkeypatch, **small)
+    results, arrays = draw(tmp_path, monkeypatch, **small)
     images, classes = data.load("digits", "train").take(np.arange(1500))
     x = 2.0 * (images + 0.5) / 17 - 1.0
     one, eight = (x[classes == y][:5] for y in (1, 8))
     step = eight.mean(0) - one.mean(0)
-    found = drawn["x"].reshape(2, 2, 8, 8, 1)
-    np.testing.assert_allclose(found[:, 1] - found[:, 0], np.stack([0.75 * step] * 2), atol=2e-3)
-    np.testing.assert_allclose(found[:, 0], one[:2] + 0.75 * step, atol=2e-3)
+    images_by_share = arrays["x"].reshape(2, 2, 8, 8, 1)
+    np.testing.assert_allclose(
+        images_by_share[:, 1] - images_by_share[:, 0], np.stack([0.75 * step] * 2), atol=2e-3
+    )
+    np.testing.assert_allclose(images_by_share[:, 0], one[:2] + 0.75 * step, atol=2e-3)
     assert results["classified"] == 2, "the last variant of each image is judged"
 
 
@@ -186,7 +188,7 @@ def test_an_image_of_a_class_depends_on_its_numbers_alone(
     labels: int, tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
     """Not on the batch or the devices, with the gradient of a guide too."""
-    case: dict[str, Any] = {"method": "classifier", "guide": made_guide(tmp_path / "guide")}
+    case: dict[str, Any] = {"method": "classifier", "guide": guide_folder(tmp_path / "guide")}
     case |= {"model__num_labels": labels, "scale": 2.0}
     case["training__label_dropout"] = 0.1 if labels else 0.0
     results, few = draw(tmp_path, monkeypatch, **case)
@@ -203,8 +205,8 @@ def test_a_guide_guides_by_the_weights_that_it_is_given(
     tmp_path: pathlib.Path, judged: None
 ) -> None:
     """They are arguments of the draw; weights of 0, to which all classes are alike, do nothing."""
-    given: dict[str, Any] = {"task": "class", "method": "classifier", "scale": 3.0}
-    config = settings(**given, guide=made_guide(tmp_path))
+    fields: dict[str, Any] = {"task": "class", "method": "classifier", "scale": 3.0}
+    config = settings(**fields, guide=guide_folder(tmp_path))
     guidance = run.pose(config, experiment.build(config))[0].guidance
     assert guidance is not None
     x, t = jax.random.normal(jax.random.key(0), (1, 8, 8, 1)), jnp.full(1, 0.5)
@@ -285,7 +287,7 @@ def test_what_cannot_be_guided_is_refused(
     judged: None,
 ) -> None:
     if isinstance(changes.get("guide"), dict):
-        changes = changes | {"guide": made_guide(tmp_path / "guide", **changes["guide"])}
+        changes = changes | {"guide": guide_folder(tmp_path / "guide", **changes["guide"])}
     with pytest.raises(ValueError, match=message):
         draw(tmp_path / "run", monkeypatch, **changes)
 
@@ -294,7 +296,7 @@ def test_a_guide_is_the_run_that_is_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its own config, lists as tuples again, says what it is; without a checkpoint it is none."""
-    config = settings(guide=made_guide(tmp_path, eval__ema="raw", classifier__num_classes=11))
+    config = settings(guide=guide_folder(tmp_path, eval__ema="raw", classifier__num_classes=11))
     prior = prior_from_config(config, experiment.build(config))
     with pytest.raises(FileNotFoundError, match="checkpoint"):
         guides.load_guide(config.control.guide, prior, "classifier")

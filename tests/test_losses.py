@@ -480,7 +480,7 @@ def golden_network(weights: str) -> tuple[Any, Any]:
     except FileNotFoundError as error:
         pytest.skip(str(error))
     stored = golden_cases.load(path)
-    module: Any = models.from_config(ConfigDict(stored["config_json"]))
+    module: Any = models.from_config(golden_cases.config(stored["config_json"]))
     state_dict = {k.removeprefix("sd/"): v for k, v in stored.items() if k.startswith("sd/")}
     shape = golden_cases.nhwc(stored["x"]).shape[1:]
     params = official.params_from_torch(module, state_dict, shape)

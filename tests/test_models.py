@@ -3,6 +3,7 @@
 import functools
 import itertools
 import pathlib
+import re
 from typing import Any
 
 import flax.traverse_util
@@ -24,7 +25,7 @@ quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimizati
 
 def load_network(stored: dict[str, Any]) -> tuple[Any, Any, tuple[int, ...]]:
     """The module of a golden file, its parameters, and the shape of an image."""
-    module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
+    module = models.from_config(golden_cases.config(stored["config_json"]))
     image_shape = golden_cases.nhwc(stored["x"]).shape[1:]
     state_dict = {name[3:]: stored[name] for name in stored if name.startswith("sd/")}
     return module, official.params_from_torch(module, state_dict, image_shape), image_shape
@@ -327,27 +328,63 @@ def test_positional_embedding_is_sines_then_cosines() -> None:
 def config(**model: Any) -> ml_collections.ConfigDict:
     """A small NCSN++ config with changes to its section `model`."""
     path = next(path for path in golden_cases.networks("sd") if path.stem.startswith("a2"))
-    stored = ml_collections.ConfigDict(golden_cases.load(path)["config_json"])
+    stored = golden_cases.config(golden_cases.load(path)["config_json"])
     stored.model.update(model)
     return stored
 
 
 @pytest.mark.parametrize(
-    ("key", "value", "valid"),
+    ("key", "value", "known"),
     [
-        ("name", "unet", "ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
-        ("nonlinearity", "gelu", "elu, relu, lrelu, swish"),
+        ("nonlinearity", "gelu", "elu, lrelu, relu, swish"),
         ("resblock_type", "resnet", "biggan, ddpm"),
         ("progressive", "input_skip", "none, output_skip, residual"),
-        ("progressive_input", "output_skip", "none, input_skip, residual"),
-        ("progressive_combine", "mean", "sum, cat"),
+        ("progressive_input", "output_skip", "input_skip, none, residual"),
+        ("progressive_combine", "mean", "cat, sum"),
         ("embedding_type", "learnt", "fourier, positional"),
-        ("dtype", "float16", "float32, bfloat16"),
     ],
 )
-def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, valid: str) -> None:
-    with pytest.raises(ValueError, match=f"model.{key} is '{value}'; valid values: {valid}"):
+def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model.{key} '{value}'; known: {known}"):
         models.from_config(config(**{key: value}))
+
+
+@pytest.mark.parametrize(
+    ("key", "value", "known"),
+    [
+        ("name", "unet", "ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
+        ("dtype", "float16", "bfloat16, float32"),
+    ],
+)
+def test_unknown_names_are_refused_with_the_known_ones(key: str, value: str, known: str) -> None:
+    with pytest.raises(ValueError, match=f"unknown model.{key} '{value}'; known: {known}"):
+        models.from_config(config(**{key: value}))
+
+
+REFINENETS = ("ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
+
+
+@pytest.mark.parametrize(
+    ("names", "valid"),
+    [
+        (("ncsnpp", "ddpm"), ["GroupNorm"]),
+        (REFINENETS, ["InstanceNorm++"]),
+        (("mlp",), ["none", "GroupNorm"]),
+    ],
+)
+def test_a_network_is_not_called_by_a_normalisation_that_it_does_not_have(
+    names: tuple[str, ...], valid: list[str]
+) -> None:
+    for name in names:
+        built = [models.from_config(config(name=name, normalization=norm)) for norm in valid]
+        assert built == [built[0]] * len(valid)
+        for norm in {"GroupNorm", "InstanceNorm", "InstanceNorm++", "none", ""}.difference(valid):
+            refusal = (
+                f"model.normalization is {norm!r}, which model.name={name!r} does not have; "
+                f"valid values: {', '.join(valid)}"
+            )
+            with pytest.raises(ValueError, match=f"^{re.escape(refusal)}$"):
+                models.from_config(config(name=name, normalization=norm))
 
 
 def test_shapes_that_cannot_be_are_refused() -> None:
@@ -371,7 +408,11 @@ def test_options_of_the_config_reach_the_network() -> None:
     assert module.num_labels == 10
     assert module.fir_kernel == (1, 3, 3, 1)
     assert models.from_config(config(fir=False)).fir_kernel is None
-    assert models.from_config(config(name="ncsn", num_classes=0)).num_classes == 1000
-    ncsn = models.from_config(config(name="ncsn", dtype="bfloat16", remat=True, pytorch=True))
-    assert (ncsn.dtype, ncsn.remat, ncsn.pytorch) == (jnp.bfloat16, True, True)
-    assert models.from_config(config(name="ncsnv2_128", scale_by_sigma=True)).architecture == "128"
+
+    ncsn = config(name="ncsn", normalization="InstanceNorm++", num_classes=0)
+    assert models.from_config(ncsn).num_classes == 1000
+    ncsn.model.update(dtype="bfloat16", remat=True, pytorch=True)
+    module = models.from_config(ncsn)
+    assert (module.dtype, module.remat, module.pytorch) == (jnp.bfloat16, True, True)
+    ncsn.model.update(name="ncsnv2_128", scale_by_sigma=True)
+    assert models.from_config(ncsn).architecture == "128"

@@ -1,6 +1,5 @@
 """NCSN and NCSNv2 against the official JAX networks, and their parts against definitions."""
 
-import json
 import math
 import pathlib
 from typing import Any
@@ -11,7 +10,7 @@ import numpy as np
 import pytest
 from flax import traverse_util
 
-from models import ncsn
+from models import ncsn, refinenet
 from tests import golden_cases
 from tests.test_models import quick_jit, relative_error
 
@@ -21,12 +20,9 @@ MODELS = {
     "ncsnv2_128": (ncsn.NCSNv2, "128"),
     "ncsnv2_256": (ncsn.NCSNv2, "256"),
 }
-FILES = golden_cases.files("networks", "cj_*.npz")
-OFFICIAL = {
-    name: json.loads((pathlib.Path(__file__).parent / "golden" / f"{name}.json").read_text())
-    for name in ("official_configs", "parameter_counts")
-}
-STYLE = ncsn.Style(jax.nn.elu)
+FILES = golden_cases.networks("jp")
+OFFICIAL = {name: golden_cases.table(name) for name in ("official_configs", "parameter_counts")}
+STYLE = refinenet.Style(jax.nn.elu)
 CONFIGS = ("ve/ncsn/cifar10_124", "ve/ncsnv2/celeba", "ve/ncsnv2/bedroom")
 
 
@@ -123,17 +119,17 @@ def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 4)), jnp.array([0, 2])
     half = STYLE._replace(num_classes=3, dtype=jnp.bfloat16)
 
-    def run(params: Any, style: ncsn.Style) -> Any:
-        down = ncsn.ResidualBlock(style, features=8).apply(params["down"], x, labels)
+    def run(params: Any, style: refinenet.Style) -> Any:
+        down = refinenet.ResidualBlock(style, features=8).apply(params["down"], x, labels)
         both = [x.astype(style.dtype or x.dtype), down]
-        return down, ncsn.RefineBlock(4, style).apply(params["refine"], both, labels)
+        return down, refinenet.RefineBlock(4, style).apply(params["refine"], both, labels)
 
     @quick_jit
     def compare(key: jax.Array) -> Any:
-        down, _ = ncsn.ResidualBlock(half, features=8).init_with_output(key, x, labels)
+        down, _ = refinenet.ResidualBlock(half, features=8).init_with_output(key, x, labels)
         params = {
-            "down": ncsn.ResidualBlock(half, features=8).init(key, x, labels),
-            "refine": ncsn.RefineBlock(4, half).init(key, [x, down], labels),
+            "down": refinenet.ResidualBlock(half, features=8).init(key, x, labels),
+            "refine": refinenet.RefineBlock(4, half).init(key, [x, down], labels),
         }
         return params, run(params, half._replace(dtype=None)), run(params, half)
 
@@ -175,14 +171,14 @@ def test_remat_changes_what_is_stored_but_no_number(small: tuple[ncsn.NCSNv2, An
 def test_initial_values() -> None:
     """PyTorch's: uniform within 1 / sqrt(fan-in), biases too; norms near one, shifts zero."""
     x, labels = jnp.zeros((1, 4, 4, 8)), jnp.zeros(1, int)
-    block = jax.jit(ncsn.ResidualBlock(STYLE).init)(jax.random.key(0), x, labels)["params"]
+    block = jax.jit(refinenet.ResidualBlock(STYLE).init)(jax.random.key(0), x, labels)["params"]
     for conv in (block["Conv_0"], block["Conv_1"]):
         assert 0.9 < np.abs(conv["kernel"]).max() * math.sqrt(9 * 8) <= 1
         assert 0.3 < np.abs(conv["bias"]).max() * math.sqrt(9 * 8) <= 1
     norm = block["InstanceNorm2dPlus_0"]
     assert 0 < np.abs(norm["gamma"] - 1).max() < 0.1 > np.abs(norm["alpha"] - 1).max() > 0
     assert not np.any(norm["beta"])
-    embedding = ncsn._scale_and_shift(jax.random.key(0), (50, 12))
+    embedding = refinenet._scale_and_shift(jax.random.key(0), (50, 12))
     assert np.std(embedding[:, :8]) == pytest.approx(0.02, rel=0.15)
     assert np.mean(embedding[:, :8]) == pytest.approx(1, abs=0.005)
     assert not np.any(embedding[:, 8:])
@@ -192,7 +188,9 @@ def test_instance_norm_plus() -> None:
     """Over space the result has mean gamma alpha standardised(means) + beta, and spread gamma."""
     gain = jnp.arange(1.0, 17.0) * jnp.ones((1, 1, 1, 16))
     x = 3 * gain * jax.random.normal(jax.random.key(0), (2, 8, 8, 16)) + gain**2
-    y = np.asarray(ncsn._instance_norm_plus(x, 2 * gain, jnp.full((1, 1, 1, 16), 0.5), gain, STYLE))
+    y = np.asarray(
+        refinenet._instance_norm_plus(x, 2 * gain, jnp.full((1, 1, 1, 16), 0.5), gain, STYLE)
+    )
     means = np.mean(x, (1, 2))
     standard = (means - means.mean(1, keepdims=True)) / means.std(1, keepdims=True)
     expected = gain[0, 0] * standard + gain[0, 0]
@@ -208,9 +206,9 @@ def test_pools() -> None:
         for j in range(7):
             window = x[:, max(i - 2, 0) : i + 3, max(j - 2, 0) : j + 3]
             largest[:, i, j], mean[:, i, j] = window.max((1, 2)), window.sum((1, 2)) / 25
-    np.testing.assert_array_equal(ncsn._max_pool(x), largest)
-    np.testing.assert_allclose(ncsn._mean_pool(x), mean, rtol=1e-5)
-    grad = jax.grad(lambda x: jnp.sum(ncsn._max_pool(x)))(x)
+    np.testing.assert_array_equal(refinenet._max_pool(x), largest)
+    np.testing.assert_allclose(refinenet._mean_pool(x), mean, rtol=1e-5)
+    grad = jax.grad(lambda x: jnp.sum(refinenet._max_pool(x)))(x)
     assert np.sum(grad) == x.size  # every window's gradient goes to its one largest pixel
     assert np.all(grad[~np.isin(x, largest)] == 0)
 

@@ -6,7 +6,6 @@ import zlib
 from typing import Any
 
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
 
@@ -21,7 +20,7 @@ NAMES = golden_cases.table("names_official")
 
 
 def network(name: str) -> tuple[Any, tuple[int, ...]]:
-    config = ml_collections.ConfigDict(CONFIGS[name])
+    config = golden_cases.config(CONFIGS[name])
     data = config.data
     return models.from_config(config), (data.image_size, data.image_size, data.num_channels)
 
@@ -77,7 +76,7 @@ def test_parameter_counts_of_every_official_config(name: str) -> None:
 def test_official_checkpoints_give_the_official_outputs(case: golden_cases.Checkpoint) -> None:
     """Raw and averaged weights, from whichever of the two formats is there."""
     stored = golden_cases.load(case.expected)
-    module = models.from_config(ml_collections.ConfigDict(stored["config_json"]))
+    module = models.from_config(golden_cases.config(stored["config_json"]))
     x = golden_cases.nhwc(stored["x"])
     labels, shape = jnp.asarray(stored["labels"]), x.shape[1:]
     run = quick_jit(lambda params: module.apply({"params": params}, x, labels))

@@ -74,15 +74,15 @@ def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
         "print(*(u.find_spec(name).origin for name in sys.argv[2:]), sep='\\n')"
     )
     names = ("main", "sde_lib", "models", "runtime")
-    found = subprocess.run(
+    output = subprocess.run(
         [sys.executable, "-I", "-c", program, str(site_packages), *names],
         cwd=elsewhere,
         capture_output=True,
         text=True,
         check=True,
-    )
+    ).stdout
     origins = ("main.py", "sde_lib.py", "models/__init__.py", "runtime/__init__.py")
-    assert found.stdout.split() == [str(ROOT / origin) for origin in origins]
+    assert output.split() == [str(ROOT / origin) for origin in origins]
 
 
 def test_the_hosted_ci_begins_with_the_lowest_python_and_jax_that_are_admitted() -> None:

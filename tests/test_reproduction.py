@@ -67,10 +67,10 @@ def test_table_1_spends_what_the_paper_spent_by_a_tenth():
 
 
 def test_a_searched_ratio_reaches_its_column_alone():
-    found = {("ve", "PC1000"): 0.25, ("vp", "C2000"): 0.03}
+    ratios = {("ve", "PC1000"): 0.25, ("vp", "C2000"): 0.03}
     planned = {
         (cell.sde, cell.name): cell.settings["sampling.snr"]
-        for cell in cells.table_1(cells.SCALES["digits"], found)
+        for cell in cells.table_1(cells.SCALES["digits"], ratios)
     }
     assert planned["ve", "ancestral_PC1000"] == planned["ve", "probability_flow_PC1000"] == 0.25
     assert planned["vp", "C2000"] == 0.03
@@ -79,23 +79,23 @@ def test_a_searched_ratio_reaches_its_column_alone():
 
 @pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.25, 1), (0.45, 2), (3.0, 3)])
 def test_a_search_goes_on_while_its_last_is_its_best(monkeypatch, least, tried):
-    def measured(dataset, cell, workdir):
+    def measure(dataset, cell, workdir):
         return {"frechet_distance": abs(cell.settings["sampling.snr"] - least)}
 
-    monkeypatch.setattr(study, "measured", measured)
+    monkeypatch.setattr(study, "measure", measure)
     with tqdm(total=5, disable=True) as bar:
-        found = study.searched("digits", ("ve", "C2000"), pathlib.Path(), bar)
-        assert bar.total == len(found)
-    assert list(found) == [*cells.SNRS, *cells.FURTHER_SNRS[:tried]]
+        distances = study.search("digits", ("ve", "C2000"), pathlib.Path(), bar)
+        assert bar.total == len(distances)
+    assert list(distances) == [*cells.SNRS, *cells.FURTHER_SNRS[:tried]]
 
 
 def test_every_claim_is_published_so_and_measured_on_digits():
     scale = cells.SCALES["digits"]
     planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
     measured = {(cell.sde, cell.name) for cell in planned}
-    found = list(claims.claims())
-    assert len({claim.text for claim in found}) == len(found) > 20
-    for claim in found:
+    published = list(claims.claims())
+    assert len({claim.text for claim in published}) == len(published) > 20
+    for claim in published:
         assert claim.published[0] < claim.published[1]
         assert {claim.better, claim.worse} <= measured
 
@@ -103,11 +103,11 @@ def test_every_claim_is_published_so_and_measured_on_digits():
 def test_verdicts():
     claim = next(claims.claims())
     low, high = np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.3, 1.8])
-    found = verdict(claim, low, high)
-    assert found.text == "reproduced"
-    np.testing.assert_allclose(found.difference, 31 / 30)  # of 1, 1.2 and 0.9
-    np.testing.assert_allclose(found.error, np.sqrt(7 / 900))
-    np.testing.assert_allclose(found.p, 7.2e-3, rtol=0.02)  # t = 11.7, 2 degrees of freedom
+    clear = verdict(claim, low, high)
+    assert clear.text == "reproduced"
+    np.testing.assert_allclose(clear.difference, 31 / 30)  # of 1, 1.2 and 0.9
+    np.testing.assert_allclose(clear.error, np.sqrt(7 / 900))
+    np.testing.assert_allclose(clear.p, 7.2e-3, rtol=0.02)  # t = 11.7, 2 degrees of freedom
     assert verdict(claim, high, low).text == "not reproduced"
     assert verdict(claim, low, low + np.array([0.2, -0.1, 0.1])).text == "undecided"
     assert verdict(claim, low, low).text == "undecided"
@@ -129,7 +129,7 @@ def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, mon
     monkeypatch.setattr(study, "load", lambda *_: tiny.config())
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # those of other tests
     with pytest.raises(SystemExit, match="stopped at step 2 of 6; the same command goes on"):
-        study.trained("digits", "vp", tmp_path)
+        study.train("digits", "vp", tmp_path)
     assert signal.getsignal(signal.SIGTERM) is handler
 
 
@@ -137,7 +137,7 @@ def test_a_study_becomes_tables_and_a_picture(tmp_path):
     scale = cells.SCALES["fashion"]
     rng = np.random.default_rng(0)
     planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
-    found = {
+    results = {
         (cell.sde, cell.name): {
             "over_seeds": {
                 "seeds": [0, 1, 2],
@@ -157,20 +157,20 @@ def test_a_study_becomes_tables_and_a_picture(tmp_path):
         }
         for cell in planned
     }
-    searched = {key: {0.1: 5.0, 0.2: 4.0} for key in cells.searches(scale)}
-    made = study.Study("fashion", scale, searched, found)
+    ratios = {key: {0.1: 5.0, 0.2: 4.0} for key in cells.searches(scale)}
+    fashion = study.Study("fashion", scale, ratios, results)
     for sde in ("vp", "subvp"):
         folder = tmp_path / f"fashion_{sde}" / "eval" / "flow"
         folder.mkdir(parents=True)
         np.savez(folder / "bits_per_dim.npz", bits=rng.random(20) + (sde == "vp"))
-    judged = study.verdicts(made, tmp_path)
-    assert any("bits/dim" in one.claim.text and one.text == "reproduced" for one in judged)
-    text = tables.written(made, judged)
+    verdicts = study.verdicts(fashion, tmp_path)
+    assert any("bits/dim" in one.claim.text and one.text == "reproduced" for one in verdicts)
+    text = tables.section(fashion, verdicts)
     assert "| VE, reverse diffusion |" in text
     assert "| sub-VP | 2.500 ± 0.010 |" in text
     assert "VE PC100 0.2 of 0.1, 0.2" in text
     assert "P200" in text
     assert "P2000" not in text
-    assert all(one.claim.text in text for one in judged)
-    tables.draw(tmp_path / "pictures" / "fashion.png", made)
+    assert all(one.claim.text in text for one in verdicts)
+    tables.draw(tmp_path / "pictures" / "fashion.png", fashion)
     assert (tmp_path / "pictures" / "fashion.png").stat().st_size > 10_000

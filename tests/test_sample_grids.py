@@ -85,8 +85,9 @@ def test_training_is_the_same_without_grids(run: pathlib.Path, tmp_path: pathlib
         metric_log.read_metrics(folder / "metrics.jsonl") for folder in (run, tmp_path)
     )
     assert with_grids.keys() == without.keys()
-    for name, series in without.items():
-        np.testing.assert_array_equal(with_grids[name], series, err_msg=name)
+    for name, (steps, values) in without.items():
+        np.testing.assert_array_equal(with_grids[name][0], steps, err_msg=name)
+        np.testing.assert_array_equal(with_grids[name][1], values, err_msg=name)
 
 
 def test_a_resumed_run_draws_what_it_owes_and_keeps_the_rest(
@@ -139,7 +140,7 @@ def test_a_strip_has_a_row_for_each_of_ten_steps(tmp_path: pathlib.Path) -> None
 def test_large_images_are_made_smaller_for_the_strip() -> None:
     kind = examples.Images(256, True)
     images = np.full((2, 512, 512, 3), 77, np.uint8)
-    page = kind.history({10: images, 20: images})
+    page = kind.strip({10: images, 20: images})
     assert page.shape[1] < 1100
     assert (page == 77).any()
 

@@ -114,12 +114,16 @@ def start(
 
 def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
     """kill -9 at a random moment after the first checkpoint; then the same command again."""
-    steps = "--config.training.n_iters=120"
-    whole = start(tmp_path / "whole", steps)
+    options = (
+        "--config.training.n_iters=120",
+        "--config.training.snapshot_freq=40",
+        "--config.training.snapshot_sampling=True",
+    )
+    whole = start(tmp_path / "whole", *options)
     output, _ = whole.communicate(timeout=240)
     assert whole.returncode == 0, output
 
-    killed = start(tmp_path / "killed", steps)
+    killed = start(tmp_path / "killed", *options)
     folder = tmp_path / "killed" / "checkpoints"
     while killed.poll() is None and not [p for p in folder.glob("*") if p.name.isdecimal()]:
         time.sleep(0.02)
@@ -128,7 +132,7 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
     os.kill(killed.pid, signal.SIGKILL)
     killed.communicate()
 
-    resumed = start(tmp_path / "killed", steps)
+    resumed = start(tmp_path / "killed", *options)
     output, _ = resumed.communicate(timeout=240)
     assert resumed.returncode == 0, output
     assert "resuming at step" in output
@@ -142,6 +146,9 @@ def test_a_killed_run_resumes_to_the_bit(tmp_path: pathlib.Path) -> None:
         whole_run, killed_run = (read_arrays(path / f"{step}.npz") for path in folders)
         for name, array in whole_run.items():
             np.testing.assert_array_equal(killed_run[name], array, err_msg=f"{step}: {name}")
+    for name in ("samples_in_training/step_0000040.png", "training_samples.png"):
+        pictures = [(tmp_path / run / name).read_bytes() for run in ("whole", "killed")]
+        assert pictures[0] == pictures[1], name
 
 
 def start_two(workdir: pathlib.Path, *more: str, mode: str = "train") -> list[subprocess.Popen]:
@@ -165,9 +172,10 @@ def start_two(workdir: pathlib.Path, *more: str, mode: str = "train") -> list[su
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    for process in start_two(tmp_path):
+    for process in start_two(tmp_path, "--config.training.snapshot_sampling=True"):
         output, _ = process.communicate(timeout=240)
         assert process.returncode == 0, output
+    assert (tmp_path / "samples_in_training" / "step_0000006.png").exists()
     one, two = (
         metric_log.read_metrics(path / "metrics.jsonl") for path in (one_device_run, tmp_path)
     )

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from ml_collections import ConfigDict
 
 import losses
 import models
@@ -95,7 +94,7 @@ class Run:
 
     def __init__(self, path: pathlib.Path) -> None:
         self.stored = golden_cases.load(path)
-        config = ConfigDict(self.stored["config_json"])
+        config = golden_cases.config(self.stored["config_json"])
         self.training = config.training
         self.averaging = ema.Averaging(ema.constant(config.model.ema_rate, warmup=True))
         self.sde = sde_lib.from_config(config)

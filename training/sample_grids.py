@@ -95,7 +95,7 @@ class SampleGrids:
     def _write(self, step: int, samples: np.ndarray) -> None:
         """Writes the grid last: with it the step is done."""
         with files.whole(self._path(step, ".npz")) as path:
-            np.savez(path, image=samples[: self.kind.in_history])
+            np.savez(path, image=samples[: self.kind.in_strip])
         self._write_strip()
         self.kind.save_pictures(self.folder, self._path(step).name, {"image": samples})
         if self.log:
@@ -111,7 +111,7 @@ class SampleGrids:
             with np.load(paths[step]) as archive:
                 samples[step] = archive["image"]
         with files.whole(self.workdir / STRIP) as temporary:
-            Image.fromarray(self.kind.history(samples)).save(temporary, optimize=True)
+            Image.fromarray(self.kind.strip(samples)).save(temporary, optimize=True)
 
     def _stored(self, suffix: str) -> dict[int, pathlib.Path]:
         """The files of grids, by their steps."""

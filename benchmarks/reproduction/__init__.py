@@ -1,1 +1,1 @@
-"""The small reproduction: what is measured, what was published, and what became of it."""
+"""The small reproduction: cells, published claims, their study, and its tables."""

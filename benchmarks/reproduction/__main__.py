@@ -22,9 +22,11 @@ import jax
 
 from benchmarks.reproduction import study, tables
 from benchmarks.reproduction.cells import SCALES
+from runtime import files
 
 
 def run() -> None:
+    """Studies the data sets of the command line, and writes and prints what came out."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/small")
     parser.add_argument("--datasets", default=",".join(SCALES), help="separated by commas")
@@ -36,13 +38,13 @@ def run() -> None:
     jax.config.update("jax_compilation_cache_dir", str(args.workdir.absolute() / ".cache"))
     sections = [tables.INTRODUCTION]
     for dataset in datasets:
-        found = study.study(dataset, args.workdir)
-        sections.append(tables.written(found, study.verdicts(found, args.workdir)))
+        results = study.study(dataset, args.workdir)
+        sections.append(tables.section(results, study.verdicts(results, args.workdir)))
         picture = pathlib.Path("pictures", f"reproduction_{dataset}.png")
-        tables.draw(args.workdir / picture, found)
+        tables.draw(args.workdir / picture, results)
         sections.append(f"![All distances]({picture})\n")
     target = args.workdir / "reproduction.md"
-    target.write_text("\n".join(sections))
+    files.write_text(target, "\n".join(sections))
     print(target.read_text())
     print(f"{target} and its pictures are written")
 

@@ -1,4 +1,4 @@
-"""What is measured: the cells of the paper's Tables 1 and 2, and few-step solvers."""
+"""The cells of the study: those of the paper's Tables 1 and 2, and few-step solvers."""
 
 from __future__ import annotations
 
@@ -30,11 +30,11 @@ SOLVERS: dict[str, tuple[int, Mapping[str, Any]]] = {  # evaluations a step, set
 
 
 class Scale(NamedTuple):
-    """How much of the tables is measured on a data set.
+    """The part of the tables that is measured on a data set.
 
     Attributes:
       rows, columns: of Table 1.
-      snrs: with which the search for the corrector's ratio begins, on `searched` images.
+      snrs: with which the search for the corrector's ratio begins, on `search_images` images.
       solvers: by SDE, the few-step solvers.
       evaluations: of the few-step solvers.
     """
@@ -42,7 +42,7 @@ class Scale(NamedTuple):
     rows: Sequence[str]
     columns: Sequence[str]
     snrs: Sequence[float]
-    searched: int
+    search_images: int
     solvers: Mapping[str, Sequence[str]]
     evaluations: Sequence[int]
 
@@ -99,7 +99,7 @@ def cell_name(predictor: str, column: str) -> str:
 
 
 def table_1(scale: Scale, snrs: Mapping[tuple[str, str], float]) -> Iterator[Cell]:
-    """Its cells for VE and VP, with the ratio that was found for each SDE and kind of corrector."""
+    """The cells of Table 1 for VE and VP, with the best ratio of each SDE and kind of corrector."""
     for sde in ("ve", "vp"):
         for column in scale.columns:
             for predictor in scale.rows:
@@ -122,10 +122,10 @@ def few_steps(scale: Scale) -> Iterator[Cell]:
     for sde, names in scale.solvers.items():
         for name in names:
             cost, settings = SOLVERS[name]
-            given = {f"sampling.{field}": value for field, value in settings.items()}
+            solver = {f"sampling.{field}": value for field, value in settings.items()}
             for evaluations in scale.evaluations:
                 steps = {"sampling.num_steps": -(-evaluations // cost), "eval.enable_bpd": False}
-                yield Cell(sde, f"{name}_{evaluations}", given | steps)
+                yield Cell(sde, f"{name}_{evaluations}", solver | steps)
 
 
 def searches(scale: Scale) -> list[tuple[str, str]]:
@@ -134,10 +134,10 @@ def searches(scale: Scale) -> list[tuple[str, str]]:
 
 
 def trial(scale: Scale, sde: str, column: str, snr: float) -> Cell:
-    """What a signal-to-noise ratio is chosen by: few images of one seed, by reverse diffusion."""
+    """The cell that rates a signal-to-noise ratio: few images of one seed, by reverse diffusion."""
     small = {
         "eval.seeds": 1,
-        "eval.num_samples": scale.searched,
+        "eval.num_samples": scale.search_images,
         "sampling.seed": SEARCH_SEED,
     }
     settings = chain("reverse diffusion", column, snr) | small

@@ -99,7 +99,7 @@ def claims() -> Iterator[Claim]:
 
 
 class Verdict(NamedTuple):
-    """What became of a claim: the difference worse - better here, its standard error, p-value."""
+    """A verdict on a claim: the difference worse - better here, its standard error, its p-value."""
 
     claim: Claim
     difference: float
@@ -108,13 +108,14 @@ class Verdict(NamedTuple):
 
     @property
     def text(self) -> str:
+        """The verdict in words."""
         if not self.p < SIGNIFICANT:
             return "undecided"
         return "reproduced" if self.difference > 0 else "not reproduced"
 
 
 def verdict(claim: Claim, better: np.ndarray, worse: np.ndarray) -> Verdict:
-    """By the paired t-test of values [n] over the same seeds, or of the same images.
+    """The verdict by the paired t-test of values [n] over the same seeds, or of the same images.
 
     Samplers that begin with the same noise are good or bad with the same seeds: what differs from
     seed to seed in both is no error of their difference.

@@ -1,4 +1,4 @@
-"""Trains the networks of configs/small and measures the cells, as far as that is not done yet."""
+"""The study: networks of configs/small are trained and cells measured, unless that is done."""
 
 from __future__ import annotations
 
@@ -35,10 +35,11 @@ Config: TypeAlias = ml_collections.ConfigDict
 
 
 def load(dataset: str, sde: str) -> Config:
+    """The config of a network in configs/small."""
     return importlib.import_module(f"configs.small.{dataset}_{sde}").get_config()
 
 
-def trained(dataset: str, sde: str, workdir: pathlib.Path) -> None:
+def train(dataset: str, sde: str, workdir: pathlib.Path) -> None:
     """Trains a network, or goes on, unless it is there.
 
     Raises:
@@ -50,12 +51,12 @@ def trained(dataset: str, sde: str, workdir: pathlib.Path) -> None:
         return
     loop.train(config, folder)
     jax.clear_caches()
-    saved = open_run(config, folder).steps()
-    if last not in saved:
-        raise SystemExit(f"stopped at step {max(saved)} of {last}; the same command goes on there")
+    steps = open_run(config, folder).steps()
+    if last not in steps:
+        raise SystemExit(f"stopped at step {max(steps)} of {last}; the same command goes on there")
 
 
-def measured(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
+def measure(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
     """The results of a cell; those that an earlier run left are not made again."""
     config = load(dataset, cell.sde)
     config.eval.enable_loss = False
@@ -63,20 +64,25 @@ def measured(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
     folder = workdir / f"{dataset}_{cell.sde}"
     stored = folder / "eval" / cell.name / "results.json"
     if stored.is_file():
-        found = json.loads(stored.read_text())
-        if found["made_by"] == evaluate.made_by(config):
-            return found
-    found = evaluate.evaluate(config, folder, f"eval/{cell.name}")
+        results = json.loads(stored.read_text())
+        if results["made_by"] == evaluate.made_by(config):
+            return results
+    results = evaluate.evaluate(config, folder, f"eval/{cell.name}")
     jax.clear_caches()
-    return found
+    return results
 
 
 class Study(NamedTuple):
-    """All that was measured on one data set."""
+    """The measurements on one data set.
+
+    Attributes:
+      ratios: distances by signal-to-noise ratio, for each SDE and kind of corrector.
+      cells: results by SDE and name.
+    """
 
     dataset: str
     scale: Scale
-    searched: Mapping[tuple[str, str], Mapping[float, float]]
+    ratios: Mapping[tuple[str, str], Mapping[float, float]]
     cells: Mapping[tuple[str, str], Results]
 
     def distances(self, sde: str, name: str) -> np.ndarray:
@@ -84,56 +90,56 @@ class Study(NamedTuple):
         return np.array(self.cells[sde, name]["over_seeds"]["frechet_distance"]["values"])
 
 
-def searched(
+def search(
     dataset: str, key: tuple[str, str], workdir: pathlib.Path, bar: tqdm
 ) -> Mapping[float, float]:
-    """Distances by signal-to-noise ratio, the best of them inside the range, if it can be."""
+    """Distances by signal-to-noise ratio; the best is inside the range of ratios, if it can be."""
     scale = SCALES[dataset]
-    found: dict[float, float] = {}
+    distances: dict[float, float] = {}
     for snr in (*scale.snrs, *FURTHER_SNRS):
-        if len(found) >= len(scale.snrs):
-            if best(found) < max(found):
+        if len(distances) >= len(scale.snrs):
+            if best(distances) < max(distances):
                 break
             bar.total += 1
-        results = measured(dataset, trial(scale, *key, snr), workdir)
-        found[snr] = results["frechet_distance"]
+        results = measure(dataset, trial(scale, *key, snr), workdir)
+        distances[snr] = results["frechet_distance"]
         bar.update()
-    return found
+    return distances
 
 
-def best(found: Mapping[float, float]) -> float:
+def best(distances: Mapping[float, float]) -> float:
     """The ratio with the smallest distance."""
-    return min(found, key=found.__getitem__)
+    return min(distances, key=distances.__getitem__)
 
 
 def study(dataset: str, workdir: pathlib.Path) -> Study:
-    """Trains and measures what is not yet there."""
+    """The study of a data set; what an earlier one left is neither trained nor measured again."""
     scale = SCALES[dataset]
     for sde in SDES:
-        trained(dataset, sde, workdir)
+        train(dataset, sde, workdir)
     keys, rest = searches(scale), [*table_2(), *few_steps(scale)]
     total = len(keys) * len(scale.snrs) + len(list(table_1(scale, {}))) + len(rest)
     cells = {}
     with tqdm(total=total, desc=f"{dataset}: cells", unit="cell") as bar:
-        tried = {key: searched(dataset, key, workdir, bar) for key in keys}
-        ratios = {key: best(found) for key, found in tried.items()}
-        for cell in [*rest, *table_1(scale, ratios)]:
-            cells[cell.sde, cell.name] = measured(dataset, cell, workdir)
+        ratios = {key: search(dataset, key, workdir, bar) for key in keys}
+        best_ratios = {key: best(distances) for key, distances in ratios.items()}
+        for cell in [*rest, *table_1(scale, best_ratios)]:
+            cells[cell.sde, cell.name] = measure(dataset, cell, workdir)
             bar.update()
-    return Study(dataset, scale, tried, cells)
+    return Study(dataset, scale, ratios, cells)
 
 
-def verdicts(found: Study, workdir: pathlib.Path) -> list[Verdict]:
-    """Of every claim whose two cells were measured."""
+def verdicts(study: Study, workdir: pathlib.Path) -> list[Verdict]:
+    """The verdicts on all claims whose two cells were measured."""
 
     def values(claim: Claim, cell: tuple[str, str]) -> np.ndarray:
         if claim.quantity == "frechet_distance":
-            return found.distances(*cell)
-        folder = workdir / f"{found.dataset}_{cell[0]}" / "eval" / cell[1]
+            return study.distances(*cell)
+        folder = workdir / f"{study.dataset}_{cell[0]}" / "eval" / cell[1]
         return np.load(folder / "bits_per_dim.npz")["bits"]
 
     return [
         verdict(claim, values(claim, claim.better), values(claim, claim.worse))
         for claim in claims()
-        if claim.better in found.cells and claim.worse in found.cells
+        if claim.better in study.cells and claim.worse in study.cells
     ]

@@ -15,7 +15,7 @@ last two as transposed convolutions, which its CPU backend runs 30 to 80 times s
 with the kernel flipped in space and its channels exchanged, `conv_dw` with batch and channels
 exchanged and the cotangent as kernel. Images smaller than the kernel, which that backend convolves
 20 times slower than others, are multiplied with it as one matrix of patches. Wherever it can, the
-CPU instead calls oneDNN (`models/native.py`). Other platforms get XLA's own form.
+CPU instead calls oneDNN (`models/ops/native.py`). Other platforms get XLA's own form.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
 class Geometry(NamedTuple):
-    """What the shapes of two of (x, w, g) leave open about the third."""
+    """The properties of a convolution that two shapes of (x, w, g) do not determine."""
 
     image: Ints
     window: Ints
@@ -54,11 +54,12 @@ class Geometry(NamedTuple):
 
     @property
     def pointwise(self) -> bool:
-        """Whether the convolution multiplies each pixel by itself."""
+        """True if the convolution is a product with each pixel alone."""
         return self.window == self.stride == (1, 1) and not np.any(self.padding)
 
 
 def _conv(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
+    """dT/dg in XLA's own form."""
     if groups == 1 and geometry.pointwise:
         return x @ w[0, 0]
     return lax.conv_general_dilated(
@@ -73,22 +74,26 @@ def _conv(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int = 1) -> ja
 
 
 def _dx_transposed(g: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """dT/dx in XLA's own form, a transposed convolution."""
     x = jax.ShapeDtypeStruct((g.shape[0], *geometry.image, w.shape[2]), g.dtype)
     return jax.linear_transpose(lambda x: _conv(x, w, geometry), x)(g)[0]
 
 
 def _dw_transposed(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """dT/dw in XLA's own form, a transposed convolution."""
     w = jax.ShapeDtypeStruct((*geometry.window, x.shape[3], g.shape[3]), g.dtype)
     return jax.linear_transpose(lambda w: _conv(x, w, geometry), w)(g)[0]
 
 
 def _conv_cpu(x: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """dT/dg on the CPU."""
     if not _smaller(x, w):
         return _conv(x, w, geometry)
     return _patches(x, w, geometry.stride, geometry.dilation, geometry.padding, (1, 1))
 
 
 def _smaller(x: jax.Array, w: jax.Array) -> bool:
+    """True if images are smaller than the kernel along an axis."""
     return x.shape[1] < w.shape[0] or x.shape[2] < w.shape[1]
 
 
@@ -114,6 +119,7 @@ def _patches(
 
 
 def _dx_forward(g: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
+    """dT/dx on the CPU, a forward convolution with the flipped kernel."""
     padding = []
     for i in range(2):
         reach = (geometry.window[i] - 1) * geometry.dilation[i]
@@ -135,6 +141,7 @@ def _dx_forward(g: jax.Array, w: jax.Array, geometry: Geometry) -> jax.Array:
 
 
 def _dw_forward(x: jax.Array, g: jax.Array, geometry: Geometry) -> jax.Array:
+    """dT/dw on the CPU, a forward convolution with the cotangent as kernel."""
     padding = []
     for i in range(2):
         before = geometry.padding[i][0]
@@ -276,8 +283,8 @@ def default_init(scale: float = 1.0) -> Initializer:
     def init(key: jax.Array, shape: Sequence[int], dtype: Any = jnp.float32) -> jax.Array:
         size = math.prod(shape)
         fan = 0.5 * (shape[-2] + shape[-1]) * math.prod(shape[:-2])
-        drawn = jax.random.uniform(key, (1 << (size - 1).bit_length(),), dtype, -1.0)
-        return drawn[:size].reshape(shape) * math.sqrt(3.0 * (scale or 1e-10) / fan)
+        numbers = jax.random.uniform(key, (1 << (size - 1).bit_length(),), dtype, -1.0)
+        return numbers[:size].reshape(shape) * math.sqrt(3.0 * (scale or 1e-10) / fan)
 
     return init
 

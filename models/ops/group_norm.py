@@ -6,8 +6,8 @@ the pixels and channels of a group,
     y = act((x - m) / sqrt(v + epsilon) * scale + bias),      act(y) = y or y / (1 + exp(-y)).
 
 On the CPU it is a primitive with its tangent, `norm_jvp`, and its cotangent, `norm_vjp`, each one
-call of a native function (`models/native.py`); derivatives of higher order are JAX's of the
-equation. Elsewhere, and where native functions are not for its operands, XLA is given the equation.
+call of a native function (`models/ops/native.py`); derivatives of higher order are JAX's of the
+equation. Elsewhere, and for operands that native functions do not take, XLA compiles the equation.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where XLA's CPU backend must compute a value once and keep it.
+"""Identities that make XLA's CPU backend compute a value once and keep it.
 
 It fuses sums and products into each of their consumers, however many there are and however long
 the chain: the gradient of a residual network, a running sum over all blocks, is then computed anew

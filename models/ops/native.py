@@ -1,4 +1,4 @@
-"""Foreign functions of the CPU: those of `models/ops/cpu`, compiled once for each machine.
+"""The C++ functions of `models/ops/cpu` as foreign functions, compiled once for each machine.
 
 XLA's CPU backend convolves at half the speed of oneDNN, and fetches an image from memory again for
 each step of a normalisation. These functions call oneDNN, and keep an image in cache while it is
@@ -37,13 +37,14 @@ CHANNELS = 16  # the fewest of any operand's last axis; shorter loops are left t
 
 
 class Unavailable(Exception):
-    """Why this machine does without."""
+    """The machine cannot build or load the functions; the message says why."""
 
 
 def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
     """The shared library, from the folder `cache` or newly compiled, with the oneDNN of `prefix`.
 
-    Its name depends on all that it is made of and for: a folder may serve many kinds of machines.
+    Its name depends on sources, command, processor and jaxlib: a folder may serve many kinds of
+    machines.
 
     Raises:
       Unavailable: it cannot be built, with the reason.
@@ -64,8 +65,8 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
     command += [str(onednn), "-lmvec", f"-Wl,-rpath,{onednn.parent}"]
 
     processor = pathlib.Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
-    made_of = [*command, *(path.read_text() for path in SOURCES), processor, jaxlib.__version__]
-    digest = hashlib.sha256("\n".join(made_of).encode()).hexdigest()[:16]
+    parts = [*command, *(path.read_text() for path in SOURCES), processor, jaxlib.__version__]
+    digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     library = cache / f"native-{digest}.so"
     if not library.exists():
         try:
@@ -84,7 +85,7 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
 
 @functools.cache
 def available() -> bool:
-    """Whether the functions are there; builds and registers them when first asked."""
+    """True if the functions are there; the first call builds and registers them."""
     if os.environ.get("SCORE_SDE_NATIVE") == "0":
         return False
     cache = pathlib.Path("~/.cache/score_sde/native").expanduser()
@@ -100,7 +101,7 @@ def available() -> bool:
 
 
 def takes(*operands: Any) -> bool:
-    """Whether the functions are for such operands: all float32, one with many channels."""
+    """True for operands that the functions are made for: all float32, one with many channels."""
     single = all(operand.dtype == np.float32 for operand in operands)
     return single and max(operand.shape[-1] for operand in operands) >= CHANNELS and available()
 

@@ -1,0 +1,67 @@
+"""Rules of config fields: what a value must fulfil beyond its type, and how that is said."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+
+class Rule(NamedTuple):
+    """A condition on a value, and the words that complete "it must be ..."."""
+
+    holds: Callable[[Any], bool]
+    words: str
+
+
+def one_of(*values: Any) -> Rule:
+    """The value is among `values`."""
+    return Rule(lambda v: v in values, f"one of {', '.join(map(str, values))}")
+
+
+def only(value: Any) -> Rule:
+    """The value is `value`: official configs have the field, and never another value."""
+    return Rule(lambda v: v == value, f"{value}, the only one there is")
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool)
+
+
+def _are_different(values: Any) -> bool:
+    return len(set(values)) == len(values)
+
+
+def _are_sizes(values: Any) -> bool:
+    return all(isinstance(n, int) and n > 0 for n in values)
+
+
+def _is_interval(value: Any) -> bool:
+    return len(value) == 2 and all(map(_is_number, value)) and 0 <= value[0] < value[1]
+
+
+ANY = Rule(lambda v: True, "")
+POSITIVE = Rule(lambda v: v > 0, "positive")
+NOT_NEGATIVE = Rule(lambda v: v >= 0, "0 or more")
+TWO_OR_MORE = Rule(lambda v: v >= 2, "2 or more")
+ZERO_OR_SEVERAL = Rule(lambda v: v == 0 or v > 1, "0, or 2 or more")
+FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
+PROBABILITY = Rule(lambda v: 0 <= v <= 1, "between 0 and 1")
+SHARE = Rule(lambda v: 0 < v < 1, "between 0 and 1")
+POSITIVE_SHARE = Rule(lambda v: 0 < v <= 1, "above 0 and at most 1")
+SPLIT = one_of("train", "test")
+SIZES = Rule(_are_sizes, "a tuple of positive integers")
+NOT_EMPTY_SIZES = Rule(lambda v: len(v) > 0 and _are_sizes(v), SIZES.words)
+NAMES = Rule(_are_different, "a tuple of different names")
+RATES = Rule(
+    lambda v: all(_is_number(r) and 0 <= r < 1 for r in v) and _are_different(v),
+    "a tuple of different numbers at least 0 and below 1",
+)
+WIDTHS = Rule(
+    lambda v: all(_is_number(w) and 0 < w <= 12**-0.5 for w in v) and _are_different(v),
+    "a tuple of different relative widths, positive and at most 0.288",
+)
+INTERVAL = Rule(lambda v: v == () or _is_interval(v), "() or two noise levels, (low, high)")
+CLASSES = Rule(
+    lambda v: all(isinstance(y, int) and y >= 0 for y in v),
+    "a tuple of class numbers, counted from 0",
+)
