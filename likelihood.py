@@ -19,7 +19,8 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -210,16 +211,9 @@ def decode(
     return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, first_time(sde, eps), **settings)
 
 
-class LogLikelihood(Protocol):
-    """`log_likelihood` with its settings and the kind of its probes decided."""
-
-    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Likelihood: ...
-
-
-class Bound(Protocol):
-    """`elbo` with its number of draws decided."""
-
-    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Times: ...
+# The seam to configs: (sde, score_fn, x [B, ...], keys [B]), all settings decided.
+LogLikelihood = Callable[[SDE, ScoreFn, Images, Keys], Likelihood]
+Bound = Callable[[SDE, ScoreFn, Images, Keys], Times]
 
 
 def from_config(config: ConfigDict) -> LogLikelihood:

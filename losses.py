@@ -206,7 +206,7 @@ def _mean_square(error: Images) -> Times:
     return jnp.mean(jnp.square(error), _axes(error))
 
 
-def _axes(x: Array, batch_axes: int = 1) -> tuple[int, ...]:
+def _axes(x: Arrays, batch_axes: int = 1) -> tuple[int, ...]:
     return tuple(range(batch_axes, x.ndim))
 
 

@@ -61,7 +61,7 @@ Keys = Key[Array, "batch"]  # [B], typed: one for each image
 Steps = Int[Array, "*times"]  # indices of steps of the discretised process
 Levels = Float[Array, "levels"]  # [N], a table of the discretised process
 Factors = Float[ArrayLike, "..."]  # [B], or one number
-Arrays = Float[AnyArray, "..."]  # of a shape that the function itself refuses if it does not fit
+Arrays = Float[AnyArray, "..."]  # of any shape, or of one on which the function itself insists
 
 ScoreFn = Callable[[Images, Times], Images]
 
