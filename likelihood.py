@@ -19,19 +19,21 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jaxtyping import Bool, Int
+from ml_collections import ConfigDict
 
 from configs.names import lookup
 from diffusion import ode
 from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
-from sde_lib import SDE, ScoreFn, batch_mul
+from sde_lib import SDE, AnyTimes, Arrays, Images, ScoreFn, Times, batch_mul
 
-Array = jax.Array
+Counts, Flags = Int[Array, "batch"], Bool[Array, "batch"]  # [B]
 
 
 class Likelihood(NamedTuple):
@@ -44,17 +46,17 @@ class Likelihood(NamedTuple):
       ok: [B], False where the solver gave up: logp and z mean nothing there.
     """
 
-    logp: Array
-    z: Array
-    nfe: Array
-    ok: Array
+    logp: Times
+    z: Images
+    nfe: Counts
+    ok: Flags
 
 
 def log_likelihood(
     sde: SDE,
     score_fn: ScoreFn,
-    x: Array,
-    probes: Array,
+    x: Images,
+    probes: Arrays,
     *,
     rtol: float = 1e-5,
     atol: float = 1e-5,
@@ -62,11 +64,11 @@ def log_likelihood(
     eps: float | None = None,
     max_steps: int = 4096,
 ) -> Likelihood:
-    """log p(x) of each image (eq. 39), its divergence averaged over the probes (eq. 40).
+    """The log-likelihood log p(x) of each image (eq. 39), its divergence estimated (eq. 40).
 
     Args:
       x: [B, ...].
-      probes: [K, B, ...], used unchanged at every evaluation of the solve.
+      probes: [K, B, ...], the same at every evaluation; the estimate is the mean over K.
       rtol: relative tolerance of a step, on image and log-likelihood together.
       atol: absolute tolerance of a step.
       solver: a name in `ode.SOLVERS`.
@@ -99,35 +101,35 @@ def log_likelihood(
         solver=solver,
         max_steps=max_steps,
     )
-    z, gained = solution.y
-    logp = sde.prior_logp(z) + gained
+    z, integral = solution.y
+    logp = sde.prior_logp(z) + integral
     return Likelihood(logp, z, solution.nfe, solution.ok & jnp.isfinite(logp))
 
 
 def elbo(
     sde: SDE,
     score_fn: ScoreFn,
-    x: Array,
-    t: Array,
-    weight: Array,
-    z: Array,
+    x: Images,
+    t: Arrays,
+    weight: Arrays,
+    z: Arrays,
     *,
     eps: float | None = None,
-) -> Array:
-    """Lower bound [B] on log p_eps(x), in nats, unbiased from K draws of time and noise per image.
+) -> Times:
+    """A lower bound [B] on log p_eps(x), in nats, estimated from K times and noises per image.
 
     With x_t = a x + v z, p(x_t | x_eps = x) = N(a x, v^2 I), and z standard normal,
 
         log p_eps(x) >= E[log p_T(x_T)] + D log a_T
                         - integral from eps to T of g^2 / 2 E[|s(x_t, t)|^2 + 2 s(x_t, t) z / v] dt,
 
-    which is theorem 3 of arXiv:2101.09258 with its squares
-    `|s - grad log p(x_t | x)|^2 - |grad log p(x_t | x)|^2` written out, `grad log p(x_t | x) =
-    -z / v`, and `D log a_T` for the integral of the drift's divergence. The integral starts at eps
-    with x itself, as that of `log_likelihood` does, hence (a, v) lead from eps to t. The
-    first expectation is exact; the noise of |z|^2 is taken out of the second by a control variate,
-    whose coefficient comes from the draw before, so that the mean stays. With the score of the data
-    the bound is short of log p_eps by no more than what the prior is off p_T.
+    and the estimate of the right side is unbiased. That is theorem 3 of arXiv:2101.09258 with its
+    squares `|s - grad log p(x_t | x)|^2 - |grad log p(x_t | x)|^2` written out, where
+    `grad log p(x_t | x) = -z / v`, and `D log a_T` for the integral of the drift's divergence. The
+    integral starts at eps with x itself, as that of `log_likelihood` does, hence (a, v) lead from
+    eps to t. The first expectation is exact; the noise of |z|^2 is taken out of the second by a
+    control variate, whose coefficient comes from the draw before, so that the mean stays. With the
+    score of the data the bound is short of log p_eps by no more than what the prior is off p_T.
 
     Args:
       x: [B, ...], taken for a sample at time eps.
@@ -147,19 +149,21 @@ def elbo(
     first = first_time(sde, eps)
     start, end = (jnp.full(len(x), time, x.dtype) for time in (first, sde.T))
 
-    def noised(t: Array) -> tuple[Array, Array]:
+    def transition(t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """(a, v) from eps to t."""
         factor = jnp.exp(sde.log_alpha(t) - sde.log_alpha(start))
         return factor, sde.sigma(t) * noise_share(sde, t, first)
 
-    def products(draw: tuple[Array, Array]) -> tuple[Array, Array, Array]:
+    def products(draw: tuple[Times, Images]) -> tuple[Times, Times, Times]:
+        """|s|^2, s z and |z|^2 of one draw for every image."""
         t, z = draw
-        factor, std = noised(t)
+        factor, std = transition(t)
         score = score_fn(batch_mul(factor, x) + batch_mul(std, z), t)
         axes = tuple(range(1, x.ndim))
         return jnp.sum(score**2, axes), jnp.sum(score * z, axes), jnp.sum(z**2, axes)
 
     score_square, score_noise, noise_square = jax.lax.map(products, (t, z))
-    sigma, std = sde.sigma(t), noised(t)[1]
+    sigma, std = sde.sigma(t), transition(t)[1]
     # Where s = -r z / sigma, the integrand varies with |z|^2 alone, whose mean is known.
     r = -sigma * score_noise / noise_square
     r = jnp.concatenate([jnp.zeros_like(r[:1]), r[:-1]])
@@ -167,19 +171,19 @@ def elbo(
     integrand = score_square + 2.0 * score_noise / std + control
     integral = jnp.mean(0.5 * weight * jnp.square(sde.diffusion(t)) * integrand, 0)
 
-    factor, std = noised(end)
+    factor, std = transition(end)
     spread = 0.5 * size * jnp.square(std / sde.prior_std)
     return sde.prior_logp(batch_mul(factor, x)) - spread + size * jnp.log(factor) - integral
 
 
-def bits_per_dim(logp: Array, x_shape: tuple[int, ...], levels: int, scale: float) -> Array:
+def bits_per_dim(logp: AnyTimes, x_shape: tuple[int, ...], levels: int, scale: float) -> AnyTimes:
     """Bits per dimension [B] of the pixels' integer values, from `logp` [B] of the dequantised x.
 
     With v = 0 .. levels - 1 and u in [0, 1), x = scale (v + u) / levels + constant, hence
     -logp / (D log 2) + log2(levels / scale). The mean over u bounds -log2 P(v) / D from above.
 
     Args:
-      x_shape: of one image; D is its size.
+      x_shape: the shape of one image; D is its size.
       levels: number of grey levels, 256 for 8 bits.
       scale: length of the interval that the network sees: 1 for [0, 1], 2 for [-1, 1].
     """
@@ -187,42 +191,55 @@ def bits_per_dim(logp: Array, x_shape: tuple[int, ...], levels: int, scale: floa
 
 
 def encode(
-    sde: SDE, score_fn: ScoreFn, x: Array, *, eps: float | None = None, **settings: Any
+    sde: SDE, score_fn: ScoreFn, x: Images, *, eps: float | None = None, **settings: Any
 ) -> ode.Solution:
-    """x at time eps to its latent at time T along the probability flow; see `ode.solve`."""
+    """Carries x at time eps to its latent at time T along the probability flow.
+
+    The settings are those of `ode.solve`, and the latent is its solution's `y`.
+    """
     flow = ode.probability_flow(sde, score_fn)
     return ode.solve(lambda t, x, _: flow(t, x), x, first_time(sde, eps), sde.T, **settings)
 
 
 def decode(
-    sde: SDE, score_fn: ScoreFn, z: Array, *, eps: float | None = None, **settings: Any
+    sde: SDE, score_fn: ScoreFn, z: Images, *, eps: float | None = None, **settings: Any
 ) -> ode.Solution:
-    """A latent at time T to its image at time eps, the inverse of `encode`; see `ode.solve`."""
+    """Carries a latent at time T to its image at time eps: the inverse of `encode`."""
     flow = ode.probability_flow(sde, score_fn)
     return ode.solve(lambda t, x, _: flow(t, x), z, sde.T, first_time(sde, eps), **settings)
 
 
-def from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Likelihood]:
-    """(sde, score_fn, x [B, ...], keys [B]) -> Likelihood, as `config.eval` describes it.
+class LogLikelihood(Protocol):
+    """`log_likelihood` with its settings and the kind of its probes decided."""
 
-    Reads bpd_rtol and bpd_atol (1e-5), bpd_solver ("Dopri5"), bpd_num_probes (1) and bpd_probe
-    ("rademacher").
+    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Likelihood: ...
+
+
+class Bound(Protocol):
+    """`elbo` with its number of draws decided."""
+
+    def __call__(self, sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Array: ...
+
+
+def from_config(config: ConfigDict) -> LogLikelihood:
+    """The `log_likelihood` that `config.eval` describes, its probes drawn from keys [B].
+
+    It reads bpd_rtol, bpd_atol, bpd_solver, bpd_num_probes and bpd_probe.
 
     Raises:
       ValueError: unknown probe or solver, fewer than one probe.
     """
     settings = config.eval
-    probe = lookup(PROBES, settings.get("bpd_probe", "rademacher"), "eval.bpd_probe")
-    num_probes = settings.get("bpd_num_probes", 1)
+    probe = lookup(PROBES, settings.bpd_probe, "eval.bpd_probe")
+    num_probes = settings.bpd_num_probes
     if num_probes < 1:
         raise ValueError(f"eval.bpd_num_probes must be at least 1, not {num_probes}")
-    solver = settings.get("bpd_solver", "Dopri5")
-    lookup(ode.SOLVERS, solver, "eval.bpd_solver")
+    lookup(ode.SOLVERS, settings.bpd_solver, "eval.bpd_solver")
     compute = functools.partial(
         log_likelihood,
-        rtol=settings.get("bpd_rtol", 1e-5),
-        atol=settings.get("bpd_atol", 1e-5),
-        solver=solver,
+        rtol=settings.bpd_rtol,
+        atol=settings.bpd_atol,
+        solver=settings.bpd_solver,
     )
 
     def likelihood(sde: SDE, score_fn: ScoreFn, x: Array, keys: Array) -> Likelihood:
@@ -231,16 +248,15 @@ def from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Likelihoo
     return likelihood
 
 
-def bound_from_config(config: Any) -> Callable[[SDE, ScoreFn, Array, Array], Array]:
-    """(sde, score_fn, x [B, ...], keys [B]) -> `elbo` [B], as `config.eval` describes it.
+def bound_from_config(config: ConfigDict) -> Bound:
+    """The `elbo` that `config.eval` describes, its times and noises drawn from keys [B].
 
-    Reads bpd_bound_draws (64), the number of times and noises per image; `likelihood_times`.
+    It reads bpd_bound_draws, how many of both an image has; their times are `likelihood_times`.
 
     Raises:
       ValueError: fewer than one draw.
     """
-    settings = config.eval
-    num_draws = settings.get("bpd_bound_draws", 64)
+    num_draws = config.eval.bpd_bound_draws
     if num_draws < 1:
         raise ValueError(f"eval.bpd_bound_draws must be at least 1, not {num_draws}")
 

@@ -1,10 +1,10 @@
 """Objectives whose minimiser is the score.
 
 Each is a function of a network or score function, images `x0` [B, ...] and its random draws, and
-returns the loss of every image [B] with its named parts, also [B]. The part `noise_mse` is the
-mean squared error per dimension of the noise that the network predicts: it is 1 for a network that
-predicts nothing, and comparable across objectives, weightings and image sizes. Objectives that
-never see the noise (`ism`, `ssm`, `ssm_vr`) give an estimate of it with the same mean.
+returns its error `noise_mse` [B]: the mean squared error per dimension of the noise that the
+network predicts. It is 1 for a network that predicts nothing, and comparable across objectives,
+weightings and image sizes. Objectives that never see the noise (`ism`, `ssm`, `ssm_vr`) return an
+estimate of it with the same mean. `weighted` makes it the loss, in one place for all of them.
 
 `docs/objectives.md` has them in a table. Equation numbers are those of Song et al. 2021
 (arXiv:2011.13456), unless another source is named.
@@ -12,110 +12,93 @@ never see the noise (`ism`, `ssm`, `ssm_vr`) give an estimate of it with the sam
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jaxtyping import Float
+from ml_collections import ConfigDict
 
 import models
 from configs.names import lookup
-from diffusion import parametrisation, probes
+from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
-from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
+from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
+from models.guide_losses import classifier_cross_entropy, classifier_loss, clip_loss, contrastive
+from models.score import Labels, Network
+from sde_lib import (
+    SDE,
+    VESDE,
+    AnyArray,
+    Arrays,
+    Images,
+    ScoreFn,
+    Times,
+    VariancePreservingSDE,
+    batch_mul,
+)
 
-Losses = tuple[Array, dict[str, Array]]
+__all__ = [
+    "OBJECTIVES",
+    "WEIGHTINGS",
+    "Loss",
+    "Losses",
+    "Network",
+    "ScoreMatching",
+    "classifier_cross_entropy",
+    "contrastive",
+    "ddpm",
+    "dsm",
+    "esm",
+    "from_config",
+    "ism",
+    "smld",
+    "ssm",
+    "ssm_vr",
+    "wants_points",
+    "weight",
+    "weighted",
+]
+
+Directions = Float[AnyArray, "directions batch *image"]  # [K, B, ...]
 Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
-Network = Callable[[Array, Array], Array]
-ClassLogProb = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> [B, classes]
 
 LARGEST_TRACE = 64  # dimensions of which `ism` takes the exact trace, a derivative for each
 DISTANCES_AT_ONCE = 2**22  # from images to points in `esm`, to bound the memory
 DIRECTIONS_AT_ONCE = 8  # of the derivatives of `ism`, `ssm` and `ssm_vr`, to bound the memory
 
 
-# Weights: how the squared errors of different times count.
+# Objectives for all times t [B], with z [B, ...] standard normal and `x_t = alpha x_0 + sigma z`.
 
 
-def _in_space(kind: str, sde: SDE, t: Array, sigma_data: float) -> Array:
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    return jnp.square(parametrisation.coefficients(alpha, sigma, "noise", kind, sigma_data)[1])
+def dsm(sde: SDE, score_fn: ScoreFn, x0: Images, t: Times, z: Images) -> Times:
+    """Denoising score matching (eq. 7; Vincent 2011).
 
-
-def _likelihood(sde: SDE, t: Array, sigma_data: float) -> Array:
-    del sigma_data
-    return jnp.square(sde.diffusion(t) / sde.sigma(t))
-
-
-WEIGHTINGS: dict[str, Callable[[SDE, Array, float], Array]] = {
-    **{kind: functools.partial(_in_space, kind) for kind in parametrisation.PREDICTIONS},
-    "noise": lambda sde, t, sigma_data: jnp.ones_like(t),  # without rounding
-    "likelihood": _likelihood,
-}
-
-
-def weight(sde: SDE, t: Array, weighting: str = "noise", sigma_data: float = 0.5) -> Array:
-    """The factor [B] on the squared error of the noise at times t [B].
-
-    `lambda(t) / sigma^2`, where lambda is the weight of the score's squared error. A name of
-    `parametrisation.PREDICTIONS` means the squared error in that space: "noise" is `lambda =
-    sigma^2` of section 3.3; "edm" is the weight `(r^2 + sigma_data^2) / (r sigma_data)^2` of x_0's
-    error, r = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, table 1). "likelihood" is
-    `lambda = g^2`, which bounds the likelihood (theorem 1 of Song et al. 2021, "Maximum Likelihood
-    Training of Score-Based Diffusion Models", arXiv:2101.09258).
-
-    Raises:
-      ValueError: unknown weighting.
-    """
-    return lookup(WEIGHTINGS, weighting, "training.weighting")(sde, t, sigma_data)
-
-
-# Objectives for all times. Each takes `weight` [B], 1 by default, and `reduce_mean`: the mean of
-# the squared error over dimensions, without the factor 1/2, in place of half its sum.
-
-
-def dsm(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x0: Array,
-    t: Array,
-    z: Array,
-    *,
-    weight: Array | None = None,
-    reduce_mean: bool = False,
-) -> Losses:
-    """Denoising score matching (eq. 7; Vincent 2011) at times t [B], with z [B, ...] normal.
-
-    `lambda(t) |s(x_t, t) - grad log p(x_t | x_0)|^2 / 2` with `x_t = alpha x_0 + sigma z`, where
-    the target is `-z / sigma`. So s becomes the score of p_t, the data with noise.
+    `sigma^2 |s(x_t, t) - grad log p(x_t | x_0)|^2 / D` [B], where the target is `-z / sigma`. So s
+    becomes the score of p_t, the data with noise.
     """
     mean, std = sde.marginal_prob(x0, t)
-    error = batch_mul(std, score_fn(mean + batch_mul(std, z), t)) + z
-    return _reduce(error, weight, reduce_mean)
+    return _mean_square(batch_mul(std, score_fn(mean + batch_mul(std, z), t)) + z)
 
 
 def esm(
     sde: SDE,
     score_fn: ScoreFn,
-    x0: Array,
-    t: Array,
-    z: Array,
-    points: Array,
+    x0: Images,
+    t: Times,
+    z: Images,
+    points: Arrays,
     bandwidth: float,
-    *,
-    weight: Array | None = None,
-    reduce_mean: bool = False,
-) -> Losses:
+) -> Times:
     """Explicit score matching against the kernel density estimate of `points` [M, ...].
 
-    `lambda(t) |s(x_t, t) - grad log q_t(x_t)|^2 / 2` (Hyvarinen 2005; Vincent 2011) with `q_t`, the
-    estimate with Gaussian kernels of standard deviation `bandwidth` diffused to time t, again a
-    mixture of Gaussians: means `alpha x_i`, variance `sigma^2 + alpha^2 bandwidth^2`. x_t is a draw
-    from it if x0 are draws from the points. The part `noise_mse` is the error of the score in units
-    of the noise's.
+    `sigma^2 |s(x_t, t) - grad log q_t(x_t)|^2 / D` [B] (Hyvarinen 2005; Vincent 2011) with `q_t`,
+    the estimate with Gaussian kernels of standard deviation `bandwidth` diffused to time t, again a
+    mixture of Gaussians: means `alpha x_i`, variance `sigma^2 + alpha^2 bandwidth^2`. Here x_t is
+    `alpha x_0` with noise of that variance: a draw from q_t if x0 are draws from the points.
 
     Raises:
       ValueError: points of another shape than x0.
@@ -127,83 +110,56 @@ def esm(
     x = batch_mul(alpha, x0) + batch_mul(std, z)
     flat, centres = x.reshape(len(x), -1), points.reshape(len(points), -1)
 
-    def nearest(drawn: tuple[Array, Array, Array]) -> Array:
+    def expected_point(image: tuple[Array, Array, Array]) -> Array:
         """The mean of the points that one image may have come from."""
-        x, alpha, std = drawn
+        x, alpha, std = image
         # Squares of differences, not differences of products, which would cancel.
         distances = jnp.sum(jnp.square((x - alpha * centres) / std), 1)
         shares = jax.nn.softmax(-0.5 * distances)
         return jnp.matmul(shares, centres, precision=jax.lax.Precision.HIGHEST)
 
     images_at_once = max(1, DISTANCES_AT_ONCE // len(centres))
-    mean = jax.lax.map(nearest, (flat, alpha, std), batch_size=images_at_once).reshape(x.shape)
+    mean = jax.lax.map(expected_point, (flat, alpha, std), batch_size=images_at_once)
+    mean = mean.reshape(x.shape)
     target = batch_mul(1.0 / jnp.square(std), batch_mul(alpha, mean) - x)
-    error = batch_mul(sigma, score_fn(x, t) - jax.lax.stop_gradient(target))
-    return _reduce(error, weight, reduce_mean)
+    return _mean_square(batch_mul(sigma, score_fn(x, t) - jax.lax.stop_gradient(target)))
 
 
 def ssm(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x0: Array,
-    t: Array,
-    z: Array,
-    directions: Array,
-    *,
-    weight: Array | None = None,
-    reduce_mean: bool = False,
-) -> Losses:
+    sde: SDE, score_fn: ScoreFn, x0: Images, t: Times, z: Images, directions: Directions
+) -> Times:
     """Sliced score matching along `directions` [K, B, ...] (Song et al. 2019, arXiv:1905.07088).
 
-    `lambda(t) E[v' (grad s) v + (v' s)^2 / 2]` at `x_t = alpha x_0 + sigma z`, averaged over the
-    directions v, for which E[v v'] = I. The constant `lambda / sigma^2 D / 2` is added: then the
-    mean is that of `dsm`.
+    `1 + sigma^2 E[2 v' (grad s) v + (v' s)^2] / D` [B] at x_t, averaged over the directions v, for
+    which E[v v'] = I. The 1 is a constant that makes the mean that of `dsm`.
     """
-    x, score, curvature = _along(sde, score_fn, x0, t, z, directions)
+    score, curvature = _along(sde, score_fn, x0, t, z, directions)
     square = jnp.mean(jnp.square(jnp.sum(directions * score, _axes(directions, 2))), 0)
-    return _by_parts(sde, t, square, curvature, x, weight, reduce_mean)
+    return _by_parts(sde, t, square, curvature, math.prod(x0.shape[1:]))
 
 
 def ssm_vr(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x0: Array,
-    t: Array,
-    z: Array,
-    directions: Array,
-    *,
-    weight: Array | None = None,
-    reduce_mean: bool = False,
-) -> Losses:
+    sde: SDE, score_fn: ScoreFn, x0: Images, t: Times, z: Images, directions: Directions
+) -> Times:
     """`ssm` with reduced variance: `|s|^2` in place of its estimate `(v' s)^2`."""
-    x, score, curvature = _along(sde, score_fn, x0, t, z, directions)
+    score, curvature = _along(sde, score_fn, x0, t, z, directions)
     square = jnp.sum(jnp.square(score), _axes(score))
-    return _by_parts(sde, t, square, curvature, x, weight, reduce_mean)
+    return _by_parts(sde, t, square, curvature, math.prod(x0.shape[1:]))
 
 
-def ism(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x0: Array,
-    t: Array,
-    z: Array,
-    *,
-    weight: Array | None = None,
-    reduce_mean: bool = False,
-) -> Losses:
-    """Implicit score matching (Hyvarinen 2005): `lambda (tr grad s + |s|^2 / 2)`.
+def ism(sde: SDE, score_fn: ScoreFn, x0: Images, t: Times, z: Images) -> Times:
+    """Implicit score matching (Hyvarinen 2005): `1 + sigma^2 (2 tr grad s + |s|^2) / D` [B].
 
-    At `x_t = alpha x_0 + sigma z`, with the exact trace: the derivatives along all D axes. The
-    constant is that of `ssm`.
+    `ssm_vr` with the exact trace: the derivatives along all D axes.
     """
     axes = probes.exact(jnp.arange(len(x0)), x0.shape[1:])
-    return ssm_vr(sde, score_fn, x0, t, z, axes, weight=weight, reduce_mean=reduce_mean)
+    return ssm_vr(sde, score_fn, x0, t, z, axes)
 
 
 def _along(
-    sde: SDE, score_fn: ScoreFn, x0: Array, t: Array, z: Array, directions: Array
-) -> tuple[Array, Array, Array]:
-    """x_t, the score s there, and v' (grad s) v [B], averaged over the directions."""
+    sde: SDE, score_fn: ScoreFn, x0: Images, t: Times, z: Images, directions: Directions
+) -> tuple[Images, Times]:
+    """The score s at x_t, and v' (grad s) v [B], averaged over the directions."""
     mean, std = sde.marginal_prob(x0, t)
     x = mean + batch_mul(std, z)
     score, derivative = jax.linearize(lambda x: score_fn(x, t), x)
@@ -217,181 +173,144 @@ def _along(
         curvatures = jax.lax.map(
             jax.checkpoint(curvature), directions, batch_size=DIRECTIONS_AT_ONCE
         )
-    return x, score, jnp.mean(curvatures, 0)
+    return score, jnp.mean(curvatures, 0)
 
 
-def _by_parts(
-    sde: SDE,
-    t: Array,
-    square: Array,
-    divergence: Array,
-    x: Array,
-    weight: Array | None,
-    reduce_mean: bool,
-) -> Losses:
-    """From `|s|^2` and `div s` [B] to the loss, by `E |sigma s + z|^2 = E [sigma^2 |s|^2 + 2
-    sigma^2 div s + D]`, integrated by parts."""
-    size = math.prod(x.shape[1:])
-    noise_mse = 1.0 + jnp.square(sde.sigma(t)) * (square + 2.0 * divergence) / size
-    return _weighted(noise_mse, size, weight, reduce_mean)
+def _by_parts(sde: SDE, t: Times, square: Times, divergence: Times, size: int) -> Times:
+    """`noise_mse` from `|s|^2` and `div s` [B] for images of D = `size` dimensions.
+
+    `E |sigma s + z|^2 = E [sigma^2 |s|^2 + 2 sigma^2 div s + D]`, integrated by parts.
+    """
+    return 1.0 + jnp.square(sde.sigma(t)) * (square + 2.0 * divergence) / size
 
 
 # Objectives for discrete noise levels.
 
 
-def smld(
-    sde: VESDE, network: Network, x0: Array, labels: Array, z: Array, reduce_mean: bool = False
-) -> Losses:
+def smld(sde: VESDE, network: Network, x0: Images, labels: Labels, z: Images) -> Times:
     """NCSN's objective (eq. 1) at noise levels `labels` [B], counted from the largest sigma down.
 
-    `sigma_i^2 |s(x_0 + sigma_i z, i) + z / sigma_i|^2 / 2`; `network(x, labels)` is the score
+    `sigma_i^2 |s(x_0 + sigma_i z, i) + z / sigma_i|^2 / D` [B]; `network(x, labels)` is the score
     itself.
     """
     sigma = sde.discrete_sigmas[::-1][labels]
-    error = batch_mul(sigma, network(x0 + batch_mul(sigma, z), labels)) + z
-    return _reduce(error, None, reduce_mean)
+    return _mean_square(batch_mul(sigma, network(x0 + batch_mul(sigma, z), labels)) + z)
 
 
 def ddpm(
-    sde: VariancePreservingSDE,
-    network: Network,
-    x0: Array,
-    labels: Array,
-    z: Array,
-    reduce_mean: bool = False,
-) -> Losses:
+    sde: VariancePreservingSDE, network: Network, x0: Images, labels: Labels, z: Images
+) -> Times:
     """DDPM's objective (eq. 3; `L_simple` of Ho et al. 2020, eq. 14) at steps `labels` [B].
 
-    `|e(sqrt(abar_i) x_0 + sqrt(1 - abar_i) z, i) - z|^2 / 2`; `network(x, labels)` predicts the
+    `|e(sqrt(abar_i) x_0 + sqrt(1 - abar_i) z, i) - z|^2 / D` [B]; `network(x, labels)` predicts the
     noise. ValueError where the SDE has no discrete betas (one would reach 1).
     """
     std = sde.sqrt_1m_alphas_cumprod[labels]
     x = batch_mul(sde.sqrt_alphas_cumprod[labels], x0) + batch_mul(std, z)
-    return _reduce(network(x, labels) - z, None, reduce_mean)
+    return _mean_square(network(x, labels) - z)
 
 
-# The noisy classifier's objective.
+def _mean_square(error: Images) -> Times:
+    """Mean over the dimensions of each image [B] of the squared error of the noise [B, ...]."""
+    return jnp.mean(jnp.square(error), _axes(error))
 
 
-def classifier_cross_entropy(
-    sde: SDE, class_log_prob: ClassLogProb, x0: Array, y: Array, t: Array, z: Array
-) -> Losses:
-    """The negative log-likelihood -log q(y | x_t, t) of the classes y [B] of noisy images.
-
-    `x_t = alpha x_0 + sigma z` at times t [B], with the standard-normal draw z [B, ...];
-    `class_log_prob` is as `models.class_log_prob` gives it. The minimiser is the posterior
-    p_t(y | x_t), whose gradient in x turns the score into that of a class (eq. 14). A class out of
-    range has the loss NaN. The part `accuracy` is 1 where y is the likeliest class, else 0.
-    """
-    mean, std = sde.marginal_prob(x0, t)
-    log_prob = class_log_prob(mean + batch_mul(std, z), t)
-    y = jnp.where(y < 0, log_prob.shape[1], y)  # out of range, where NumPy would count backwards
-    told = jnp.take_along_axis(log_prob, y[:, None], axis=1, mode="fill", fill_value=jnp.nan)
-    correct = jnp.argmax(log_prob, axis=1) == y
-    return -told[:, 0], {"accuracy": correct.astype(jnp.float32)}
-
-
-# CLIP's objective.
-
-
-def contrastive(
-    image: Array,
-    text: Array,
-    scale: Array,
-    y: Array,
-    gather: Callable[[Array], Array] = lambda rows: rows,
-) -> Array:
-    """The symmetric contrastive loss [B] of images and their captions, unit vectors [B, E].
-
-    With similarities `s_ij = scale <image_i, text_j>` (Radford et al. 2021, arXiv:2103.00020,
-    figure 3), image i's is the mean of `KL(q_i || softmax_j s_ij)` and `KL(q_i || softmax_j s_ji)`.
-    Captions of one class say the same, so the target q_i is uniform over all j with y_j = y_i (Yang
-    et al. 2022, arXiv:2204.03610); where every class occurs once it is CLIP's own. The entropy of
-    q_i is taken off: 0 is perfect, and towers that see nothing have log(B / number of y_i).
-
-    At the minimum s is `log p_t(x | text) / p_t(x)` up to a constant: each direction leaves it a
-    function of what it conditions on, x or the text, and the two together leave neither.
-
-    Args:
-      gather: from rows of this device to those of all devices, of which each is contrasted.
-    """
-    images, texts, same = gather(image), gather(text), y[:, None] == gather(y)
-    share = same / jnp.sum(same, 1, keepdims=True)
-    entropy = jnp.log(jnp.sum(same, 1))
-
-    def divergence(rows: Array, columns: Array) -> Array:
-        similarity = scale * jnp.matmul(rows, columns.T, precision=jax.lax.Precision.HIGHEST)
-        return -jnp.sum(share * jax.nn.log_softmax(similarity), 1) - entropy
-
-    return (divergence(image, texts) + divergence(text, images)) / 2
+def _axes(x: Array, batch_axes: int = 1) -> tuple[int, ...]:
+    return tuple(range(batch_axes, x.ndim))
 
 
 # The seam to configs.
 
-Own = Callable[[Array, tuple[int, ...]], dict[str, Any]]  # (keys, shape) -> further arguments
+Arguments = Callable[[Array, tuple[int, ...]], dict[str, Any]]  # keys [B], shape -> by name
 
 
-def _nothing(config: Any, points: Array | None) -> Own:
+def _no_arguments(config: ConfigDict, points: Array | None) -> Arguments:
     del config, points
     return lambda keys, shape: {}
 
 
-def _axis_directions(config: Any, points: Array | None) -> Own:
-    """Of `ism`: nothing, but the data must be small."""
+def _exact_trace(config: ConfigDict, points: Array | None) -> Arguments:
+    """The arguments of `ism`: none, but the data must be small."""
     size = config.data.image_size**2 * config.data.num_channels
     if size > LARGEST_TRACE:
         raise ValueError(
             f"config.training.objective 'ism' differentiates along every dimension; data of {size} "
             f"have more than {LARGEST_TRACE}: use 'ssm' or 'ssm_vr'"
         )
-    return _nothing(config, points)
+    return _no_arguments(config, points)
 
 
-def _random_directions(config: Any, points: Array | None) -> Own:
+def _random_directions(config: ConfigDict, points: Array | None) -> Arguments:
     del points
     name, count = config.training.directions, config.training.num_directions
-    known = {kind: probes.PROBES[kind] for kind in ("rademacher", "gaussian")}
-    probe = lookup(known, name, "training.directions")
-    return lambda keys, shape: {"directions": probe(_part(keys, 2), shape, count)}
+    random = {kind: probes.PROBES[kind] for kind in ("rademacher", "gaussian")}
+    probe = lookup(random, name, "training.directions")
+
+    def arguments(keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+        keys = training_draws.part_of(keys, training_draws.FURTHER)
+        return {"directions": probe(keys, shape, count)}
+
+    return arguments
 
 
-def _kernels(config: Any, points: Array | None) -> Own:
+def _kernels(config: ConfigDict, points: Array | None) -> Arguments:
     bandwidth = config.training.kde_bandwidth
 
-    def own(keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
+    def arguments(keys: Array, shape: tuple[int, ...]) -> dict[str, Any]:
         if points is None:
             raise ValueError("config.training.objective 'esm' needs the training images as points")
         return {"points": points, "bandwidth": bandwidth}
 
-    return own
+    return arguments
 
 
-# The objective, and from the config and points to what else it is given.
-OBJECTIVES: dict[str, tuple[Callable[..., Losses], Callable[[Any, Array | None], Own]]] = {
-    "dsm": (dsm, _nothing),
-    "esm": (esm, _kernels),
-    "ism": (ism, _axis_directions),
-    "ssm": (ssm, _random_directions),
-    "ssm_vr": (ssm_vr, _random_directions),
+class ScoreMatching(NamedTuple):
+    """A line of `OBJECTIVES`.
+
+    Attributes:
+      noise_mse: the objective, (sde, score_fn, x0, t, z, and further arguments by name) -> [B].
+      arguments: from the config and the points to those further arguments.
+      needs_points: True if it is shown training images, as `from_config`'s `points`.
+    """
+
+    noise_mse: Callable[..., Array]
+    arguments: Callable[[ConfigDict, Array | None], Arguments] = _no_arguments
+    needs_points: bool = False
+
+
+# A new objective is a function as above, and a line here.
+OBJECTIVES: dict[str, ScoreMatching] = {
+    "dsm": ScoreMatching(dsm),
+    "esm": ScoreMatching(esm, _kernels, needs_points=True),
+    "ism": ScoreMatching(ism, _exact_trace),
+    "ssm": ScoreMatching(ssm, _random_directions),
+    "ssm_vr": ScoreMatching(ssm_vr, _random_directions),
+}
+
+GUIDES: dict[str, Callable[[ConfigDict, SDE, Array | None], Loss]] = {
+    models.CLASSIFIER: classifier_loss,
+    models.CLIP_OBJECTIVE: clip_loss,
 }
 
 
-def wants_points(config: Any) -> bool:
-    """Whether the objective needs the training images themselves, as `from_config`'s `points`."""
-    return config.training.objective == "esm"
+def wants_points(config: ConfigDict) -> bool:
+    """True if the objective needs the training images themselves, as `from_config`'s `points`."""
+    name = config.training.objective
+    return name in OBJECTIVES and OBJECTIVES[name].needs_points
 
 
 def from_config(
-    config: Any, sde: SDE, points: Array | None = None, captions: Array | None = None
+    config: ConfigDict, sde: SDE, points: Array | None = None, captions: Array | None = None
 ) -> Loss:
     """What `config.training` describes, `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
-    The u in [0, 1) become the times (see `time_draws`), which are the part "t" of the result; all
-    else is drawn from the keys, whose first half is that of an independent u. `continuous` trains
-    at all times, otherwise at the N levels of SMLD (VE) or DDPM (VP), where independent u are
-    replaced by an integer's own draw. The classes y [B] are for the objectives of `models.GUIDES`
-    alone: the classifier's network gives logits [B, K]; CLIP's is given tokens as well. The loss of
-    "clip" takes a further `gather`, see `contrastive`.
+    The loss returns a loss per image [B] and its named parts [B]. The u in [0, 1) become the times
+    (see `time_draws`), which are the part "t"; all else is drawn from the keys, whose first part is
+    that of an independent u (see `training_draws`). `continuous` trains at all times, otherwise at
+    the N levels of SMLD (VE) or DDPM (VP), where independent u are replaced by an integer's own
+    draw. The classes y [B] are for the objectives of `models.GUIDES` alone: the classifier's
+    network gives logits [B, K]; CLIP's reads tokens as well. The loss of "clip" takes a further
+    `gather`, see `contrastive`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
@@ -401,85 +320,19 @@ def from_config(
       ValueError: an unknown name, or settings that do not belong together.
     """
     training = config.training
-    lookup({**OBJECTIVES, **models.GUIDES}, training.objective, "training.objective")
+    lookup({**OBJECTIVES, **GUIDES}, training.objective, "training.objective")
     lookup(TIME_DRAWS, training.time_draws, "training.time_draws")
-    if training.objective == models.CLASSIFIER:
-        return _classifier(config, sde)
-    if training.objective == models.CLIP_OBJECTIVE:
-        return _clip(config, sde, captions)
-    return (_continuous if training.continuous else _discrete)(config, sde, points)
+    if training.objective in GUIDES:
+        return GUIDES[training.objective](config, sde, captions)
+    return _continuous(config, sde, points) if training.continuous else _discrete(config, sde)
 
 
-def _check_unweighted(training: Any) -> None:
-    """Refuses what weighs errors of a score, where there is none."""
-    for name, only in (("weighting", ""), ("likelihood_weighting", False)):
-        if training[name] != only:
-            raise ValueError(
-                f"config.training.{name} is {training[name]!r}, which weighs errors of a "
-                f"score; config.training.objective {training.objective!r} needs {only!r}"
-            )
-    if training.time == "likelihood":
-        raise ValueError(
-            "config.training.time 'likelihood' is for training.weighting 'likelihood', not for "
-            f"config.training.objective {training.objective!r}"
-        )
-
-
-def _classifier(config: Any, sde: SDE) -> Loss:
-    _check_unweighted(config.training)
-    times = times_from_config(config, sde)
-
-    def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
-        if y is None:
-            raise ValueError("the objective 'classifier' needs the classes of the images")
-        t, _ = times(u)
-        log_prob = models.class_log_prob(sde, network)
-        z = _noise(keys, x0.shape[1:])
-        per_image, parts = classifier_cross_entropy(sde, log_prob, x0, y, t, z)
-        return per_image, {**parts, "t": t}
-
-    return loss
-
-
-def _clip(config: Any, sde: SDE, captions: Array | None) -> Loss:
-    _check_unweighted(config.training)
-    if config.training.accumulation > 1:
-        raise ValueError(
-            f"config.training.accumulation is {config.training.accumulation}, but objective 'clip' "
-            "contrasts all images of a batch; it must be 1"
-        )
-    times = times_from_config(config, sde)
-
-    def loss(
-        network: Callable[..., Any],
-        x0: Array,
-        keys: Array,
-        u: Array,
-        y: Array | None = None,
-        gather: Callable[[Array], Array] = lambda rows: rows,
-    ) -> Losses:
-        if y is None or captions is None:
-            raise ValueError("the objective 'clip' needs the classes of the images, and captions")
-        t, _ = times(u)
-        mean, std = sde.marginal_prob(x0, t)
-        x = mean + batch_mul(std, _noise(keys, x0.shape[1:]))
-        draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=captions.shape[1])
-        own = captions[y, jax.vmap(draw)(_part(keys, 2))]
-        tokens = jnp.concatenate([own, captions[:, 0]])
-        image, texts, scale = network(x, models.continuous_labels(sde, t), tokens)
-        text, names = texts[: len(own)], texts[len(own) :]
-        known = jnp.argmax(image @ names.T, axis=1) == y
-        per_image = contrastive(image, text, scale, y, gather)
-        return per_image, {"accuracy": known.astype(jnp.float32), "t": t}
-
-    return loss
-
-
-def _continuous(config: Any, sde: SDE, points: Array | None) -> Loss:
+def _continuous(config: ConfigDict, sde: SDE, points: Array | None) -> Loss:
+    """The loss of an objective for all times."""
     training, model = config.training, config.model
-    weighting = _weighting(training)
-    objective, own_from_config = OBJECTIVES[training.objective]
-    own = own_from_config(config, points)
+    weighting, reduce_mean = weighting_from_config(training), bool(training.reduce_mean)
+    objective = OBJECTIVES[training.objective]
+    arguments = objective.arguments(config, points)
     times = times_from_config(config, sde)
     if model.prediction not in ("", "score") and model.scale_by_sigma:
         raise ValueError(
@@ -495,47 +348,20 @@ def _continuous(config: Any, sde: SDE, points: Array | None) -> Loss:
     score_from(lambda x, labels: x)  # refuses an unknown prediction
 
     def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
-        del y  # the network has been told already, or is not to be
+        del y  # the network sees the classes by itself, if at all
         t, factor = times(u)
-        per_image, parts = objective(
-            sde,
-            score_from(network),
-            x0,
-            t,
-            _noise(keys, x0.shape[1:]),
-            **own(keys, x0.shape[1:]),
-            weight=factor * weight(sde, t, weighting, model.sigma_data),
-            reduce_mean=bool(training.reduce_mean),
-        )
+        shape = x0.shape[1:]
+        z, further = training_draws.noise(keys, shape), arguments(keys, shape)
+        weights = factor * weight(sde, t, weighting, model.sigma_data)
+        noise_mse = objective.noise_mse(sde, score_from(network), x0, t, z, **further)
+        per_image, parts = weighted(noise_mse, math.prod(shape), weights, reduce_mean)
         return per_image, {**parts, "t": t}
 
     return loss
 
 
-def _weighting(training: Any) -> str:
-    """The name of the weighting, which must suit how the times are drawn."""
-    given = training.weighting
-    if given not in ("", "likelihood") and training.likelihood_weighting:
-        raise ValueError(
-            f"config.training.weighting is {given!r}; it contradicts likelihood_weighting=True"
-        )
-    weighting = given or ("likelihood" if training.likelihood_weighting else "noise")
-    lookup(WEIGHTINGS, weighting, "training.weighting")
-    if (training.time == "likelihood") and weighting != "likelihood":
-        raise ValueError(
-            "config.training.time 'likelihood' is for training.weighting 'likelihood', "
-            f"not {weighting!r}"
-        )
-    if weighting == "likelihood" and training.time in ("log_normal", "fixed"):
-        raise ValueError(
-            "config.training.weighting 'likelihood' bounds the likelihood with training.time "
-            f"'uniform' or 'likelihood', not {training.time!r}"
-        )
-    return weighting
-
-
-def _discrete(config: Any, sde: SDE, points: Array | None) -> Loss:
-    del points
+def _discrete(config: ConfigDict, sde: SDE) -> Loss:
+    """The loss of SMLD or DDPM, at the N noise levels of the SDE."""
     training = config.training
     if not isinstance(sde, VESDE | VariancePreservingSDE):
         raise ValueError(
@@ -559,46 +385,18 @@ def _discrete(config: Any, sde: SDE, points: Array | None) -> Loss:
     reduce_mean, by_key = bool(training.reduce_mean), training.time_draws == "independent"
 
     def loss(network: Network, x0: Array, keys: Array, u: Array, y: Array | None = None) -> Losses:
-        del y  # the network has been told already, or is not to be
+        del y  # the network sees the classes by itself, if at all
         if by_key:
-            draw = functools.partial(jax.random.randint, shape=(), minval=0, maxval=sde.N)
-            labels = jax.vmap(draw)(_part(keys, 0))
+            labels = training_draws.integers(keys, training_draws.TIME, sde.N)
         else:
             labels = jnp.minimum((u * sde.N).astype(jnp.int32), sde.N - 1)
-        z = _noise(keys, x0.shape[1:])
+        z = training_draws.noise(keys, x0.shape[1:])
         if isinstance(sde, VESDE):  # whose labels count down, see `models.discrete_labels`
-            elapsed = sde.N - 1 - labels
-            per_image, parts = smld(sde, network, x0, labels, z, reduce_mean)
+            elapsed, noise_mse = sde.N - 1 - labels, smld(sde, network, x0, labels, z)
         else:
-            elapsed = labels
-            per_image, parts = ddpm(sde, network, x0, labels, z, reduce_mean)
+            elapsed, noise_mse = labels, ddpm(sde, network, x0, labels, z)
+        size = math.prod(x0.shape[1:])
+        per_image, parts = weighted(noise_mse, size, reduce_mean=reduce_mean)
         return per_image, {**parts, "t": elapsed * (sde.T / max(sde.N - 1, 1))}
 
     return loss
-
-
-def _part(keys: Array, part: int) -> Array:
-    """Sub-keys [B] for one draw of every image: 0 its time, 1 its noise, 2 its directions."""
-    return jax.vmap(lambda key: jax.random.split(key, max(part + 1, 2))[part])(keys)
-
-
-def _noise(keys: Array, shape: tuple[int, ...]) -> Array:
-    return jax.vmap(lambda key: jax.random.normal(key, shape))(_part(keys, 1))
-
-
-# From errors to losses.
-
-
-def _axes(x: Array, batch_axes: int = 1) -> tuple[int, ...]:
-    return tuple(range(batch_axes, x.ndim))
-
-
-def _reduce(error: Array, weight: Array | None, reduce_mean: bool) -> Losses:
-    """Weighted squared error of the noise, per image: averaged, or half the sum."""
-    noise_mse = jnp.mean(jnp.square(error), _axes(error))
-    return _weighted(noise_mse, error.size // error.shape[0], weight, reduce_mean)
-
-
-def _weighted(noise_mse: Array, size: int, weight: Array | None, reduce_mean: bool) -> Losses:
-    weight = jnp.ones_like(noise_mse) if weight is None else weight
-    return weight * noise_mse * (1.0 if reduce_mean else 0.5 * size), {"noise_mse": noise_mse}

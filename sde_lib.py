@@ -35,18 +35,38 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, ClassVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Float, Int
+from ml_collections import ConfigDict
 
-ScoreFn = Callable[[Array, Array], Array]
+from configs.names import lookup
+
+# Shapes, which the tests check at run time. One name has one value within a call: "batch" is the
+# same for all arguments and the result, and so is "*image", however many axes an image has.
+if TYPE_CHECKING:
+    AnyArray = Array
+else:
+    AnyArray = Array | np.ndarray  # NumPy's arrays do wherever they meet JAX's
+
+Images = Float[AnyArray, "batch *image"]  # [B, ...]: an image of any shape, or a point
+Times = Float[AnyArray, "batch"]  # [B]; in [0, T], or another number for each image
+AnyTimes = Float[AnyArray, "*times"]  # of any shape, for what acts on each time alone
+Steps = Int[Array, "*times"]  # indices of steps of the discretised process
+Levels = Float[Array, "levels"]  # [N], a table of the discretised process
+Factors = Float[ArrayLike, "..."]  # [B], or one number
+Arrays = Float[AnyArray, "..."]  # of a shape that the function itself refuses if it does not fit
+
+ScoreFn = Callable[[Images, Times], Images]
 
 
-def batch_mul(a: Array, x: Array) -> Array:
-    """Multiplies image b of `x` [B, ...] by the scalar `a[b]` ([B])."""
+def batch_mul(a: Factors, x: Arrays) -> Arrays:
+    """Multiplies image b of `x` [B, ...] by the scalar `a[b]` ([B], or one scalar for all)."""
     return jnp.reshape(a, jnp.shape(a) + (1,) * (jnp.ndim(x) - jnp.ndim(a))) * x
 
 
@@ -90,25 +110,25 @@ class SDE(abc.ABC):
     # The marginals.
 
     @abc.abstractmethod
-    def log_alpha(self, t: Array) -> Array:
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
         """Logarithm of `alpha(t)`, the factor on the data in `p(x_t | x_0)`."""
 
     @abc.abstractmethod
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: AnyTimes) -> AnyTimes:
         """Standard deviation of the noise in `p(x_t | x_0)`."""
 
-    def alpha(self, t: Array) -> Array:
+    def alpha(self, t: AnyTimes) -> AnyTimes:
         """The factor on the data: `p(x_t | x_0) = N(alpha(t) x_0, sigma(t)^2 I)` (eq. 29)."""
         return jnp.exp(self.log_alpha(t))
 
-    def log_snr(self, t: Array) -> Array:
+    def log_snr(self, t: AnyTimes) -> AnyTimes:
         """`lambda(t) = log(alpha^2 / sigma^2)`, decreasing in t (Kingma et al. 2021, eq. 4)."""
         return 2.0 * (self.log_alpha(t) - jnp.log(self.sigma(t)))
 
-    def time_of_log_snr(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """Inverse of `log_snr`: the time in [0, T] that has it; by bisection unless overridden."""
 
-        def halve(_: int, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
+        def halve(_: Array, bracket: tuple[Array, Array]) -> tuple[Array, Array]:
             low, high = bracket
             middle = 0.5 * (low + high)
             later = self.log_snr(middle) > log_snr
@@ -118,30 +138,30 @@ class SDE(abc.ABC):
         low, high = jax.lax.fori_loop(0, 60, halve, start)
         return 0.5 * (low + high)
 
-    def marginal_prob(self, x0: Array, t: Array) -> tuple[Array, Array]:
+    def marginal_prob(self, x0: Images, t: Times) -> tuple[Images, Times]:
         """Mean [B, ...] and standard deviation [B] of `p(x_t | x_0)` (eq. 29)."""
         return batch_mul(self.alpha(t), x0), self.sigma(t)
 
     # The process.
 
-    def drift(self, x: Array, t: Array) -> Array:
+    def drift(self, x: Images, t: Times) -> Images:
         """`f(x, t) = (d log alpha / dt) x` (eq. 5); [B, ...]."""
         return batch_mul(_derivative(self.log_alpha, t), x)
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sqrt(d sigma^2/dt - 2 (d log alpha / dt) sigma^2)` (eq. 5); [B]."""
         growth = _derivative(self.sigma, t) - _derivative(self.log_alpha, t) * self.sigma(t)
         return jnp.sqrt(2.0 * self.sigma(t) * growth)
 
-    def sde(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def sde(self, x: Images, t: Times) -> tuple[Images, Times]:
         """Drift [B, ...] and diffusion coefficient [B] of eq. 5."""
         return self.drift(x, t), self.diffusion(t)
 
-    def timestep(self, t: Array) -> Array:
+    def timestep(self, t: AnyTimes) -> Steps:
         """Index in 0..N-1 of the discrete step at time t: `t (N - 1) / T` cut to an integer."""
         return jnp.asarray(t * (self.N - 1) / self.T, jnp.int32)
 
-    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
         """One step `x_{i+1} = x_i + f_i(x_i) + G_i z_i` (appendix E): f [B, ...] and G [B].
 
         Euler-Maruyama with step T/N here; VE and VP use the Markov chains of SMLD and DDPM.
@@ -149,7 +169,7 @@ class SDE(abc.ABC):
         dt = self.T / self.N
         return self.drift(x, t) * dt, self.diffusion(t) * math.sqrt(dt)
 
-    def step_alpha(self, t: Array) -> Array:
+    def step_alpha(self, t: AnyTimes) -> AnyTimes:
         """`alpha_i = 1 - beta_i` [B], the factor in the correctors' step size (algorithm 5).
 
         `beta_i = beta(t)/N` with `beta = -2 d log alpha / dt`: 1 where there is no drift.
@@ -168,23 +188,23 @@ class SDE(abc.ABC):
         with jax.ensure_compile_time_eval():
             return float(self.sigma(jnp.float32(self.T)))
 
-    def prior_sampling(self, z: Array) -> Array:
+    def prior_sampling(self, z: Images) -> Images:
         """A draw from the prior, made from the standard-normal `z` of the same shape."""
         return self.prior_std * z
 
-    def prior_logp(self, x: Array) -> Array:
+    def prior_logp(self, x: Images) -> Times:
         """Log-density in nats [B] of `x` [B, ...] under the prior."""
         energy = jnp.sum(jnp.square(x / self.prior_std), axis=tuple(range(1, x.ndim)))
         log_norm = math.log(2.0 * math.pi) + 2.0 * math.log(self.prior_std)
         return -0.5 * (math.prod(x.shape[1:]) * log_norm + energy)
 
-    def transition(self, t: Array, s: Array) -> tuple[Array, Array]:
+    def transition(self, t: AnyTimes, s: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """`p(x_t | x_s) = N(a x_s, v I)` for s <= t: the factor a [B] and the variance v [B]."""
         a = jnp.exp(self.log_alpha(t) - self.log_alpha(s))
         v = -jnp.square(self.sigma(t)) * jnp.expm1(self.log_snr(t) - self.log_snr(s))
         return a, v
 
-    def posterior(self, x: Array, score: Array, t: Array, s: Array) -> tuple[Array, Array]:
+    def posterior(self, x: Images, score: Images, t: Times, s: Times) -> tuple[Images, Times]:
         """Ancestral step from t to s < t: mean [B, ...] and std [B] of `p(x_s | x_t, x_0)`.
 
         With `x_0` replaced by `E[x_0 | x_t] = (x_t + sigma_t^2 score) / alpha_t` and (a, v) of
@@ -213,20 +233,20 @@ class ReverseSDE:
         """The factor on `g^2 score`: 1 for the SDE (eq. 6), 1/2 for the ODE (eq. 13)."""
         return 0.5 if self.probability_flow else 1.0
 
-    def drift(self, x: Array, t: Array) -> Array:
+    def drift(self, x: Images, t: Times) -> Images:
         """`f - g^2 score`, or `f - g^2 score / 2` for the probability flow; [B, ...]."""
         g2 = jnp.square(self.forward.diffusion(t))
         return self.forward.drift(x, t) - self.score_weight * batch_mul(g2, self.score_fn(x, t))
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t)` [B], zero for the probability flow."""
         return jnp.zeros_like(t) if self.probability_flow else self.forward.diffusion(t)
 
-    def sde(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def sde(self, x: Images, t: Times) -> tuple[Images, Times]:
         """Drift [B, ...] and diffusion coefficient [B] of eq. 6 or 13."""
         return self.drift(x, t), self.diffusion(t)
 
-    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
         """Reverse diffusion `x_i = x_{i+1} - f' + G' z` (appendix E): f' [B, ...] and G' [B].
 
         `f' = f - G^2 score` and `G' = G`, of the forward process's own discretisation; the
@@ -242,7 +262,7 @@ class BetaSDE(SDE):
     """What VP and sub-VP share: `f = -beta(t) x / 2` (eqs. 11, 12), and DDPM's tables."""
 
     @abc.abstractmethod
-    def beta(self, t: Array) -> Array:
+    def beta(self, t: AnyTimes) -> AnyTimes:
         """`beta(t) = -2 d log alpha / dt` [B]."""
 
     @abc.abstractmethod
@@ -253,7 +273,7 @@ class BetaSDE(SDE):
     def prior_std(self) -> float:
         return 1.0
 
-    def drift(self, x: Array, t: Array) -> Array:
+    def drift(self, x: Images, t: Times) -> Images:
         """`f(x, t) = -beta(t) x / 2` (eqs. 11 and 12)."""
         return batch_mul(-0.5 * self.beta(t), x)
 
@@ -271,31 +291,31 @@ class BetaSDE(SDE):
         return {name: table.astype(np.float32) for name, table in tables.items()}
 
     @property
-    def discrete_betas(self) -> Array:
+    def discrete_betas(self) -> Levels:
         """`beta_i` of DDPM [N] (appendix C)."""
         return jnp.asarray(self._tables["betas"])
 
     @property
-    def alphas(self) -> Array:
+    def alphas(self) -> Levels:
         """`alpha_i = 1 - beta_i` [N]."""
         return jnp.asarray(self._tables["alphas"])
 
     @property
-    def alphas_cumprod(self) -> Array:
+    def alphas_cumprod(self) -> Levels:
         """Product of `alpha_j` over j <= i [N]."""
         return jnp.asarray(self._tables["alphas_cumprod"])
 
     @property
-    def sqrt_alphas_cumprod(self) -> Array:
+    def sqrt_alphas_cumprod(self) -> Levels:
         """DDPM's factor on the data at step i [N]."""
         return jnp.asarray(self._tables["sqrt_alphas_cumprod"])
 
     @property
-    def sqrt_1m_alphas_cumprod(self) -> Array:
+    def sqrt_1m_alphas_cumprod(self) -> Levels:
         """DDPM's noise level at step i [N]."""
         return jnp.asarray(self._tables["sqrt_1m_alphas_cumprod"])
 
-    def step_alpha(self, t: Array) -> Array:
+    def step_alpha(self, t: AnyTimes) -> AnyTimes:
         """`alpha_i = 1 - beta_i` of the step at time t (algorithm 5)."""
         return self.alphas[self.timestep(t)]
 
@@ -305,22 +325,22 @@ class VariancePreservingSDE(BetaSDE):
     """Variance preserving for any beta: `dx = -beta x / 2 dt + sqrt(beta) dw` (eq. 11)."""
 
     @abc.abstractmethod
-    def time_of_beta_integral(self, area: Array) -> Array:
+    def time_of_beta_integral(self, area: AnyTimes) -> AnyTimes:
         """The time t at which the integral of beta from 0 to t is `area`."""
 
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: AnyTimes) -> AnyTimes:
         """`sqrt(1 - alpha^2)` (eq. 33)."""
         return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
 
-    def time_of_log_snr(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """From `1/alpha^2 = 1 + exp(-log_snr)`, whose logarithm is the integral of beta."""
         return self.time_of_beta_integral(jax.nn.softplus(-log_snr))
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sqrt(beta(t))` (eq. 11)."""
         return jnp.sqrt(self.beta(t))
 
-    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
         """DDPM's chain `x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z` (eq. 10)."""
         beta = self.discrete_betas[self.timestep(t)]
         return batch_mul(jnp.expm1(0.5 * jnp.log1p(-beta)), x), jnp.sqrt(beta)
@@ -349,15 +369,15 @@ class LinearBetaSDE(BetaSDE):
                 "use 0 <= beta_min <= beta_max with beta_max > 0"
             )
 
-    def beta(self, t: Array) -> Array:
+    def beta(self, t: AnyTimes) -> AnyTimes:
         """`beta(t) = beta_min + t (beta_max - beta_min)` (eq. 32)."""
         return self.beta_min + t * (self.beta_max - self.beta_min)
 
-    def log_alpha(self, t: Array) -> Array:
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
         """`-1/2` times the integral of beta from 0 to t (eq. 33)."""
         return -0.25 * t * t * (self.beta_max - self.beta_min) - 0.5 * t * self.beta_min
 
-    def time_of_beta_integral(self, area: Array) -> Array:
+    def time_of_beta_integral(self, area: AnyTimes) -> AnyTimes:
         """The time t at which the integral of beta from 0 to t is `area`."""
         slope = self.beta_max - self.beta_min
         return 2.0 * area / (self.beta_min + jnp.sqrt(self.beta_min**2 + 2.0 * slope * area))
@@ -402,20 +422,20 @@ class CosineVPSDE(VariancePreservingSDE):
     # From here to t = 1 beta is constant, and the angle that is left to pi/2 is w CLIPPED.
     CLIPPED: ClassVar[float] = math.atan(2.0 * RATE / BETA_MAX) / RATE
 
-    def _left(self, t: Array) -> tuple[Array, Array]:
+    def _left(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """`pi/2 - w (t + s)` where beta is not clipped, and the time since it is; for t >= 1/2."""
         rest = 1.0 - jnp.where(t < 0.5, 0.5, t)  # exact
         clipped = rest < self.CLIPPED
         angle = self.RATE * jnp.where(clipped, self.CLIPPED, rest)
         return angle, jnp.where(clipped, self.CLIPPED - rest, 0.0)
 
-    def beta(self, t: Array) -> Array:
+    def beta(self, t: AnyTimes) -> AnyTimes:
         """`min(2 w tan(w (t + s)), 999)`."""
         late = 1.0 / jnp.tan(self._left(t)[0])
         early = jnp.tan(self.RATE * (jnp.minimum(t, 0.5) + self.OFFSET))
         return 2.0 * self.RATE * jnp.where(t < 0.5, early, late)
 
-    def log_alpha(self, t: Array) -> Array:
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
         """`log(cos(w (t + s)) / cos(w s))`, and a line of slope -999/2 where beta is clipped."""
         angle = self.RATE * jnp.where(t < 0.5, t, 0.5)
         start = self.RATE * self.OFFSET
@@ -425,7 +445,7 @@ class CosineVPSDE(VariancePreservingSDE):
         late = jnp.log(jnp.sin(left) / math.cos(start)) - 0.5 * self.BETA_MAX * since
         return jnp.where(t < 0.5, jnp.log1p(-loss), late)
 
-    def time_of_beta_integral(self, area: Array) -> Array:
+    def time_of_beta_integral(self, area: AnyTimes) -> AnyTimes:
         """The root of `cos(w (t + s)) = alpha cos(w s)` by half-angle formulas; then the line."""
         start, last = self.RATE * self.OFFSET, self.RATE * self.CLIPPED
         at_clip = -2.0 * math.log(math.sin(last) / math.cos(start))
@@ -445,15 +465,15 @@ class CosineVPSDE(VariancePreservingSDE):
 class SubVPSDE(LinearBetaSDE):
     """Sub-VP: VP's drift, with a variance below VP's at every time (eq. 12)."""
 
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: AnyTimes) -> AnyTimes:
         """`1 - alpha^2`, the square of VP's (eq. 29)."""
         return -jnp.expm1(2.0 * self.log_alpha(t))
 
-    def time_of_log_snr(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """From `sigma/alpha = 1/alpha - alpha = 2 sinh(area / 2)`, area the integral of beta."""
         return self.time_of_beta_integral(2.0 * jnp.arcsinh(0.5 * jnp.exp(-0.5 * log_snr)))
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sqrt(beta(t) (1 - alpha(t)^4))` (eq. 12)."""
         return jnp.sqrt(-self.beta(t) * jnp.expm1(4.0 * self.log_alpha(t)))
 
@@ -487,11 +507,11 @@ class VarianceExplodingSDE(SDE):
     def prior_std(self) -> float:
         return self.sigma_max
 
-    def log_alpha(self, t: Array) -> Array:
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
         """0 (eq. 29)."""
         return jnp.zeros_like(t)
 
-    def drift(self, x: Array, t: Array) -> Array:
+    def drift(self, x: Images, t: Times) -> Images:
         """0 (eq. 9)."""
         return jnp.zeros_like(x)
 
@@ -512,15 +532,15 @@ class VESDE(VarianceExplodingSDE):
         """`log(sigma_max / sigma_min)`."""
         return math.log(self.sigma_max) - math.log(self.sigma_min)
 
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: AnyTimes) -> AnyTimes:
         """`sigma_min (sigma_max / sigma_min)^t` (eq. 30)."""
         return self.sigma_min * jnp.exp(t * self.log_ratio)
 
-    def time_of_log_snr(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """`log(sigma / sigma_min) / log(sigma_max / sigma_min)`."""
         return (-0.5 * log_snr - math.log(self.sigma_min)) / self.log_ratio
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sigma(t) sqrt(2 log(sigma_max / sigma_min))` (eq. 30)."""
         return self.sigma(t) * math.sqrt(2.0 * self.log_ratio)
 
@@ -529,11 +549,11 @@ class VESDE(VarianceExplodingSDE):
         return np.geomspace(self.sigma_min, self.sigma_max, self.N)
 
     @property
-    def discrete_sigmas(self) -> Array:
+    def discrete_sigmas(self) -> Levels:
         """SMLD's noise levels [N], geometric from `sigma_min` up to `sigma_max`."""
         return jnp.asarray(self._sigmas.astype(np.float32))
 
-    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
         """SMLD's chain `x_i = x_{i-1} + sqrt(sigma_i^2 - sigma_{i-1}^2) z` (eq. 8).
 
         The level below the lowest is 0: the first step back ends at the data.
@@ -565,19 +585,19 @@ class EDMSDE(VarianceExplodingSDE):
     def training_eps(self) -> float:
         return self.sigma_min
 
-    def sigma(self, t: Array) -> Array:
+    def sigma(self, t: AnyTimes) -> AnyTimes:
         """t."""
         return t
 
-    def time_of_log_snr(self, log_snr: Array) -> Array:
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """`exp(-log_snr / 2)`."""
         return jnp.exp(-0.5 * log_snr)
 
-    def diffusion(self, t: Array) -> Array:
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sqrt(2 t)`."""
         return jnp.sqrt(2.0 * t)
 
-    def discretize(self, x: Array, t: Array) -> tuple[Array, Array]:
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
         """SMLD's chain (eq. 8), its levels T / (N - 1) apart; below the lowest is 0."""
         below = jnp.maximum(t - self.T / max(self.N - 1, 1), 0.0)
         return jnp.zeros_like(x), jnp.sqrt((t - below) * (t + below))
@@ -592,7 +612,7 @@ SDES: dict[str, type[SDE]] = {
 }
 
 
-def from_config(config: Any) -> SDE:
+def from_config(config: ConfigDict) -> SDE:
     """The SDE named by `config.training.sde`.
 
     N is `config.model.num_scales`; every other field is read from `config.model` by its name.
@@ -601,16 +621,17 @@ def from_config(config: Any) -> SDE:
       ValueError: unknown name, missing field or value out of range.
     """
     name = str(config.training.sde).lower()
-    if name not in SDES:
-        raise ValueError(f"config.training.sde is {name!r}; choose one of {', '.join(SDES)}")
-    fields = [field.name for field in dataclasses.fields(SDES[name])]
-    keys = {field: "num_scales" if field == "N" else field for field in fields}
-    for field, key in keys.items():
-        if not hasattr(config.model, key):
-            raise ValueError(f"config.model.{key} is missing; {name} needs it for its {field}")
-    return SDES[name](**{field: getattr(config.model, key) for field, key in keys.items()})
+    sde = lookup(SDES, name, "training.sde")
+    parameters = {}
+    for field in dataclasses.fields(sde):
+        key = "num_scales" if field.name == "N" else field.name
+        if key not in config.model:
+            raise ValueError(f"config.model.{key} is missing; {name} needs it for its {field.name}")
+        parameters[field.name] = config.model[key]
+    return sde(**parameters)
 
 
-def _derivative(function: Callable[[Array], Array], t: Array) -> Array:
+def _derivative(function: Callable[[AnyTimes], AnyTimes], t: AnyTimes) -> AnyTimes:
     """Elementwise derivative of `function` at the times t."""
-    return jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+    slope: Array = jax.jvp(function, (t,), (jnp.ones_like(t),))[1]
+    return slope

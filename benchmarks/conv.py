@@ -1,4 +1,4 @@
-"""Forward, dx and dw of a 3x3 convolution: `models.conv` beside XLA's own, alone and in a scan.
+"""Forward, dx and dw of a 3x3 convolution: `models.ops.conv` beside XLA's own, alone and in a scan.
 
 python benchmarks/conv.py            # milliseconds; the last column is what the scan gains
 XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/conv.py
@@ -9,13 +9,12 @@ import sys
 import time
 from collections.abc import Callable
 
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
+
 import jax
 from jax import lax
 
 from models.ops.conv import conv
-
-sys.path.insert(0, str(pathlib.Path(__file__).resolve().parents[1]))
-
 
 SHAPES = [(128, 8, 32), (128, 8, 64), (64, 14, 64), (16, 32, 32), (4, 32, 128), (4, 16, 256)]
 LENGTH = 2
@@ -64,11 +63,10 @@ def main() -> None:
     for batch, side, channels in SHAPES:
         x = jax.random.normal(jax.random.key(0), (batch, side, side, channels))
         w = 0.1 * jax.random.normal(jax.random.key(1), (3, 3, channels, channels))
-        theirs, ours = measure(xla_conv, x, w), measure(conv, x, w)
-        cells = [f"{value:8.1f}" for value in (*theirs, *ours)]
-        print(
-            f"{batch:8} {side:4} {channels:6}", *cells, f"{theirs[2] / ours[2]:6.0f} x", flush=True
-        )
+        xla, ours = measure(xla_conv, x, w), measure(conv, x, w)
+        cells = [f"{value:8.1f}" for value in (*xla, *ours)]
+        gain = f"{xla[2] / ours[2]:6.0f} x"
+        print(f"{batch:8} {side:4} {channels:6}", *cells, gain, flush=True)
 
 
 if __name__ == "__main__":

@@ -43,26 +43,28 @@ from runtime.workdir import restore
 LAST_LAYER = 0.1  # scale of its initial weights
 
 
-class Measured(NamedTuple):
+class Run(NamedTuple):
+    """Bits/dim [B] of the images, the evaluations, and the wall and CPU time in seconds."""
+
     bits: np.ndarray
     nfe: int
     seconds: float
     cpu: float
 
 
-def measure(call: Callable[[], tuple[Any, int]], compiles: bool) -> Measured:
-    """Bits per dimension, evaluations, wall and CPU time, of the second call if one compiles."""
+def measure(call: Callable[[], tuple[Any, int]], compiles: bool) -> Run:
+    """The second run of a call if the first compiles, else the first."""
     if compiles:
         call()
     began, busy = time.perf_counter(), time.process_time()
     bits, nfe = call()
     bits = np.asarray(bits).reshape(-1)
     seconds, cpu = time.perf_counter() - began, time.process_time() - busy
-    return Measured(bits, int(nfe), seconds, cpu)
+    return Run(bits, int(nfe), seconds, cpu)
 
 
 class Case(NamedTuple):
-    """What both sides compute: the network's parameters, the images and the tolerances."""
+    """The network's parameters, the images and the tolerances, the same for both sides."""
 
     config: Any
     parts: experiment.Parts
@@ -80,7 +82,9 @@ class Case(NamedTuple):
         return (x + 1.0) / 2.0 if self.config.data.centered else x
 
 
-def ours(case: Case, probe: np.ndarray, solver: str) -> Measured:
+def ours(case: Case, probe: np.ndarray, solver: str) -> Run:
+    """Our likelihood, with the peer's probe."""
+
     @jax.jit
     def run(params: Any, x: jax.Array, probes: jax.Array) -> likelihood.Likelihood:
         score_fn = experiment.score_from_params(case.config, case.parts, params)
@@ -96,16 +100,16 @@ def ours(case: Case, probe: np.ndarray, solver: str) -> Measured:
         )
 
     def call() -> tuple[Any, int]:
-        found = jax.block_until_ready(run(case.params, case.x, jnp.asarray(probe)[None]))
-        if not found.ok.all():
+        solution = jax.block_until_ready(run(case.params, case.x, jnp.asarray(probe)[None]))
+        if not solution.ok.all():
             raise ValueError("the solver gave up")
-        bits = likelihood.bits_per_dim(found.logp, case.parts.image_shape, 256, case.scale)
-        return bits, found.nfe.max()
+        bits = likelihood.bits_per_dim(solution.logp, case.parts.image_shape, 256, case.scale)
+        return bits, solution.nfe.max()
 
     return measure(call, compiles=True)
 
 
-def torch_peer(case: Case) -> tuple[Measured, np.ndarray]:
+def torch_peer(case: Case) -> tuple[Run, np.ndarray]:
     """The official PyTorch function, and the probe that it drew."""
     import torch
 
@@ -123,10 +127,10 @@ def torch_peer(case: Case) -> tuple[Measured, np.ndarray]:
         bits, _, nfe = official(network, images)
         return bits, nfe
 
-    measured = measure(call, compiles=False)
+    timing = measure(call, compiles=False)
     torch.manual_seed(0)
     probe = torch.randint_like(images, low=0, high=2) * 2.0 - 1.0
-    return measured, np.moveaxis(probe.numpy(), 1, -1)
+    return timing, np.moveaxis(probe.numpy(), 1, -1)
 
 
 class PeerState(NamedTuple):
@@ -134,7 +138,7 @@ class PeerState(NamedTuple):
     model_state: Any
 
 
-def jax_peer(case: Case) -> tuple[Measured, np.ndarray]:
+def jax_peer(case: Case) -> tuple[Run, np.ndarray]:
     """The official JAX function on one device, and the probe that it drew."""
     peer = peers.load(case.path)
     network = peers.network(case.path, case.config)
@@ -150,11 +154,12 @@ def jax_peer(case: Case) -> tuple[Measured, np.ndarray]:
         bits, _, nfe = official(keys, state, images)
         return bits, nfe
 
-    drawn = jax.random.randint(jax.random.split(keys[0])[1], images.shape, 0, 2)
-    return measure(call, compiles=True), np.asarray(drawn[0]) * 2.0 - 1.0
+    bits = jax.random.randint(jax.random.split(keys[0])[1], images.shape, 0, 2)
+    return measure(call, compiles=True), np.asarray(bits[0]) * 2.0 - 1.0
 
 
 def make_case(args: argparse.Namespace) -> Case:
+    """The case that the command line describes."""
     config = convert.load_config(args.config)
     if not args.workdir:
         config.model.init_scale = LAST_LAYER
@@ -185,23 +190,23 @@ def run() -> None:
     kind = peers.kind(case.path)
     official, probe = {"torch": torch_peer, "jax": jax_peer}[kind](case)
     rows = []
-    for name, found in [
+    for name, timing in [
         (f"official, {kind}", official),
         ("ours, Dopri5", ours(case, probe, "Dopri5")),
         ("ours, Tsit5", ours(case, probe, "Tsit5")),
     ]:
-        off = float(np.abs(found.bits - official.bits).max())
+        off = float(np.abs(timing.bits - official.bits).max())
         rows.append(
             (
                 name,
-                float(found.bits.mean()),
+                float(timing.bits.mean()),
                 off,
-                found.nfe,
-                found.seconds,
-                official.seconds / found.seconds,
-                found.cpu,
-                official.cpu / found.cpu,
-                1e3 * found.cpu / found.nfe,
+                timing.nfe,
+                timing.seconds,
+                official.seconds / timing.seconds,
+                timing.cpu,
+                official.cpu / timing.cpu,
+                1e3 * timing.cpu / timing.nfe,
             )
         )
     header = ["", "bits/dim", "largest diff.", "NFE"]

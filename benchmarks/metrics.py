@@ -70,12 +70,12 @@ def random_tensors() -> dict[str, np.ndarray]:
 def torch_networks(
     tensors: dict[str, np.ndarray],
 ) -> Iterator[tuple[str, str, Callable[[np.ndarray], np.ndarray]]]:
-    """Those that are installed, with these weights: name, resize, from images to features."""
+    """The networks that are installed, with these weights: name, resize, images to features."""
     if importlib.util.find_spec("torch") is None:
         return
     import torch
 
-    given = {name: torch.from_numpy(array) for name, array in tensors.items()}
+    weights = {name: torch.from_numpy(array) for name, array in tensors.items()}
 
     def channels_first(images: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
@@ -85,7 +85,7 @@ def torch_networks(
 
         with tempfile.TemporaryDirectory() as folder:
             path = os.path.join(folder, "weights.pth")
-            torch.save(given, path)
+            torch.save(weights, path)
             network = FeatureExtractorInceptionV3("network", ["2048"], path)
 
         def of_torch_fidelity(images: np.ndarray) -> np.ndarray:
@@ -96,7 +96,7 @@ def torch_networks(
     if importlib.util.find_spec("pytorch_fid") is not None:
         import pytorch_fid.inception
 
-        pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: given
+        pytorch_fid.inception.load_state_dict_from_url = lambda *_, **__: weights
         features = pytorch_fid.inception.InceptionV3().eval()
 
         def of_pytorch_fid(images: np.ndarray) -> np.ndarray:
@@ -107,6 +107,7 @@ def torch_networks(
 
 
 def compare_networks(batch: int, rounds: int) -> None:
+    """Prints the rate of each network, and how far its features are from ours."""
     tensors = random_tensors()
     params = jax.tree.map(jnp.asarray, inception_weights.params_from_torch(tensors))
     images = np.random.default_rng(1).integers(0, 256, (batch, 32, 32, 3), np.uint8)
@@ -139,6 +140,7 @@ def compare_networks(batch: int, rounds: int) -> None:
 
 
 def compare_distances(features: int, rounds: int) -> None:
+    """Prints the time of a Fréchet distance beside SciPy's eigen-decompositions."""
     rng = np.random.default_rng(2)
     a, b = (Moments.of(rng.standard_normal((2 * features, features))) for _ in range(2))
     covariance = a.covariance

@@ -47,7 +47,9 @@ CASES = {
 }
 QUANTITIES = ("forward", "gradient", "step")
 MATMUL = 2048
-Calls = dict[str, tuple[Callable[[], Any], int]]  # what to time, and how many times it does it
+Calls = dict[
+    str, tuple[Callable[[], Any], int]
+]  # a call by quantity, and the number of times that it does it
 
 
 def read_config(case: Case) -> Any:
@@ -86,8 +88,8 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
     x, labels = jnp.zeros((case.batch, *shape)), jnp.full(case.batch, 0.5)
 
     def loss(params: Any, images: Any) -> Any:
-        drawn = images, classes[0], jax.random.key(1), numbers, case.batch
-        return jnp.mean(objective(params, *drawn, train=True, flip=True)[0])
+        batch = images, classes[0], jax.random.key(1), numbers, case.batch
+        return jnp.mean(objective(params, *batch, train=True, flip=True)[0])
 
     one_step = make_train_step(objective, optimizer, ema.from_config(config), True, None)
     traced = (
@@ -260,8 +262,8 @@ class Contender:
     def __init__(self, name: str, path: str | None) -> None:
         self.name = name
         context = multiprocessing.get_context("spawn")
-        self.pipe, theirs = context.Pipe()
-        context.Process(target=serve, args=(theirs, path), daemon=True).start()
+        self.pipe, end = context.Pipe()
+        context.Process(target=serve, args=(end, path), daemon=True).start()
 
     def ask(self, order: str, argument: Any) -> Any:
         self.pipe.send((order, argument))

@@ -1,4 +1,4 @@
-"""What objectives cost, and what choosing the times does to the variance of the gradient.
+"""Objectives: the cost of each, and the variance of the gradient by how the times are drawn.
 
     python benchmarks/objectives.py [--config=configs/quickstart.py ...] [--rounds=5] [--draws=48]
 
@@ -13,7 +13,6 @@ disturbs least.
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import pathlib
 import sys
 import time
@@ -35,12 +34,13 @@ import optax
 import data
 import models
 from diffusion import times
+from interop import convert
 from runtime import experiment, figures
 from training.objective import objective_from_config
 
 CONFIGS = ("configs/toy/mixture_dsm_vp.py", "configs/quickstart.py")
 
-# What differs from denoising score matching of the noise, field by field.
+# Changes to denoising score matching of the noise, field by field.
 EDM = {
     "training.weighting": "edm",
     "training.time": "log_normal",
@@ -76,12 +76,8 @@ Gradient = Callable[[Any, Any, jax.Array], tuple[jax.Array, Any]]
 
 
 def load_config(path: str, changes: dict[str, Any]) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_config", ROOT / path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--config={path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    config = module.get_config()
+    """The config of a file, with changes by field."""
+    config = convert.load_config(ROOT / path)
     config.update_from_flattened_dict(changes)
     return config
 
@@ -107,7 +103,7 @@ def batch_of(dataset: Any, batch: int, number: int) -> tuple[Any, jax.Array]:
     return dataset.take(chosen)[0], jax.random.key(number)
 
 
-def trained(path: str, dataset: Any, batch: int, steps: int) -> Any:
+def trained_params(path: str, dataset: Any, batch: int, steps: int) -> Any:
     """Parameters after some steps, for which the errors at all times are of one order."""
     gradient, params = gradient_of(load_config(path, NOISE), dataset, batch)
     optimizer = optax.adam(2e-3)
@@ -126,8 +122,8 @@ def trained(path: str, dataset: Any, batch: int, steps: int) -> Any:
 
 def variances(path: str, dataset: Any, batch: int, steps: int, draws: int) -> list[tuple]:
     """Mean loss, and the variances of loss and gradient relative to the first of `TIMES`."""
-    params = trained(path, dataset, batch, steps)
-    found = []
+    params = trained_params(path, dataset, batch, steps)
+    moments = []
     for time_, kind in TIMES:
         changes = {
             **NOISE,
@@ -145,11 +141,11 @@ def variances(path: str, dataset: Any, batch: int, steps: int, draws: int) -> li
             values.append(float(value))
             total, squares = total + flat, squares + np.square(flat, dtype=np.float64)
         variance = (squares - np.square(total) / draws) / (draws - 1)
-        found.append((np.mean(values), np.var(values, ddof=1), variance.sum()))
-    _, first_loss, first = found[0]
+        moments.append((np.mean(values), np.var(values, ddof=1), variance.sum()))
+    _, first_loss, first = moments[0]
     return [
         (time_, kind, mean, of_loss / first_loss, of_gradient / first, first / of_gradient)
-        for (time_, kind), (mean, of_loss, of_gradient) in zip(TIMES, found, strict=True)
+        for (time_, kind), (mean, of_loss, of_gradient) in zip(TIMES, moments, strict=True)
     ]
 
 

@@ -91,7 +91,7 @@ def _load(root: pathlib.Path) -> Official:
 
 
 def require_torch() -> None:
-    """ValueError, in one line, where PyTorch is missing."""
+    """Raises a ValueError, in one line, where PyTorch is missing."""
     try:
         importlib.import_module("torch")
     except ImportError as error:
@@ -127,7 +127,7 @@ def official_config(config: ml_collections.ConfigDict) -> ml_collections.ConfigD
     """The same settings as the official networks read them."""
     ours = {"num_labels": 0, "attn_num_groups": 0, "attn_each_up_block": False, "remat": False}
     for key, value in {**ours, "dtype": "float32"}.items():
-        if config.model.get(key, value) != value:
+        if config.model[key] != value:
             raise ValueError(f"model.{key}={config.model[key]!r} does not exist in the peer")
     translated = ml_collections.ConfigDict(config.to_dict())
     translated.data.channels = translated.data.num_channels

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import functools
-import importlib.util
 import pathlib
 import sys
 import time
@@ -30,6 +29,7 @@ import sampling
 import sde_lib
 from diffusion import few_steps, grids, ode
 from diffusion.noise import image_noise
+from interop import convert
 
 
 def fastest(call: Callable[[], Any], repeats: int) -> float:
@@ -41,15 +41,6 @@ def fastest(call: Callable[[], Any], repeats: int) -> float:
         jax.block_until_ready(call())
         times.append(time.perf_counter() - start)
     return min(times)
-
-
-def load_config(path: str) -> Any:
-    spec = importlib.util.spec_from_file_location("benchmark_config", path)
-    if spec is None or spec.loader is None:
-        raise ValueError(f"--config={path} is not a Python file")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.get_config()
 
 
 def time_samplers(score_fn: Any, sde: Any, shape: tuple, batch: int, steps: int) -> None:
@@ -103,11 +94,11 @@ def time_divergence(score_fn: Any, sde: Any, shape: tuple, batch: int) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--config", default=str(ROOT / "configs" / "quickstart.py"))
+    parser.add_argument("--config", type=pathlib.Path, default=ROOT / "configs" / "quickstart.py")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--steps", type=int, default=50)
     args = parser.parse_args()
-    config = load_config(args.config)
+    config = convert.load_config(args.config)
     config.model.num_scales = args.steps
     sde = sde_lib.from_config(config)
     module = models.from_config(config)

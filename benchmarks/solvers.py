@@ -121,8 +121,8 @@ def law_errors() -> Errors:
             return jnp.where(jnp.arange(nfe + 2) == i, 1.0, 0.0)[:, None] * jnp.ones_like(mean)
 
         x = np.asarray(jax.jit(lambda: sample(name, nfe, sde, score_fn, noise))(), np.float64)
-        made = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2, 0))
-        return float(np.sqrt(np.mean((x[-1] - mean) ** 2 + (made - std) ** 2)))
+        deviation = np.sqrt(np.sum((x[:-1] - x[-1]) ** 2, 0))
+        return float(np.sqrt(np.mean((x[-1] - mean) ** 2 + (deviation - std) ** 2)))
 
     affine = [name for name in CHAINS if not name.endswith("langevin")]
     return sweep(affine, SIZES + LONG, error) | sweep(FEW, SIZES, error)
@@ -153,9 +153,10 @@ def network_errors(
 ) -> tuple[Errors, list[tuple[str, float, float, float]], frechet.Splits]:
     """Fréchet distances of `count` images from as many training images, means of 10 draws.
 
-    Those of the samplers with a number of steps; rows (sampler, tolerance, NFE, distance) of the
-    adaptive ones; and the distance between disjoint sets of as many training images, what a
-    perfect sampler would get.
+    Returns:
+      The distances of the samplers with a number of steps; rows (sampler, tolerance, NFE, distance)
+      of the adaptive ones; and the distance between disjoint sets of as many training images, which
+      a perfect sampler would get.
     """
     config = quickstart.get_config()
     parts = experiment.build(config)
@@ -176,14 +177,14 @@ def network_errors(
             return levels, jnp.mean(jnp.asarray(nfe, jnp.float32))
 
         images, nfe = run(keys)
-        found = extractor.features(np.asarray(images))
-        splits = frechet.split_distance(found, size=count, other=expected, n_splits=10)
+        features = extractor.features(np.asarray(images))
+        splits = frechet.split_distance(features, size=count, other=expected, n_splits=10)
         return splits.mean, float(nfe)
 
     def error(name: str, nfe: int) -> float:
-        found, _ = distance(lambda noise: (sample(name, nfe, parts.sde, score_fn, noise), nfe))
-        print(f"{name}, NFE {nfe}: {found:.2f}", file=sys.stderr, flush=True)
-        return found
+        value, _ = distance(lambda noise: (sample(name, nfe, parts.sde, score_fn, noise), nfe))
+        print(f"{name}, NFE {nfe}: {value:.2f}", file=sys.stderr, flush=True)
+        return value
 
     def adaptive(name: str, tolerance: float) -> tuple[str, float, float, float]:
         def samples(noise: Any) -> tuple[Array, Any]:
@@ -192,9 +193,9 @@ def network_errors(
             )
             return solved.x, solved.nfe
 
-        found, nfe = distance(samples)
-        print(f"{name}, {tolerance:g}: {found:.2f}, NFE {nfe:.0f}", file=sys.stderr, flush=True)
-        return name, tolerance, nfe, found
+        value, nfe = distance(samples)
+        print(f"{name}, {tolerance:g}: {value:.2f}, NFE {nfe:.0f}", file=sys.stderr, flush=True)
+        return name, tolerance, nfe, value
 
     distances = sweep(FEW, (10, 20, 50), error)
     distances |= sweep([SHARK], (20, 50, 100), error)
@@ -204,19 +205,20 @@ def network_errors(
 
 
 def sweep(names: Any, sizes: Any, error: Callable[[str, int], float]) -> Errors:
-    """error(name, nfe) wherever the sampler can have so many evaluations."""
-    found: Errors = {}
+    """The error (name, nfe) wherever the sampler can have so many evaluations."""
+    errors: Errors = {}
     for name in names:
-        found[name] = {}
+        errors[name] = {}
         for nfe in sizes:
             try:
-                found[name][nfe] = error(name, nfe)
+                errors[name][nfe] = error(name, nfe)
             except ValueError as refusal:  # DDPM's chain with fewer steps than beta_max
                 print(f"{name}, NFE {nfe}: {refusal}", file=sys.stderr)
-    return found
+    return errors
 
 
 def markdown(title: str, errors: Errors, spec: str) -> str:
+    """A table of errors by sampler and NFE."""
     sizes = sorted({nfe for row in errors.values() for nfe in row})
     lines = [
         f"### {title}",

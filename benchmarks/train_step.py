@@ -47,18 +47,18 @@ def run(argv: list[str]) -> None:
     step = step_from_config(config, objective, optimizer)
     fresh = functools.partial(new_state, parts.module, optimizer, 0, parts.image_shape)
     host_state = jax.jit(fresh)()
-    compiled, drawn, states, memory, seconds = {}, {}, {}, {}, {}
+    compiled, batches, states, memory, seconds = {}, {}, {}, {}, {}
     for n in COUNTS:
-        batches = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
-        drawn[n] = devices.lay_out(next(batches))
-        batches.close()
+        stream = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
+        batches[n] = devices.lay_out(next(stream))
+        stream.close()
         states[n] = devices.replicate(host_state)
         began = time.monotonic()
         mapped = jax.pmap(step, axis_name=devices.AXIS, donate_argnums=0)
-        compiled[n] = mapped.lower(states[n], drawn[n]).compile()
+        compiled[n] = mapped.lower(states[n], batches[n]).compile()
         seconds[n] = time.monotonic() - began
         memory[n] = compiled[n].memory_analysis().temp_size_in_bytes
-        states[n], _ = jax.block_until_ready(compiled[n](states[n], drawn[n]))
+        states[n], _ = jax.block_until_ready(compiled[n](states[n], batches[n]))
 
     times: dict[int, list[float]] = {n: [] for n in COUNTS}
     for _ in range(ROUNDS):
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> None:
             calls = max(COUNTS) // n
             began = time.monotonic()
             for _ in range(calls):
-                states[n], metrics = compiled[n](states[n], drawn[n])
+                states[n], metrics = compiled[n](states[n], batches[n])
                 jax.block_until_ready(metrics)
             times[n].append((time.monotonic() - began) / (calls * n))
 

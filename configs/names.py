@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
-def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+def lookup(table: Mapping[str, T], name: str, what: str) -> T:
     """`table[name]`, or a ValueError that lists the known names."""
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")

@@ -7,11 +7,10 @@ import shutil
 from collections.abc import Iterator
 from typing import Any
 
-import ml_collections
 import numpy as np
 
 from evaluation.batch_cache import Batch, Shards
-from generation import examples
+from generation.examples import Kind
 from generation.generator import Generator
 from runtime import devices, files
 
@@ -19,18 +18,26 @@ PICTURES = ("samples.png", "reverse_process.gif")
 
 
 def sample_batches(
-    config: ml_collections.ConfigDict,
     generator: Generator,
     params: Any,
     seed: int,
-    folder: pathlib.Path,
+    count: int,
+    batch_size: int,
     shards: Shards,
+    kind: Kind,
+    folder: pathlib.Path,
 ) -> Iterator[Batch]:
-    """`eval.num_samples` images, as `Generator` gives them; those in `shards` are not drawn again.
+    """The first `count` images of a seed; those in `shards` are not drawn again.
 
     Pictures of the first batch lie beside the shards, and are copied into `folder`.
+
+    Args:
+      params: the network's, replicated.
+      kind: of the examples, which draws their pictures.
+
+    Yields:
+      "image" and "nfe" [batch_size, ...], as `Generator` gives them.
     """
-    kind = examples.from_config(config)
 
     def compute(indices: np.ndarray) -> Iterator[tuple[np.ndarray, Batch]]:
         for numbers, batch in generator(params, indices, seed=seed):
@@ -38,8 +45,7 @@ def sample_batches(
                 kind.save_pictures(shards.folder, "samples", batch)
             yield numbers, {field: batch[field] for field in ("image", "nfe")}
 
-    rows = np.arange(config.eval.num_samples)
-    for i, batch in enumerate(shards.batches(rows, config.sampling.batch_size, compute)):
+    for i, batch in enumerate(shards.batches(np.arange(count), batch_size, compute)):
         if i == 0 and devices.is_primary():
             copy_pictures(shards.folder, folder)
         yield batch

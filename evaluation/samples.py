@@ -16,6 +16,7 @@ from evaluation.metrics import frechet
 from evaluation.metrics.moments import Moments
 from evaluation.report import quantities
 from evaluation.sample_batches import sample_batches
+from generation import examples
 from generation.generator import Generator
 from runtime import experiment
 from runtime.workdir import Trained
@@ -36,8 +37,9 @@ def sampling_results(
     The numbers are those of the first seed; "over_seeds" has each one's values, mean and standard
     deviation over all of them. Pictures of the further ones are in folders of their own.
     """
-    generator = Generator(config, parts)
+    generator, kind = Generator(config, parts), examples.from_config(config)
     judge = (inception_judge if features.uses_inception(config) else frechet_judge)(config)
+    count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
     seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
     for seed in seeds:
@@ -47,7 +49,9 @@ def sampling_results(
         origin["sampling"]["seed"] = seed
         shards = store.open(config.eval.keep_samples, what="samples", config=origin)
         pictures = folder / f"seed_{seed}" if runs else folder
-        batches = sample_batches(config, generator, trained.params, seed, pictures, shards)
+        batches = sample_batches(
+            generator, trained.params, seed, count, batch_size, shards, kind, pictures
+        )
         runs.append(judge(batches) | {"sampling_seconds": shards.seconds})
     return runs[0] | (over_seeds(seeds, runs) if len(runs) > 1 else {})
 

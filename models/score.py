@@ -1,4 +1,4 @@
-"""From a network to the score: which labels it is given, and what its output means."""
+"""From a network to the score: which labels it reads, and what its output means."""
 
 from __future__ import annotations
 
@@ -6,24 +6,26 @@ from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Int
 
 from configs.names import lookup
 from diffusion.parametrisation import PREDICTIONS, convert, input_std
-from sde_lib import SDE, VESDE, ScoreFn, VariancePreservingSDE, batch_mul
+from sde_lib import SDE, VESDE, AnyArray, Images, ScoreFn, Times, VariancePreservingSDE, batch_mul
 
+Labels = Int[AnyArray, "batch"]  # [B], indices of discrete noise levels
 Network = Callable[[jax.Array, jax.Array], jax.Array]  # (x [B, ...], labels [B]) -> [B, ...]
 
 
-def continuous_labels(sde: SDE, t: jax.Array) -> jax.Array:
-    """What a network trained at all times is told of `t [B]`.
+def continuous_labels(sde: SDE, t: Times) -> Times:
+    """The labels [B] by which a network trained at all times knows the times t [B].
 
-    sigma(t) where the variance explodes (VE, EDM), else 999 t / T.
+    They are sigma(t) where the variance explodes (VE, EDM), else 999 t / T.
     """
     return sde.sigma(t) if sde.variance_exploding else t / sde.T * 999
 
 
-def discrete_labels(sde: SDE, t: jax.Array) -> jax.Array:
-    """The index in 0 .. N - 1 of the noise level nearest to `t [B]`, int32.
+def discrete_labels(sde: SDE, t: Times) -> Labels:
+    """The indices in 0 .. N - 1 of the noise levels nearest to the times t [B], int32.
 
     SMLD counts from the highest level down, (T - t)(N - 1) / T; DDPM upwards, t (N - 1) / T.
     """
@@ -31,11 +33,11 @@ def discrete_labels(sde: SDE, t: jax.Array) -> jax.Array:
     return jnp.round(elapsed / sde.T * (sde.N - 1)).astype(jnp.int32)
 
 
-def class_log_prob(sde: SDE, classifier: Network) -> Callable[[jax.Array, jax.Array], jax.Array]:
-    """log p_t(y | x) of all K classes, (x [B, ...], t [B]) -> [B, K].
+def class_log_prob(sde: SDE, classifier: Network) -> Network:
+    """The logarithms log p_t(y | x) of all K classes, (x [B, ...], t [B]) -> [B, K].
 
-    `classifier(x, labels)` gives logits [B, K]; it is told `continuous_labels` of t, whatever the
-    score network that it is to guide was trained on.
+    `classifier(x, labels)` gives logits [B, K] for the `continuous_labels` of t, whatever the
+    labels of the score network that it is to guide.
     """
     return lambda x, t: jax.nn.log_softmax(classifier(x, continuous_labels(sde, t)))
 
@@ -53,7 +55,7 @@ def score_fn(
     By default a network of an SDE whose variance explodes is the score itself. Any other predicts
     the noise z in x = alpha x_0 + std z, so the score is -network / std (Song et al. 2021,
     appendix C, eq. 33). A network trained at all times may predict anything else that
-    `parametrisation.PREDICTIONS` knows; for "edm" it is given x / sqrt(alpha^2 sigma_data^2 +
+    `parametrisation.PREDICTIONS` has; for "edm" its input is x / sqrt(alpha^2 sigma_data^2 +
     sigma^2), of unit variance.
 
     Args:
@@ -61,7 +63,7 @@ def score_fn(
         Only VE and VP have a discrete version; other SDEs are continuous always.
       official_labels: for discrete VP, label with t (N - 1) unrounded and cut the index of std to
         an integer, as the original code does, instead of rounding both to the nearest index.
-      prediction: a name in `parametrisation.PREDICTIONS`; "": the SDE's own, as above.
+      prediction: a name in `parametrisation.PREDICTIONS`; "": the SDE's usual one, as above.
       sigma_data: standard deviation of the data, for "edm".
 
     Raises:
@@ -80,7 +82,7 @@ def score_fn(
         labels_of = discrete_labels if discrete else continuous_labels
         return lambda x, t: network(x, labels_of(sde, t))
 
-    def predicts_noise(x: jax.Array, t: jax.Array) -> jax.Array:
+    def predicts_noise(x: Images, t: Times) -> Images:
         if continuous or not isinstance(sde, VariancePreservingSDE):
             labels, std = continuous_labels(sde, t), sde.sigma(t)
         elif official_labels:
@@ -93,11 +95,11 @@ def score_fn(
     if prediction == "noise":
         return predicts_noise
 
-    def predicts_other(x: jax.Array, t: jax.Array) -> jax.Array:
-        given = x
+    def predicts_other(x: Images, t: Times) -> Images:
+        scaled = x
         if prediction == "edm":
-            given = batch_mul(1.0 / input_std(sde.alpha(t), sde.sigma(t), sigma_data), x)
-        value = network(given, continuous_labels(sde, t))
+            scaled = batch_mul(1.0 / input_std(sde.alpha(t), sde.sigma(t), sigma_data), x)
+        value = network(scaled, continuous_labels(sde, t))
         return convert(sde, x, t, value, prediction, "score", sigma_data)
 
     return predicts_other

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import numpy as np
@@ -19,18 +19,20 @@ from tqdm import tqdm
 from runtime.errors import Refused
 
 AXIS = "devices"
+Tree = Any  # a pytree of arrays
+T = TypeVar("T")  # such a tree, of which another like it is made
 
 
-def join_processes(asked: bool) -> None:
-    """Joins the other processes of this program, if that is `asked` or a cluster is detected.
+def join_processes(required: bool) -> None:
+    """Joins the other processes of this program, if that is `required` or a cluster is detected.
 
     `jax.distributed.initialize`, from the environment's three variables or the cluster's own.
 
     Raises:
-      Refused: it is asked, and there is no cluster.
+      Refused: it is required, and there is no cluster.
     """
     cluster = _cluster_detected()
-    if not (asked or cluster):
+    if not (required or cluster):
         return
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
     address, count, index = (os.environ.get(name) for name in names)
@@ -43,7 +45,7 @@ def join_processes(asked: bool) -> None:
 
 
 def _cluster_detected() -> bool:
-    """Whether a scheduler or a TPU pod started several processes of this program."""
+    """True if a scheduler or a TPU pod started several processes of this program."""
     environment = os.environ
     return (
         int(environment.get("SLURM_NTASKS", "1")) > 1
@@ -57,27 +59,29 @@ def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
     return jax.vmap(jax.random.fold_in, in_axes=(None, 0))(key, indices)
 
 
-def replicate(tree: Any) -> Any:
+def replicate(tree: T) -> T:
     """Copies of `tree` on all local devices, each leaf with a leading device axis for `pmap`.
 
     The axis has the name of every other `pmap` here: under another one the copies would have
     another sharding than what a step returns, and the step would be compiled twice.
     """
     copy = jax.pmap(lambda _, tree: tree, axis_name=AXIS, in_axes=(0, None))
-    return copy(np.arange(jax.local_device_count()), tree)
+    copies: T = copy(np.arange(jax.local_device_count()), tree)
+    return copies
 
 
-def lay_out(batches: Any) -> Any:
+def lay_out(batches: T) -> T:
     """Rows [n, B, ...] of n batches as [devices, n, B / devices, ...], for `pmap`, leaf by leaf."""
     local = jax.local_device_count()
 
     def one(rows: np.ndarray) -> np.ndarray:
         return rows.reshape(len(rows), local, -1, *rows.shape[2:]).swapaxes(0, 1)
 
-    return jax.tree.map(one, batches)
+    shares: T = jax.tree.map(one, batches)
+    return shares
 
 
-def fetch(tree: Any) -> Any:
+def fetch(tree: Tree) -> Tree:
     """Host copy (NumPy) of a replicated tree: the first local device's shard.
 
     Typed keys come back as their raw uint32 data, since NumPy has no key type.
@@ -86,25 +90,27 @@ def fetch(tree: Any) -> Any:
     def one(leaf: jax.Array) -> np.ndarray:
         if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
             leaf = jax.random.key_data(leaf)
-        return np.asarray(leaf.addressable_shards[0].data)[0]
+        copies: np.ndarray = np.asarray(leaf.addressable_shards[0].data)
+        first: np.ndarray = copies[0]
+        return first
 
     return jax.tree.map(one, tree)
 
 
 def is_primary() -> bool:
-    """Whether this process writes files, prints tables and shows progress bars."""
+    """True on the process that writes files, prints tables and shows progress bars."""
     return jax.process_index() == 0
 
 
 def of_primary(flag: bool) -> bool:
-    """What the primary process says, on all: a branch that leads to collective calls is shared."""
+    """The primary process's flag, on all: a branch that leads to collective calls is shared."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.broadcast_one_to_all(np.asarray(flag)))
 
 
 def on_all(flag: bool) -> bool:
-    """Whether it holds on all processes, which may not share their disks."""
+    """True if the flag is true on all processes, which may not share their disks."""
     if jax.process_count() == 1:
         return flag
     return bool(multihost_utils.process_allgather(np.asarray(flag)).all())
@@ -137,14 +143,14 @@ class ImageMap:
       ValueError: the batch size is not a positive multiple of the number of devices.
     """
 
-    def __init__(self, function: Callable[..., Any], batch_size: int, setting: str) -> None:
+    def __init__(self, function: Callable[..., Tree], batch_size: int, setting: str) -> None:
         self.batch_size = batch_size
         self.share = per_device(batch_size, setting)
         self.compiled = jax.pmap(function, axis_name=AXIS)
 
     def __call__(
-        self, params: Any, indices: np.ndarray, arrays: Any = None, description: str = ""
-    ) -> Iterator[tuple[np.ndarray, Any]]:
+        self, params: Tree, indices: np.ndarray, arrays: Tree = None, description: str = ""
+    ) -> Iterator[tuple[np.ndarray, Tree]]:
         """Yields `(indices, results)` batch by batch, in order, as NumPy, the same on every host.
 
         `params` is replicated already; row i of `arrays` belongs to `indices[i]`. The last batch
@@ -156,11 +162,11 @@ class ImageMap:
         with progress(len(indices), description, "img") as bar:
             for start in range(0, len(indices), self.batch_size):
                 rows = np.minimum(start + np.arange(self.batch_size), len(indices) - 1)
-                mine = rows[first : first + local * self.share]
+                rows_here = rows[first : first + local * self.share]
 
-                def lay_out(array: np.ndarray, mine: np.ndarray = mine) -> np.ndarray:
-                    chosen = np.asarray(array)[mine]
-                    return chosen.reshape(local, self.share, *chosen.shape[1:])
+                def lay_out(array: np.ndarray, rows: np.ndarray = rows_here) -> np.ndarray:
+                    share: np.ndarray = np.asarray(array)[rows]
+                    return share.reshape(local, self.share, *share.shape[1:])
 
                 result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
                 result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)

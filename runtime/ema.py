@@ -24,28 +24,31 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 import numpy.typing as npt
+from jax.typing import ArrayLike
 
-Rule = Callable[[Any], Any]  # from the number of the update, from 1, to the new one's weight
+Params = Any  # a pytree of arrays
+Rule = Callable[[ArrayLike], ArrayLike]  # from the number of an update, from 1, to its weight
+Numbers = npt.NDArray[np.float64] | np.float64 | float
 
 # The standard deviation of p at gamma = 0, where every step weighs the same: 1 / sqrt(12).
 WIDEST = 12**-0.5
 
 
 def constant(rate: float, warmup: bool = False) -> Rule:
-    """1 - rate, or with `warmup` 1 - min(rate, (1 + n) / (10 + n)), the PyTorch code's rule."""
+    """The rule 1 - rate, or with `warmup` 1 - min(rate, (1 + n) / (10 + n)) of the PyTorch code."""
     if not warmup:
         return lambda n: 1 - rate
     return lambda n: 1 - jnp.minimum(rate, (1 + n) / (10 + n))
 
 
 def power(sigma_rel: float) -> Rule:
-    """1 - (1 - 1/n)^(gamma + 1), without the cancellation of float32 at large n."""
+    """The rule 1 - (1 - 1/n)^(gamma + 1), without the cancellation of float32 at large n."""
     gamma = gamma_of(sigma_rel)
     return lambda n: -jnp.expm1((gamma + 1) * jnp.log1p(-1 / jnp.asarray(n, jnp.float32)))
 
 
-def update(average: Any, params: Any, weight: Any) -> Any:
-    """`average + weight (params - average)`, leaf by leaf."""
+def update(average: Params, params: Params, weight: ArrayLike) -> Params:
+    """The average after one update, `average + weight (params - average)`, leaf by leaf."""
     return jax.tree.map(lambda old, new: old + weight * (new - old), average, params)
 
 
@@ -74,7 +77,11 @@ def width_in(name: str) -> float | None:
 
 
 def from_config(config: ml_collections.ConfigDict) -> Averaging:
-    """`model.ema_rate` with `model.ema_warmup`, `training.ema_rates`, `training.ema_profiles`."""
+    """The averages that a config describes.
+
+    The primary one has `model.ema_rate` and `model.ema_warmup`; further ones are of
+    `training.ema_rates` and `training.ema_profiles`.
+    """
     model, training = config.model, config.training
     further = {rate_name(rate): constant(rate) for rate in training.ema_rates}
     further |= {profile_name(width): power(width) for width in training.ema_profiles}
@@ -82,7 +89,7 @@ def from_config(config: ml_collections.ConfigDict) -> Averaging:
 
 
 def width_of(gamma: float) -> float:
-    """sigma_rel = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))."""
+    """The relative width sigma_rel = sqrt((gamma + 1) / ((gamma + 2)^2 (gamma + 3)))."""
     return math.sqrt((gamma + 1) / ((gamma + 2) ** 2 * (gamma + 3)))
 
 
@@ -104,7 +111,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 class Combination(NamedTuple):
-    """What `combination` found."""
+    """How stored averages are added up, and how near their sum comes to the wanted average."""
 
     coefficients: np.ndarray  # [n], of sum 1
     error: float  # |combined profile - wanted one| / |wanted one|, in the L2 norm over steps
@@ -142,7 +149,9 @@ def combination(
     return Combination(y * integrals, math.sqrt(max(squared, 0.0)))
 
 
-def inner_product(t1: Any, gamma1: Any, t2: Any, gamma2: Any) -> Any:
+def inner_product(
+    t1: Numbers, gamma1: Numbers, t2: Numbers, gamma2: Numbers
+) -> npt.NDArray[np.float64]:
     """The integral of p1 p2 over all steps, of profiles that end at t1 and t2.
 
     (g1 + 1)(g2 + 1) / (g1 + g2 + 1) * min(t1, t2)^(g1 + g2 + 1) / (t1^(g1 + 1) t2^(g2 + 1)).

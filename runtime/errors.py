@@ -25,10 +25,10 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
 
 def gave_up(solver: str, nfe: np.ndarray, *tolerances: tuple[str, float]) -> str:
     """The evaluations that an adaptive solver spent on images it could not solve, and the cure."""
-    given = " and ".join(f"{name}={value:g}" for name, value in tolerances)
+    settings = " and ".join(f"{name}={value:g}" for name, value in tolerances)
     return (
         f"were not solved: {solver} gave up after {np.max(nfe, initial=0):.0f} evaluations, its "
-        f"steps too many or too small; loosen {given}"
+        f"steps too many or too small; loosen {settings}"
     )
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from collections.abc import Callable
 from typing import Any
 
+import flax.linen as nn
 import jax
 import ml_collections
 
@@ -15,14 +15,22 @@ import data
 import models
 import sde_lib
 from data import captions
+from runtime import ema
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a config describes without its data set; shared by training, evaluation, sampling."""
+    """What a config describes without its data set; shared by training, evaluation, sampling.
+
+    Attributes:
+      sde: the process from data to noise.
+      module: the network, whose parameters are elsewhere.
+      image_shape: (H, W, C).
+      levels: grey levels of the images, see `data.grey_levels`.
+    """
 
     sde: sde_lib.SDE
-    module: Any
+    module: nn.Module
     image_shape: tuple[int, int, int]
     levels: int
 
@@ -38,7 +46,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
     return Parts(sde, _network(config), image_shape(config), data.grey_levels(config.data.dataset))
 
 
-def _network(config: ml_collections.ConfigDict) -> Any:
+def _network(config: ml_collections.ConfigDict) -> nn.Module:
     """The network that the run trains: of a score, or of a guide."""
     if config.training.objective == models.CLASSIFIER:
         return models.classifier_from_config(config)
@@ -55,15 +63,15 @@ def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
 def score_from_params(
     config: ml_collections.ConfigDict,
     parts: Parts,
-    params: Any,
+    params: ema.Params,
     classes: jax.Array | None = None,
-) -> Callable[[jax.Array, jax.Array], jax.Array]:
+) -> sde_lib.ScoreFn:
     """The score function of the trained network with these weights, without dropout.
 
-    `classes` [B] are told to a network with `model.num_labels`, which else sees the null class.
+    A network with `model.num_labels` sees the `classes` [B], or else the null class.
     """
-    told = {} if classes is None else {"y": classes}
-    network = functools.partial(parts.module.apply, {"params": params}, **told)
+    labels = {} if classes is None else {"y": classes}
+    network: Any = functools.partial(parts.module.apply, {"params": params}, **labels)
     return models.score_fn(
         parts.sde,
         network,
@@ -85,7 +93,7 @@ def refuse_guides(config: ml_collections.ConfigDict) -> None:
 
 
 def refuse_always_told(config: ml_collections.ConfigDict) -> None:
-    """Refuses to ask a network for images of no class that has never seen any."""
+    """Refuses images of no class, where the network saw the class of every image."""
     if config.model.num_labels and not config.training.label_dropout:
         raise ValueError(
             "this network was told the class of every image (training.label_dropout is 0), so "

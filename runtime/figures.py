@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
+import numpy.typing as npt
+from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
@@ -118,7 +120,7 @@ def save_gif(
 
 def plot_curves(
     path: files.Path,
-    curves: Mapping[str, tuple[Any, Any]],
+    curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
     xlabel: str = "step",
     ylabel: str = "",
     *,
@@ -155,15 +157,16 @@ def plot_curves(
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
     """Mean of the finite ones of the `width` points around each point; fewer at both ends."""
     y = np.asarray(y, float)
-    known = np.isfinite(y)
+    finite = np.isfinite(y)
     ones = np.ones(width)
 
     def sums(values: np.ndarray) -> np.ndarray:
         start = (width - 1) // 2
         return np.convolve(values, ones)[start : start + len(values)]
 
-    total, count = sums(np.where(known, y, 0.0)), sums(known.astype(float))
-    return np.divide(total, count, out=np.full(len(y), np.nan), where=count > 0.5)
+    total, count = sums(np.where(finite, y, 0.0)), sums(finite.astype(float))
+    mean: np.ndarray = np.divide(total, count, out=np.full(len(y), np.nan), where=count > 0.5)
+    return mean
 
 
 class Panel(NamedTuple):
@@ -171,8 +174,8 @@ class Panel(NamedTuple):
 
     xlabel: str
     ylabel: str
-    points: tuple[Any, Any]
-    curve: tuple[Any, Any]
+    points: tuple[npt.ArrayLike, npt.ArrayLike]
+    curve: tuple[npt.ArrayLike, npt.ArrayLike]
 
 
 def plot_panels(path: files.Path, panels: Sequence[Panel], title: str = "") -> None:
@@ -210,8 +213,8 @@ def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None) ->
     )
 
 
-def _quiet(axes: Any) -> None:
-    """A light grid behind, and no frame where there is no axis."""
+def _quiet(axes: Axes) -> None:
+    """Draws a light grid behind, and no frame where there is no axis."""
     axes.grid(color="0.9", linewidth=0.7)
     axes.set_axisbelow(True)
     axes.spines[["top", "right"]].set_visible(False)
@@ -224,7 +227,7 @@ def _cell(value: Any) -> str:
 
 
 def _checked(images: np.ndarray, dims: int) -> np.ndarray:
-    """uint8 images with `dims` axes, or `dims + 1` where there is colour."""
+    """The images, uint8 with `dims` axes, or `dims + 1` where there is colour."""
     if images.ndim == dims + 1 and images.shape[-1] == 1:
         images = images[..., 0]
     coloured = images.ndim == dims + 1 and images.shape[-1] == 3

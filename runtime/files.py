@@ -7,6 +7,7 @@ import json
 import os
 import pathlib
 import shutil
+import socket
 from collections.abc import Iterator
 from typing import Any
 
@@ -23,7 +24,8 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     error ends the block, left as it was.
     """
     target = with_parent(path)
-    temporary = target.with_name(f".{target.stem}.{os.getpid()}{target.suffix}")
+    writer = f"{socket.gethostname()}.{os.getpid()}"  # machines may share a disk, and a number
+    temporary = target.with_name(f".{target.stem}.{writer}{target.suffix}")
     try:
         yield temporary
         os.replace(temporary, target)

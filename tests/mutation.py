@@ -164,7 +164,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "losses.py",
-        "dsm smld ddpm _reduce _weighted _noise",
+        "dsm smld ddpm _mean_square",
         {
             "losses": "dsm_of_a_multiple_of_the_target ddpm_error_is_against_the_noise_itself "
             "draws_are_uniform_in_time_normal_and_one_per_image "
@@ -174,8 +174,24 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
+        "diffusion/training_draws.py",
+        "part_of noise integers",
+        {
+            "losses": "draws_are_uniform_in_time_normal_and_one_per_image "
+            "discrete_labels_are_uniform_and_one_per_image"
+        },
+    ),
+    (
+        "diffusion/weighting.py",
+        "_in_space _likelihood weighted",
+        {
+            "losses": "dsm_of_a_multiple_of_the_target",
+            "objectives": "weightings_are_squared_errors_in_the_space_of_their_name",
+        },
+    ),
+    (
         "losses.py",
-        "esm ssm ssm_vr ism _along _by_parts _in_space _likelihood",
+        "esm ssm ssm_vr ism _along _by_parts",
         {
             "objectives": "sliced_losses_of_a_linear_score_are_closed_forms "
             "every_objective_is_half_the_fisher_divergence_plus_a_constant "

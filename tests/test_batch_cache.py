@@ -7,6 +7,7 @@ import importlib.metadata
 import json
 import pathlib
 import shutil
+import socket
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,7 +19,7 @@ from configs.toy import two_moons_edm
 from evaluation import batch_cache, evaluate, samples
 from evaluation.report import console
 from models.ops import native
-from runtime import devices, experiment
+from runtime import devices, experiment, files
 from runtime.workdir import Trained
 from tests import tiny
 from training import loop
@@ -87,6 +88,19 @@ def test_a_damaged_batch_is_computed_again(tmp_path):
     file.write_bytes(content)
     with pytest.raises(ValueError, match=r"batch_000004\.npz is damaged; remove it"):
         squares(store, Work())
+
+
+def test_two_machines_that_share_a_disk_write_the_same_batch_at_once(tmp_path, monkeypatch):
+    """Processes of one number on two machines: each has a file of its own until it is whole."""
+    paths = []
+    for machine in ("first", "second"):
+        monkeypatch.setattr(socket, "gethostname", lambda name=machine: name)
+        with files.whole(tmp_path / "batch_000000.npz") as path:
+            path.write_bytes(machine.encode())
+            paths.append(path)
+    assert len(set(paths)) == 2
+    assert not list(tmp_path.glob(".*")), "nothing is left beside it"
+    assert all(path.suffix == ".npz" for path in paths), "or NumPy would add it"
 
 
 def test_weights_that_differ_in_anything_have_another_hash():

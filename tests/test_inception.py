@@ -168,7 +168,7 @@ def test_black_and_white_as_the_network_sees_them():
             image = jnp.full((1, 4, 4, 3), level, jnp.uint8)
             np.testing.assert_allclose(inception.resized(image, resize), expected, atol=1e-6)
     with pytest.raises(
-        ValueError, match=r"unknown eval\.resize 'lanczos': it is one of tensorflow"
+        ValueError, match=r"unknown eval\.resize 'lanczos'; known: pytorch, tensorflow"
     ):
         inception.check_resize("lanczos")
 

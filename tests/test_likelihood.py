@@ -9,11 +9,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import likelihood
+from configs import schema
 from diffusion import ode
 from diffusion.probes import PROBES, exact, gaussian, rademacher
 from diffusion.times import likelihood_times, low_discrepancy, uniform_times
@@ -26,6 +27,13 @@ SHAPE = (4, 2, 1)
 
 def keys_of(count: int, seed: int = 0) -> jax.Array:
     return jax.random.split(jax.random.key(seed), count)
+
+
+def config(**fields: Any) -> ConfigDict:
+    """The schema's defaults with these fields of section eval."""
+    settings = schema.base()
+    settings.eval.update(fields)
+    return settings
 
 
 def gaussian_data(count: int, shape: tuple = SHAPE) -> jax.Array:
@@ -61,8 +69,8 @@ def test_one_rademacher_probe_is_exact_for_an_isotropic_score(kind: str) -> None
     np.testing.assert_allclose(result.z, z, atol=2e-4 * float(jnp.abs(z).max()))
     # The data's own density differs by the prior's distance to p_T alone.
     data = gaussians.gaussian(MEAN, STD, SHAPE).log_prob(sde, x, jnp.full(4, EPS))
-    own = likelihood.bits_per_dim(data, SHAPE, 256, 2.0)
-    np.testing.assert_allclose(bits, own, atol=0.02)
+    of_the_data = likelihood.bits_per_dim(data, SHAPE, 256, 2.0)
+    np.testing.assert_allclose(bits, of_the_data, atol=0.02)
 
 
 @pytest.mark.parametrize(
@@ -90,9 +98,9 @@ def test_bits_per_dim_of_the_exact_trace_are_those_of_the_density(
     @jax.jit
     def errors() -> jax.Array:
         probes = exact(keys_of(3), shape)
-        found = likelihood.log_likelihood(sde, data.score_fn(sde), x, probes)
-        at_end = data.log_prob(sde, found.z, jnp.full(3, sde.T)) - sde.prior_logp(found.z)
-        return found.logp + at_end - data.log_prob(sde, x, jnp.full(3, EPS))
+        result = likelihood.log_likelihood(sde, data.score_fn(sde), x, probes)
+        at_end = data.log_prob(sde, result.z, jnp.full(3, sde.T)) - sde.prior_logp(result.z)
+        return result.logp + at_end - data.log_prob(sde, x, jnp.full(3, EPS))
 
     bits = np.asarray(errors()) / (math.prod(shape) * math.log(2.0))
     np.testing.assert_allclose(bits, 0, atol=1e-4)
@@ -156,13 +164,13 @@ def test_several_probes_are_averaged() -> None:
 @pytest.mark.parametrize("name", ["rademacher", "gaussian"])
 def test_probes_have_identity_covariance_and_belong_to_their_image(name: str) -> None:
     probe = PROBES[name]
-    drawn = probe(keys_of(64), (3, 5), 200)
-    assert drawn.shape == (200, 64, 3, 5)
-    flat = np.asarray(drawn).reshape(-1, 15)
+    probes = probe(keys_of(64), (3, 5), 200)
+    assert probes.shape == (200, 64, 3, 5)
+    flat = np.asarray(probes).reshape(-1, 15)
     np.testing.assert_allclose(flat.T @ flat / len(flat), np.eye(15), atol=0.06)
     if name == "rademacher":
         np.testing.assert_array_equal(np.abs(flat), 1)
-    np.testing.assert_array_equal(probe(keys_of(64)[5:7], (3, 5), 200), drawn[:, 5:7])
+    np.testing.assert_array_equal(probe(keys_of(64)[5:7], (3, 5), 200), probes[:, 5:7])
 
 
 def test_encode_and_decode_are_inverse() -> None:
@@ -296,10 +304,10 @@ def test_times_of_the_bound_carry_their_density(name: str) -> None:
 
 
 def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:
-    drawn = low_discrepancy(keys_of(64), 8)
-    np.testing.assert_array_equal(jnp.floor(8 * drawn), jnp.arange(8.0)[:, None] + jnp.zeros(64))
-    assert np.ptp(8 * np.asarray(drawn[0])) > 0.9
-    np.testing.assert_array_equal(low_discrepancy(keys_of(64)[3:5], 8), drawn[:, 3:5])
+    u = low_discrepancy(keys_of(64), 8)
+    np.testing.assert_array_equal(jnp.floor(8 * u), jnp.arange(8.0)[:, None] + jnp.zeros(64))
+    assert np.ptp(8 * np.asarray(u[0])) > 0.9
+    np.testing.assert_array_equal(low_discrepancy(keys_of(64)[3:5], 8), u[:, 3:5])
 
 
 def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
@@ -307,8 +315,7 @@ def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
     x = gaussian_data(64)
 
     def run(num_draws: int) -> jax.Array:
-        config = ml_collections.ConfigDict({"eval": {"bpd_bound_draws": num_draws}})
-        bound = likelihood.bound_from_config(config)
+        bound = likelihood.bound_from_config(config(bpd_bound_draws=num_draws))
         return jax.jit(functools.partial(bound, sde, score_fn))(x, keys_of(64))
 
     exact = gaussians.gaussian(MEAN, STD, SHAPE).log_prob(sde, x, jnp.full(64, EPS))
@@ -356,10 +363,9 @@ def test_a_solver_that_gave_up_says_so() -> None:
     ],
 )
 def test_refusals_name_the_setting_and_the_valid_values(settings: dict, message: str) -> None:
-    config = ml_collections.ConfigDict({"eval": settings})
     sde = VPSDE()
     with pytest.raises(ValueError, match=message):
-        likelihood.from_config(config)(
+        likelihood.from_config(config(**settings))(
             sde, gaussians.linear_score(sde, MEAN, STD), gaussian_data(2), keys_of(2)
         )
 
@@ -386,14 +392,14 @@ def test_from_config_passes_every_setting_on() -> None:
 
     @jax.jit
     def run() -> Any:
-        made = likelihood.from_config(ml_collections.ConfigDict({"eval": chosen}))
+        compute = likelihood.from_config(config(**chosen))
         probes = gaussian(keys, SHAPE, 2)
         direct = functools.partial(likelihood.log_likelihood, sde, score_fn, x)
-        return made(sde, score_fn, x, keys), direct(probes, rtol=1e-2, atol=1e-3, solver="Bosh3")
+        return compute(sde, score_fn, x, keys), direct(probes, rtol=1e-2, atol=1e-3, solver="Bosh3")
 
-    made, direct = run()
-    np.testing.assert_allclose(made.logp, direct.logp, rtol=1e-6)
-    np.testing.assert_array_equal(made.nfe, direct.nfe)
+    configured, direct = run()
+    np.testing.assert_allclose(configured.logp, direct.logp, rtol=1e-6)
+    np.testing.assert_array_equal(configured.nfe, direct.nfe)
 
 
 # The original code's numbers.
@@ -401,10 +407,10 @@ def test_from_config_passes_every_setting_on() -> None:
 
 def golden_tags() -> list[Any]:
     """(file, tag) for every group of keys `tag/...`; networks are slow."""
-    found = []
+    cases = []
     for path in golden_cases.about("math", "likelihood"):
         tags = dict.fromkeys(k.split("/")[0] for k in golden_cases.load(path) if "/" in k)
-        found += [
+        cases += [
             pytest.param(
                 path,
                 tag,
@@ -413,7 +419,7 @@ def golden_tags() -> list[Any]:
             )
             for tag in tags
         ]
-    return found
+    return cases
 
 
 @pytest.mark.golden

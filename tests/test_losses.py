@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import math
 import pathlib
 import re
 from typing import Any, ClassVar
@@ -55,9 +56,16 @@ def weight(sde: SDE, t: Any, weighted: bool) -> Any:
     return g**2 / sigma**2 if weighted else np.ones_like(sigma)
 
 
-def given(sde: SDE, t: Any, weighted: bool) -> Any:
-    """The code's own weight, by name."""
+def weight_by_name(sde: SDE, t: Any, weighted: bool) -> Any:
+    """The weight as the code has it."""
     return losses.weight(sde, jnp.asarray(t), "likelihood" if weighted else "noise")
+
+
+def weighed(
+    noise_mse: jax.Array, x0: Any, weight: Any = None, reduce_mean: bool = False
+) -> losses.Losses:
+    """The loss of an objective on images x0, with its part `noise_mse`."""
+    return losses.weighted(noise_mse, math.prod(x0.shape[1:]), weight, reduce_mean)
 
 
 # Continuous denoising score matching.
@@ -78,8 +86,8 @@ def test_dsm_of_a_multiple_of_the_target(sde: SDE, weighted: bool, reduce_mean: 
         np.testing.assert_allclose(x, expected, rtol=1e-5)
         return batch_mul(-share / sigma, z)
 
-    lam = given(sde, TIMES, weighted)
-    loss, parts = losses.dsm(sde, score_fn, x0, TIMES, z, weight=lam, reduce_mean=reduce_mean)
+    lam = weight_by_name(sde, TIMES, weighted)
+    loss, parts = weighed(losses.dsm(sde, score_fn, x0, TIMES, z), x0, lam, reduce_mean)
     mse = (1 - share) ** 2 * np.mean(np.square(z, dtype=np.float64), axis=(1, 2))
     np.testing.assert_allclose(parts["noise_mse"], mse, rtol=1e-5)
     size = 1.0 if reduce_mean else 0.5 * 6
@@ -117,10 +125,9 @@ def test_dsm_is_the_fisher_divergence_plus_a_constant(sde: SDE, weighted: bool) 
         factor = 0.5 * weight(sde, times, weighted)[0] * sigma**2
         gaps = []
         for score_fn in candidates.values():
-            lam = given(sde, times, weighted)
-            dsm = mass @ np.asarray(
-                losses.dsm(sde, score_fn, x0, times, z, weight=lam)[0], np.float64
-            )
+            lam = weight_by_name(sde, times, weighted)
+            loss, _ = weighed(losses.dsm(sde, score_fn, x0, times, z), x0, lam)
+            dsm = mass @ np.asarray(loss, np.float64)
             difference = np.asarray(score_fn(x, times) - true_score(x, times), np.float64)
             gaps.append(dsm - factor * (mass @ difference[:, 0] ** 2))
         score_norm = mass @ np.asarray(true_score(x, times), np.float64)[:, 0] ** 2
@@ -150,7 +157,8 @@ def test_the_true_score_minimises_dsm(sde: SDE, weighted: bool) -> None:
 
             u = independent(jax.random.key(0), jnp.arange(count), count)
             t, z = uniform_times(sde, u)[0], normal(count, 2, seed=4)
-            return losses.dsm(sde, score_fn, x0, t, z, weight=given(sde, t, weighted))[0]
+            noise_mse = losses.dsm(sde, score_fn, x0, t, z)
+            return weighed(noise_mse, x0, weight_by_name(sde, t, weighted))[0]
 
         _, slopes = jax.jit(lambda: jax.jvp(loss, (jnp.zeros(()),), (jnp.ones(()),)))()
         slopes = np.asarray(slopes, np.float64)
@@ -186,12 +194,12 @@ def test_draws_are_uniform_in_time_normal_and_one_per_image(sde: SDE) -> None:
 
         u = time_draws("independent", jax.random.key(0), numbers, 4000)
         keys = loss_keys(numbers)
-        own = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key)[0]))(keys)
+        by_key = jax.vmap(lambda key: jax.random.uniform(jax.random.split(key)[0]))(keys)
         losses.from_config(config(True), sde)(network, jnp.zeros((len(keys), 3, 2)), keys, u)
-        return *seen[0], u, own
+        return *seen[0], u, by_key
 
-    t, z, u, own = map(np.asarray, draw(jnp.arange(4000)))
-    np.testing.assert_array_equal(u, own)
+    t, z, u, by_key = map(np.asarray, draw(jnp.arange(4000)))
+    np.testing.assert_array_equal(u, by_key)
     start = sde.training_eps
     assert start == (0.2 if isinstance(sde, LateVPSDE) else 1e-5)
     assert t.min() >= start * (1 - 1e-6)
@@ -213,16 +221,16 @@ def test_ddpm_error_is_against_the_noise_itself() -> None:
     cumprod = np.cumprod(1 - np.linspace(0.1, 20, 100) / 100)[np.asarray(labels)][:, None, None]
     x = np.sqrt(cumprod) * x0 + np.sqrt(1 - cumprod) * z
 
-    def network(inputs: jax.Array, given: jax.Array) -> jax.Array:
-        np.testing.assert_array_equal(given, labels)
+    def network(inputs: jax.Array, steps: jax.Array) -> jax.Array:
+        np.testing.assert_array_equal(steps, labels)
         return inputs
 
-    loss, parts = losses.ddpm(sde, network, x0, labels, z, reduce_mean=True)
+    noise_mse = losses.ddpm(sde, network, x0, labels, z)
+    loss, parts = weighed(noise_mse, x0, reduce_mean=True)
     np.testing.assert_allclose(loss, np.mean((x - z) ** 2, (1, 2)), rtol=1e-4)
     np.testing.assert_array_equal(parts["noise_mse"], loss)
-    np.testing.assert_allclose(
-        losses.ddpm(sde, network, x0, labels, z)[0], 0.5 * 6 * np.asarray(loss), rtol=1e-6
-    )
+    half_the_sum, _ = weighed(noise_mse, x0)
+    np.testing.assert_allclose(half_the_sum, 0.5 * 6 * np.asarray(loss), rtol=1e-6)
 
 
 def test_ddpm_equals_dsm_as_the_number_of_steps_grows() -> None:
@@ -237,9 +245,10 @@ def test_ddpm_equals_dsm_as_the_number_of_steps_grows() -> None:
         def noise(x: jax.Array, labels: jax.Array, sde=sde) -> jax.Array:
             return jnp.tanh(x)
 
-        discrete, _ = losses.ddpm(sde, noise, x0, labels, z)
+        discrete, _ = weighed(losses.ddpm(sde, noise, x0, labels, z), x0)
         score_fn = models.score_fn(sde, noise, continuous=True)
-        errors.append(float(jnp.abs(discrete - losses.dsm(sde, score_fn, x0, t, z)[0]).max()))
+        continuous, _ = weighed(losses.dsm(sde, score_fn, x0, t, z), x0)
+        errors.append(float(jnp.abs(discrete - continuous).max()))
     order = -np.polyfit(np.log(steps), np.log(errors), 1)[0]
     assert order == pytest.approx(1.0, abs=0.15)
 
@@ -253,8 +262,10 @@ def test_smld_is_dsm_at_its_levels_from_the_largest_down(reduce_mean: bool) -> N
     def score_fn(x: jax.Array, _: jax.Array) -> jax.Array:
         return -x / (1.0 + x**2)
 
-    discrete, parts = losses.smld(sde, score_fn, x0, labels, z, reduce_mean)
-    continuous, _ = losses.dsm(sde, score_fn, x0, (49 - labels) / 49, z, reduce_mean=reduce_mean)
+    error = losses.smld(sde, score_fn, x0, labels, z)
+    discrete, parts = weighed(error, x0, reduce_mean=reduce_mean)
+    error = losses.dsm(sde, score_fn, x0, (49 - labels) / 49, z)
+    continuous, _ = weighed(error, x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(discrete, continuous, rtol=1e-4)
     np.testing.assert_allclose(discrete, parts["noise_mse"] * (1 if reduce_mean else 3), rtol=1e-6)
 
@@ -300,11 +311,11 @@ def config(
     continuous: bool, reduce_mean: bool = False, weighted: bool = False, **changes: Any
 ) -> ConfigDict:
     """The schema's defaults with these changes, `section__field=value`."""
-    made = schema.base()
-    made.training.continuous, made.training.reduce_mean = continuous, reduce_mean
-    made.training.likelihood_weighting = weighted
-    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return made
+    settings = schema.base()
+    settings.training.continuous, settings.training.reduce_mean = continuous, reduce_mean
+    settings.training.likelihood_weighting = weighted
+    settings.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return settings
 
 
 def network(x: jax.Array, labels: jax.Array) -> jax.Array:
@@ -324,8 +335,8 @@ def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> 
     score_fn = models.score_fn(sde, network, continuous=True)
     t = 1e-5 + (1 - 1e-5) * u
     z = jnp.stack([jax.random.normal(jax.random.split(key)[1], (4, 4, 1)) for key in keys])
-    lam = given(sde, t, weighted)
-    expected, _ = losses.dsm(sde, score_fn, x0, t, z, weight=lam, reduce_mean=reduce_mean)
+    lam = weight_by_name(sde, t, weighted)
+    expected, _ = weighed(losses.dsm(sde, score_fn, x0, t, z), x0, lam, reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     assert ours.shape == parts["noise_mse"].shape == (3,)
 
@@ -338,13 +349,14 @@ def test_from_config_discrete(sde: Any, reduce_mean: bool) -> None:
     objective: Any = losses.smld if isinstance(sde, VESDE) else losses.ddpm
     pairs = [jax.random.split(key) for key in keys]
     z = jnp.stack([jax.random.normal(key, (4, 4, 1)) for _, key in pairs])
-    own = jnp.stack([jax.random.randint(key, (), 0, 50) for key, _ in pairs])
+    labels = jnp.stack([jax.random.randint(key, (), 0, 50) for key, _ in pairs])
     ours, _ = losses.from_config(config(False, reduce_mean), sde)(network, x0, keys, u)
-    np.testing.assert_allclose(ours, objective(sde, network, x0, own, z, reduce_mean)[0], rtol=1e-5)
+    expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
     paired = config(False, reduce_mean, training__time_draws="antithetic")
     ours, _ = losses.from_config(paired, sde)(network, x0, keys, u)
     labels = jnp.array([0, 15, 45])
-    expected = objective(sde, network, x0, labels, z, reduce_mean)[0]
+    expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 
 
@@ -384,14 +396,14 @@ ALSO_AS_ANALYTIC = ("net_smld", "net_subvp")
 
 def tags(by_network: bool) -> list[Any]:
     """Every loss of every file, computed with a network or with an analytic model."""
-    found = []
+    cases = []
     for path in F_LOSSES:
         for key in sorted(golden_cases.load(path)):
             match = TAG.fullmatch(key)
             if match and (match["by"] == "net_") == by_network:
                 marks = pytest.mark.slow if key.startswith(ALSO_AS_ANALYTIC) else ()
-                found.append(pytest.param(path, key, id=f"{path.stem}-{key}", marks=marks))
-    return found
+                cases.append(pytest.param(path, key, id=f"{path.stem}-{key}", marks=marks))
+    return cases
 
 
 @pytest.mark.golden
@@ -437,12 +449,14 @@ def golden_loss(
     noise = jnp.asarray(golden_cases.nhwc(stored[z]))
     if kind in ("ddpm", "smld"):
         objective: Any = {"ddpm": losses.ddpm, "smld": losses.smld}[kind]
-        return jnp.mean(objective(sde, network, x0, stored[draw], noise, reduce_mean)[0])
+        error = objective(sde, network, x0, stored[draw], noise)
+        return jnp.mean(weighed(error, x0, reduce_mean=reduce_mean)[0])
     t = jnp.asarray(stored[draw] * np.float32(1 - 1e-5) + np.float32(1e-5))
     continuous = "continuousFalse" not in rest
     score_fn = models.score_fn(sde, network, continuous, official_labels=not continuous)
-    lam = given(sde, t, weighted)
-    return jnp.mean(losses.dsm(sde, score_fn, x0, t, noise, weight=lam, reduce_mean=reduce_mean)[0])
+    lam = weight_by_name(sde, t, weighted)
+    error = losses.dsm(sde, score_fn, x0, t, noise)
+    return jnp.mean(weighed(error, x0, lam, reduce_mean)[0])
 
 
 @pytest.mark.golden

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
 from ml_collections import ConfigDict
@@ -16,10 +17,15 @@ from ml_collections import ConfigDict
 import losses
 import models
 from configs import schema
+from configs.toy import mixture_dsm_vp
 from diffusion import parametrisation
 from diffusion.times import time_draws, times_from_config
+from runtime import ema, experiment
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import gaussians
+from training.objective import objective_from_config
+from training.state import new_state
+from training.step import make_train_step
 
 EVERY_SDE = gaussians.EVERY_SDE
 every_sde = pytest.mark.parametrize(
@@ -38,10 +44,10 @@ def normal(*shape: int, seed: int = 0) -> Any:
 
 def config(**changes: Any) -> ConfigDict:
     """The schema's defaults for 2-D data with these changes, `section__field=value`."""
-    made = schema.base()
-    made.data.image_size, made.data.num_channels = 1, 2
-    made.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
-    return made
+    settings = schema.base()
+    settings.data.image_size, settings.data.num_channels = 1, 2
+    settings.update_from_flattened_dict({k.replace("__", "."): v for k, v in changes.items()})
+    return settings
 
 
 # Objectives without noise as a target.
@@ -70,9 +76,10 @@ def test_sliced_losses_of_a_linear_score_are_closed_forms(count: int) -> None:
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def evaluate(name: str, reduce_mean: bool = False) -> Any:
-        own = {"weight": lam, "reduce_mean": reduce_mean}
-        own |= {} if name == "ism" else {"directions": v}
-        return losses.OBJECTIVES[name][0](sde, lambda x, t: x @ A.T, x0, t, z, **own)
+        more = {} if name == "ism" else {"directions": v}
+        objective = losses.OBJECTIVES[name].noise_mse
+        noise_mse = objective(sde, lambda x, t: x @ A.T, x0, t, z, **more)
+        return losses.weighted(noise_mse, size, lam, reduce_mean)
 
     for name, value in expected.items():
         loss, parts = evaluate(name)
@@ -101,7 +108,7 @@ def test_every_objective_is_half_the_fisher_divergence_plus_a_constant(name: str
     x0: Any = np.repeat(np.array([-1.0, 2.0], np.float32), 120)[:, None]
     z: Any = np.tile(nodes.astype(np.float32), 2)[:, None]
     mass = np.outer(probability, weights / weights.sum()).ravel()
-    own = {
+    more = {
         "esm": {"points": jnp.array([[-1.0], [2.0]]), "bandwidth": bandwidth},
         "ssm": {"directions": np.sign(normal(3, 240, 1))},
         "ssm_vr": {"directions": np.sign(normal(3, 240, 1))},
@@ -126,8 +133,11 @@ def test_every_objective_is_half_the_fisher_divergence_plus_a_constant(name: str
         times = jnp.full(len(x0), t)
         alpha, sigma = sde.alpha(times)[:, None], sde.sigma(times)[:, None]
         x = alpha * x0 + jnp.sqrt(sigma**2 + (alpha * bandwidth) ** 2) * z
-        objective = functools.partial(losses.OBJECTIVES[name][0], sde)
-        loss = [objective(score_fn, x0, times, z, **own)[0] for score_fn in candidates]
+        objective = functools.partial(losses.OBJECTIVES[name].noise_mse, sde)
+        loss = [
+            losses.weighted(objective(score_fn, x0, times, z, **more), 1)[0]
+            for score_fn in candidates
+        ]
         true = true_score(x, times)
         error = [score_fn(x, times) - true for score_fn in candidates]
         return jnp.stack(loss), (sigma * jnp.stack(error))[..., 0], (sigma * true)[:, 0]
@@ -161,7 +171,7 @@ def test_the_true_score_is_where_the_gradient_vanishes(case: str) -> None:
     """The slope along a perturbation is 0 within its Monte-Carlo error at the true score only, and
     a wrong score has a larger loss."""
     sde, changes = CASES[case]
-    made = config(**{f"training__{name}": value for name, value in changes.items()})
+    settings = config(**{f"training__{name}": value for name, value in changes.items()})
     count = 6000
     if case == "esm":
         mixture = gaussians.Mixture(jnp.full(5, 0.2), jnp.asarray(POINTS), jnp.full((5, 2), 0.3))
@@ -170,7 +180,7 @@ def test_the_true_score_is_where_the_gradient_vanishes(case: str) -> None:
         mixture = gaussians.two_modes()
         parts = np.random.default_rng(1).choice(2, count, p=np.asarray(mixture.weights))
         x0 = mixture.means[parts] + mixture.stds[parts] * normal(count, 2)
-    loss = losses.from_config(made, sde, jnp.asarray(POINTS))
+    loss = losses.from_config(settings, sde, jnp.asarray(POINTS))
     score_fn = mixture.score_fn(sde)
 
     def network_from(scale: Any, epsilon: Any) -> losses.Network:
@@ -218,26 +228,65 @@ def test_weightings_are_squared_errors_in_the_space_of_their_name(sde: SDE) -> N
     def evaluate() -> Any:
         alpha, sigma = sde.alpha(t)[:, None], sde.sigma(t)[:, None]
         x, right = alpha * x0 + sigma * z, -z / sigma
-        found, spaces = {}, {}
+        weighed, spaces = {}, {}
         for name in losses.WEIGHTINGS:
             lam = losses.weight(sde, t, name, sigma_data)
-            found[name] = losses.dsm(sde, lambda x, t: wrong + right, x0, t, z, weight=lam)[0]
+            noise_mse = losses.dsm(sde, lambda x, t: wrong + right, x0, t, z)
+            weighed[name] = losses.weighted(noise_mse, 3, lam)[0]
         for kind in parametrisation.PREDICTIONS:
             convert = functools.partial(parametrisation.convert, sde, x, t)
             values = [convert(v, "score", kind, sigma_data) for v in (wrong + right, right)]
             spaces[kind] = jnp.stack(values)
-        return found, spaces, alpha, sigma, sde.diffusion(t)[:, None]
+        return weighed, spaces, alpha, sigma, sde.diffusion(t)[:, None]
 
-    found, spaces, alpha, sigma, g = evaluate()
+    weighed, spaces, alpha, sigma, g = evaluate()
     for kind, (value, right) in spaces.items():
         expected = 0.5 * np.square(np.asarray(value, np.float64) - right).sum(1)
         atol = 1e-6 * float(np.square(right).sum(1).max())
-        np.testing.assert_allclose(found[kind], expected, rtol=1e-4, atol=atol)
+        np.testing.assert_allclose(weighed[kind], expected, rtol=1e-4, atol=atol)
     r = sigma / alpha
     karras = (r**2 + sigma_data**2) / (r * sigma_data) ** 2 * (sigma**2 / alpha * wrong) ** 2
-    np.testing.assert_allclose(found["edm"], 0.5 * karras.sum(1), rtol=1e-4)
+    np.testing.assert_allclose(weighed["edm"], 0.5 * karras.sum(1), rtol=1e-4)
     expected = 0.5 * np.square(g * wrong).sum(1)
-    np.testing.assert_allclose(found["likelihood"], expected, rtol=1e-4)
+    np.testing.assert_allclose(weighed["likelihood"], expected, rtol=1e-4)
+
+
+def huber(
+    sde: SDE, score_fn: Any, x0: jax.Array, t: jax.Array, z: jax.Array, bend: float
+) -> jax.Array:
+    """`dsm` that forgives large errors: the pseudo-Huber loss of the noise (Charbonnier 1997)."""
+    mean, std = sde.marginal_prob(x0, t)
+    error = batch_mul(std, score_fn(mean + batch_mul(std, z), t)) + z
+    per_axis = 2.0 * bend**2 * (jnp.sqrt(1.0 + jnp.square(error / bend)) - 1.0)
+    return per_axis.reshape(len(x0), -1).mean(1)
+
+
+def test_a_new_objective_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It trains by its name in a config, in one step of the training loop on points, with the
+    weighting, the scale of the loss and the part `noise_mse` of every other."""
+    line = losses.ScoreMatching(huber, lambda config, points: lambda keys, shape: {"bend": 20.0})
+    monkeypatch.setitem(losses.OBJECTIVES, "huber", line)
+    batch = {
+        "image": jnp.asarray(np.random.default_rng(0).integers(0, 255, (1, 4, 1, 1, 2)), jnp.uint8),
+        "label": jnp.zeros((1, 4), jnp.int32),
+    }
+
+    def metrics(name: str) -> dict[str, float]:
+        settings = mixture_dsm_vp.get_config()
+        settings.model.nf, settings.model.num_res_blocks = 8, 1
+        settings.training.objective, settings.training.weighting = name, "x0"
+        parts, averaging = experiment.build(settings), ema.from_config(settings)
+        objective = objective_from_config(settings, parts)
+        optimizer = optax.sgd(0.1)
+        state = new_state(parts.module, optimizer, 0, parts.image_shape, averaging.further)
+        train = make_train_step(objective, optimizer, averaging, flip=False, axis_name=None)
+        _, rows = jax.jit(train)(state, batch)
+        return {name: float(values[0]) for name, values in rows.items()}
+
+    ours, dsm = metrics("huber"), metrics("dsm")
+    assert set(ours) == {"loss", "noise_mse", "gradient_norm"}
+    for name, value in dsm.items():  # what it is where no error is large
+        assert ours[name] == pytest.approx(value, rel=1e-2), name
 
 
 # Times.
@@ -313,10 +362,10 @@ def test_log_normal_noise_levels_are_truncated_to_those_of_the_sde(
     sde: SDE, mean: float, std: float
 ) -> None:
     u = (jnp.arange(4000) + 0.5) / 4000
-    made = config(
+    settings = config(
         training__time="log_normal", training__log_sigma_mean=mean, training__log_sigma_std=std
     )
-    t, factor = jax.jit(times_from_config(made, sde))(u)
+    t, factor = jax.jit(times_from_config(settings, sde))(u)
     assert float(t.min()) >= sde.training_eps * (1 - 1e-6)
     assert float(t.max()) <= sde.T
     ends = -0.5 * np.asarray(sde.log_snr(jnp.array([sde.training_eps, sde.T])), np.float64)
@@ -327,8 +376,8 @@ def test_log_normal_noise_levels_are_truncated_to_those_of_the_sde(
 
 @every_sde
 def test_a_fixed_noise_level_is_that_relative_to_the_data(sde: SDE) -> None:
-    made = config(training__time="fixed", training__sigma=0.7)
-    t, factor = times_from_config(made, sde)(jnp.linspace(0, 0.9, 3))
+    settings = config(training__time="fixed", training__sigma=0.7)
+    t, factor = times_from_config(settings, sde)(jnp.linspace(0, 0.9, 3))
     np.testing.assert_allclose(sde.sigma(t) / sde.alpha(t), 0.7, rtol=1e-4)
     np.testing.assert_array_equal(factor, 1.0)
 
@@ -367,24 +416,24 @@ def test_networks_that_predict_the_exact_thing_have_the_same_score(sde: SDE) -> 
         x = alpha * m + jnp.sqrt(variance) * normal(6, 3)
         centred = (x - alpha * m) / variance
         x0, noise = m + alpha * s**2 * centred, sigma * centred
-        given, scores = {}, {}
+        inputs, scores = {}, {}
         for kind, form in parametrisation.PREDICTIONS.items():
             a, b = form(alpha, sigma, sigma_data)
 
             def network(x: jax.Array, labels: jax.Array, kind=kind, a=a, b=b) -> jax.Array:
-                given[kind] = x, labels
+                inputs[kind] = x, labels
                 return a * x0 + b * noise
 
             score_fn = models.score_fn(sde, network, True, prediction=kind, sigma_data=sigma_data)
             scores[kind] = sigma * score_fn(x, t)
-        return given, scores, x, noise, alpha, sigma
+        return inputs, scores, x, noise, alpha, sigma
 
-    given, scores, x, noise, alpha, sigma = evaluate()
+    inputs, scores, x, noise, alpha, sigma = evaluate()
     for kind, score in scores.items():
         np.testing.assert_allclose(score, -noise, atol=2e-5 * float((alpha / sigma).max() + 1))
         std = np.sqrt((alpha * sigma_data) ** 2 + sigma**2) if kind == "edm" else 1.0
-        np.testing.assert_allclose(given[kind][0], x / std, rtol=1e-5)
-        np.testing.assert_allclose(given[kind][1], models.continuous_labels(sde, t), rtol=1e-6)
+        np.testing.assert_allclose(inputs[kind][0], x / std, rtol=1e-5)
+        np.testing.assert_allclose(inputs[kind][1], models.continuous_labels(sde, t), rtol=1e-6)
 
 
 # Refusals.
@@ -446,11 +495,11 @@ def test_settings_that_do_not_fit_are_refused_in_one_line(
 
 
 def test_explicit_score_matching_asks_for_its_points() -> None:
-    made = config(training__objective="esm")
-    assert losses.wants_points(made)
+    settings = config(training__objective="esm")
+    assert losses.wants_points(settings)
     assert not losses.wants_points(config())
     batch = jnp.zeros((2, 1, 1, 2)), jax.random.split(jax.random.key(0), 2), jnp.zeros(2)
     with pytest.raises(ValueError, match="'esm' needs the training images"):
-        losses.from_config(made, VPSDE())(lambda x, labels: x, *batch)
+        losses.from_config(settings, VPSDE())(lambda x, labels: x, *batch)
     with pytest.raises(ValueError, match=r"points are \(5, 2\); x0 \(2, 1, 1, 2\) needs"):
-        losses.from_config(made, VPSDE(), jnp.asarray(POINTS))(lambda x, labels: x, *batch)
+        losses.from_config(settings, VPSDE(), jnp.asarray(POINTS))(lambda x, labels: x, *batch)

@@ -84,7 +84,7 @@ def test_every_config_is_known_by_its_values():
         assert known is not None
         assert known[1:] == ([], []), name
     for name in (*published.SAMPLES, *published.FLOW):
-        assert published.identify(load(name)) == published.Known(name, [], [])
+        assert published.identify(load(name)) == published.NearestConfig(name, [], [])
     free = {"seed": 7, "training__log_freq": 9, "eval__num_samples": 9, "sampling__batch_size": 9}
     assert published.identify(load("vp/cifar10_ddpmpp", **free)).changed == []  # type: ignore
 

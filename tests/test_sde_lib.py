@@ -6,20 +6,28 @@ import dataclasses
 import functools
 import pathlib
 import re
-import types
 from textwrap import dedent
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 import scipy.stats
+from ml_collections import ConfigDict
 
 import models
+import sampling
 import sde_lib
+from configs.toy import mixture_dsm_vp
+from diffusion.noise import image_noise
+from runtime import devices, ema, experiment
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
+from training.objective import objective_from_config
+from training.state import new_state
+from training.step import make_train_step
 
 CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE)
 CASES = [
@@ -343,13 +351,20 @@ def test_reverse_diffusion_converges_to_the_data_at_order_one(base: SDE, flow: b
 # Using and extending them.
 
 
-def test_the_documented_sde_works_as_written() -> None:
-    """The module docstring's example: f = -x / (1 - t), g^2 = 2 t / (1 - t), T = 0.999."""
+def enter_the_documented_sde(sdes: dict[str, type[SDE]]) -> None:
+    """Runs the example of the module's docstring, which ends with its line of `SDES`."""
+    assert sde_lib.__doc__
     source = sde_lib.__doc__.partition("complete:\n\n")[2].partition("\n\nIts constructor")[0]
     assert len(source.splitlines()) < 30
-    namespace = {**vars(sde_lib), "SDES": {}, "__name__": "sde_lib"}
+    namespace = {**vars(sde_lib), "SDES": sdes, "__name__": "sde_lib"}
     exec("from __future__ import annotations\n" + dedent(source), namespace)
-    sde = namespace["SDES"]["rectified"](N=40)
+
+
+def test_the_documented_sde_works_as_written() -> None:
+    """The module docstring's example: f = -x / (1 - t), g^2 = 2 t / (1 - t), T = 0.999."""
+    sdes: dict[str, type[SDE]] = {}
+    enter_the_documented_sde(sdes)
+    sde = sdes["rectified"](N=40)
     t = jnp.array([0.1, 0.5, 0.999])
     np.testing.assert_allclose(sde.drift(t, t), -t / (1.0 - t), rtol=1e-5)
     g = np.sqrt(2.0 * t / (1.0 - t))
@@ -358,6 +373,35 @@ def test_the_documented_sde_works_as_written() -> None:
     np.testing.assert_allclose(sde.time_of_log_snr(sde.log_snr(t)), t, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(lambda z: sde.prior_sampling(z))(t), 0.999 * t, rtol=1e-6)
     np.testing.assert_array_equal(sde.timestep(t), [3, 19, 39])
+
+
+def test_a_new_sde_trains_and_samples_by_its_name_in_a_config(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """What is documented is all that it takes: shapes of a training step and of samples."""
+    sdes = dict(sde_lib.SDES)
+    enter_the_documented_sde(sdes)
+    monkeypatch.setattr(sde_lib, "SDES", sdes)
+    settings = mixture_dsm_vp.get_config()
+    settings.training.sde = "rectified"
+    parts, averaging = experiment.build(settings), ema.from_config(settings)
+    assert type(parts.sde).__name__ == "RectifiedSDE"
+    optimizer = optax.sgd(0.1)
+    objective = objective_from_config(settings, parts)
+    train = make_train_step(objective, optimizer, averaging, flip=False, axis_name=None)
+    batch = {"image": jnp.zeros((1, 4, 1, 1, 2), jnp.uint8), "label": jnp.zeros((1, 4), jnp.int32)}
+
+    def train_and_sample() -> Any:
+        state = new_state(parts.module, optimizer, 0, parts.image_shape, averaging.further)
+        state, metrics = train(state, batch)
+        keys = devices.image_keys(state.key, jnp.arange(3))
+        noise = image_noise(keys, parts.image_shape)
+        score_fn = experiment.score_from_params(settings, parts, state.ema_params)
+        return metrics, sampling.from_config(settings)(parts.sde, score_fn, noise).x
+
+    metrics, x = jax.eval_shape(train_and_sample)
+    assert metrics["loss"].shape == (1,)
+    assert x.shape == (3, *parts.image_shape)
 
 
 @every_class
@@ -377,10 +421,8 @@ def test_batch_mul_scales_each_image(shape: tuple[int, ...]) -> None:
     np.testing.assert_array_equal(batch_mul(a, x), expected)
 
 
-def config(sde: str, **model: Any) -> Any:
-    return types.SimpleNamespace(
-        training=types.SimpleNamespace(sde=sde), model=types.SimpleNamespace(**model)
-    )
+def config(sde: str, **model: Any) -> ConfigDict:
+    return ConfigDict({"training": {"sde": sde}, "model": model})
 
 
 def test_from_config_reads_every_parameter() -> None:
@@ -396,7 +438,7 @@ def test_from_config_reads_every_parameter() -> None:
 @pytest.mark.parametrize(
     ("make", "words"),
     [
-        (lambda: sde_lib.from_config(config("ve")), "'ve'; choose one of vpsde, subvpsde, vesde"),
+        (lambda: sde_lib.from_config(config("ve")), "training.sde 've'; known: cosine_vpsde, edm,"),
         (lambda: sde_lib.from_config(config("vesde", num_scales=3)), "config.model.sigma_min"),
         (lambda: VPSDE(N=0), "N .* is 0"),
         (lambda: VPSDE(beta_min=3.0, beta_max=2.0), "beta_min <= beta_max"),
@@ -433,11 +475,11 @@ E_SDE = golden_cases.about("math", "sde")
 
 def tags(pattern: str) -> list[Any]:
     """Files with each of their tags: what `pattern` matches at the start of a key."""
-    found = []
+    cases = []
     for path in E_SDE:
         keys = {m[0] for key in golden_cases.load(path) if (m := re.match(pattern, key))}
-        found += [pytest.param(path, tag, id=f"{path.stem}-{tag}") for tag in sorted(keys)]
-    return found
+        cases += [pytest.param(path, tag, id=f"{path.stem}-{tag}") for tag in sorted(keys)]
+    return cases
 
 
 def golden_sde(stored: dict[str, Any], tag: str) -> SDE:

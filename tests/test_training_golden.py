@@ -120,10 +120,9 @@ class Run:
         t = u * (self.sde.T - self.sde.training_eps) + self.sde.training_eps
         weighting = "likelihood" if self.training.likelihood_weighting else "noise"
         weight = losses.weight(self.sde, t, weighting)
-        reduce_mean = self.training.reduce_mean
-        return jnp.mean(
-            losses.dsm(self.sde, score_fn, x0, t, z, weight=weight, reduce_mean=reduce_mean)[0]
-        )
+        noise_mse = losses.dsm(self.sde, score_fn, x0, t, z)
+        size = x0[0].size
+        return jnp.mean(losses.weighted(noise_mse, size, weight, self.training.reduce_mean)[0])
 
     def step(self, state: TrainState, x0: jax.Array, u: jax.Array, z: jax.Array) -> Any:
         """The next state, with the loss and the gradient norm before clipping."""

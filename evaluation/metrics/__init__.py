@@ -1,0 +1,1 @@
+"""Metrics of generated images: their mathematics, on features in NumPy."""

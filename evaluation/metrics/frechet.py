@@ -25,6 +25,8 @@ from evaluation.metrics.metric import Results, metric
 from evaluation.metrics.moments import Gaussian, Moments
 from evaluation.metrics.statistics import Statistics
 
+SPLITS = 10  # random draws of subsets
+
 
 def frechet_distance(a: Moments | Gaussian, b: Moments | Gaussian) -> float:
     """d^2 between the Gaussians with the moments of `a` and `b`."""
@@ -77,7 +79,7 @@ class Splits(NamedTuple):
 
 def split_distance(
     features: np.ndarray,
-    n_splits: int = 10,
+    n_splits: int = SPLITS,
     size: int | None = None,
     seed: int = 0,
     other: np.ndarray | None = None,

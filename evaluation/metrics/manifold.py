@@ -22,6 +22,8 @@ from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.metric import Results, metric
 from evaluation.metrics.statistics import Statistics
 
+PRECISION_NEIGHBOURS = 3
+DENSITY_NEIGHBOURS = 5
 _BLOCK = 1000  # rows of distances that are held at a time
 
 
@@ -39,7 +41,9 @@ class DensityCoverage(NamedTuple):
     coverage: float
 
 
-def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> PrecisionRecall:
+def precision_recall(
+    real: np.ndarray, generated: np.ndarray, k: int = PRECISION_NEIGHBOURS
+) -> PrecisionRecall:
     """Precision and recall of features [n, d] and [m, d], by balls of k neighbours.
 
     Raises:
@@ -55,7 +59,9 @@ def precision_recall(real: np.ndarray, generated: np.ndarray, k: int = 3) -> Pre
     return PrecisionRecall(float(precise / len(generated)), float(recalled.mean()))
 
 
-def density_coverage(real: np.ndarray, generated: np.ndarray, k: int = 5) -> DensityCoverage:
+def density_coverage(
+    real: np.ndarray, generated: np.ndarray, k: int = DENSITY_NEIGHBOURS
+) -> DensityCoverage:
     """Density and coverage of features [n, d] and [m, d], by balls of k neighbours.
 
     Raises:

@@ -1,4 +1,4 @@
-"""What makes a function a metric of generated images.
+"""The table of metrics of generated images, and the decorator that enters a function in it.
 
 A file of this folder declares one beside its mathematics:
 

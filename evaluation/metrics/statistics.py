@@ -32,7 +32,7 @@ _NAMES = ("mu", "sigma", "mu_s", "sigma_s", "pool_3", "origin")
 
 @dataclasses.dataclass(frozen=True)
 class Origin:
-    """How features were made; "" or 0 where nobody knows.
+    """The making of features; "" or 0 where nobody knows.
 
     Attributes:
       network: its name.
@@ -59,7 +59,7 @@ class Statistics:
       pool: of the 2048 features.
       spatial: of the spatial ones, where there are any.
       features: the pool features [n, d] themselves, where there are any.
-      origin: how they were made.
+      origin: their making.
       form: which of the forms above.
       path, sha256: of the file; "" before there is one.
     """

@@ -151,8 +151,10 @@ def comparison(runs: Sequence[Content]) -> dict[str, Any]:
             best[name] = choose(values) if len(values) > 1 else None
     rows = []
     for run, entries in zip(runs, by_name, strict=True):
-        row = [(entries.get(name), value) for name, value in best.items()]
-        cells = [{"number": one, "best": one and mean(one) == value} for one, value in row]
+        cells = []
+        for name, value in best.items():
+            number = entries.get(name)
+            cells.append({"number": number, "best": number and mean(number) == value})
         rows.append({"run": run, "cells": cells})
     spreads = [number["over_seeds"] for number in columns if "over_seeds" in number]
     return {

@@ -1,7 +1,7 @@
 """Published numbers, and the config of this program that a config is, or is nearest to.
 
-A config is known by its values, not by its file's name, so that one with overrides is never taken
-for the one that it began as: it is that one "with changed fields".
+A config is recognised by its values, not by its file's name, so that one with overrides is never
+taken for the one that it began as: it is that one "with changed fields".
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ FREE = (  # what no number depends on, or what stands beside the number anyway
 )
 
 
-class Known(NamedTuple):
+class NearestConfig(NamedTuple):
     """The config of this program that a config is, up to the changed fields.
 
     Attributes:
@@ -102,7 +102,7 @@ class Published(NamedTuple):
     differences: list[str]
 
 
-def identify(config: Any) -> Known | None:
+def identify(config: Any) -> NearestConfig | None:
     """The config of `configs/` with the fewest other values; None if none is akin."""
     fields = config.to_dict()
     akin = []
@@ -110,9 +110,12 @@ def identify(config: Any) -> Known | None:
         if _values(stored) == _values(fields):
             changed = _changed(stored, fields)
             sampler = [line for line in changed if line.startswith("sampling.")]
-            akin.append(Known(name, [line for line in changed if line not in sampler], sampler))
-    order = [(len(known.changed), len(known.sampler_changed), known.name) for known in akin]
-    return akin[order.index(min(order))] if akin else None
+            akin.append(
+                NearestConfig(name, [line for line in changed if line not in sampler], sampler)
+            )
+    if not akin:
+        return None
+    return min(akin, key=lambda near: (len(near.changed), len(near.sampler_changed), near.name))
 
 
 @functools.cache
@@ -132,11 +135,11 @@ def _stored() -> dict[str, Any]:
     return stored
 
 
-def compare(known: Known | None, results: Mapping[str, Any]) -> dict[str, Published]:
+def compare(nearest: NearestConfig | None, results: Mapping[str, Any]) -> dict[str, Published]:
     """The published numbers beside those of `results`, by their names there."""
-    if known is None:
+    if nearest is None:
         return {}
-    of_samples, table, differences = _of_sampler(known, results)
+    of_samples, table, differences = _of_sampler(nearest, results)
     if "num_samples" in results:
         differences += _sample_conditions(results)
     numbers = {
@@ -144,26 +147,26 @@ def compare(known: Known | None, results: Mapping[str, Any]) -> dict[str, Publis
         for name, value in of_samples.items()
         if QUANTITIES[name].source in SAMPLED
     }
-    for name, value in FLOW.get(known.name, {}).items():
+    for name, value in FLOW.get(nearest.name, {}).items():
         if QUANTITIES[name].source == "likelihood":
-            conditions = known.changed + _likelihood_conditions(results["made_by"]["eval"])
+            conditions = nearest.changed + _likelihood_conditions(results["made_by"]["eval"])
             numbers[name] = Published(value, f"{PAPER}, Table 2", conditions)
     return {name: number for name, number in numbers.items() if name in results}
 
 
 def _of_sampler(
-    known: Known, results: Mapping[str, Any]
+    nearest: NearestConfig, results: Mapping[str, Any]
 ) -> tuple[Mapping[str, float], str, list[str]]:
     """Published numbers by the results' sampler, their table, and other values in the config."""
     sampler = results["made_by"]["sampling"]
     if sampler["method"] == "ode":
-        differences = known.changed + _loose("sampling", sampler)
-        return FLOW.get(known.name, {}), "Table 2", differences
-    differences = known.changed + known.sampler_changed
+        differences = nearest.changed + _loose("sampling", sampler)
+        return FLOW.get(nearest.name, {}), "Table 2", differences
+    differences = nearest.changed + nearest.sampler_changed
     if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
         differences.append("sampling.corrector_norm: image, not batch")
-    table = "Table 1" if known.name == "vp/ddpm/cifar10" else "Table 3"
-    return SAMPLES.get(known.name, {}), table, differences
+    table = "Table 1" if nearest.name == "vp/ddpm/cifar10" else "Table 3"
+    return SAMPLES.get(nearest.name, {}), table, differences
 
 
 def _sample_conditions(results: Mapping[str, Any]) -> list[str]:
@@ -199,7 +202,7 @@ def _loose(section: str, options: Mapping[str, Any]) -> list[str]:
     return [
         f"{section}.{name}: {options[name]:g}, not 1e-05"
         for name in names
-        if options.get(name, 0) > 1e-5
+        if name in options and options[name] > 1e-5
     ]
 
 

@@ -11,6 +11,9 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
+from evaluation.metrics.frechet import SPLITS
+from evaluation.metrics.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
+
 Results = Mapping[str, Any]
 SAMPLED = ("samples", "matched samples")  # the sources that depend on a sampler and its seed
 
@@ -125,7 +128,7 @@ def _neighbours(k: int) -> Callable[[Number], str]:
 
 def _equal_numbers(of: Number) -> str:
     size = of["frechet_samples_real"]
-    return f"{size} and {size}, 10 draws"
+    return f"{size} and {size}, {SPLITS} draws"
 
 
 def _likelihood(of: Number) -> str:
@@ -162,10 +165,10 @@ QUANTITIES: dict[str, Quantity] = {
         "Inception Score", "samples", 3, _inception_score, "higher", ("_std", "over splits"), True
     ),
     "kid": Quantity("KID", "samples", 5, _kid, error=("_std", "over subsets")),
-    "precision": Quantity("Precision", "samples", 4, _neighbours(3), "higher"),
-    "recall": Quantity("Recall", "samples", 4, _neighbours(3), "higher"),
-    "density": Quantity("Density", "samples", 4, _neighbours(5), "higher"),
-    "coverage": Quantity("Coverage", "samples", 4, _neighbours(5), "higher"),
+    "precision": Quantity("Precision", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
+    "recall": Quantity("Recall", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
+    "density": Quantity("Density", "samples", 4, _neighbours(DENSITY_NEIGHBOURS), "higher"),
+    "coverage": Quantity("Coverage", "samples", 4, _neighbours(DENSITY_NEIGHBOURS), "higher"),
     "frechet_distance": Quantity("Fréchet distance", "samples", 2, _all_generated, leading=True),
     "frechet_distance_matched": Quantity(
         title="Fréchet distance, equal numbers",
@@ -207,8 +210,8 @@ def numbers(results: Results) -> dict[str, Number]:
     return {
         name: Number(name, quantity, features, results)
         for features in FEATURES
-        for own_name, quantity in QUANTITIES.items()
-        if (name := f"{features}_{own_name}" if features else own_name) in results
+        for unprefixed, quantity in QUANTITIES.items()
+        if (name := f"{features}_{unprefixed}" if features else unprefixed) in results
     }
 
 
@@ -219,7 +222,8 @@ def leading() -> list[str]:
 
 def of_samples(results: Results) -> list[str]:
     """The names of numbers that depend on what was sampled, and so on the seed."""
-    return [name for name, one in numbers(results).items() if one.quantity.source in SAMPLED]
+    present = numbers(results).items()
+    return [name for name, number in present if number.quantity.source in SAMPLED]
 
 
 def decimals(value: float, least: int) -> int:
