@@ -41,7 +41,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jaxtyping import Float
 
+Images = Float[Array, "batch *image"]
+Times = Float[Array, "batch"]
 ScoreFn = Callable[[Array, Array], Array]
 
 

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import TypeVar
+
+Value = TypeVar("Value")
 
 
-def lookup(table: Mapping[str, Any], name: str, what: str) -> Any:
+def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
     """`table[name]`, or a ValueError that lists the known names."""
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")

@@ -35,7 +35,7 @@ def measuring(
     parts: experiment.Parts,
     operator: inverse.Operator,
     show: Callable[[np.ndarray], np.ndarray],
-    known: Callable[[Condition], controllable.Known] | None,
+    known: Callable[[Condition], controllable.Constraint] | None,
     extra: dict[str, np.ndarray] | None = None,
 ) -> Problem:
     """The problem of images of which y = A x_0 + noise was measured.
@@ -78,7 +78,7 @@ def smallest(
     def show(y: np.ndarray) -> np.ndarray:
         return np.asarray(inverse.pseudo_inverse(operator, shape, jnp.asarray(y)))
 
-    return show, lambda condition: inverse.measured(operator, condition["y"], shape)
+    return show, lambda condition: inverse.constraint_of(operator, condition["y"], shape)
 
 
 def inpaint(config: Config, parts: experiment.Parts) -> Problem:

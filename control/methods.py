@@ -33,10 +33,12 @@ class Measurement:
 
     operator: inverse.Operator
     shape: tuple[int, int, int]
-    known: Callable[[Condition], controllable.Known] | None
+    known: Callable[[Condition], controllable.Constraint] | None
 
 
-def exactly(config: Config, measurement: Measurement) -> Callable[[Condition], controllable.Known]:
+def exactly(
+    config: Config, measurement: Measurement
+) -> Callable[[Condition], controllable.Constraint]:
     """What is known exactly; refuses tasks and measurements of which that cannot be said."""
     if measurement.known is None or config.control.noise_std > 0:
         raise ValueError(
