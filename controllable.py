@@ -1,4 +1,4 @@
-"""Control: guidance maps score functions to score functions; in-filling holds what is known.
+"""Control: guidance maps score functions to score functions; in-filling keeps a known part.
 
 Equation numbers are those of Song et al. 2021 (arXiv:2011.13456). Images are x [B, ...], times
 t [B]. A guided or in-filled score is a score function like any other, so every predictor,
@@ -12,18 +12,20 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Protocol, Unpack, runtime_checkable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 import sampling
+from diffusion import grids
 from diffusion.noise import Noise
-from diffusion.trajectory import Samples, all_finite, denoised, drive
-from sde_lib import SDE, ScoreFn, batch_mul
+from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
+from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
 
-Array = jax.Array
 LogLikelihood = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> log p_t(y | x) [B]
 Scale = float | Callable[[Array], Array]  # of guidance: a number, or a function of t [B]
 
@@ -42,27 +44,28 @@ def guided(score_fn: ScoreFn, log_likelihood: LogLikelihood, scale: Scale = 1.0)
       log_likelihood: row b must depend on row b of x and t alone.
     """
 
-    def total(x: Array, t: Array) -> Array:
+    def total(x: Images, t: Times) -> Array:
         return jnp.sum(log_likelihood(x, t))
 
     return lambda x, t: score_fn(x, t) + batch_mul(_at(scale, t), jax.grad(total)(x, t))
 
 
 def of_class(class_log_prob: Callable[[Array, Array], Array], y: Array) -> LogLikelihood:
-    """log p_t(y | x) of the classes y [B], from all classes' [B, K]; see `models.class_log_prob`.
+    """log p_t(y | x) of the classes y [B], from that of all classes [B, K].
 
+    `models.class_log_prob` makes the latter of a classifier.
     A class out of range has the likelihood NaN.
 
     Raises:
       ValueError: (when it is called) there are not as many classes as images.
     """
 
-    def log_likelihood(x: Array, t: Array) -> Array:
-        every = class_log_prob(x, t)
-        if len(y) != len(every):
-            raise ValueError(f"{len(y)} classes for {len(every)} images")
-        index = jnp.where(y < 0, every.shape[1], y)[:, None]
-        return jnp.take_along_axis(every, index, axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
+    def log_likelihood(x: Images, t: Times) -> Times:
+        log_probs = class_log_prob(x, t)
+        if len(y) != len(log_probs):
+            raise ValueError(f"{len(y)} classes for {len(log_probs)} images")
+        index = jnp.where(y < 0, log_probs.shape[1], y)[:, None]
+        return jnp.take_along_axis(log_probs, index, axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
 
     return log_likelihood
 
@@ -74,7 +77,7 @@ def classifier_free(score_fn: ScoreFn, conditional_fn: ScoreFn, scale: Scale) ->
     exact scores it is `guided` by the likelihood p_t(y | x).
     """
 
-    def combined(x: Array, t: Array) -> Array:
+    def combined(x: Images, t: Times) -> Images:
         free = score_fn(x, t)
         return free + batch_mul(_at(scale, t), conditional_fn(x, t) - free)
 
@@ -103,14 +106,15 @@ def times_of_noise(sde: SDE, low: float, high: float) -> tuple[float, float]:
     return max(float(first), 0.0), min(float(last), sde.T)
 
 
-def _at(scale: Scale, t: Array) -> Array:
+def _at(scale: Scale, t: Times) -> Times:
     return scale(t) if callable(scale) else jnp.full_like(t, scale)
 
 
-# What is known of an image: its component in a linear subspace.
+# The known part of an image: its component in a linear subspace.
 
 
-class Known(Protocol):
+@runtime_checkable
+class Constraint(Protocol):
     """The orthogonal projection P x_0 = P `values` of images is known.
 
     Attributes:
@@ -120,7 +124,7 @@ class Known(Protocol):
     @property
     def values(self) -> Array: ...
 
-    def impose(self, x: Array, values: Array) -> Array:
+    def impose(self, x: Images, values: Images) -> Images:
         """x with its known component replaced by that of `values`: (I - P) x + P values."""
         ...
 
@@ -136,7 +140,7 @@ GREY_AND_COLOURS = np.array(
 
 
 @dataclasses.dataclass(frozen=True)
-class Masked:
+class MaskConstraint:
     """Entries are known where a mask is 1, in the pixel basis or in a rotated one.
 
     Attributes:
@@ -145,29 +149,29 @@ class Masked:
       basis: orthogonal matrix [C, C] whose columns are the new channels; None: the pixels' own.
     """
 
-    values: Array
+    values: Images
     mask: Array
     basis: Array | None = None
 
-    def impose(self, x: Array, values: Array) -> Array:
+    def impose(self, x: Images, values: Images) -> Images:
         """x with the known entries of `values`, exactly those in the pixel basis."""
         if self.basis is None:
             return jnp.where(self.mask > 0, values, x)
         return jnp.where(self.mask > 0, values @ self.basis, x @ self.basis) @ self.basis.T
 
 
-def in_painting(images: Array, mask: Array) -> Masked:
-    """`images` [B, H, W, C] are known where `mask` is 1 (appendix I.2).
+def in_painting(images: Array, mask: ArrayLike) -> MaskConstraint:
+    """The constraint of `images` [B, H, W, C] that are known where `mask` is 1 (appendix I.2).
 
     Raises:
       ValueError: a mask that does not broadcast to the images.
     """
     check_mask_shape(mask, images.shape)
-    return Masked(images, jnp.asarray(mask))
+    return MaskConstraint(images, jnp.asarray(mask))
 
 
-def colourisation(grey: Array) -> Masked:
-    """The grey part of red, green and blue is known (appendix I.3), from `grey` [B, H, W, 1 or 3].
+def colourisation(grey: Array) -> MaskConstraint:
+    """The constraint of images whose grey part is that of `grey` [B, H, W, 1 or 3] (appendix I.3).
 
     An orthonormal matrix decouples x into channels of which the first is the grey part,
     (R + G + B) / sqrt(3): in that basis colourisation is in-painting. Any image may stand for
@@ -180,10 +184,10 @@ def colourisation(grey: Array) -> Masked:
         raise ValueError(f"colourisation needs images of 3 channels, not {grey.shape[-1]}")
     values = jnp.broadcast_to(grey, (*grey.shape[:-1], 3))
     mask = jnp.array([1.0, 0.0, 0.0], values.dtype)
-    return Masked(values, mask, jnp.asarray(GREY_AND_COLOURS, values.dtype))
+    return MaskConstraint(values, mask, jnp.asarray(GREY_AND_COLOURS, values.dtype))
 
 
-def check_mask_shape(mask: Any, shape: tuple[int, ...]) -> None:
+def check_mask_shape(mask: ArrayLike, shape: tuple[int, ...]) -> None:
     """Refuses a mask that does not broadcast to images of this shape."""
     try:
         fits = np.broadcast_shapes(np.shape(mask), shape) == tuple(shape)
@@ -208,8 +212,8 @@ def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
 # In-filling as a score function.
 
 
-def infilled(sde: SDE, score_fn: ScoreFn, known: Known) -> ScoreFn:
-    """The score of p_t(x | known): exact in the known component, the network's in the other.
+def infilled(sde: SDE, score_fn: ScoreFn, constraint: Constraint) -> ScoreFn:
+    """The score of p_t(x | known part): exact in the known component, the network's in the other.
 
     The known component of x_t is N(alpha P values, sigma^2) whatever the other is, so its score is
 
@@ -220,15 +224,15 @@ def infilled(sde: SDE, score_fn: ScoreFn, known: Known) -> ScoreFn:
     appendix I.2, with the noised known part that the sampler itself carries. It says less than
     p_t(unknown | values) while there is noise; `repaint` and `inverse.posterior_guided` do better.
     A solver that ends on E[x_0 | x] ends on `values` up to rounding; others leave the noise of the
-    last time on them, and `known.impose` takes it off. The score of the known component is as sharp
-    as that of one data point: `sampling.pc_sampler` needs steps below sigma^2 / g^2 at the last
-    time for it, of which there are hundreds; `pc_infill` does not.
+    last time on them, and `constraint.impose` takes it off. The score of the known component is as
+    sharp as that of one data point: `sampling.pc_sampler` needs steps below sigma^2 / g^2 at the
+    last time for it, of which there are hundreds; `pc_infill` does not.
     """
 
-    def conditional(x: Array, t: Array) -> Array:
+    def conditional(x: Images, t: Times) -> Images:
         alpha, sigma = sde.alpha(t), sde.sigma(t)
-        toward = batch_mul(1.0 / jnp.square(sigma), batch_mul(alpha, known.values) - x)
-        return known.impose(score_fn(x, t), toward)
+        toward = batch_mul(1.0 / jnp.square(sigma), batch_mul(alpha, constraint.values) - x)
+        return constraint.impose(score_fn(x, t), toward)
 
     return conditional
 
@@ -236,27 +240,22 @@ def infilled(sde: SDE, score_fn: ScoreFn, known: Known) -> ScoreFn:
 # In-filling by replacement after each step.
 
 
-def noised(sde: SDE, known: Known, x: Array, t: Array, z: Array) -> Array:
+def noised(sde: SDE, constraint: Constraint, x: Images, t: Times, z: Images) -> Images:
     """x with its known component replaced by a draw from p(x_t | values), with noise z."""
-    mean, std = sde.marginal_prob(known.values, t)
-    return known.impose(x, mean + batch_mul(std, z))
+    mean, std = sde.marginal_prob(constraint.values, t)
+    return constraint.impose(x, mean + batch_mul(std, z))
 
 
 def pc_infill(
     sde: SDE,
     score_fn: ScoreFn,
     noise: Noise,
-    known: Known,
+    constraint: Constraint,
     *,
-    predictor: str = "reverse_diffusion",
-    corrector: str = "langevin",
-    snr: float = 0.16,
-    n_steps_each: int = 1,
     denoise: bool = True,
     eps: float | None = None,
-    probability_flow: bool = False,
-    corrector_norm: str = "image",
     official: bool = False,
+    **options: Unpack[sampling.PCOptions],
 ) -> Samples:
     """Predictor-corrector sampling that noises the known part anew after every update (appendix I).
 
@@ -265,50 +264,58 @@ def pc_infill(
 
     Args:
       denoise: return the predictor's last mean, with the known values as they are.
+      eps: last time; `sde.sampling_eps` if None.
       official: as the original code, which begins with known values that are not noised (and with
         a prior masked before it is rotated), takes the noise of the known part in the basis of the
-        mask, and denoises the known part only, not what it fills in.
-
-    The others are those of `sampling.pc_sampler`.
+        mask, and denoises the known part only, not the part that it fills in.
+      options: see `sampling.pc_sampler`.
 
     Raises:
       ValueError: unknown name, nothing to do, a number out of range, or `official` without a mask.
     """
-    predict, correct, predictions, corrections = sampling.moves(
-        predictor, corrector, n_steps_each, snr, corrector_norm
-    )
-    x = sde.prior_sampling(noise(0))
+    eps = sde.sampling_eps if eps is None else eps
     if official:
-        if not isinstance(known, Masked):
+        if not isinstance(constraint, MaskConstraint):
             raise ValueError("the official start is defined for masks: in-painting, colourisation")
-        x = known.impose(jnp.zeros_like(x), known.values) + x * (1.0 - known.mask)
+        return _official_pc_infill(sde, score_fn, noise, constraint, denoise, eps, options)
 
-    def renewed(x: Array, t: Array, z: Array) -> Array:
-        if official and isinstance(known, Masked) and known.basis is not None:
-            z = z @ known.basis.T
-        return noised(sde, known, x, t, z)
+    def renewed(x: Images, t: Times, z: Images) -> Images:
+        return noised(sde, constraint, x, t, z)
 
-    def step(x: Array, x_mean: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
-        time, draw = at
-        t = jnp.full(x.shape[0], time)
-        if corrections:
-            zs = jax.lax.map(noise, draw + jnp.arange(corrections))
-            x, _ = correct(sde, score_fn, x, t, zs, snr, corrector_norm)
-        draw += corrections
-        x = renewed(x, t, noise(draw))
-        z = noise(draw + 1) if predictions and not probability_flow else jnp.zeros_like(x)
-        x, x_mean = predict(sde, score_fn, x, t, z, probability_flow)
-        x = renewed(x, t, noise(draw + 1 + predictions))
-        if official:
-            x_mean = known.impose(x, sde.marginal_prob(known.values, t)[0])
-        return x, x_mean
+    samples = sampling.pc_sampler(
+        sde, score_fn, noise, denoise=denoise, eps=eps, after_update=renewed, **options
+    )
+    if not denoise:
+        return samples
+    x = constraint.impose(samples.x, constraint.values)
+    return samples_ending_on(x, samples.nfe, None)
 
-    times = sampling.sampling_times(sde, sde.sampling_eps if eps is None else eps)
-    draws = 1 + (corrections + predictions + 2) * jnp.arange(sde.N)
-    x, x_mean, _ = drive(step, x, x, (jnp.asarray(times), draws))
-    if denoise:
-        x = x_mean if official else known.impose(x_mean, known.values)
-    return Samples(x, sde.N * (corrections + predictions), all_finite(x))
+
+def _official_pc_infill(
+    sde: SDE,
+    score_fn: ScoreFn,
+    noise: Noise,
+    constraint: MaskConstraint,
+    denoise: bool,
+    eps: float,
+    options: sampling.PCOptions,
+) -> Samples:
+    prior = sde.prior_sampling(noise(0))
+    start = constraint.impose(jnp.zeros_like(prior), constraint.values)
+    start += prior * (1.0 - constraint.mask)
+
+    def renewed(x: Images, t: Times, z: Images) -> Images:
+        z = z if constraint.basis is None else z @ constraint.basis.T
+        return noised(sde, constraint, x, t, z)
+
+    samples = sampling.pc_sampler(
+        sde, score_fn, noise, denoise=False, eps=eps, start=start, after_update=renewed, **options
+    )
+    if not denoise:
+        return samples
+    t = jnp.full(len(samples.x), grids.sampling_times(sde, eps)[-1])
+    mean, _ = sde.marginal_prob(constraint.values, t)
+    return samples_ending_on(constraint.impose(samples.x, mean), samples.nfe, None)
 
 
 def travel(num_steps: int, jump: int, repeats: int) -> np.ndarray:
@@ -336,7 +343,7 @@ def repaint(
     score_fn: ScoreFn,
     noise: Noise,
     times: np.ndarray,
-    known: Known,
+    constraint: Constraint,
     *,
     jump: int = 1,
     repeats: int = 1,
@@ -356,26 +363,26 @@ def repaint(
       ValueError: jump or repeats below 1.
     """
     visits = np.asarray(times)[travel(len(times) - 1, jump, repeats)]
-    moves = (visits[:-1], visits[1:], visits[1:] > visits[:-1])
+    backwards = visits[1:] > visits[:-1]
 
-    def step(x: Array, memory: None, at: Any) -> tuple[Array, None]:
+    def step(x: Images, memory: None, at: tuple[Array, ...]) -> tuple[Images, None]:
         start, end, back, draw = at
         t, s = jnp.full(x.shape[0], start), jnp.full(x.shape[0], end)
         z = noise(draw)
 
-        def again(x: Array) -> Array:
+        def again(x: Images) -> Images:
             a, variance = sde.transition(s, t)
             return batch_mul(a, x) + batch_mul(jnp.sqrt(variance), z)
 
-        def onward(x: Array) -> Array:
+        def onward(x: Images) -> Images:
             mean, std = sde.posterior(x, score_fn(x, t), t, s)
-            return noised(sde, known, mean + batch_mul(std, z), s, noise(draw + 1))
+            return noised(sde, constraint, mean + batch_mul(std, z), s, noise(draw + 1))
 
         return jax.lax.cond(back, again, onward, x), None
 
-    draws = 1 + 2 * jnp.arange(len(visits) - 1)
+    draws = 1 + 2 * jnp.arange(len(backwards))
     x = sde.prior_sampling(noise(0))
-    inputs = (*(jnp.asarray(v, x.dtype) for v in moves[:2]), jnp.asarray(moves[2]), draws)
-    x, _, _ = drive(step, x, None, inputs)
-    x = known.impose(denoised(sde, score_fn, x, times[-1]), known.values)
-    return Samples(x, int(np.sum(~moves[2])) + 1, all_finite(x))
+    ends = (jnp.asarray(v, x.dtype) for v in (visits[:-1], visits[1:]))
+    x, _, _ = drive(step, x, None, (*ends, jnp.asarray(backwards), draws))
+    x = constraint.impose(denoised(sde, score_fn, x, times[-1]), constraint.values)
+    return samples_ending_on(x, int(np.sum(~backwards)) + 1, None)

@@ -25,6 +25,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import Array
+from jax.typing import ArrayLike
 from jaxtyping import Bool, Int
 from ml_collections import ConfigDict
 
@@ -84,7 +85,7 @@ def log_likelihood(
         raise ValueError(f"probes are {probes.shape}; x {x.shape} needs (K, *x.shape), K >= 1")
     flow = ode.probability_flow(sde, score_fn)
 
-    def field(t: Array, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
+    def field(t: ArrayLike, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
         def along(v: Array) -> tuple[Array, Array]:
             drift, product = jax.jvp(lambda x: flow(t, x), (state[0],), (v,))
             return drift, jnp.sum(v * product)

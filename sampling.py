@@ -11,21 +11,34 @@ from __future__ import annotations
 import dataclasses
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import jax
 import jax.numpy as jnp
-import numpy as np
+from jax import Array
+from ml_collections import ConfigDict
 
 from configs.names import lookup
 from diffusion import few_steps, grids, ode, reverse_sde
+from diffusion.langevin import CORRECTORS as CORRECTORS
+from diffusion.langevin import NORMS, Corrector, corrector_of
 from diffusion.noise import Noise
-from diffusion.trajectory import Array, Samples, all_finite, denoised, drive
-from sde_lib import SDE, VESDE, CosineVPSDE, ScoreFn, VariancePreservingSDE, batch_mul
+from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
+from sde_lib import (
+    SDE,
+    VESDE,
+    CosineVPSDE,
+    Images,
+    ScoreFn,
+    Times,
+    VariancePreservingSDE,
+    batch_mul,
+)
 
 # Predictors: one step of the reverse-time process, from t to the next time.
 
 
+@runtime_checkable
 class Predictor(Protocol):
     """Returns the next x and its mean before noise; `z` [B, ...] is standard normal."""
 
@@ -33,16 +46,16 @@ class Predictor(Protocol):
         self,
         sde: SDE,
         score_fn: ScoreFn,
-        x: Array,
-        t: Array,
-        z: Array,
+        x: Images,
+        t: Times,
+        z: Images,
         probability_flow: bool = False,
-    ) -> tuple[Array, Array]: ...
+    ) -> tuple[Images, Images]: ...
 
 
 def euler_maruyama(
-    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
-) -> tuple[Array, Array]:
+    sde: SDE, score_fn: ScoreFn, x: Images, t: Times, z: Images, probability_flow: bool = False
+) -> tuple[Images, Images]:
     """Euler-Maruyama on the reverse SDE (eq. 6) or its probability flow (eq. 13).
 
     x' = x - drift(x, t) dt + g(t) sqrt(dt) z with dt = T / N.
@@ -54,8 +67,8 @@ def euler_maruyama(
 
 
 def reverse_diffusion(
-    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
-) -> tuple[Array, Array]:
+    sde: SDE, score_fn: ScoreFn, x: Images, t: Times, z: Images, probability_flow: bool = False
+) -> tuple[Images, Images]:
     """The forward chain's own discretisation, reversed (eq. 46; probability flow eq. 45).
 
     Raises:
@@ -73,8 +86,8 @@ def reverse_diffusion(
 
 
 def ancestral_sampling(
-    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
-) -> tuple[Array, Array]:
+    sde: SDE, score_fn: ScoreFn, x: Images, t: Times, z: Images, probability_flow: bool = False
+) -> tuple[Images, Images]:
     """Sampling p(x_s | x_t, x_0) with x_0 replaced by its estimate.
 
     VP: DDPM's chain with noise beta_i (eq. 4). VE: SMLD's levels (eq. 47). Any other SDE: the
@@ -107,8 +120,8 @@ def ancestral_sampling(
 
 
 def no_predictor(
-    sde: SDE, score_fn: ScoreFn, x: Array, t: Array, z: Array, probability_flow: bool = False
-) -> tuple[Array, Array]:
+    sde: SDE, score_fn: ScoreFn, x: Images, t: Times, z: Images, probability_flow: bool = False
+) -> tuple[Images, Images]:
     """Leaves x as it is: sampling by the corrector alone."""
     return x, x
 
@@ -121,133 +134,15 @@ PREDICTORS: dict[str, Predictor] = {
 }
 
 
-# Correctors: steps of Langevin dynamics at one time t, whose stationary law is p_t.
-
-
-class Corrector(Protocol):
-    """Returns x after `len(zs)` steps and the last mean before noise; zs [n, B, ...]."""
-
-    def __call__(
-        self,
-        sde: SDE,
-        score_fn: ScoreFn,
-        x: Array,
-        t: Array,
-        zs: Array,
-        snr: float,
-        norm: str = "image",
-        axis_name: str | None = None,
-    ) -> tuple[Array, Array]: ...
-
-
-NORMS = ("image", "batch")
-
-
-def langevin(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x: Array,
-    t: Array,
-    zs: Array,
-    snr: float,
-    norm: str = "image",
-    axis_name: str | None = None,
-) -> tuple[Array, Array]:
-    """Langevin dynamics with a step size set by the signal-to-noise ratio (algorithms 4 and 5).
-
-    x' = x + e score + sqrt(2 e) z with e = 2 alpha_i (snr |z| / |score|)^2. The two norms are
-    those of each image, or with norm="batch" their means over the batch, and over the devices of
-    `axis_name` if given, as the published numbers were made. (In a handful of dimensions the score
-    of one image may vanish, and its step explode: the rule is meant for images.)
-    """
-    alpha = sde.step_alpha(t)
-
-    def length(v: Array) -> Array:
-        lengths = jnp.sqrt(jnp.sum(jnp.square(v), axis=tuple(range(1, v.ndim))))
-        if norm == "image":
-            return lengths
-        mean = jnp.mean(lengths)
-        return mean if axis_name is None else jax.lax.pmean(mean, axis_name)
-
-    def step(score: Array, z: Array) -> Array:
-        return 2.0 * alpha * jnp.square(snr * length(z) / length(score))
-
-    return _langevin_steps(score_fn, x, t, zs, step)
-
-
-def annealed_langevin(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x: Array,
-    t: Array,
-    zs: Array,
-    snr: float,
-    norm: str = "image",
-    axis_name: str | None = None,
-) -> tuple[Array, Array]:
-    """Langevin dynamics with the step size of annealed Langevin dynamics.
-
-    e = 2 alpha_i (snr sigma(t))^2: Song and Ermon 2019 (arXiv:1907.05600), algorithm 1. The step
-    size does not look at x, so that `norm` changes nothing.
-    """
-    size = 2.0 * sde.step_alpha(t) * jnp.square(snr * sde.sigma(t))
-    return _langevin_steps(score_fn, x, t, zs, lambda score, z: size)
-
-
-def no_corrector(
-    sde: SDE,
-    score_fn: ScoreFn,
-    x: Array,
-    t: Array,
-    zs: Array,
-    snr: float,
-    norm: str = "image",
-    axis_name: str | None = None,
-) -> tuple[Array, Array]:
-    """Leaves x as it is: sampling by the predictor alone."""
-    return x, x
-
-
-def _langevin_steps(
-    score_fn: ScoreFn, x: Array, t: Array, zs: Array, step_size: Callable[[Array, Array], Array]
-) -> tuple[Array, Array]:
-    def step(carry: tuple[Array, Array], z: Array) -> tuple[tuple[Array, Array], None]:
-        x = carry[0]
-        score = score_fn(x, t)
-        size = step_size(score, z)
-        x_mean = x + batch_mul(size, score)
-        return (x_mean + batch_mul(jnp.sqrt(2.0 * size), z), x_mean), None
-
-    return jax.lax.scan(step, (x, x), zs)[0]
-
-
-CORRECTORS: dict[str, Corrector] = {
-    "langevin": langevin,
-    "ald": annealed_langevin,
-    "none": no_corrector,
-}
-
-
 # Samplers.
 
 
-def sampling_times(sde: SDE, eps: float) -> np.ndarray:
-    """N times [N] from T down to `eps`, equally spaced, in float32.
-
-    They are late by 3e-7 of themselves: `sde.timestep` cuts to an integer, and a time rounded down
-    would repeat one level of the discrete chain and skip another.
-
-    Raises:
-      ValueError: not 0 < eps < T.
-    """
-    if not 0.0 < eps < sde.T:
-        raise ValueError(f"eps must lie between 0 and {sde.T}, not {eps}")
-    times = np.linspace(sde.T, eps, sde.N)
-    return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
+# From x, t and a standard-normal draw to the x that goes on.
+AfterUpdate = Callable[[Array, Array, Array], Array]
 
 
-class Moves(NamedTuple):
-    """What happens at each time: the functions, and how often each asks the score."""
+class Updates(NamedTuple):
+    """The two updates at each time, and how often each asks the score."""
 
     predict: Predictor
     correct: Corrector
@@ -255,24 +150,29 @@ class Moves(NamedTuple):
     corrections: int
 
 
-def moves(predictor: str, corrector: str, n_steps_each: int, snr: float, norm: str) -> Moves:
-    """A predictor and a corrector by their names, whose numbers are checked.
-
-    Raises:
-      ValueError: unknown name, nothing to do, or a number out of range.
-    """
+def _updates(
+    predictor: str, corrector: str, n_steps_each: int, snr: float, norm: str, axis_name: str | None
+) -> Updates:
+    """A predictor and a corrector by their names, whose numbers are checked."""
     predict = lookup(PREDICTORS, predictor, "predictor")
-    correct = lookup(CORRECTORS, corrector, "corrector")
-    if norm not in NORMS:
-        raise ValueError(f"unknown corrector_norm {norm!r}; known: {', '.join(NORMS)}")
     if predictor == corrector == "none":
         raise ValueError("predictor and corrector are both 'none': choose at least one")
     if corrector != "none" and n_steps_each < 1:
         raise ValueError(f"n_steps_each must be at least 1, not {n_steps_each}")
-    if corrector != "none" and snr <= 0:
-        raise ValueError(f"snr must be positive, not {snr}")
+    correct = corrector_of(corrector, snr, norm, axis_name)
     predictions = 0 if predictor == "none" else 1
-    return Moves(predict, correct, predictions, 0 if corrector == "none" else n_steps_each)
+    return Updates(predict, correct, predictions, 0 if corrector == "none" else n_steps_each)
+
+
+class PCOptions(TypedDict, total=False):
+    """Options that every form of predictor-corrector sampling shares; see `pc_sampler`."""
+
+    predictor: str
+    corrector: str
+    snr: float
+    n_steps_each: int
+    probability_flow: bool
+    corrector_norm: str
 
 
 def pc_sampler(
@@ -290,11 +190,14 @@ def pc_sampler(
     corrector_norm: str = "image",
     axis_name: str | None = None,
     num_frames: int = 0,
+    start: Images | None = None,
+    after_update: AfterUpdate | None = None,
 ) -> Samples:
     """Predictor-corrector sampling (algorithm 1): correct, predict, at N times from T to eps.
 
     Draw 0 of `noise` is the prior's; each time then takes `n_steps_each` draws for the corrector
-    and one for the predictor ('none' takes none).
+    and one for the predictor ('none' takes none). With `after_update` it takes one more after the
+    corrector's and one more after the predictor's, whether or not these are 'none'.
 
     Args:
       predictor: a name in PREDICTORS.
@@ -304,35 +207,42 @@ def pc_sampler(
       denoise: return the predictor's last mean instead of its noisy state ('none' has no mean).
       eps: last time; `sde.sampling_eps` if None.
       probability_flow: predict with the deterministic form of the predictor.
-      corrector_norm: "image" or "batch", see `langevin`.
+      corrector_norm: a name in `langevin.NORMS`: "image" or "batch".
       axis_name: the mapped axis over devices that "batch" includes.
       num_frames: states to keep, 0 to N + 1.
+      start: x at time T; None: a draw from the prior.
+      after_update: from x, t and a draw z to the x that goes on, after each of the two updates.
 
     Raises:
       ValueError: unknown name, nothing to do, or a number out of range.
     """
-    predict, correct, predictions, corrections = moves(
-        predictor, corrector, n_steps_each, snr, corrector_norm
+    predict, correct, predictions, corrections = _updates(
+        predictor, corrector, n_steps_each, snr, corrector_norm, axis_name
     )
-    x = sde.prior_sampling(noise(0))
+    x = sde.prior_sampling(noise(0)) if start is None else start
 
-    def step(x: Array, x_mean: Array, at: tuple[Array, Array]) -> tuple[Array, Array]:
+    def step(x: Images, x_mean: Images, at: tuple[Array, Array]) -> tuple[Images, Images]:
         time, draw = at
         t = jnp.full(x.shape[0], time)
         if corrections:
             zs = jax.lax.map(noise, draw + jnp.arange(corrections))
-            x, _ = correct(sde, score_fn, x, t, zs, snr, corrector_norm, axis_name)
+            x, _ = correct(sde, score_fn, x, t, zs)
+            draw += corrections
+        if after_update:
+            x = after_update(x, t, noise(draw))
+            draw += 1
         noisy = predictions and not probability_flow
-        z = noise(draw + corrections) if noisy else jnp.zeros_like(x)
-        return predict(sde, score_fn, x, t, z, probability_flow)
+        z = noise(draw) if noisy else jnp.zeros_like(x)
+        x, x_mean = predict(sde, score_fn, x, t, z, probability_flow)
+        if after_update:
+            x = after_update(x, t, noise(draw + predictions))
+        return x, x_mean
 
-    times = jnp.asarray(sampling_times(sde, sde.sampling_eps if eps is None else eps))
-    draws = 1 + (corrections + predictions) * jnp.arange(sde.N)
-    x, x_mean, frames = drive(step, x, x, (times, draws), num_frames)
-    x = x_mean if denoise else x
-    if frames is not None:
-        frames = frames.at[-1].set(x)
-    return Samples(x, sde.N * (corrections + predictions), all_finite(x), frames)
+    times = grids.sampling_times(sde, sde.sampling_eps if eps is None else eps)
+    per_time = corrections + predictions
+    draws = 1 + (per_time + (2 if after_update else 0)) * jnp.arange(sde.N)
+    x, x_mean, frames = drive(step, x, x, (jnp.asarray(times), draws), num_frames)
+    return samples_ending_on(x_mean if denoise else x, sde.N * per_time, frames)
 
 
 def ode_sampler(
@@ -382,9 +292,7 @@ def ode_sampler(
         t = jnp.full(x.shape[0], eps)
         _, x = reverse_diffusion(sde, score_fn, x, t, jnp.zeros_like(x))
         nfe = nfe + 1
-    if frames is not None:
-        frames = frames.at[-1].set(x)
-    return Samples(x, nfe, solution.ok & all_finite(x), frames)
+    return samples_ending_on(x, nfe, frames, solution.ok)
 
 
 def annealed_langevin_dynamics(
@@ -425,30 +333,30 @@ def annealed_langevin_dynamics(
     )
     if not denoise:
         return samples
-    x, trajectory = denoised(sde, score_fn, samples.x, eps), samples.trajectory
-    if trajectory is not None:
-        trajectory = trajectory.at[-1].set(x)
-    return Samples(x, samples.nfe + 1, all_finite(x), trajectory)
+    x = denoised(sde, score_fn, samples.x, eps)
+    return samples_ending_on(x, samples.nfe + 1, samples.trajectory)
 
 
+@runtime_checkable
 class Sampler(Protocol):
     """From prior to images, with everything but SDE, score and randomness decided."""
 
     def __call__(self, sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples: ...
 
 
-def from_config(config: Any, axis_name: str | None = None) -> Sampler:
+# Samplers of a config.
+
+
+def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     """The sampler that `config.sampling` describes; `method` is a name in SAMPLERS.
 
-    "pc" reads predictor, corrector, snr, n_steps_each, noise_removal, probability_flow,
-    corrector_norm and num_steps (0: the SDE's own N); "ode" reads rtol, atol, solver and
-    noise_removal; "annealed_langevin" reads n_steps_each, noise_removal, num_steps and step_size.
-    "sde" reads solver, noise_removal, and either num_steps and time_grid, or if num_steps is 0 and
-    the solver has an error estimate rtol and atol. The solvers with few steps read num_steps,
-    noise_removal (a last evaluation) and time_grid (a name in solvers.GRIDS; if empty "karras" for
-    "edm", "uniform" for "ddim", else "log_snr"); "ddim" reads eta, "edm" churn, churn_min,
-    churn_max and churn_noise. All read eps (0: the SDE's own) and num_frames. What is absent takes
-    its sampler's default. `axis_name` is the mapped axis of devices.
+    Every sampler reads noise_removal, num_frames and eps (0: the SDE's own), all but "ode" also
+    num_steps (0: the SDE's own N, or with "sde" and a solver that has an error estimate adaptive
+    steps). "pc" reads predictor, corrector, snr, n_steps_each, probability_flow and corrector_norm;
+    "annealed_langevin" n_steps_each and step_size; "ode" and "sde" solver, rtol and atol. "sde" and
+    the solvers with few steps take the grid time_grid, a name in `grids.GRIDS` (if empty, their
+    own), "ddim" and "edm" also the settings that `few_steps.METHODS` names. `axis_name` is the
+    mapped axis of devices.
 
     A network that was trained with discrete labels (training.continuous is False) is asked at its
     own noise levels only: "pc" and "annealed_langevin" visit all of them, and the few-step solvers
@@ -459,27 +367,23 @@ def from_config(config: Any, axis_name: str | None = None) -> Sampler:
         that asks a network with discrete labels between its levels.
     """
     sampling = config.sampling
-    make = lookup(SAMPLERS, sampling.method, "sampling.method")
+    factory = lookup(SAMPLERS, sampling.method, "sampling.method")
     discrete = not config.training.continuous
     if discrete and (
-        sampling.method in BETWEEN_LEVELS
-        or (sampling.method == "edm" and sampling.get("churn", 0.0) > 0.0)
+        sampling.method in BETWEEN_LEVELS or (sampling.method == "edm" and sampling.churn > 0.0)
     ):
         raise ValueError(
             f"sampling.method {sampling.method!r} asks the network at times of its own choice, but "
             "it was trained with discrete labels (training.continuous is False); such a network is "
             f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS))}"
         )
-    return make(sampling, axis_name, discrete)
+    return factory(sampling, axis_name, discrete)
 
 
-def _eps(sampling: Any) -> float | None:
-    return sampling.get("eps", 0.0) or None
-
-
-def _pc_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
+def _pc_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
+    lookup(NORMS, sampling.corrector_norm, "sampling.corrector_norm")
     sample = functools.partial(
         pc_sampler,
         predictor=sampling.predictor,
@@ -490,13 +394,13 @@ def _pc_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sam
         probability_flow=sampling.probability_flow,
         corrector_norm=sampling.corrector_norm,
         axis_name=axis_name,
-        eps=_eps(sampling),
+        eps=sampling.eps or None,
         num_frames=sampling.num_frames,
     )
     return _with_steps(sampling, sample, discrete)
 
 
-def _ode_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
+def _ode_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(ode.SOLVERS, sampling.solver, "sampling.solver")
     return functools.partial(
         ode_sampler,
@@ -504,17 +408,15 @@ def _ode_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sa
         atol=sampling.atol,
         method=sampling.solver,
         denoise=sampling.noise_removal,
-        eps=_eps(sampling),
+        eps=sampling.eps or None,
         num_frames=sampling.num_frames,
     )
 
 
-def _sde_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
+def _sde_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(reverse_sde.SDE_SOLVERS, sampling.solver, "sampling.solver")
-    steps = _num_steps(sampling)
-    grid = sampling.get("time_grid", "") or "log_snr"
+    steps, grid, eps = _num_steps(sampling), sampling.time_grid or "log_snr", sampling.eps or None
     lookup(grids.GRIDS, grid, "sampling.time_grid")
-    eps = _eps(sampling)
 
     def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
         adaptive = not steps and sampling.solver not in reverse_sde.FIXED_STEPS
@@ -534,19 +436,19 @@ def _sde_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sa
     return sampler
 
 
-def _langevin_from_config(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
+def _langevin_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
     sample = functools.partial(
         annealed_langevin_dynamics,
-        step_size=sampling.get("step_size", 2e-5),
+        step_size=sampling.step_size,
         n_steps_each=sampling.n_steps_each,
         denoise=sampling.noise_removal,
-        eps=_eps(sampling),
+        eps=sampling.eps or None,
         num_frames=sampling.num_frames,
     )
     return _with_steps(sampling, sample, discrete)
 
 
-def _with_steps(sampling: Any, sample: Sampler, discrete: bool) -> Sampler:
+def _with_steps(sampling: ConfigDict, sample: Sampler, discrete: bool) -> Sampler:
     """`sample` with the SDE's N replaced by `num_steps`, unless that is 0."""
     steps = _num_steps(sampling)
 
@@ -562,60 +464,51 @@ def _with_steps(sampling: Any, sample: Sampler, discrete: bool) -> Sampler:
     return sampler
 
 
-def _num_steps(sampling: Any) -> int:
+def _few_steps(method: few_steps.Method) -> Factory:
+    """The factory of a solver with few steps."""
+
+    def factory(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+        steps, grid = _num_steps(sampling), sampling.time_grid or method.grid
+        lookup(grids.GRIDS, grid, "sampling.time_grid")
+        settings = {name: sampling[name] for name in method.settings}
+
+        def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+            times = grids.time_grid(sde, grid, steps or sde.N, sampling.eps or None)
+            return method.solver(
+                sde,
+                score_fn,
+                noise,
+                grids.on_levels(sde, times) if discrete else times,
+                denoise=sampling.noise_removal,
+                num_frames=sampling.num_frames,
+                **settings,
+            )
+
+        return sampler
+
+    return factory
+
+
+def _num_steps(sampling: ConfigDict) -> int:
     if sampling.num_steps < 0:
         raise ValueError(
             f"sampling.num_steps must be 0 (the SDE's own N) or more, not {sampling.num_steps}"
         )
-    return sampling.num_steps
+    return int(sampling.num_steps)
 
 
-def _few_steps(
-    solver: Callable[..., Samples],
-    *,
-    grid: str = "log_snr",
-    optional: tuple[str, ...] = (),
-    **fixed: Any,
-) -> Factory:
-    """Factory of `solver` on a time grid; it reads the `optional` settings where present."""
-
-    def make(sampling: Any, axis_name: str | None, discrete: bool) -> Sampler:
-        name = sampling.get("time_grid", "") or grid
-        lookup(grids.GRIDS, name, "sampling.time_grid")
-        steps = _num_steps(sampling)
-        options = {key: sampling[key] for key in optional if key in sampling}
-        options |= {"denoise": sampling.noise_removal, "num_frames": sampling.num_frames, **fixed}
-
-        def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
-            times = grids.time_grid(sde, name, steps or sde.N, _eps(sampling))
-            times = grids.on_levels(sde, times) if discrete else times
-            return solver(sde, score_fn, noise, times, **options)
-
-        return sampler
-
-    return make
-
-
-# (config.sampling, axis name, whether the network knows its own noise levels only) -> Sampler
-Factory = Callable[[Any, str | None, bool], Sampler]
-
-_CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
+# (config.sampling, axis name, True if the network knows its own noise levels only) -> Sampler
+Factory = Callable[[ConfigDict, str | None, bool], Sampler]
 
 SAMPLERS: dict[str, Factory] = {
     "pc": _pc_from_config,
     "ode": _ode_from_config,
     "sde": _sde_from_config,
     "annealed_langevin": _langevin_from_config,
-    "ddim": _few_steps(few_steps.ddim, grid="uniform", optional=("eta",)),
-    "dpm_1": _few_steps(few_steps.dpm_solver, order=1),
-    "dpm_2": _few_steps(few_steps.dpm_solver, order=2),
-    "dpm_3": _few_steps(few_steps.dpm_solver, order=3),
-    "dpmpp_2m": _few_steps(few_steps.dpm_solver_pp, order=2),
-    "dpmpp_3m": _few_steps(few_steps.dpm_solver_pp, order=3),
-    "dpmpp_2m_sde": _few_steps(few_steps.dpm_solver_pp, order=2, stochastic=True),
-    "edm": _few_steps(few_steps.edm, grid="karras", optional=_CHURN),
-    "unipc_2": _few_steps(few_steps.unipc, order=2),
-    "unipc_3": _few_steps(few_steps.unipc, order=3),
+    **{name: _few_steps(method) for name, method in few_steps.METHODS.items()},
 }
 # Methods that evaluate at times which are not on a grid given beforehand.
-BETWEEN_LEVELS = {"ode", "sde", "dpm_2", "dpm_3"}
+BETWEEN_LEVELS = {
+    *("ode", "sde"),
+    *(name for name, method in few_steps.METHODS.items() if method.between_levels),
+}

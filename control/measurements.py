@@ -73,8 +73,8 @@ def row_space_problem(
     """
     shape = prior.image_shape
 
-    def constraint(condition: Condition) -> controllable.Known:
-        return inverse.measured(operator, condition["y"], shape)
+    def constraint(condition: Condition) -> controllable.Constraint:
+        return inverse.constraint_of(operator, condition["y"], shape)
 
     def show(y: np.ndarray) -> np.ndarray:
         return np.asarray(inverse.pseudo_inverse(operator, shape, jnp.asarray(y)))
@@ -90,7 +90,7 @@ def inpaint(prior: Prior, options: Options, method: Method) -> Problem:
     white = np.asarray(mask) * (pixels.levels - 1)
     picture = np.broadcast_to(white, (options.num_images, *shape)).astype(np.uint8)
 
-    def constraint(condition: Condition) -> controllable.Known:
+    def constraint(condition: Condition) -> controllable.Constraint:
         return controllable.in_painting(condition["y"], mask)
 
     return inverse_problem(
@@ -120,7 +120,7 @@ def colorize(prior: Prior, options: Options, method: Method) -> Problem:
     def mean(x: jax.Array) -> jax.Array:
         return jnp.mean(x, -1, keepdims=True)
 
-    def constraint(condition: Condition) -> controllable.Known:
+    def constraint(condition: Condition) -> controllable.Constraint:
         return controllable.colourisation(condition["y"])
 
     problem = inverse_problem(

@@ -25,7 +25,7 @@ class Measurement:
     """
 
     operator: inverse.Operator
-    constraint: Callable[[Condition], controllable.Known] | None
+    constraint: Callable[[Condition], controllable.Constraint] | None
 
 
 Method = Callable[[Prior, Options, Measurement], Draw]
@@ -33,7 +33,7 @@ Method = Callable[[Prior, Options, Measurement], Draw]
 
 def exact_constraint(
     options: Options, measurement: Measurement
-) -> Callable[[Condition], controllable.Known]:
+) -> Callable[[Condition], controllable.Constraint]:
     """The constraint of a measurement without noise.
 
     Raises:

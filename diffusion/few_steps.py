@@ -6,21 +6,19 @@ depend on the time grid only; they are computed once, on the host, in float64.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion import grids
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
-from diffusion.trajectory import Samples, all_finite, denoised, drive
-from sde_lib import SDE, ScoreFn
-
-Array = jax.Array
-
+from diffusion.trajectory import Frames, Samples, denoised, drive, samples_ending_on
+from sde_lib import SDE, Images, ScoreFn
 
 # Linear multistep methods: x' = carry x + sum_k gains[k] x0[-k] + std z, all from one table.
 
@@ -41,9 +39,9 @@ class Table(NamedTuple):
 def _ddim(grid: grids.Levels, eta: float) -> Table:
     h = np.diff(grid.lam)
     share = eta * np.sqrt(np.maximum(-np.expm1(-2.0 * h), 0.0))
-    kept = np.sqrt(1.0 - share**2)
-    gains = grid.alpha[1:] * (1.0 - np.exp(-h) * kept)
-    return Table(grid.sigma[1:] / grid.sigma[:-1] * kept, gains[:, None], share * grid.sigma[1:])
+    rest = np.sqrt(1.0 - share**2)  # of the old noise
+    gains = grid.alpha[1:] * (1.0 - np.exp(-h) * rest)
+    return Table(grid.sigma[1:] / grid.sigma[:-1] * rest, gains[:, None], share * grid.sigma[1:])
 
 
 def _dpmpp_2m(grid: grids.Levels, stochastic: bool) -> Table:
@@ -62,13 +60,13 @@ def _adams(grid: grids.Levels, order: int, corrector: bool) -> Table:
     correct = np.zeros((steps, order + 3))
     correct[0, 0] = 1.0
     for i in range(steps):
-        known = grid.lam[max(0, i - order + 1) : i + 1][::-1]
-        gains[i, : len(known)] = grid.alpha[i + 1] * _weights(known, grid.lam[i], grid.lam[i + 1])
+        nodes = grid.lam[max(0, i - order + 1) : i + 1][::-1]
+        gains[i, : len(nodes)] = grid.alpha[i + 1] * _weights(nodes, grid.lam[i], grid.lam[i + 1])
         if i:
-            known = grid.lam[max(0, i - order) : i + 1][::-1]
+            nodes = grid.lam[max(0, i - order) : i + 1][::-1]
             correct[i, 1] = grid.sigma[i] / grid.sigma[i - 1]
-            weights = _weights(known, grid.lam[i - 1], grid.lam[i])
-            correct[i, 2 : 2 + len(known)] = grid.alpha[i] * weights
+            weights = _weights(nodes, grid.lam[i - 1], grid.lam[i])
+            correct[i, 2 : 2 + len(nodes)] = grid.alpha[i] * weights
     carry = grid.sigma[1:] / grid.sigma[:-1]
     if not corrector:
         return Table(carry, gains, np.zeros(steps))
@@ -106,14 +104,16 @@ def multistep(
     coefficients = table(grid)
     x = sde.prior_sampling(noise(0))
     stochastic = bool(np.any(coefficients.std))
-    corrected = coefficients.correct is not None
+    correct = coefficients.correct
     history = [jnp.zeros_like(x)] * coefficients.gains.shape[1]
 
-    def step(x: Array, memory: Any, at: Any) -> tuple[Array, Any]:
+    def step(
+        x: Images, memory: tuple[Array | None, list[Array]], at: tuple[Array, ...]
+    ) -> tuple[Images, tuple[Array | None, list[Array]]]:
         t, carry, gains, std, correct, draw = at
         previous, history = memory
         history = [denoised(sde, score_fn, x, t), *history[:-1]]
-        if corrected:
+        if previous is not None:
             x = correct[0] * x + correct[1] * previous
             x += sum(correct[k + 2] * x0 for k, x0 in enumerate(history))
             previous = x
@@ -125,10 +125,10 @@ def multistep(
     steps = len(times) - 1
     inputs = (
         *(jnp.asarray(v, x.dtype) for v in (times[:-1], *coefficients[:3])),
-        jnp.asarray(coefficients.correct if corrected else np.zeros(steps), x.dtype),
+        jnp.asarray(np.zeros(steps) if correct is None else correct, x.dtype),
         1 + jnp.arange(steps),
     )
-    memory = (x if corrected else None, history)
+    memory = (None if correct is None else x, history)
     x, _, frames = drive(step, x, memory, inputs, num_frames)
     return _finish(sde, score_fn, x, times[-1], steps, denoise, frames)
 
@@ -136,17 +136,15 @@ def multistep(
 def _finish(
     sde: SDE,
     score_fn: ScoreFn,
-    x: Array,
+    x: Images,
     t: float,
     nfe: int,
     denoise: bool,
-    frames: Array | None,
+    frames: Frames | None,
 ) -> Samples:
     if denoise:
         x, nfe = denoised(sde, score_fn, x, t), nfe + 1
-    if frames is not None:
-        frames = frames.at[-1].set(x)
-    return Samples(x, nfe, all_finite(x), frames)
+    return samples_ending_on(x, nfe, frames)
 
 
 def ddim(
@@ -248,25 +246,25 @@ def dpm_solver(
     nodes.append(grids.levels(sde, times[1:]))
     h = [node.lam - nodes[0].lam for node in nodes]
 
-    def step(x: Array, memory: None, at: Any) -> tuple[Array, None]:
+    def step(x: Images, memory: None, at: tuple[Array, ...]) -> tuple[Images, None]:
         t, alpha, sigma, h = at
 
-        def predicted(x: Array, k: int) -> Array:
+        def noise_at(x: Images, k: int) -> Images:
             ts = jnp.full(x.shape[0], t[k])
             return convert(sde, x, ts, score_fn(x, ts), "score", "noise")
 
-        first = predicted(x, 0)
+        first = noise_at(x, 0)
 
-        def euler(k: int) -> Array:
+        def euler(k: int) -> Images:
             return alpha[k] / alpha[0] * x - sigma[k] * jnp.expm1(h[k]) * first
 
         if order == 1:
             return euler(1), None
-        change = predicted(euler(1), 1) - first
+        change = noise_at(euler(1), 1) - first
         if order == 2:
             return euler(2) - sigma[2] * jnp.expm1(h[2]) * change, None
         middle = euler(2) - 2.0 * sigma[2] * (jnp.expm1(h[2]) / h[2] - 1.0) * change
-        change = predicted(middle, 2) - first
+        change = noise_at(middle, 2) - first
         return euler(3) - 1.5 * sigma[3] * (jnp.expm1(h[3]) / h[3] - 1.0) * change, None
 
     columns = [[getattr(node, name) for node in nodes] for name in ("t", "alpha", "sigma")]
@@ -304,22 +302,22 @@ def edm(
     x = sde.prior_sampling(noise(0))
     level = np.exp(-grids.half_log_snr(sde, times))
     inside = (level[:-1] >= churn_min) & (level[:-1] <= churn_max)
-    raised = level[:-1] * (1.0 + min(churn / steps, np.sqrt(2.0) - 1.0) * inside)
-    raised = np.minimum(raised, level[0])
+    upper = level[:-1] * (1.0 + min(churn / steps, np.sqrt(2.0) - 1.0) * inside)
+    upper = np.minimum(upper, level[0])
     start = grids.levels(
-        sde, np.where(raised > level[:-1], grids.times_of(sde, -np.log(raised)), times[:-1])
+        sde, np.where(upper > level[:-1], grids.times_of(sde, -np.log(upper)), times[:-1])
     )
     end = grids.levels(sde, times[1:])
-    added = churn_noise * np.sqrt(raised**2 - level[:-1] ** 2)
+    std = churn_noise * np.sqrt(upper**2 - level[:-1] ** 2)
     scale = grids.levels(sde, times[:-1]).alpha
 
-    def step(x: Array, memory: None, at: Any) -> tuple[Array, None]:
-        t, alpha, level, scale, added, draw = at
+    def step(x: Images, memory: None, at: tuple[Array, ...]) -> tuple[Images, None]:
+        t, alpha, level, scale, std, draw = at
         y = x / scale
         if churn > 0.0:
-            y += added * noise(draw)
+            y += std * noise(draw)
 
-        def slope(y: Array, k: int) -> Array:
+        def slope(y: Images, k: int) -> Images:
             ts = jnp.full(x.shape[0], t[k])
             return convert(sde, alpha[k] * y, ts, score_fn(alpha[k] * y, ts), "score", "noise")
 
@@ -327,8 +325,41 @@ def edm(
         second = slope(y + (level[1] - level[0]) * first, 1)
         return alpha[1] * (y + (level[1] - level[0]) * 0.5 * (first + second)), None
 
-    pairs = ((start.t, end.t), (start.alpha, end.alpha), (raised, level[1:]))
+    pairs = ((start.t, end.t), (start.alpha, end.alpha), (upper, level[1:]))
     inputs = tuple(jnp.asarray(np.stack(pair, 1), x.dtype) for pair in pairs)
-    scalars = [jnp.asarray(v, x.dtype) for v in (scale, added)]
+    scalars = [jnp.asarray(v, x.dtype) for v in (scale, std)]
     x, _, frames = drive(step, x, None, (*inputs, *scalars, 1 + jnp.arange(steps)), num_frames)
     return _finish(sde, score_fn, x, times[-1], 2 * steps, denoise, frames)
+
+
+# Methods by the names that configs use.
+
+
+class Method(NamedTuple):
+    """A solver of this file as `config.sampling` reaches it.
+
+    Attributes:
+      solver: takes SDE, score, noise, times, `denoise`, `num_frames` and the settings.
+      grid: the time grid that it has unless `time_grid` names another, in `grids.GRIDS`.
+      settings: the fields of `config.sampling` that it takes, by their own names.
+      between_levels: True if it evaluates at times that are not on its grid.
+    """
+
+    solver: Callable[..., Samples]
+    grid: str = "log_snr"
+    settings: tuple[str, ...] = ()
+    between_levels: bool = False
+
+
+METHODS: dict[str, Method] = {
+    "ddim": Method(ddim, grid="uniform", settings=("eta",)),
+    "dpm_1": Method(functools.partial(dpm_solver, order=1)),
+    "dpm_2": Method(functools.partial(dpm_solver, order=2), between_levels=True),
+    "dpm_3": Method(functools.partial(dpm_solver, order=3), between_levels=True),
+    "dpmpp_2m": Method(functools.partial(dpm_solver_pp, order=2)),
+    "dpmpp_3m": Method(functools.partial(dpm_solver_pp, order=3)),
+    "dpmpp_2m_sde": Method(functools.partial(dpm_solver_pp, order=2, stochastic=True)),
+    "edm": Method(edm, "karras", ("churn", "churn_min", "churn_max", "churn_noise")),
+    "unipc_2": Method(functools.partial(unipc, order=2)),
+    "unipc_3": Method(functools.partial(unipc, order=3)),
+}

@@ -12,9 +12,6 @@ import numpy as np
 from configs.names import lookup
 from sde_lib import SDE
 
-Array = jax.Array
-
-
 # Time grids.
 
 
@@ -23,7 +20,8 @@ def _uniform(sde: SDE, share: np.ndarray, eps: float) -> np.ndarray:
 
 
 def _quadratic(sde: SDE, share: np.ndarray, eps: float) -> np.ndarray:
-    return (sde.T**0.5 + share * (eps**0.5 - sde.T**0.5)) ** 2
+    times: np.ndarray = (sde.T**0.5 + share * (eps**0.5 - sde.T**0.5)) ** 2
+    return times
 
 
 def _log_snr(sde: SDE, share: np.ndarray, eps: float) -> np.ndarray:
@@ -57,11 +55,29 @@ def time_grid(sde: SDE, name: str, num_steps: int, eps: float | None = None) -> 
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
     eps = sde.sampling_eps if eps is None else eps
-    if not 0.0 < eps < sde.T:
-        raise ValueError(f"eps must lie between 0 and {sde.T}, not {eps}")
-    times = np.array(spread(sde, np.linspace(0.0, 1.0, num_steps + 1), eps))
+    _check_eps(sde, eps)
+    times: np.ndarray = np.array(spread(sde, np.linspace(0.0, 1.0, num_steps + 1), eps))
     times[0], times[-1] = sde.T, eps
     return times
+
+
+def sampling_times(sde: SDE, eps: float) -> np.ndarray:
+    """N times [N] from T down to `eps`, equally spaced, in float32: the levels of a discrete chain.
+
+    They are late by 3e-7 of themselves: `sde.timestep` cuts to an integer, and a time rounded down
+    would repeat one level of the discrete chain and skip another.
+
+    Raises:
+      ValueError: not 0 < eps < T.
+    """
+    _check_eps(sde, eps)
+    times = np.linspace(sde.T, eps, sde.N)
+    return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
+
+
+def _check_eps(sde: SDE, eps: float) -> None:
+    if not 0.0 < eps < sde.T:
+        raise ValueError(f"eps must lie between 0 and {sde.T}, not {eps}")
 
 
 def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:
@@ -71,6 +87,7 @@ def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:
 
 
 def times_of(sde: SDE, half_log_snr: np.ndarray) -> np.ndarray:
+    """The times at which log(alpha / sigma) is `half_log_snr`, computed while tracing."""
     with jax.ensure_compile_time_eval():
         return np.asarray(sde.time_of_log_snr(jnp.asarray(2.0 * half_log_snr)), np.float64)
 
@@ -104,6 +121,7 @@ def on_levels(sde: SDE, times: np.ndarray) -> np.ndarray:
 
 
 def levels(sde: SDE, times: np.ndarray) -> Levels:
+    """The noise levels at `times`, computed while tracing, in float64 from the SDE's float32."""
     with jax.ensure_compile_time_eval():
         t = jnp.asarray(times)
         alpha, sigma = np.asarray(sde.alpha(t), np.float64), np.asarray(sde.sigma(t), np.float64)

@@ -9,18 +9,17 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
-from diffusion.trajectory import Samples, all_finite, denoised, drive
-from sde_lib import SDE, ScoreFn, batch_mul
+from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
+from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
 
-Array = jax.Array
 Operator = Callable[[Array], Array]  # [B, H, W, C] -> [B, ...], linear
 Shape = tuple[int, ...]
 
@@ -31,13 +30,13 @@ MAX_ITERATIONS = 100
 # Operators.
 
 
-def identity(x: Array) -> Array:
-    """y = x_0: denoising."""
+def identity(x: Images) -> Images:
+    """The operator of denoising, y = x_0."""
     return x
 
 
 def masking(mask: Array) -> Operator:
-    """y = mask x_0: in-painting; known where the mask is 1."""
+    """The operator of in-painting, y = mask x_0: known where the mask is 1."""
     return lambda x: mask * x
 
 
@@ -70,7 +69,7 @@ def gaussian_blur(std: float) -> Operator:
     def weights(side: int) -> np.ndarray:
         offsets = np.arange(side)[:, None] - np.arange(side)
         kernel = np.exp(-0.5 * np.square(offsets / std))
-        return (kernel / kernel.sum(1, keepdims=True)).astype(np.float32)
+        return np.asarray(kernel / kernel.sum(1, keepdims=True), np.float32)
 
     def blur(x: Array) -> Array:
         return jnp.einsum("ij,bjkc,lk->bilc", weights(x.shape[1]), x, weights(x.shape[2]))
@@ -99,7 +98,8 @@ def adjoint(operator: Operator, shape: Shape) -> Operator:
 
     def transposed(y: Array) -> Array:
         x = jax.ShapeDtypeStruct((len(y), *shape), y.dtype)
-        return jax.linear_transpose(operator, x)(y)[0]
+        (back,) = jax.linear_transpose(operator, x)(y)
+        return jnp.asarray(back)
 
     return transposed
 
@@ -174,21 +174,21 @@ def conjugate_gradients(
 
 
 @dataclasses.dataclass(frozen=True)
-class Measured:
-    """Images of which A x_0 = y is known exactly: a `controllable.Known` with P = A^+ A.
+class MeasurementConstraint:
+    """Images of which A x_0 = y is known exactly: a `controllable.Constraint` with P = A^+ A.
 
     A^+ = A' (A A')^-1 by conjugate gradients: A A' must be well-conditioned, as that of masks,
     pooling and orthonormal functionals is; a blur's is not.
 
     Attributes:
       operator: A.
-      values: A^+ y [B, ...], the smallest images that were measured as y; see `measured`.
+      values: A^+ y [B, ...], the smallest images that were measured as y; see `constraint_of`.
     """
 
     operator: Operator
-    values: Array
+    values: Images
 
-    def impose(self, x: Array, values: Array) -> Array:
+    def impose(self, x: Images, values: Images) -> Images:
         """x + A^+ A (values - x)."""
         return x + pseudo_inverse(self.operator, x.shape[1:], self.operator(values - x))
 
@@ -199,9 +199,9 @@ def pseudo_inverse(operator: Operator, shape: Shape, y: Array) -> Array:
     return transposed(conjugate_gradients(lambda v: operator(transposed(v)), y))
 
 
-def measured(operator: Operator, y: Array, shape: Shape) -> Measured:
-    """The known part of images of `shape` whose measurement is y, without noise."""
-    return Measured(operator, pseudo_inverse(operator, shape, y))
+def constraint_of(operator: Operator, y: Array, shape: Shape) -> MeasurementConstraint:
+    """The constraint of images of `shape` whose measurement is y, without noise."""
+    return MeasurementConstraint(operator, pseudo_inverse(operator, shape, y))
 
 
 # Measurements with noise.
@@ -247,7 +247,7 @@ def posterior_guided(
             f"noise_std={noise_std:g} must be 0 or more, and iterations={iterations} 1 or more"
         )
 
-    def conditional(x: Array, t: Array) -> Array:
+    def conditional(x: Images, t: Times) -> Images:
         score, x0, pull = _denoised_with_pullback(sde, score_fn, x, t)
         transposed = adjoint(operator, x.shape[1:])
         variance = jnp.square(sde.sigma(t))
@@ -264,11 +264,11 @@ def posterior_guided(
 
 
 def _denoised_with_pullback(
-    sde: SDE, score_fn: ScoreFn, x: Array, t: Array
-) -> tuple[Array, Array, Callable[[Array], Array]]:
+    sde: SDE, score_fn: ScoreFn, x: Images, t: Times
+) -> tuple[Images, Images, Callable[[Array], Array]]:
     """The score, x0 = E[x_0 | x_t = x], and v -> (d x0 / dx)' v, all [B, ...]."""
 
-    def estimate(x: Array) -> tuple[Array, Array]:
+    def estimate(x: Images) -> tuple[Images, Images]:
         score = score_fn(x, t)
         return convert(sde, x, t, score, "score", "x0"), score
 
@@ -307,7 +307,7 @@ def dps(
     if not scale > 0:
         raise ValueError(f"the scale of DPS must be positive, not {scale:g}")
 
-    def step(x: Array, memory: None, at: Any) -> tuple[Array, None]:
+    def step(x: Images, memory: None, at: tuple[Array, ...]) -> tuple[Images, None]:
         start, end, draw = at
         t, s = jnp.full(x.shape[0], start), jnp.full(x.shape[0], end)
         score, x0, pull = _denoised_with_pullback(sde, score_fn, x, t)
@@ -315,10 +315,9 @@ def dps(
         mean, std = sde.posterior(x, score, t, s)
         axes = tuple(range(1, residual.ndim))
         length = jnp.sqrt(jnp.sum(jnp.square(residual), axes))
-        size = jnp.hypot(sde.alpha(t), sde.sigma(t)) * jnp.hypot(sde.alpha(s), sde.sigma(s))
-        down = batch_mul(
-            2.0 * scale * size / jnp.maximum(length, 1e-12), pull(transposed(residual))
-        )
+        norms = jnp.hypot(sde.alpha(t), sde.sigma(t)) * jnp.hypot(sde.alpha(s), sde.sigma(s))
+        size = 2.0 * scale * norms / jnp.maximum(length, 1e-12)
+        down = batch_mul(size, pull(transposed(residual)))
         return mean + batch_mul(std, noise(draw)) + down, None
 
     steps = len(times) - 1
@@ -326,5 +325,4 @@ def dps(
     transposed = adjoint(operator, x.shape[1:])
     inputs = (*(jnp.asarray(v, x.dtype) for v in (times[:-1], times[1:])), 1 + jnp.arange(steps))
     x, _, _ = drive(step, x, None, inputs)
-    x = denoised(sde, score_fn, x, times[-1])
-    return Samples(x, steps + 1, all_finite(x))
+    return samples_ending_on(denoised(sde, score_fn, x, times[-1]), steps + 1, None)

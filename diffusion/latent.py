@@ -1,4 +1,4 @@
-"""Latent codes: what the probability flow, or DDIM, makes of an image, and how to edit it.
+"""Latent codes: images carried to noise by the probability flow or DDIM, and how to edit them.
 
 `likelihood.encode` carries images x [B, ...] to their latents at time T along the probability flow
 (Song et al. 2021, arXiv:2011.13456, section 4.3 and appendix D), `likelihood.decode` back.
@@ -8,19 +8,18 @@ from __future__ import annotations
 
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from diffusion import few_steps
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
-from sde_lib import SDE, ScoreFn, batch_mul
-
-Array = jax.Array
+from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
 
 
-def slerp(z0: Array, z1: Array, weight: Array) -> Array:
+def slerp(z0: Images, z1: Images, weight: Times) -> Images:
     """Spherical interpolation from latents z0 to z1 [B, ...], at `weight` [B] of the way.
 
     sin((1 - w) a) / sin(a) z0 + sin(w a) / sin(a) z1, a the angle between the two (Shoemake 1985):
@@ -29,7 +28,7 @@ def slerp(z0: Array, z1: Array, weight: Array) -> Array:
     """
     axes = tuple(range(1, z0.ndim))
 
-    def length(z: Array) -> Array:
+    def length(z: Images) -> Times:
         return jnp.sqrt(jnp.sum(jnp.square(z), axes))
 
     cosine = jnp.sum(z0 * z1, axes) / (length(z0) * length(z1))
@@ -37,26 +36,26 @@ def slerp(z0: Array, z1: Array, weight: Array) -> Array:
     close = angle < 1e-3
     safe = jnp.where(close, 1.0, angle)
 
-    def share(w: Array) -> Array:
+    def share(w: Times) -> Times:
         return jnp.where(close, w, jnp.sin(w * safe) / jnp.sin(safe))
 
     return batch_mul(share(1.0 - weight), z0) + batch_mul(share(weight), z1)
 
 
-def direction(z: Array, has: Array) -> Array:
+def direction(z: Images, has: ArrayLike) -> Array:
     """The mean latent [...] of images that have an attribute (`has` [B]: 1), less that of others.
 
     Added to a latent it adds the attribute, as far as the latents know of it.
     """
-    has = jnp.asarray(has, z.dtype)
+    weights = jnp.asarray(has, z.dtype)
 
-    def mean(weight: Array) -> Array:
-        return jnp.tensordot(weight, z, 1) / jnp.sum(weight)
+    def mean(weights: Times) -> Array:
+        return jnp.tensordot(weights, z, 1) / jnp.sum(weights)
 
-    return mean(has) - mean(1.0 - has)
+    return mean(weights) - mean(1.0 - weights)
 
 
-def starting_at(sde: SDE, x: Array) -> Noise:
+def starting_at(sde: SDE, x: Images) -> Noise:
     """The noise source with which a deterministic solver starts at x [B, ...], not at the prior."""
     return lambda i: x / sde.prior_std
 
@@ -76,7 +75,7 @@ def sdedit(
     sde: SDE,
     score_fn: ScoreFn,
     noise: Noise,
-    x0: Array,
+    x0: Images,
     times: np.ndarray,
     *,
     eta: float = 1.0,
@@ -92,7 +91,7 @@ def sdedit(
     """
     mean, std = sde.marginal_prob(x0, jnp.full(len(x0), times[0], x0.dtype))
 
-    def source(i: Any) -> Array:
+    def source(i: ArrayLike) -> Images:
         z = noise(i)
         start = (mean + batch_mul(std, z)) / sde.prior_std
         return jnp.where(jnp.equal(i, 0), start, z)
@@ -100,7 +99,7 @@ def sdedit(
     return few_steps.ddim(sde, score_fn, source, times, eta=eta, **options)
 
 
-def ddim_encode(sde: SDE, score_fn: ScoreFn, x: Array, times: np.ndarray) -> Array:
+def ddim_encode(sde: SDE, score_fn: ScoreFn, x: Images, times: np.ndarray) -> Images:
     """DDIM inversion (Song et al. 2021, arXiv:2010.02502, section 4.3): x at times[-1] to times[0].
 
     Euler's method in sigma / alpha, towards the noise; first order, like `ddim_decode`, which
@@ -113,7 +112,7 @@ def ddim_encode(sde: SDE, score_fn: ScoreFn, x: Array, times: np.ndarray) -> Arr
 
 
 def ddim_decode(
-    sde: SDE, score_fn: ScoreFn, z: Array, times: np.ndarray, **options: Any
+    sde: SDE, score_fn: ScoreFn, z: Images, times: np.ndarray, **options: Any
 ) -> Samples:
     """The images of latents z at times[0], by DDIM without noise."""
     return few_steps.ddim(sde, score_fn, starting_at(sde, z), times, eta=0.0, **options)

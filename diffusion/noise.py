@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Key
 
-Array = jax.Array
-Noise = Callable[[Any], Array]
+Keys = Key[Array, "batch"]
+Noise = Callable[[ArrayLike], Array]  # i may be traced
 
 
 @dataclasses.dataclass(frozen=True)
@@ -22,23 +24,23 @@ class ImageNoise:
       shape: of one image.
     """
 
-    keys: Array
+    keys: Keys
     shape: tuple[int, ...]
 
-    def keys_of(self, i: Any) -> Array:
+    def keys_of(self, i: ArrayLike) -> Keys:
         """The keys [B] of draw number i."""
         return jax.vmap(jax.random.fold_in, in_axes=(0, None))(self.keys, i)
 
-    def __call__(self, i: Any) -> Array:
+    def __call__(self, i: ArrayLike) -> Array:
         return jax.vmap(lambda key: jax.random.normal(key, self.shape))(self.keys_of(i))
 
 
-def image_noise(keys: Array, shape: tuple[int, ...]) -> ImageNoise:
+def image_noise(keys: Keys, shape: tuple[int, ...]) -> ImageNoise:
     """Standard-normal draws for images of this shape, each from its own key; see `ImageNoise`."""
     return ImageNoise(keys, shape)
 
 
-def recorded_noise(draws: Array) -> Noise:
+def recorded_noise(draws: ArrayLike) -> Noise:
     """Noise source that repeats `draws` [number of draws, B, ...]."""
-    draws = jnp.asarray(draws)
-    return lambda i: draws[i]
+    array = jnp.asarray(draws)
+    return lambda i: array[i]

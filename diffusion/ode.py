@@ -14,11 +14,12 @@ from typing import Any, NamedTuple
 import diffrax
 import jax
 import jax.numpy as jnp
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import PyTree
 
 from configs.names import lookup
 from sde_lib import SDE, ScoreFn
-
-Array = jax.Array
 
 # Every explicit Runge-Kutta pair of diffrax. Its implicit solvers do not finish at the dimension of
 # images, and the others have no error estimate to control the step with.
@@ -38,10 +39,10 @@ SMALLEST_STEP = 1e-8  # of the interval; below it a float32 time no longer moves
 class Solution(NamedTuple):
     """State at the final time, evaluations of the field, success, and states on the way."""
 
-    y: Any  # [B, ...] leaves
+    y: PyTree[Array]  # [B, ...] leaves
     nfe: Array  # [B] int
     ok: Array  # [B] bool
-    frames: Any  # [K, B, ...] leaves, or None
+    frames: PyTree[Array] | None  # [K, B, ...] leaves
 
 
 def evaluations(solver: diffrax.AbstractERK, steps: Array) -> Array:
@@ -50,17 +51,17 @@ def evaluations(solver: diffrax.AbstractERK, steps: Array) -> Array:
     A pair whose last stage is the next step's first ("first same as last") saves one of its stages.
     """
     tableau: Any = solver.tableau
-    stages = tableau.num_stages
+    stages: int = tableau.num_stages
     return (stages - 1) * steps + 1 if tableau.fsal else stages * steps
 
 
 def solve(
-    field: Callable[[Any, Any, Any], Any],
-    y: Any,
+    field: Callable[[ArrayLike, PyTree[Array], PyTree[Array]], PyTree[Array]],
+    y: PyTree[Array],
     t0: float,
     t1: float,
     *,
-    args: Any = None,
+    args: PyTree[Array] | None = None,
     rtol: float = 1e-5,
     atol: float = 1e-5,
     solver: str = "Tsit5",
@@ -78,7 +79,7 @@ def solve(
     Raises:
       ValueError: unknown solver, tolerances or max_steps not positive.
     """
-    method = lookup(SOLVERS, solver, "ODE solver")()
+    method: diffrax.AbstractERK = lookup(SOLVERS, solver, "ODE solver")()
     if rtol <= 0 or atol <= 0:
         raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
     if max_steps < 1:
@@ -94,7 +95,7 @@ def solve(
     first_step = math.copysign(size, t1 - t0)
     ts = jnp.linspace(t0, t1, num_frames) if num_frames else None
 
-    def one(y: Any, args: Any) -> tuple[Any, Array, Array]:
+    def one(y: PyTree[Array], args: PyTree[Array] | None) -> tuple[PyTree[Array], Array, Array]:
         solution = diffrax.diffeqsolve(
             diffrax.ODETerm(field),
             method,
@@ -119,21 +120,21 @@ def solve(
     return Solution(jax.tree.map(lambda leaf: leaf[:, -1], ys), nfe, ok, frames)
 
 
-def norm(error: Any) -> Array:
+def norm(error: PyTree[Array]) -> Array:
     """Root mean square over all leaves; infinite where not a number, so that the step shrinks."""
     leaves = jax.tree.leaves(error)
     total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
     return jnp.nan_to_num(jnp.sqrt(total / sum(leaf.size for leaf in leaves)), nan=jnp.inf)
 
 
-def probability_flow(sde: SDE, score_fn: ScoreFn) -> Callable[[Array, Array], Array]:
+def probability_flow(sde: SDE, score_fn: ScoreFn) -> Callable[[ArrayLike, Array], Array]:
     """The field of the probability-flow ODE for one image (Song et al. 2021, equation 13).
 
     dx/dt = f(x, t) - g(t)^2 score(x, t) / 2, as a function of a scalar t and x [...].
     """
     reverse = sde.reverse(score_fn, probability_flow=True)
 
-    def field(t: Array, x: Array) -> Array:
+    def field(t: ArrayLike, x: Array) -> Array:
         return reverse.drift(x[None], jnp.reshape(t, (1,)))[0]
 
     return field

@@ -1,4 +1,4 @@
-"""What a network may predict, and the one table that turns each prediction into any other.
+"""Predictions of a network, and the one table that turns each into any other.
 
 With x = alpha x_0 + sigma noise, every prediction is a combination a x_0 + b noise. So two of them
 determine a third: x and the prediction at hand are solved for the one that is wanted.
@@ -6,16 +6,25 @@ determine a third: x and the prediction at hand are solved for the one that is w
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from typing import Protocol, TypeVar, runtime_checkable
 
+import numpy as np
 from jax import Array
 
 from configs.names import lookup
-from sde_lib import SDE, batch_mul
+from sde_lib import SDE, Images, Times, batch_mul
+
+A = TypeVar("A", Array, np.ndarray)  # on the device, or on the host
 
 
-def _edm(alpha: Any, sigma: Any, sigma_data: Any) -> tuple[Any, Any]:
+@runtime_checkable
+class Prediction(Protocol):
+    """(a, b) of the prediction a x_0 + b noise."""
+
+    def __call__(self, alpha: A, sigma: A, sigma_data: float) -> tuple[A | float, A | float]: ...
+
+
+def _edm(alpha: A, sigma: A, sigma_data: float) -> tuple[A, A]:
     """`(r x_0 / sigma_data - sigma_data noise) / sqrt(r^2 + sigma_data^2)` with r = sigma / alpha.
 
     That is F in EDM's x_0 = c_skip(r) y + c_out(r) F with y = x / alpha = x_0 + r noise,
@@ -25,8 +34,8 @@ def _edm(alpha: Any, sigma: Any, sigma_data: Any) -> tuple[Any, Any]:
     return sigma / (sigma_data * norm), -alpha * sigma_data / norm
 
 
-# (alpha, sigma, sigma_data) -> (a, b). A new prediction is one more line.
-PREDICTIONS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
+# A new prediction is one more line.
+PREDICTIONS: dict[str, Prediction] = {
     "score": lambda alpha, sigma, _: (0.0, -1.0 / sigma),
     "noise": lambda alpha, sigma, _: (0.0, 1.0),
     "x0": lambda alpha, sigma, _: (1.0, 0.0),
@@ -35,17 +44,18 @@ PREDICTIONS: dict[str, Callable[[Any, Any, Any], tuple[Any, Any]]] = {
 }
 
 
-def input_std(alpha: Any, sigma: Any, sigma_data: Any) -> Any:
+def input_std(alpha: A, sigma: A, sigma_data: float) -> A:
     """Standard deviation of x = alpha x_0 + sigma noise where that of x_0 is `sigma_data`.
 
     EDM divides by it what a network is given (c_in).
     """
-    return (alpha**2 * sigma_data**2 + sigma**2) ** 0.5
+    std: A = (alpha**2 * sigma_data**2 + sigma**2) ** 0.5
+    return std
 
 
 def coefficients(
-    alpha: Any, sigma: Any, source: str, target: str, sigma_data: Any = 0.5
-) -> tuple[Any, Any]:
+    alpha: A, sigma: A, source: str, target: str, sigma_data: float = 0.5
+) -> tuple[A, A]:
     """(m, n) such that target = m x + n source, where x = alpha x_0 + sigma noise.
 
     Kinds are names in PREDICTIONS: the score is -noise / sigma; the velocity is
@@ -64,13 +74,13 @@ def coefficients(
 
 def convert(
     sde: SDE,
-    x: Array,
-    t: Array,
-    value: Array,
+    x: Images,
+    t: Times,
+    value: Images,
     source: str,
     target: str,
     sigma_data: float = 0.5,
-) -> Array:
+) -> Images:
     """The prediction `value` [B, ...] of kind `source` at (x, t [B]), as one of kind `target`.
 
     Raises:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +13,7 @@ from jax import Array
 # Probes: keys [B] (typed, one per image) and the shape of an image -> [K, B, ...], E[v v'] = I.
 
 
+@runtime_checkable
 class Probe(Protocol):
     def __call__(self, keys: Array, shape: tuple[int, ...], num_probes: int = 1) -> Array: ...
 

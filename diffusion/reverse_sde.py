@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any
+import dataclasses
+from typing import Any, TypeAlias
 
 import diffrax
 import jax
 import jax.numpy as jnp
 import lineax
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
 
 from configs.names import lookup
 from diffusion import ode
 from diffusion.noise import ImageNoise, Noise
 from diffusion.parametrisation import convert
-from diffusion.trajectory import Array, Samples, all_finite, denoised
+from diffusion.trajectory import Samples, denoised, samples_ending_on
 from sde_lib import SDE, ScoreFn, batch_mul
 
+BrownianPath: TypeAlias = diffrax.AbstractBrownianPath[Any]
+
 # diffrax's solvers that suit additive noise, and how often each evaluates the score in a step.
-SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver], int]] = {
+SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver[Any]], int]] = {
     "Euler": (diffrax.Euler, 1),
     "Heun": (diffrax.Heun, 2),
     "SEA": (diffrax.SEA, 1),
@@ -27,6 +32,109 @@ SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver], int]] = {
 }
 FIXED_STEPS = ("Euler", "SEA")  # no error estimate
 PATH_DEPTH = 14  # a Brownian path is resolved to 2^-14 of the interval
+
+
+@dataclasses.dataclass(frozen=True)
+class LogSNRForm:
+    """The reverse SDE (eq. 6) of one image in the log-SNR lambda, which grows from prior to data.
+
+    With r = sqrt(alpha^2 + sigma^2), in y = x / r eq. 6 is the same for every SDE (VP's own, whose
+    r is 1):
+
+        dy = (s^2 y / 2 - s noise(x, t)) dlambda + s dw,    s = sigma / r,  noise = -sigma score,
+
+    since g^2 dt = -sigma^2 dlambda and s^2 = 1 / (1 + exp(lambda)). Its noise does not depend on y,
+    so that Ito and Stratonovich agree.
+    """
+
+    sde: SDE
+    score_fn: ScoreFn
+
+    def norm(self, t: Array) -> Array:
+        """r of the times t."""
+        return jnp.hypot(self.sde.alpha(t), self.sde.sigma(t))
+
+    def noise_share(self, lam: Array) -> Array:
+        """s at the log-SNR `lam`."""
+        return jnp.sqrt(jax.nn.sigmoid(-lam))
+
+    def drift(self, lam: ArrayLike, y: Array, _: None) -> Array:
+        """The factor on dlambda, at y [...]."""
+        lam = jnp.asarray(lam)
+        t = jnp.reshape(self.sde.time_of_log_snr(lam), (1,))
+        x, s = self.norm(t) * y[None], self.noise_share(lam)
+        noise = convert(self.sde, x, t, self.score_fn(x, t), "score", "noise")[0]
+        return 0.5 * s**2 * y - s * noise
+
+    def diffusion(self, lam: ArrayLike, y: Array, _: None) -> lineax.AbstractLinearOperator:
+        """The factor on dw, at y [...]."""
+        share = self.noise_share(jnp.asarray(lam))
+        return lineax.DiagonalLinearOperator(jnp.full_like(y, share))
+
+    def terms(self, path: BrownianPath) -> diffrax.MultiTerm[Any]:
+        """The equation on a Brownian path."""
+        return diffrax.MultiTerm(
+            diffrax.ODETerm(self.drift), diffrax.ControlTerm(self.diffusion, path)
+        )
+
+
+@dataclasses.dataclass(frozen=True)
+class Steps:
+    """The steps of a solver from the log-SNR `start` to `end`, the same for all images or adaptive.
+
+    Attributes:
+      nodes: the log-SNR [M + 1] at which fixed steps end; None: adaptive, of each image.
+      rtol: relative tolerance of an adaptive step.
+      atol: absolute tolerance of an adaptive step.
+      max_steps: attempted adaptive steps after which an image is given up.
+    """
+
+    start: float
+    end: float
+    nodes: np.ndarray | None
+    rtol: float
+    atol: float
+    max_steps: int
+
+    @property
+    def resolution(self) -> float:
+        """The length to which a Brownian path is resolved."""
+        return (self.end - self.start) * 2.0**-PATH_DEPTH
+
+    def control(self) -> diffrax.AbstractStepSizeController[Any, Any]:
+        """The step control of diffrax."""
+        if self.nodes is not None:
+            return diffrax.StepTo(ts=jnp.asarray(self.nodes))
+        return diffrax.PIDController(
+            rtol=self.rtol,
+            atol=self.atol,
+            pcoeff=0.1,
+            icoeff=0.3,
+            norm=ode.norm,
+            dtmin=2.0 * self.resolution,
+            force_dtmin=False,
+        )
+
+    def brownian_path(self, shape: tuple[int, ...], key: Array) -> BrownianPath:
+        """The Brownian path of an image of this shape: a tree where steps may be rejected."""
+        area = diffrax.SpaceTimeLevyArea
+        path: BrownianPath
+        if self.nodes is None:
+            ends = self.start, self.end
+            path = diffrax.VirtualBrownianTree(*ends, self.resolution, shape, key, levy_area=area)
+        else:
+            path = diffrax.UnsafeBrownianPath(shape, key, levy_area=area)
+        return path
+
+    @property
+    def first(self) -> float | None:
+        """The length of the first step; None where steps are fixed."""
+        return None if self.nodes is not None else ode.FIRST_STEP * (self.end - self.start)
+
+    @property
+    def limit(self) -> int:
+        """The largest number of attempted steps."""
+        return self.max_steps if self.nodes is None else len(self.nodes) - 1
 
 
 def sde_sampler(
@@ -45,14 +153,8 @@ def sde_sampler(
 ) -> Samples:
     """The reverse SDE (eq. 6) solved by stochastic Runge-Kutta, each image on a path of its own.
 
-    With r = sqrt(alpha^2 + sigma^2), in y = x / r and the log-SNR lambda, which grows from prior to
-    data, eq. 6 is the same for every SDE (VP's own, whose r is 1):
-
-        dy = (s^2 y / 2 - s noise(x, t)) dlambda + s dw,    s = sigma / r,  noise = -sigma score,
-
-    since g^2 dt = -sigma^2 dlambda and s^2 = 1 / (1 + exp(lambda)). Its noise does not depend on y,
-    so that Ito and Stratonovich agree; and it is solved forwards, since diffrax's stochastic
-    Runge-Kutta methods are wrong if run backwards in time.
+    It is solved in the log-SNR, forwards (`LogSNRForm`), since diffrax's stochastic Runge-Kutta
+    methods are wrong if run backwards in time.
 
     Draw 0 of `noise` makes the latent, and the keys of draw 1 the Brownian paths. With `denoise`,
     the result is E[x_0 | x] at the last time, for one evaluation more.
@@ -84,68 +186,34 @@ def sde_sampler(
     with jax.ensure_compile_time_eval():
         nodes = np.asarray(sde.log_snr(jnp.asarray(ends)))
     start, end = float(nodes[0]), float(nodes[-1])
-    smallest = (end - start) * 2.0**-PATH_DEPTH
-
-    control: diffrax.AbstractStepSizeController
-    if times is None:
-        control = diffrax.PIDController(
-            rtol=rtol,
-            atol=atol,
-            pcoeff=0.1,
-            icoeff=0.3,
-            norm=ode.norm,
-            dtmin=2.0 * smallest,
-            force_dtmin=False,
-        )
-    else:
-        control, max_steps = diffrax.StepTo(ts=jnp.asarray(nodes)), len(times) - 1
-
+    steps = Steps(start, end, None if times is None else nodes, rtol, atol, max_steps)
+    form = LogSNRForm(sde, score_fn)
     frame_at = jnp.linspace(start, end, num_frames) if num_frames else None
 
-    def norm(t: Array) -> Array:
-        return jnp.hypot(sde.alpha(t), sde.sigma(t))
-
-    def share(lam: Array) -> Array:
-        return jnp.sqrt(jax.nn.sigmoid(-lam))
-
-    def drift(lam: Any, y: Array, _: Any) -> Array:
-        t = jnp.reshape(sde.time_of_log_snr(lam), (1,))
-        x, s = norm(t) * y[None], share(lam)
-        return 0.5 * s**2 * y - s * convert(sde, x, t, score_fn(x, t), "score", "noise")[0]
-
-    def diffusion(lam: Any, y: Array, _: Any) -> lineax.AbstractLinearOperator:
-        return lineax.DiagonalLinearOperator(jnp.full_like(y, share(lam)))
-
     def one(z: Array, key: Array) -> tuple[Array, Array, Array]:
-        area = diffrax.SpaceTimeLevyArea
-        path: diffrax.AbstractBrownianPath
-        if times is None:
-            path = diffrax.VirtualBrownianTree(start, end, smallest, z.shape, key, levy_area=area)
-        else:
-            path = diffrax.UnsafeBrownianPath(z.shape, key, levy_area=area)
         solution = diffrax.diffeqsolve(
-            diffrax.MultiTerm(diffrax.ODETerm(drift), diffrax.ControlTerm(diffusion, path)),
+            form.terms(steps.brownian_path(z.shape, key)),
             solver(),
             t0=start,
             t1=end,
-            dt0=None if times is not None else ode.FIRST_STEP * (end - start),
+            dt0=steps.first,
             y0=z,
-            stepsize_controller=control,
+            stepsize_controller=steps.control(),
             saveat=diffrax.SaveAt(ts=frame_at, t1=True),
             adjoint=diffrax.ForwardMode(),  # nothing is differentiated
-            max_steps=max_steps,
+            max_steps=steps.limit,
             throw=False,
         )
         solved = solution.result == diffrax.RESULTS.successful
         return solution.ys, per_step * solution.stats["num_steps"], solved
 
     first, last = (jnp.asarray(t, jnp.float32) for t in (ends[0], ends[-1]))
-    z = sde.prior_sampling(noise(0)) / norm(first)
+    z = sde.prior_sampling(noise(0)) / form.norm(first)
     ys, nfe, ok = jax.vmap(one)(z, noise.keys_of(1))
-    x, frames = norm(last) * ys[:, -1], None
+    x, frames = form.norm(last) * ys[:, -1], None
     if denoise:
         x, nfe = denoised(sde, score_fn, x, last), nfe + 1
     if frame_at is not None:
-        scale = norm(sde.time_of_log_snr(frame_at))
-        frames = batch_mul(scale, jnp.moveaxis(ys[:, :-1], 1, 0)).at[-1].set(x)
-    return Samples(x, nfe, ok & all_finite(x), frames)
+        scale = form.norm(sde.time_of_log_snr(frame_at))
+        frames = batch_mul(scale, jnp.moveaxis(ys[:, :-1], 1, 0))
+    return samples_ending_on(x, nfe, frames, ok)

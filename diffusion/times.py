@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,7 @@ from sde_lib import SDE
 # Numbers u of a training step: for the images `numbers` [B] of a batch of `total`, from its key.
 
 
+@runtime_checkable
 class TimeDraws(Protocol):
     def __call__(self, step_key: Array, numbers: Array, total: int) -> Array: ...
 

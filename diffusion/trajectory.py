@@ -3,20 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+from jaxtyping import Bool, Float
 
 from diffusion.parametrisation import convert
-from sde_lib import SDE, ScoreFn
+from sde_lib import SDE, Images, ScoreFn
 
-Array = jax.Array
+Draws = Float[Array, "draws batch *image"]  # standard normal
+Frames = Float[Array, "frames batch *image"]
+Flags = Bool[Array, "batch"]
+
+Memory = TypeVar("Memory")
+Inputs = TypeVar("Inputs")
 
 
 class Samples(NamedTuple):
-    """What a sampler returns.
+    """The result of a sampler.
 
     Attributes:
       x: final images [B, ...], in the range of the training data as the network saw it.
@@ -25,24 +33,37 @@ class Samples(NamedTuple):
       trajectory: [K, B, ...] states at K equally spaced steps, prior first, `x` last; or None.
     """
 
-    x: Array
+    x: Images
     nfe: int | Array
-    ok: Array
-    trajectory: Array | None = None
+    ok: Flags
+    trajectory: Frames | None = None
 
 
-def all_finite(x: Array) -> Array:
-    """[B]: whether every entry of image b of `x` [B, ...] is finite."""
+def all_finite(x: Images) -> Flags:
+    """True where every entry of image b of `x` [B, ...] is finite; [B]."""
     return jnp.all(jnp.isfinite(x), axis=tuple(range(1, x.ndim)))
 
 
+def samples_ending_on(
+    x: Images, nfe: int | Array, frames: Frames | None, ok: Flags | None = None
+) -> Samples:
+    """Samples x [B, ...], which become the last of their `frames` too.
+
+    Args:
+      ok: False where the solver gave up; images that are not finite are marked in any case.
+    """
+    trajectory = None if frames is None else frames.at[-1].set(x)
+    finite = all_finite(x)
+    return Samples(x, nfe, finite if ok is None else ok & finite, trajectory)
+
+
 def drive(
-    step: Callable[[Array, Any, Any], tuple[Array, Any]],
-    x: Array,
-    memory: Any,
-    inputs: Any,
+    step: Callable[[Array, Memory, Inputs], tuple[Array, Memory]],
+    x: Images,
+    memory: Memory,
+    inputs: Inputs,
     num_frames: int = 0,
-) -> tuple[Array, Any, Array | None]:
+) -> tuple[Images, Memory, Frames | None]:
     """Applies `x, memory = step(x, memory, inputs[i])` for every i, in one `lax.scan`.
 
     Returns the last x, the last memory, and `num_frames` of the states x that were passed (or
@@ -65,7 +86,9 @@ def drive(
     slots[last_first] = np.arange(num_frames)[::-1]
     frames = jnp.zeros((num_frames, *x.shape), x.dtype).at[slots[0]].set(x, mode="drop")
 
-    def body(carry: Any, i: Any) -> tuple[Any, None]:
+    def body(
+        carry: tuple[Array, Memory, Array], i: tuple[Array, Inputs]
+    ) -> tuple[tuple[Array, Memory, Array], None]:
         x, memory, frames = carry
         x, memory = step(x, memory, i[1])
         return (x, memory, frames.at[i[0]].set(x, mode="drop")), None
@@ -76,7 +99,7 @@ def drive(
     return x, memory, frames
 
 
-def denoised(sde: SDE, score_fn: ScoreFn, x: Array, t: Any) -> Array:
+def denoised(sde: SDE, score_fn: ScoreFn, x: Images, t: ArrayLike) -> Images:
     """E[x_0 | x_t = x] by Tweedie's formula, t a scalar."""
     t = jnp.full(x.shape[0], t, x.dtype)
     return convert(sde, x, t, score_fn(x, t), "score", "x0")

@@ -17,7 +17,7 @@ import sampling
 from diffusion import few_steps, grids, inverse
 from diffusion.noise import image_noise, recorded_noise
 from diffusion.trajectory import Samples
-from sde_lib import SDE, VESDE, VPSDE, batch_mul
+from sde_lib import SDE, VESDE, VPSDE, ScoreFn, batch_mul
 from tests import analytic_models, gaussians, golden_cases
 from tests.test_sampling import keys_of, normal_noise
 
@@ -115,7 +115,7 @@ def test_a_class_out_of_range_is_no_class() -> None:
 CORRELATION = 0.8
 
 
-def correlated_score(sde: SDE) -> controllable.ScoreFn:
+def correlated_score(sde: SDE) -> ScoreFn:
     """Two pixels, N(0, [[1, c], [c, 1]]): their mean and difference are independent."""
 
     def score_fn(x: Array, t: Array) -> Array:
@@ -409,7 +409,7 @@ def test_what_cannot_be_filled_in_is_refused() -> None:
         run(predictor="euler")
     with pytest.raises(ValueError, match="unknown corrector_norm 'mean'"):
         run(corrector_norm="mean")
-    lines = inverse.Measured(inverse.identity, images)
+    lines = inverse.MeasurementConstraint(inverse.identity, images)
     with pytest.raises(ValueError, match="official start is defined for masks"):
         controllable.pc_infill(
             VPSDE(N=30), lambda x, t: x, normal_noise(2, (4, 4, 1)), lines, official=True

@@ -162,7 +162,8 @@ def pair_mean(x: Array) -> Array:
 def test_the_samples_have_the_posterior_of_a_measurement() -> None:
     """2,048 samples: standard error of the means 1.5 %, of variances 3 %.
 
-    Without noise, `Measured` is exact for isotropic data: mean and difference are independent.
+    Without noise, `MeasurementConstraint` is exact for isotropic data, whose mean and difference
+    are independent.
     """
     y, noise_std = 1.0, 0.3
 
@@ -172,7 +173,7 @@ def test_the_samples_have_the_posterior_of_a_measurement() -> None:
         return few_steps.ddim(sde, guided, noise, times, eta=1.0).x
 
     def exactly(sde: SDE, score_fn: Any, noise: Any, y: Array) -> Array:
-        known = inverse.measured(pair_mean, y, (1, 2, 1))
+        known = inverse.constraint_of(pair_mean, y, (1, 2, 1))
         return controllable.repaint(
             sde, score_fn, noise, grids.time_grid(sde, "log_snr", 100), known
         ).x
@@ -244,7 +245,7 @@ def test_the_pseudo_inverse_is_each_images_own() -> None:
     x = pseudo_inverse(y)
     np.testing.assert_allclose(x.reshape(3, -1), y @ matrix(operator), rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(pseudo_inverse(y[::-1])[::-1], x, rtol=1e-5, atol=1e-6)
-    known = inverse.Measured(operator, x)
+    known = inverse.MeasurementConstraint(operator, x)
     imposed = jax.jit(known.impose)(jnp.ones((3, *SHAPE)), x)
     np.testing.assert_allclose(operator(imposed)[:2], y[:2], atol=1e-4)
 

@@ -11,12 +11,13 @@ import diffrax
 import jax
 import jax.numpy as jnp
 import lineax
-import ml_collections
 import numpy as np
 import pytest
+from ml_collections import ConfigDict
 
 import sampling
-from diffusion import grids, ode, reverse_sde
+from configs import schema
+from diffusion import grids, langevin, ode, reverse_sde
 from diffusion.noise import ImageNoise, image_noise, recorded_noise
 from diffusion.trajectory import Samples
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
@@ -348,7 +349,8 @@ def test_batch_norm_is_the_mean_of_norms_over_batch_and_devices() -> None:
     t = jnp.full(4, 0.3)
 
     def correct(x: jax.Array, t: jax.Array, zs: jax.Array, **options: Any) -> jax.Array:
-        return sampling.langevin(sde, mixture.score_fn(sde), x, t, zs, 0.16, **options)[0]
+        corrector = langevin.langevin(0.16, **options)
+        return corrector(sde, mixture.score_fn(sde), x, t, zs)[0]
 
     image = jax.jit(correct)(x, t, zs)
     batch = jax.jit(functools.partial(correct, norm="batch"))
@@ -444,7 +446,7 @@ def test_denoise_returns_the_mean_of_the_last_update() -> None:
 @pytest.mark.parametrize("steps", [1, 2, 10, 100, 1000])
 @pytest.mark.parametrize("sde", [VESDE, VPSDE])
 def test_each_time_has_its_own_level_of_the_discrete_chain(sde: type[SDE], steps: int) -> None:
-    times = sampling.sampling_times(sde(N=steps), sde().sampling_eps)
+    times = grids.sampling_times(sde(N=steps), sde().sampling_eps)
     np.testing.assert_array_equal(sde(N=steps).timestep(jnp.asarray(times)), range(steps)[::-1])
     np.testing.assert_allclose(times, np.linspace(1, sde().sampling_eps, steps), rtol=5e-7)
 
@@ -475,24 +477,11 @@ def test_pc_marks_images_that_are_not_finite() -> None:
     assert samples.ok.tolist() == [True, False]
 
 
-def config_of(**changes: Any) -> Any:
-    config = ml_collections.ConfigDict({"training": {"continuous": True}})
-    config.sampling = {
-        "method": "pc",
-        "predictor": "reverse_diffusion",
-        "corrector": "langevin",
-        "snr": 0.16,
-        "n_steps_each": 1,
-        "noise_removal": True,
-        "probability_flow": False,
-        "corrector_norm": "image",
-        "rtol": 1e-5,
-        "atol": 1e-5,
-        "solver": "Tsit5",
-        "num_steps": 0,
-        "num_frames": 0,
-    }
-    config.sampling.update(changes)
+def config_of(**changes: Any) -> ConfigDict:
+    """All defaults, but predictor, corrector and solver, and `changes` in section sampling."""
+    config = schema.base()
+    settings = {"predictor": "reverse_diffusion", "corrector": "langevin", "solver": "Tsit5"}
+    config.sampling.update(settings | changes)
     return config
 
 
@@ -559,7 +548,7 @@ def test_from_config_passes_every_setting_on() -> None:
             "unknown .*predictor 'rd'; known: ancestral_sampling, euler_maruyama",
         ),
         ({"corrector": "mala"}, "unknown .*corrector 'mala'; known: ald, langevin, none"),
-        ({"corrector_norm": "device"}, "unknown corrector_norm 'device'; known: image, batch"),
+        ({"corrector_norm": "device"}, "unknown .*corrector_norm 'device'; known: batch, image"),
         ({"n_steps_each": 0}, "n_steps_each must be at least 1, not 0"),
         ({"snr": 0.0}, "snr must be positive"),
         ({"num_steps": -1}, "num_steps must be 0"),
@@ -673,10 +662,9 @@ def test_single_updates_of_the_original(path: pathlib.Path, tag: str) -> None:
         results = predict(sde, score_fn, x, t, jnp.asarray(case["z1"]), flow)
     else:
         inner = next(token for token in tokens if token.startswith("n"))
-        correct = sampling.CORRECTORS[CORRECTOR_TAGS[method]]
-        zs = jnp.asarray(case[f"zc_{inner}"])
         snr = case["meta_json"].get(tag, {}).get("snr", 0.16)
-        results = correct(sde, score_fn, x, t, zs, snr, "batch")
+        correct = langevin.corrector_of(CORRECTOR_TAGS[method], snr, "batch", None)
+        results = correct(sde, score_fn, x, t, jnp.asarray(case[f"zc_{inner}"]))
     for name, value in zip(("x", "x_mean"), results, strict=True):
         assert relative_error(value, case[f"{tag}/{name}"]) < 1e-5, name
 
