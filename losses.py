@@ -293,15 +293,15 @@ def wants_points(config: ConfigDict) -> bool:
 def from_config(
     config: ConfigDict, sde: SDE, points: Array | None = None, captions: Array | None = None
 ) -> Loss:
-    """What `config.training` describes, `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
+    """The loss of `config.training`: `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
-    The loss returns a loss per image [B] and its named parts [B]. The u in [0, 1) become the times
+    It returns a number for each image [B] and its named parts [B]. The u in [0, 1) become the times
     (see `time_draws`), which are the part "t"; all else is drawn from the keys, whose first part is
     that of an independent u (see `training_draws`). `continuous` trains at all times, otherwise at
-    the N levels of SMLD (VE) or DDPM (VP), where independent u are replaced by an integer's own
-    draw. The classes y [B] are for the objectives of `models.GUIDES` alone: the classifier's
-    network gives logits [B, K]; CLIP's reads tokens as well. The loss of "clip" takes a further
-    `gather`, see `contrastive`.
+    the N levels of SMLD (VE) or DDPM (VP), which are drawn as integers where the u are independent.
+    The classes y [B] are for the objectives of `models.GUIDES` alone: the classifier's network
+    gives logits [B, K]; CLIP's reads tokens as well. The loss of "clip" takes a further `gather`,
+    see `contrastive`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
