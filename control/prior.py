@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import Any, TypeAlias
 
@@ -76,6 +75,6 @@ def prior_from_config(config: ml_collections.ConfigDict, parts: experiment.Parts
         score=parts.score,
         sampler=sampler,
         options=config.sampling,
-        dataset_name=config.data.dataset,
-        dataset=functools.partial(data.from_config, config),
+        dataset_name=parts.dataset_name,
+        dataset=parts.dataset,
     )

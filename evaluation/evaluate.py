@@ -9,7 +9,6 @@ from typing import Any
 
 import ml_collections
 
-import data
 import sampling
 from evaluation import batch_cache, judge, likelihoods, samples
 from evaluation.report import console, content
@@ -38,7 +37,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     refuse(config, parts)
     trained = restore(config, parts, workdir)
     folder = workdir / eval_folder
-    results = origin(config, trained)
+    results = origin(config, parts, trained)
     if config.eval.enable_loss:
         results |= loss_results(config, parts, trained, folder)
     store = batch_cache.Store(
@@ -78,10 +77,10 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
             f"one was trained {lack}"
         )
     if options.enable_sampling:
-        judge.metrics_of(config)
+        judge.metrics_of(parts, options)
 
 
-def origin(config: ml_collections.ConfigDict, trained: Trained) -> Results:
+def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: Trained) -> Results:
     """The entries of results.json on what the numbers are made from."""
     return {
         "step": trained.step,
@@ -89,7 +88,7 @@ def origin(config: ml_collections.ConfigDict, trained: Trained) -> Results:
         "weights": trained.label,
         "weights_sha256": batch_cache.fingerprint(trained.params),
         "dataset": config.data.dataset,
-        "examples": examples.from_config(config).examples,
+        "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
@@ -109,8 +108,9 @@ def loss_results(
     folder: pathlib.Path,
 ) -> Results:
     """The loss of test images and its parts by time; draws loss_by_time.png into `folder`."""
-    objective = objective_from_config(config, parts, data.from_config(config, "train"))
-    held = held_out.HeldOutLoss(config, parts, objective)(trained.params)
+    objective = objective_from_config(config, parts, parts.dataset("train"))
+    loss = held_out.HeldOutLoss(parts, objective, config.eval.batch_size, config.seed)
+    held = loss(trained.params)
     if devices.is_primary():
         held_out.save_loss_by_time(folder, held, trained.label)
     return {

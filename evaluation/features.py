@@ -16,7 +16,7 @@ from data import transforms
 from evaluation.metrics import classifier, inception, inception_weights, sliced
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin
-from runtime import devices
+from runtime import devices, experiment
 
 PER_DEVICE = 32  # images in one call of Inception
 
@@ -28,20 +28,20 @@ FEATURES: dict[str, Callable[[int], bool]] = {
 }
 
 
-def uses_inception(config: ml_collections.ConfigDict) -> bool:
+def uses_inception(parts: experiment.Parts, options: ml_collections.ConfigDict) -> bool:
     """True if generated images are compared by Inception's features, False if by the data set's.
 
     Raises:
       ValueError: an unknown `eval.features`, or one that this data set cannot have.
     """
-    choice, dataset = config.eval.features, config.data.dataset
+    choice = options.features
     by_inception = lookup(FEATURES, choice, "eval.features")
-    if data.grey_levels(dataset):
-        return by_inception(config.data.num_channels)
+    if parts.levels:
+        return by_inception(parts.image_shape[-1])
     if choice != "auto":
         raise ValueError(
-            f"eval.features is {choice!r}, but {dataset} has points, which are compared as "
-            "they are; it must be 'auto'"
+            f"eval.features is {choice!r}, but {parts.dataset_name} has points, which are compared "
+            "as they are; it must be 'auto'"
         )
     return False
 
@@ -104,25 +104,24 @@ def of_dataset(train: data.Dataset, test: data.Dataset) -> FeatureExtractor:
 
 
 class InceptionExtractor:
-    """Images of the config's data set to Inception's outputs, batch by batch, on all devices.
+    """Images of the experiment's data set to Inception's outputs, batch by batch, on all devices.
 
     Raises:
       FileNotFoundError: the network's weights are not here and cannot be downloaded.
       ValueError: they are damaged; an unknown resize; grey images without `eval.repeat_grey`.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict) -> None:
-        options, section = config.eval, config.data
+    def __init__(self, parts: experiment.Parts, options: ml_collections.ConfigDict) -> None:
+        channels, levels = parts.image_shape[-1], parts.levels
         inception.check_resize(options.resize)
-        if section.num_channels != 3 and not (section.num_channels == 1 and options.repeat_grey):
+        if channels != 3 and not (channels == 1 and options.repeat_grey):
             raise ValueError(
-                f"Inception sees colour images, and those of {section.dataset} have "
-                f"{section.num_channels} channel(s); --config.eval.repeat_grey=True repeats one"
+                f"Inception sees colour images, and those of {parts.dataset_name} have "
+                f"{channels} channel(s); --config.eval.repeat_grey=True repeats one"
             )
         weights = inception_weights.load_weights(options.inception_path)
         self.origin = Origin(inception.NAME, weights.sha256, options.resize)
         self.params = devices.replicate(weights.params)
-        levels = data.grey_levels(section.dataset)
 
         def outputs(params: Any, indices: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
             del indices

@@ -13,7 +13,6 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-import data
 from configs.names import lookup
 from evaluation import features, reference
 from evaluation.metrics import metric
@@ -21,23 +20,23 @@ from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.metric import Metric
 from evaluation.metrics.moments import Gaussian, Moments
 from evaluation.metrics.statistics import Origin, Statistics
+from runtime import experiment
 
 Results = dict[str, Any]
 
 
-def metrics_of(config: ml_collections.ConfigDict) -> dict[str, Metric]:
+def metrics_of(parts: experiment.Parts, options: ml_collections.ConfigDict) -> dict[str, Metric]:
     """The metrics that `eval.metrics` names.
 
     Raises:
       ValueError: an unknown one, one that needs Inception where that is not used, or fewer samples
         than one needs.
     """
-    options = config.eval
     metrics = {
         name: lookup(metric.table(), name, "metric of eval.metrics") for name in options.metrics
     }
     for name, entry in metrics.items():
-        if entry.output != "pool" and not features.uses_inception(config):
+        if entry.output != "pool" and not features.uses_inception(parts, options):
             raise ValueError(
                 f"eval.metrics has {name}, which needs --config.eval.features=inception"
             )
@@ -54,16 +53,19 @@ def refuse_few(name: str, entry: Metric, count: int, why: str) -> None:
 
 
 def compare_features(
-    config: ml_collections.ConfigDict, generated: np.ndarray, real: np.ndarray
+    parts: experiment.Parts,
+    options: ml_collections.ConfigDict,
+    generated: np.ndarray,
+    real: np.ndarray,
 ) -> Results:
     """The metrics of `eval.metrics` beside the Fréchet distance, on the data set's own features.
 
     `generated [n, d]` are features of generated images or points, `real [m, d]` those of real ones.
     The names begin with where the features are from: "classifier_kid".
     """
-    metrics = metrics_of(config)
+    metrics = metrics_of(parts, options)
     metrics.pop("fid", None)
-    prefix = "classifier" if data.grey_levels(config.data.dataset) else "coordinates"
+    prefix = "classifier" if parts.levels else "coordinates"
     samples = FeatureSet(["pool"], ["pool"])
     samples.add({"pool": generated})
     moments = Moments.of(real)
@@ -71,7 +73,7 @@ def compare_features(
     return {
         f"{prefix}_{name}": value
         for entry in metrics.values()
-        for name, value in entry.compute(samples, statistics, config.eval).items()
+        for name, value in entry.compute(samples, statistics, options).items()
     }
 
 
@@ -83,12 +85,12 @@ class Judge:
       ValueError: metrics that cannot be computed, or statistics that do not fit.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict) -> None:
-        self.options = config.eval
-        self.metrics = metrics_of(config)
-        self.extractor = features.InceptionExtractor(config)
+    def __init__(self, parts: experiment.Parts, options: ml_collections.ConfigDict) -> None:
+        self.options = options
+        self.metrics = metrics_of(parts, options)
+        self.extractor = features.InceptionExtractor(parts, options)
         with_features = any(entry.real for entry in self.metrics.values())
-        self.real = reference.reference(config, self.extractor, with_features)
+        self.real = reference.reference(parts, options, self.extractor, with_features)
         for name, entry in self.metrics.items():
             if entry.output == "spatial" and self.real.spatial is None:
                 raise ValueError(

@@ -40,8 +40,8 @@ def likelihood_results(
     Raises:
       ValueError: the solver gave up on an image; says which.
     """
-    options, kind = config.eval, examples.from_config(config)
-    dataset = data.from_config(config, options.bpd_dataset)
+    options, kind = config.eval, examples.kind_of(parts.pixels)
+    dataset = parts.dataset(options.bpd_dataset)
     count = min(options.bpd_num_images or len(dataset), len(dataset))
     shards = store.open(
         what=f"{kind.unit}/dim", config=settings(config), images=dataset.fingerprint
@@ -93,7 +93,7 @@ def values_of_rows(
     Raises:
       ValueError: the solver gave up on an image; says which.
     """
-    options, unit = config.eval, examples.from_config(config).unit
+    options, unit = config.eval, examples.kind_of(parts.pixels).unit
     images, _ = dataset.take(np.arange(count))
     rows = np.arange(count * options.bpd_num_repeats)
     indices, repeats = rows % count, rows // count
@@ -127,7 +127,7 @@ def likelihood_of_images(
     compute = likelihood.from_config(config)
     bound = likelihood.bound_from_config(config) if config.eval.bpd_bound else None
     seed_key = jax.random.key(config.eval.seed)
-    kind = examples.from_config(config)
+    kind = examples.kind_of(parts.pixels)
     per_dim = functools.partial(kind.per_dim, shape=parts.image_shape)
 
     def likelihoods(

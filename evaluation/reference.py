@@ -9,14 +9,13 @@ import pathlib
 
 import ml_collections
 
-import configs
 import data
 from evaluation import features
 from evaluation.metrics import inception, statistics
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin, Statistics
 from evaluation.report import console
-from runtime import devices, figures
+from runtime import devices, experiment, figures
 
 
 def make_statistics(
@@ -53,14 +52,16 @@ def cache_file(origin: Origin) -> pathlib.Path:
     return data.default_folder() / "statistics" / name
 
 
-def training_images(config: ml_collections.ConfigDict) -> tuple[data.Dataset, int]:
+def training_images(
+    parts: experiment.Parts, options: ml_collections.ConfigDict
+) -> tuple[data.Dataset, int]:
     """The training images, and the number of them in statistics: `eval.stats_images`, or all.
 
     Raises:
       ValueError: there are fewer.
     """
-    dataset = data.from_config(config, "train")
-    count = config.eval.stats_images or len(dataset)
+    dataset = parts.dataset("train")
+    count = options.stats_images or len(dataset)
     if count > len(dataset):
         raise ValueError(
             f"eval.stats_images is {count}, but {dataset.name}/train has {len(dataset)} images"
@@ -69,7 +70,10 @@ def training_images(config: ml_collections.ConfigDict) -> tuple[data.Dataset, in
 
 
 def reference(
-    config: ml_collections.ConfigDict, extractor: features.InceptionExtractor, with_features: bool
+    parts: experiment.Parts,
+    options: ml_collections.ConfigDict,
+    extractor: features.InceptionExtractor,
+    with_features: bool,
 ) -> Statistics:
     """The statistics that `eval.stats_path` names, or those of the training images.
 
@@ -80,18 +84,17 @@ def reference(
       FileNotFoundError: no such file.
       ValueError: statistics that were made otherwise, or of fewer images.
     """
-    options = config.eval
     if options.stats_path:
         stored = statistics.read(options.stats_path)
-        name = f"{config.data.dataset.lower()}/train"
+        name = f"{parts.dataset_name.lower()}/train"
         expected = dataclasses.replace(extractor.origin, dataset=name, images=options.stats_images)
         statistics.check(stored, expected, inception.NUM_FEATURES)
         if not with_features or stored.features is not None:
             return stored
-        dataset, count = training_images(config)
+        dataset, count = training_images(parts, options)
         statistics.check(stored, origin_of(extractor, dataset, count), inception.NUM_FEATURES)
     else:
-        dataset, count = training_images(config)
+        dataset, count = training_images(parts, options)
         origin = origin_of(extractor, dataset, count)
         if not devices.on_all(cache_file(origin).is_file()):
             return make_statistics(extractor, dataset, count)
@@ -111,20 +114,20 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
       ValueError: a data set that is not compared by Inception's features, a file that is there
         already, or what `InceptionExtractor` refuses.
     """
-    configs.check(config)
-    if not features.uses_inception(config):
+    parts, options = experiment.build(config), config.eval
+    if not features.uses_inception(parts, options):
         raise ValueError(
-            f"statistics are of Inception's features, and {config.data.dataset} is compared by "
+            f"statistics are of Inception's features, and {parts.dataset_name} is compared by "
             "its own; ask for them with --config.eval.features=inception"
         )
-    if config.eval.stats_path and pathlib.Path(config.eval.stats_path).expanduser().exists():
+    if options.stats_path and pathlib.Path(options.stats_path).expanduser().exists():
         raise ValueError(
-            f"{config.eval.stats_path} is there already; remove it, or name another file with "
+            f"{options.stats_path} is there already; remove it, or name another file with "
             "--config.eval.stats_path"
         )
-    dataset, count = training_images(config)
-    extractor = features.InceptionExtractor(config)
-    written = make_statistics(extractor, dataset, count, config.eval.stats_path)
+    dataset, count = training_images(parts, options)
+    extractor = features.InceptionExtractor(parts, options)
+    written = make_statistics(extractor, dataset, count, options.stats_path)
     if devices.is_primary():
         print(figures.table(console.statistics_rows(written.facts())))
     return written

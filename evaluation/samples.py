@@ -9,7 +9,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
-import data
+import sampling
 from evaluation import batch_cache, features
 from evaluation.judge import Judge, compare_features
 from evaluation.metrics import frechet
@@ -18,7 +18,7 @@ from evaluation.report import quantities
 from evaluation.sample_batches import sample_batches
 from generation import examples
 from generation.generator import Generator
-from runtime import experiment
+from runtime import devices, experiment
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
@@ -37,8 +37,11 @@ def sampling_results(
     The numbers are those of the first seed; "over_seeds" has each one's values, mean and standard
     deviation over all of them. Pictures of the further ones are in folders of their own.
     """
-    generator, kind = Generator(config, parts), examples.from_config(config)
-    judge = (inception_judge if features.uses_inception(config) else frechet_judge)(config)
+    sampler = sampling.from_config(config, devices.AXIS)
+    generator = Generator(parts, sampler, config.sampling)
+    kind = examples.kind_of(parts.pixels)
+    by_inception = features.uses_inception(parts, config.eval)
+    judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
     seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
@@ -69,7 +72,9 @@ def over_seeds(seeds: list[int], runs: list[Results]) -> Results:
     return {"over_seeds": {"seeds": seeds, **spreads}}
 
 
-def frechet_judge(config: ml_collections.ConfigDict) -> Callable[[Iterator[Batch]], Results]:
+def frechet_judge(
+    parts: experiment.Parts, options: ml_collections.ConfigDict
+) -> Callable[[Iterator[Batch]], Results]:
     """Compares the features of generated images with those of the training images, seen once.
 
     The features are those of a classifier of the data set itself; points are compared as they are,
@@ -77,7 +82,7 @@ def frechet_judge(config: ml_collections.ConfigDict) -> Callable[[Iterator[Batch
     training images stand two of equal sample size: between disjoint halves of the training images
     (what a perfect generator would get), and between as many generated and training images.
     """
-    train, test = data.from_config(config, "train"), data.from_config(config, "test")
+    train, test = parts.dataset("train"), parts.dataset("test")
     extractor = features.of_dataset(train, test)
     train_images, _ = train.take(np.arange(len(train)))
     real = extractor.features(train_images)
@@ -88,8 +93,8 @@ def frechet_judge(config: ml_collections.ConfigDict) -> Callable[[Iterator[Batch
         images = np.concatenate([batch["image"] for batch in samples])
         generated = extractor.features(images)
         size = min(len(real) // 2, len(generated))
-        halves = frechet.split_distance(real, size=size, seed=config.eval.seed)
-        matched = frechet.split_distance(generated, size=size, seed=config.eval.seed, other=real)
+        halves = frechet.split_distance(real, size=size, seed=options.seed)
+        matched = frechet.split_distance(generated, size=size, seed=options.seed, other=real)
         return {
             "frechet_distance": frechet.frechet_distance(Moments.of(generated), moments),
             "frechet_distance_matched": matched.mean,
@@ -102,16 +107,18 @@ def frechet_judge(config: ml_collections.ConfigDict) -> Callable[[Iterator[Batch
             "num_train": len(train),
             "train_fingerprint": train.fingerprint,
             **extractor.compare(images, train_images, test),
-            **compare_features(config, generated, real),
+            **compare_features(parts, options, generated, real),
             "nfe": mean_nfe(samples),
         }
 
     return judge
 
 
-def inception_judge(config: ml_collections.ConfigDict) -> Callable[[Iterator[Batch]], Results]:
+def inception_judge(
+    parts: experiment.Parts, options: ml_collections.ConfigDict
+) -> Callable[[Iterator[Batch]], Results]:
     """Judges sets of generated images by Inception, which is read once, as are its statistics."""
-    inception = Judge(config)
+    inception = Judge(parts, options)
 
     def judge(batches: Iterator[Batch]) -> Results:
         inception.begin()

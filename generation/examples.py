@@ -1,6 +1,6 @@
 """The two kinds of examples: images of grey levels, and points.
 
-`from_config` chooses one of the two; the loops know no other difference. Samples are as the data
+`kind_of` chooses one of the two; the loops know no other difference. Samples are as the data
 set stores them: uint8 levels [B, H, W, C], or float32 points [B, 1, 1, D].
 """
 
@@ -10,17 +10,17 @@ import dataclasses
 import math
 import pathlib
 from collections.abc import Mapping
-from typing import Any, ClassVar, Protocol
+from typing import ClassVar, Protocol
 
 import jax
 import numpy as np
 from PIL import Image
 
-import data
 import likelihood
 from data import transforms
 from generation import point_figures
 from runtime import figures, files
+from runtime.experiment import Pixels
 
 LARGEST_SIDE = 128  # of an image in `strip`, in pixels
 Batch = Mapping[str, np.ndarray]  # of samples: "image", perhaps "frames" [B, K, ...], and others
@@ -170,7 +170,6 @@ def _reduced(images: np.ndarray, side: int) -> np.ndarray:
     return np.stack([np.asarray(picture) for picture in pictures])
 
 
-def from_config(config: Any) -> Kind:
-    """The kind of examples of `config.data.dataset`."""
-    levels = data.grey_levels(config.data.dataset)
-    return Images(levels, config.data.centered) if levels else Points()
+def kind_of(pixels: Pixels) -> Kind:
+    """The kind of the examples whose pixels these are; points have no grey levels."""
+    return Images(pixels.levels, pixels.centered) if pixels.levels else Points()

@@ -21,15 +21,20 @@ class Generator:
 
     They are images of no class.
 
+    Args:
+      parts: the experiment, whose network it is.
+      sampler: see `sampling.from_config`.
+      options: section `sampling` of the config.
+
     Raises:
-      ValueError: a run without a score, or whose network was told a class with every image; a
-        sampler that cannot be served.
+      ValueError: a run without a score, or whose network was told a class with every image.
     """
 
-    def __init__(self, config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
+    def __init__(
+        self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
+    ) -> None:
         parts.require_score()
         parts.require_unconditional()
-        sampler = sampling.from_config(config, devices.AXIS)
 
         def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
@@ -46,8 +51,8 @@ class Generator:
                 results["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
             return results
 
-        self.options = config.sampling
-        self.draw = devices.ImageMap(draw, config.sampling.batch_size, "sampling.batch_size")
+        self.options = options
+        self.draw = devices.ImageMap(draw, options.batch_size, "sampling.batch_size")
 
     def __call__(
         self,

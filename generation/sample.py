@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 import pathlib
+from typing import Any
 
 import ml_collections
 import numpy as np
 
+import sampling
 from configs.stored import config_differences
 from generation import examples
 from generation.generator import Generator
@@ -29,12 +31,14 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         that were made in another way.
     """
     parts = experiment.build(config)
-    generator = Generator(config, parts)
+    sampler = sampling.from_config(config, devices.AXIS)
+    generator = Generator(parts, sampler, config.sampling)
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
-    claim(folder, config, trained.step)
+    origin = {"step": trained.step, "sampling": config.sampling.to_dict()}
+    claim(folder, origin | ({"ema": config.eval.ema} if config.eval.ema else {}))
     numbers = missing(folder, config.sampling.num_samples)
-    kind = examples.from_config(config)
+    kind = examples.kind_of(parts.pixels)
     for indices, batch in generator(trained.params, numbers):
         if devices.is_primary():
             save_batch(folder, indices, batch, kind)
@@ -42,15 +46,12 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(numbers)} new)")
 
 
-def claim(folder: pathlib.Path, config: ml_collections.ConfigDict, step: int) -> None:
-    """Writes into `folder` where its samples are from: the step, the weights, the sampler.
+def claim(folder: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Writes into `folder` the origin of its samples: the step, the weights, the sampler.
 
     Raises:
       ValueError: it holds samples of another origin.
     """
-    origin = {"step": step, "sampling": config.sampling.to_dict()}
-    if config.eval.ema:
-        origin["ema"] = config.eval.ema
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
     path = folder / "made_by.json"
     if path.exists():

@@ -13,6 +13,7 @@ import numpy as np
 import data
 import likelihood
 import models
+import sampling
 from diffusion import times
 from generation import examples, point_figures
 from generation.generator import Generator
@@ -93,7 +94,10 @@ def sample_points(
     config: ml_collections.ConfigDict, parts: experiment.Parts, params: Any
 ) -> np.ndarray:
     """`sampling.num_samples` samples of the config's sampler, [n, 2]."""
-    batches = Generator(config, parts)(params, np.arange(config.sampling.num_samples))
+    sampler = sampling.from_config(config, devices.AXIS)
+    batches = Generator(parts, sampler, config.sampling)(
+        params, np.arange(config.sampling.num_samples)
+    )
     return np.concatenate([examples.Points.plane(batch["image"]) for _, batch in batches])
 
 

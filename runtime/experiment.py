@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -51,6 +52,8 @@ class Parts:
       module: the network, a Flax module, whose `apply` takes parameters.
       image_shape: (H, W, C).
       pixels: the range in which the network sees images.
+      dataset_name: of the images that the network has learnt, or learns.
+      dataset: from the name of a split to these images.
       objective: the name of the training objective, which decides whether there is a score.
       continuous: True if the network knows all times in [0, T], not the SDE's N noise levels alone.
       prediction: what the network predicts, a name in `parametrisation.PREDICTIONS`; "": a default.
@@ -63,6 +66,8 @@ class Parts:
     module: Any
     image_shape: tuple[int, int, int]
     pixels: Pixels
+    dataset_name: str
+    dataset: Callable[[str], data.Dataset]
     objective: str
     continuous: bool
     prediction: str
@@ -122,6 +127,8 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         module=_network(config),
         image_shape=image_shape(config),
         pixels=Pixels(levels, images.centered, images.uniform_dequantization),
+        dataset_name=images.dataset,
+        dataset=lambda split: data.from_config(config, split),
         objective=config.training.objective,
         continuous=config.training.continuous,
         prediction=model.prediction,

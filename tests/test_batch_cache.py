@@ -231,8 +231,8 @@ def machine(monkeypatch):
             yield part, make(part)
 
     class Generator:
-        def __init__(self, config: Any, parts: Any) -> None:
-            self.options = config.sampling
+        def __init__(self, parts: Any, sampler: Any, options: Any) -> None:
+            self.options = options
 
         def __call__(self, params: Any, indices: np.ndarray, seed: int) -> Any:
             def make(part: np.ndarray) -> Any:

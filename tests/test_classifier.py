@@ -17,7 +17,6 @@ import models
 from configs import quickstart
 from data import transforms
 from diffusion.times import uniform_times
-from generation import generator
 from runtime import experiment
 from sde_lib import SDE, VESDE, VPSDE
 from tests import gaussians, tiny
@@ -256,7 +255,7 @@ def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
     np.testing.assert_allclose(per_image, -known[classes], rtol=1e-6)
     assert set(named) == {"accuracy", "t"}
     with pytest.raises(ValueError, match="trained a classifier of noisy images"):
-        generator.Generator(config, parts)
+        tiny.generator(config, parts)
 
 
 @pytest.mark.slow

@@ -20,7 +20,6 @@ import models
 from control import guides
 from control import run as control_run
 from data import captions
-from generation import generator
 from interop import transformers_clip
 from runtime import devices, experiment
 from tests import golden_cases, tiny
@@ -254,7 +253,7 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
     noise = (x - alpha * x0) / sigma[:, None, None, None]
     assert 0.9 < np.std(noise) < 1.1  # dequantisation is small beside it
     with pytest.raises(ValueError, match="this run trained a CLIP of noisy images"):
-        generator.Generator(config, parts)
+        tiny.generator(config, parts)
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ import models
 import sampling
 from configs import load
 from evaluation import evaluate
-from generation import generator, sample
+from generation import sample
 from runtime import devices, experiment
 from runtime.workdir import restore
 from tests import tiny
@@ -45,7 +45,7 @@ def draw(
     config = tiny.config(sampling__batch_size=batch_size, **changes)
     parts = experiment.build(config)
     restored = restore(config, parts, trained)
-    batches = generator.Generator(config, parts)(restored.params, indices, "", seed)
+    batches = tiny.generator(config, parts)(restored.params, indices, "", seed)
     return np.concatenate([batch["image"] for _, batch in batches])
 
 
@@ -129,7 +129,7 @@ def test_every_official_config_draws_images_without_its_data_set(
     init = functools.partial(models.init, parts.module, image_shape=parts.image_shape)
     batch = (1, config.sampling.batch_size)
     samples = jax.eval_shape(
-        generator.Generator(config, parts).draw.compiled,
+        tiny.generator(config, parts).draw.compiled,
         jax.eval_shape(jax.vmap(lambda _: init(jax.random.key(0))), jnp.zeros(1)),
         jax.ShapeDtypeStruct(batch, jnp.int32),
         jax.ShapeDtypeStruct(batch, jnp.uint32),
@@ -148,7 +148,7 @@ def test_failed_samples_are_refused_by_number(
     restored = restore(config, parts, trained)
     broken = jax.tree.map(lambda leaf: leaf * np.nan, restored.params)
     with pytest.raises(ValueError, match=r"4 samples \(numbers 0, 1, 2, 3\) are not finite"):
-        list(generator.Generator(config, parts)(broken, np.arange(6), description=""))
+        list(tiny.generator(config, parts)(broken, np.arange(6), description=""))
 
 
 def test_a_solver_that_gave_up_says_where_and_after_what(
@@ -165,7 +165,7 @@ def test_a_solver_that_gave_up_says_where_and_after_what(
         r".*; loosen sampling.rtol=0.001 and sampling.atol=1e-05$"
     )
     with pytest.raises(ValueError, match=words):
-        list(generator.Generator(config, parts)(restored.params, np.arange(5, 9), description=""))
+        list(tiny.generator(config, parts)(restored.params, np.arange(5, 9), description=""))
 
 
 def test_discrete_labels_and_continuous_times_do_not_mix(
@@ -175,7 +175,7 @@ def test_discrete_labels_and_continuous_times_do_not_mix(
     config = tiny.config(training__continuous=False, sampling__method="ode")
     parts = experiment.build(config)
     with pytest.raises(ValueError, match=r"'ode' .*training.continuous is False\).* served by"):
-        generator.Generator(config, parts)
+        tiny.generator(config, parts)
     with pytest.raises(ValueError, match=r"training.continuous: True \(stored\) != False"):
         restore(config, parts, trained)
     with pytest.raises(ValueError, match=r"eval.enable_bpd is True, .*discrete labels"):

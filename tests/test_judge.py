@@ -8,7 +8,7 @@ import json
 import pathlib
 import re
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -30,7 +30,7 @@ from evaluation.metrics import (
 )
 from evaluation.metrics.moments import Moments
 from evaluation.report import console, quantities
-from runtime import devices
+from runtime import devices, experiment
 from runtime.workdir import Trained
 from tests import tiny
 from tests.test_inception import drawn_params
@@ -89,8 +89,16 @@ def all_outputs(images: np.ndarray) -> Any:
     return SimpleNamespace(**{name: np.asarray(x) for name, x in made._asdict().items()})
 
 
+def judge_of(config: Any) -> Judge:
+    return Judge(experiment.build(config), config.eval)
+
+
+def uses_inception(config: Any) -> bool:
+    return features.uses_inception(experiment.build(config), config.eval)
+
+
 def judged(made_config, images, parts=(3, 150)) -> dict[str, Any]:
-    judge = Judge(made_config)
+    judge = judge_of(made_config)
     for part in np.split(images, parts):
         judge.add(part)
     return judge.results()
@@ -211,25 +219,25 @@ def test_statistics_of_activations_serve_every_metric(small, monkeypatch):
 )
 def test_what_cannot_be_judged_is_refused_before_anything_is_drawn(small, changes, message):
     with pytest.raises(ValueError, match=message):
-        Judge(config(**changes))
+        judge_of(config(**changes))
 
 
 def test_statistics_that_do_not_fit_are_refused(small, monkeypatch):
     reference.write_statistics(config(eval__stats_path=str(small / "s.npz")))
     fits = {"eval__stats_path": str(small / "s.npz"), "eval__metrics": ("fid",)}
-    Judge(config(**fits))
+    judge_of(config(**fits))
     for changes, message in (
         ({"eval__resize": "pytorch"}, "resize tensorflow, not pytorch"),
         ({"eval__stats_images": 1000}, "1500 images, not 1000"),
         ({"data__dataset": "fashion_mnist"}, "dataset digits/train, not fashion_mnist/train"),
     ):
         with pytest.raises(ValueError, match=message):
-            Judge(config(**fits | changes))
+            judge_of(config(**fits | changes))
     with np.load(small / "s.npz") as stored:
         np.savez(small / "s.npz", mu=stored["mu"], sigma=stored["sigma"])
     with pytest.raises(ValueError, match=r"sfid, but .* has no mu_s and sigma_s; --mode=stats"):
-        Judge(config(eval__stats_path=str(small / "s.npz")))
-    judge = Judge(config(**fits))
+        judge_of(config(eval__stats_path=str(small / "s.npz")))
+    judge = judge_of(config(**fits))
     judge.add(fake_samples()[:199])
     with pytest.raises(ValueError, match="num_samples is 220, but 199 images were judged"):
         judge.results()
@@ -241,7 +249,7 @@ def test_statistics_that_do_not_fit_are_refused(small, monkeypatch):
 
 def test_which_features_judge_which_data_set():
     def uses(**changes):
-        return features.uses_inception(tiny.config(**changes))
+        return uses_inception(tiny.config(**changes))
 
     assert not uses()  # digits
     assert uses(eval__features="inception")
@@ -261,7 +269,7 @@ def test_further_metrics_on_the_classifiers_features_bear_its_name():
     few = tiny.config(
         eval__metrics=("fid", "precision_recall", "density_coverage"), eval__num_samples=40
     )
-    results = compare_features(few, generated, real)
+    results = compare_features(experiment.build(few), few.eval, generated, real)
     assert results == {
         "classifier_precision": manifold.precision_recall(real, generated).precision,
         "classifier_recall": manifold.precision_recall(real, generated).recall,
@@ -270,7 +278,8 @@ def test_further_metrics_on_the_classifiers_features_bear_its_name():
     }
     rows = dict(console.sample_rows(results | {"num_samples": 40, "num_train": 40}))
     assert rows["Precision (classifier)"].endswith("(40 generated, 40 real, k = 3)")
-    assert not compare_features(tiny.config(), generated, real)
+    plain = tiny.config()
+    assert not compare_features(experiment.build(plain), plain.eval, generated, real)
 
 
 def generator_of(images_of_seed: list[np.ndarray]) -> Any:
@@ -306,7 +315,7 @@ def test_evaluation_judges_exactly_the_images_that_were_asked_for(small, monkeyp
         eval__metrics=("fid",), eval__num_samples=200, eval__seeds=2, sampling__batch_size=64
     )
     trained: Any = SimpleNamespace(params=None)
-    folder, parts = tmp_path / "eval", cast(Any, None)
+    folder, parts = tmp_path / "eval", experiment.build(few)
     store = batch_cache.Store(folder, {})
     results = samples.sampling_results(few, parts, trained, folder, store)
     assert (results["num_samples"], results["nfe"]) == (200, 7)
@@ -404,7 +413,7 @@ def test_every_metric_declares_itself_and_has_a_number_that_is_shown(small):
         for name in re.findall(r'^@metric\("(\w+)"', file.read_text(), re.MULTILINE)
     ]
     assert set(declared) == metric.table().keys()
-    judge = Judge(config())
+    judge = judge_of(config())
     judge.add(fake_samples())
     for name, entry in judge.metrics.items():
         numbers = entry.compute(judge.generated, judge.real, judge.options)

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from generation import examples, generator
+from generation import examples
 from runtime import experiment
 from runtime.workdir import open_run, restore
 from tests import tiny
@@ -55,12 +55,12 @@ def test_a_grid_is_drawn_at_every_snapshot(run: pathlib.Path, one_device: None) 
     config = tiny.config(**CHANGES)
     parts = experiment.build(config)
     params = restore(config, parts, run).params
-    batches = generator.Generator(config, parts)(params, np.arange(10), "")
+    batches = tiny.generator(config, parts)(params, np.arange(10), "")
     expected = np.concatenate([batch["image"] for _, batch in batches])
     with np.load(run / sample_grids.FOLDER / "step_0000006.npz") as stored:
         np.testing.assert_array_equal(stored["image"], expected[:8])
     page = Image.open(run / sample_grids.FOLDER / "step_0000006.png")
-    examples.from_config(config).save_pictures(run / "expected", "grid", {"image": expected})
+    examples.kind_of(parts.pixels).save_pictures(run / "expected", "grid", {"image": expected})
     assert page.tobytes() == Image.open(run / "expected" / "grid.png").tobytes()
 
 

@@ -18,6 +18,7 @@ from data.folder import read_image
 from evaluation import features
 from evaluation.judge import Judge
 from evaluation.metrics import inception_weights, kernel, metric
+from runtime import experiment
 from tests import tiny
 from tests.test_inception import drawn
 from tests.test_training import use_devices
@@ -87,17 +88,16 @@ def test_fid_kid_inception_score_precision_and_recall(tmp_path, monkeypatch):
     (split / "train").mkdir()
     for path in real.iterdir():
         (split / "train" / path.name).symlink_to(path)
-    judge = Judge(
-        tiny.config(
-            data__dataset="folder",
-            data__data_dir=str(split),
-            data__image_size=SIZE,
-            data__num_channels=3,
-            eval__inception_path=str(weights),
-            eval__num_samples=COUNT,
-            eval__metrics=("fid", "kid", "inception_score", "precision_recall"),
-        )
+    config = tiny.config(
+        data__dataset="folder",
+        data__data_dir=str(split),
+        data__image_size=SIZE,
+        data__num_channels=3,
+        eval__inception_path=str(weights),
+        eval__num_samples=COUNT,
+        eval__metrics=("fid", "kid", "inception_score", "precision_recall"),
     )
+    judge = Judge(experiment.build(config), config.eval)
     judge.add(np.stack(pictures))
     found = judge.results()
     names = {

@@ -29,10 +29,11 @@ from data.toy import GaussianMixture
 from diffusion import times
 from evaluation import evaluate
 from evaluation.metrics.sliced import sliced_wasserstein
-from generation import examples, generator, point_figures, sample, score_field
+from generation import examples, point_figures, sample, score_field
 from runtime import devices, experiment
 from runtime.workdir import restore
 from sde_lib import SDE, VESDE, VariancePreservingSDE
+from tests import tiny
 from tests.gaussians import Mixture
 from tests.test_training import use_devices
 from training import loop, optimizers
@@ -262,7 +263,7 @@ def test_every_config_trains(name: str) -> None:
     same = jax.tree.map(lambda a, b: a.shape[1:] == b.shape, after, state)
     assert all(jax.tree.leaves(same))
     if name not in CLASSIFIERS:
-        generator.Generator(config, parts)  # its sampler suits its network
+        tiny.generator(config, parts)  # its sampler suits its network
 
 
 @pytest.mark.parametrize(
@@ -284,7 +285,7 @@ def test_every_config_of_digits_has_a_loss(name: str) -> None:
         jnp.arange(count),
     )
     assert loss.shape == (count,)
-    generator.Generator(config, parts)
+    tiny.generator(config, parts)
 
 
 def test_every_set_of_points_is_used_and_every_objective_meets_the_mixture() -> None:
@@ -347,10 +348,10 @@ def test_the_network_is_told_noise_level_and_class() -> None:
 
 def test_likelihoods_of_points_are_in_nats_and_of_images_in_bits() -> None:
     logp = jnp.array([-3.0])
-    points = examples.from_config(load("toy/mixture_dsm_vp"))
+    points = examples.kind_of(experiment.build(load("toy/mixture_dsm_vp")).pixels)
     assert points.unit == "nats"
     np.testing.assert_allclose(points.per_dim(logp, (1, 1, 2)), 1.5)
-    images = examples.from_config(load("digits/edm"))
+    images = examples.kind_of(experiment.build(load("digits/edm")).pixels)
     assert images.unit == "bits"
     bits = 3.0 / (64 * np.log(2.0)) + np.log2(17 / 2.0)
     np.testing.assert_allclose(images.per_dim(logp, (8, 8, 1)), bits, rtol=1e-6)

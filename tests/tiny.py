@@ -12,7 +12,10 @@ from absl.testing import flagsaver
 from ml_collections import ConfigDict
 
 import main
+import sampling
 from configs import quickstart
+from generation.generator import Generator
+from runtime import devices, experiment
 
 OVERRIDES: dict[str, Any] = {
     "training.batch_size": 8,
@@ -52,6 +55,11 @@ def config(**changes: Any) -> ConfigDict:
         OVERRIDES | {name.replace("__", "."): value for name, value in changes.items()}
     )
     return made
+
+
+def generator(config: ConfigDict, parts: experiment.Parts) -> Generator:
+    """The generator of samples by the config's sampler."""
+    return Generator(parts, sampling.from_config(config, devices.AXIS), config.sampling)
 
 
 def arguments(workdir: pathlib.Path, mode: str, *more: str) -> list[str]:

@@ -7,10 +7,8 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import ml_collections
 import numpy as np
 
-import data
 from runtime import devices, experiment, figures, files
 from training.objective import Objective
 
@@ -43,12 +41,12 @@ class HeldOutLoss:
     """
 
     def __init__(
-        self, config: ml_collections.ConfigDict, parts: experiment.Parts, objective: Objective
+        self, parts: experiment.Parts, objective: Objective, batch_size: int, seed: int
     ) -> None:
-        dataset = data.from_config(config, "test")
-        count = min(len(dataset), config.eval.batch_size)
+        dataset = parts.dataset("test")
+        count = min(len(dataset), batch_size)
         self.images, self.classes = dataset.take(np.arange(count))
-        key = jax.random.key(config.seed)
+        key = jax.random.key(seed)
 
         def losses(params: Any, indices: jax.Array, examples: Any) -> dict[str, jax.Array]:
             images, classes = examples

@@ -89,7 +89,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     ):
         records = Records(
             history=History(log),
-            held_out_loss=HeldOutLoss(config, parts, objective),
+            held_out_loss=HeldOutLoss(parts, objective, config.eval.batch_size, config.seed),
             snapshots=Snapshots(workdir / "ema"),
             checkpoints=checkpoints,
             grids=sample_grids.from_config(config, parts, workdir, start, log),

@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image
 
 import models
+import sampling
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
@@ -55,9 +56,11 @@ class SampleGrids:
         start: int,
         log: MetricLog | None,
     ) -> None:
-        self.kind = examples.from_config(config)
+        self.kind = examples.kind_of(parts.pixels)
         self.num_samples = _num_samples(config, self.kind)
-        self.generator = Generator(_without_frames(config, self.num_samples), parts)
+        frameless = _without_frames(config, self.num_samples)
+        sampler = sampling.from_config(frameless, devices.AXIS)
+        self.generator = Generator(parts, sampler, frameless.sampling)
         self.workdir, self.folder, self.log = workdir, workdir / FOLDER, log
         if devices.is_primary():
             later = [*self._stored(".png").items(), *self._stored(".npz").items()]
