@@ -10,7 +10,6 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Mapping
-from typing import Any
 
 from configs import schema
 
@@ -30,12 +29,8 @@ def _rows(fields: Mapping[str, schema.Field], prefix: str = "") -> str:
     rows = [("field", "default", "valid", "meaning"), ("---",) * 4]
     for name, field in fields.items():
         valid = field.rule.words or type(field.default).__name__
-        rows.append((f"`{prefix}{name}`", f"`{_shown(field.default)}`", valid, field.words))
+        rows.append((f"`{prefix}{name}`", f"`{field.default!r}`", valid, field.words))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def _shown(default: Any) -> str:
-    return repr(default)
 
 
 def updated(page: str) -> str:

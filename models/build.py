@@ -18,8 +18,8 @@ from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
 
-CLASSIFIER = "classifier"  # the objective of a noisy classifier, and
-CLIP_OBJECTIVE = "clip"  # that of images and captions
+CLASSIFIER = "classifier"  # the objective of a noisy classifier
+CLIP_OBJECTIVE = "clip"  # the objective of noisy images and captions
 GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
 
 # Types of the arithmetic; None is float32, which needs no casts.
