@@ -30,6 +30,10 @@ HOME = pathlib.Path(__file__).resolve().parent.parent
 MAKERS = ("evaluation.sample_batches", "evaluation.likelihoods", "runtime.backend")
 # Modules that draw pictures of numbers and return none.
 DRAWING = ("generation.point_figures", "runtime.figures")
+# The module that makes all results, of which the modules below it count, but for their report.
+EVALUATION = ("evaluation.evaluate", "runtime.backend")
+REPORT = "evaluation.report"
+FOUND = ("data/*.py", "evaluation/metrics/*.py")  # what is imported by being in a folder
 NATIVE = "models/ops/cpu"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "diffrax", "equinox", "lineax", "optimistix", "numpy"),
@@ -157,14 +161,15 @@ def fingerprint(tree: Any) -> str:
 # --- the program ---
 
 
-def program() -> dict[str, Any]:
+def program(makers: tuple[str, ...] = MAKERS) -> dict[str, Any]:
     """All of the program and the machine that samples and likelihoods depend on, as JSON.
 
-    "native" is True where the CPU's native functions run, False where XLA's own forms do.
+    With `makers=EVALUATION` it is what all results depend on, their metrics included. "native" is
+    True where the CPU's native functions run, False where XLA's own forms do.
     """
     platform = jax.default_backend()
     return {
-        "code": code_fingerprint(),
+        "code": code_fingerprint(HOME, makers),
         "versions": {name: _version(name) for name in PACKAGES},
         "platform": platform,
         "native": platform == "cpu" and native.available(),
@@ -178,30 +183,34 @@ def _version(package: str) -> str:
         return ""
 
 
-def code_fingerprint(home: pathlib.Path = HOME) -> str:
+def code_fingerprint(home: pathlib.Path = HOME, makers: tuple[str, ...] = MAKERS) -> str:
     """SHA-256 of the names and contents of `sources`."""
     content = hashlib.sha256()
-    for file in sources(home):
+    for file in sources(home, makers):
         content.update(f"{file.relative_to(home).as_posix()}\n".encode() + file.read_bytes())
     return content.hexdigest()
 
 
-def sources(home: pathlib.Path = HOME) -> list[pathlib.Path]:
-    """The files that can change a sample or a likelihood, sorted.
+def sources(home: pathlib.Path = HOME, makers: tuple[str, ...] = MAKERS) -> list[pathlib.Path]:
+    """The files that can change what `makers` make: samples, likelihoods, results; sorted.
 
-    These are `MAKERS` with every module of the project at `home` that they import, and so on,
-    `DRAWING` aside, and the native functions of the CPU.
+    These are the makers with every module of the project at `home` that they import, and so on,
+    `DRAWING` and the report aside; files that are found in their folder; and the CPU's native
+    functions.
     """
     modules: dict[str, pathlib.Path] = {}
-    pending = list(MAKERS)
+    pending = list(makers)
     while pending:
         module = pending.pop()
         path = home.joinpath(*module.split("."))
         file = path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
-        if module not in modules and module not in DRAWING and file.is_file():
+        shows = module in DRAWING or module.startswith(REPORT)
+        if module not in modules and not shows and file.is_file():
             modules[module] = file
             pending += imported_names(file.read_bytes())
-    return sorted([*modules.values(), *(home / NATIVE).iterdir()])
+    patterns = FOUND if makers == EVALUATION else FOUND[:1]
+    found = [file for pattern in patterns for file in home.glob(pattern)]
+    return sorted({*modules.values(), *found, *(home / NATIVE).iterdir()})
 
 
 @functools.cache

@@ -91,6 +91,7 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
+        "program": batch_cache.program(batch_cache.EVALUATION),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
 
@@ -193,20 +194,39 @@ def with_sampler(
     return variant
 
 
+def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
+    """True if the `stored` results are those that an evaluation of `config` would give.
+
+    Results of "latest" or "best", which may be another step by now, never are.
+    """
+    if not config.eval.checkpoint.isdecimal() or stored.get("made_by") != made_by(config):
+        return False
+    program = json.loads(json.dumps(batch_cache.program(batch_cache.EVALUATION)))
+    return stored.get("program") == program and stored.get("weights_sha256") == weights_of(
+        config, workdir
+    )
+
+
+def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
+    """SHA-256 of the weights that `config.eval` means."""
+    trained = restore(config, experiment.build(config), workdir)
+    return batch_cache.fingerprint(trained.params)
+
+
 def evaluate_each(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
 ) -> Results:
     """Makes every evaluation of `planned`, each in a folder of its own, and a table of all.
 
-    What is finished is not repeated: a `results.json` there that was made in the same way stands.
+    What is finished is not repeated: a `results.json` there that was made in the same way, by the
+    same program, of the same weights, stands.
     """
     runs, plan = {}, planned(config, workdir)
     for name, variant in plan.items():
-        stored = workdir / eval_folder / name / "results.json"
-        finished = json.loads(stored.read_text()) if stored.is_file() else {}
-        same = finished.get("made_by") == made_by(variant) and variant.eval.checkpoint.isdecimal()
-        if devices.of_primary(same):
-            runs[name] = finished
+        path = workdir / eval_folder / name / "results.json"
+        stored = json.loads(path.read_text()) if path.is_file() else {}
+        if devices.of_primary(is_finished(stored, variant, workdir)):
+            runs[name] = stored
         else:
             runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")
     if devices.is_primary():

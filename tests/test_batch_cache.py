@@ -183,6 +183,16 @@ def test_a_module_newly_imported_is_part_of_the_name_from_then_on(copied):
 def test_every_file_of_the_native_functions_counts():
     counted = set(batch_cache.sources())
     assert set((batch_cache.HOME / "models" / "ops" / "cpu").iterdir()) <= counted
+    assert batch_cache.HOME / "data" / "digits.py" in counted  # found by its folder, not imported
+
+
+def test_all_results_depend_on_their_metrics_too_and_never_on_their_report():
+    counted = set(batch_cache.sources(makers=batch_cache.EVALUATION))
+    assert set(batch_cache.sources()) <= counted
+    for name in ("frechet.py", "manifold.py", "classifier.py"):
+        assert batch_cache.HOME / "evaluation" / "metrics" / name in counted
+    assert batch_cache.HOME / "evaluation" / "judge.py" in counted
+    assert not [file for file in counted if "report" in file.parts]
 
 
 def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_path):
@@ -191,7 +201,7 @@ def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_pat
     def folder() -> str:
         return batch_cache.Store(tmp_path, batch_cache.program()).open(what="x").folder.name
 
-    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda: "the same")
+    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "the same")
     monkeypatch.setattr(native, "available", lambda: True)
     assert folder() == folder()
     folders = [folder()]
@@ -206,7 +216,7 @@ def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_pat
                 lambda name, other=package: "99" if name == other else installed(name),
             )
             folders.append(folder())
-    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda: "other code")
+    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "other code")
     folders.append(folder())
     assert len(set(folders)) == len(folders)
 

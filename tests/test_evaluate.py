@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation import evaluate
+from evaluation import batch_cache, evaluate
 from evaluation.report import content
 from runtime import files
 from tests import tiny
@@ -83,13 +83,22 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     run_with(200, 400)
     config = tiny.config(**RANGE)
     done: list[str] = []
+    weights = ["a hash"]
+    monkeypatch.setattr(evaluate, "weights_of", lambda *_: weights[0])
 
     def one_run(one, workdir, folder):
         step = int(one.eval.checkpoint)
         if one.sampling.method == "ode" and step == 400 and len(done) == 3:
             raise KeyboardInterrupt
         done.append(folder)
-        results = {"step": step, "nfe": 5.0, "fid": len(done), "made_by": evaluate.made_by(one)}
+        results = {
+            "step": step,
+            "nfe": 5.0,
+            "fid": len(done),
+            "made_by": evaluate.made_by(one),
+            "program": batch_cache.program(batch_cache.EVALUATION),
+            "weights_sha256": weights[0],
+        }
         files.write_json(workdir / folder / "results.json", results)
         return results
 
@@ -106,6 +115,14 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     assert [run["fid"] for run in results.values()] == [1, 2, 3, 5]
     assert reported == [list(evaluate.planned(config, tmp_path))]
     assert (tmp_path / "eval" / "results.json").is_file()
+    monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "other code")
+    assert list(whole(config, tmp_path, "eval")["runs"]) == list(results)
+    assert len(done) == 9  # all four again
+    assert len(whole(config, tmp_path, "eval")["runs"]) == 4
+    assert len(done) == 9
+    weights[0] = "another hash"  # trained again to the same step
+    whole(config, tmp_path, "eval")
+    assert len(done) == 13
     header, _, *rows = capsys.readouterr().out.splitlines()[:6]
     assert header.split() == ["evaluation", "step", "NFE", "FID"]
     assert rows[3].split() == ["step_400_ode", "400", "5", "5"]

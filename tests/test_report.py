@@ -18,6 +18,7 @@ import pytest
 from ml_collections import ConfigDict
 from PIL import Image
 
+from configs import stored
 from evaluation import evaluate
 from evaluation.report import content, page, published, quantities
 from runtime import figures
@@ -79,8 +80,8 @@ def numbers(config: ConfigDict, found: dict[str, Any]) -> dict[str, dict[str, An
 
 
 def test_every_config_is_known_by_its_values():
-    for name, fields in published.shipped().items():
-        known = published.identify(ConfigDict(fields))
+    for name, config in stored.shipped().items():
+        known = published.identify(config)
         assert known is not None
         assert known[1:] == ([], []), name
     for name in (*published.SAMPLES, *published.FLOW):

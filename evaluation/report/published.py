@@ -6,16 +6,10 @@ taken for the one that it began as: it is that one "with changed fields".
 
 from __future__ import annotations
 
-import fnmatch
-import functools
-import importlib
-import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from flax.traverse_util import flatten_dict
-
-import configs
+from configs.stored import config_differences, shipped
 from evaluation.report.quantities import QUANTITIES, SAMPLED
 
 PAPER = "Song et al. 2021, Score-Based Generative Modeling through SDEs (ICLR)"
@@ -106,7 +100,8 @@ def identify(config: Any) -> NearestConfig | None:
     """The config of `configs/` with the fewest other values; None if none is akin."""
     fields = config.to_dict()
     akin = []
-    for name, stored in shipped().items():
+    for name, shipped_config in shipped().items():
+        stored = shipped_config.to_dict()
         if _values(stored) == _values(fields):
             changed = _changed(stored, fields)
             sampler = [line for line in changed if line.startswith("sampling.")]
@@ -116,23 +111,6 @@ def identify(config: Any) -> NearestConfig | None:
     if not akin:
         return None
     return min(akin, key=lambda near: (len(near.changed), len(near.sampler_changed), near.name))
-
-
-@functools.cache
-def shipped() -> dict[str, dict[str, Any]]:
-    """All configs of this program, nested, by their paths."""
-    return {name: config.to_dict() for name, config in _stored().items()}
-
-
-def _stored() -> dict[str, Any]:
-    home = pathlib.Path(configs.__file__).parent
-    stored = {}
-    for path in sorted(home.rglob("*.py")):
-        parts = path.relative_to(home).with_suffix("").parts
-        module = importlib.import_module(".".join(("configs", *parts)))
-        if hasattr(module, "get_config"):
-            stored["/".join(parts)] = module.get_config()
-    return stored
 
 
 def compare(nearest: NearestConfig | None, results: Mapping[str, Any]) -> dict[str, Published]:
@@ -213,18 +191,10 @@ def _values(config: Mapping[str, Any]) -> list[Any]:
 
 def _changed(stored: Mapping[str, Any], fields: Mapping[str, Any]) -> list[str]:
     """Lines "model.nf: 64, not 128" for the fields that differ, without those of `FREE`."""
-    absent = "nothing"
-    old, new = (flatten_dict(dict(config), sep=".") for config in (stored, fields))
-    lines = []
-    for name in sorted(old.keys() | new.keys()):
-        before, now = (_plain(values.get(name, absent)) for values in (old, new))
-        if before != now and not any(fnmatch.fnmatch(name, pattern) for pattern in FREE):
-            lines.append(f"{name}: {now}, not {before}")
-    return lines
 
+    def shown(value: Any) -> Any:
+        return "''" if value == "" else value
 
-def _plain(value: Any) -> Any:
-    """A value as JSON gives it back, which has no tuples, and "" as one sees it."""
-    if isinstance(value, tuple | list):
-        return [_plain(item) for item in value]
-    return value if value != "" else "''"
+    return config_differences(
+        stored, fields, FREE, lambda name, old, new: f"{name}: {shown(new)}, not {shown(old)}"
+    )
