@@ -257,7 +257,8 @@ def test_which_features_judge_which_data_set():
     assert uses(**colour)
     assert not uses(**colour, eval__features="classifier")
     assert uses(data__dataset="celeba", data__num_channels=3)
-    points = {"data__dataset": "two_moons", "data__num_channels": 2}
+    points = {"data__dataset": "two_moons", "data__num_channels": 2, "data__image_size": 1}
+    points |= {"data__uniform_dequantization": False}
     assert not uses(**points)
     with pytest.raises(ValueError, match=r"two_moons has points.* must be 'auto'"):
         uses(**points, eval__features="classifier")
