@@ -9,6 +9,8 @@ from collections.abc import Iterator
 
 import pytest
 
+import main
+
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
 # From the ground up. What stands on one floor knows nothing of its neighbours.
@@ -107,3 +109,34 @@ def test_no_file_is_longer_than_an_idea() -> None:
     for module, path in MODULES.items():
         if not module.startswith("benchmarks"):
             assert module in longer or len(path.read_text().splitlines()) <= 400, module
+
+
+def closure(module: str) -> set[str]:
+    """The module with all modules of the house that it imports, directly or not."""
+    modules: set[str] = set()
+    pending = [module]
+    while pending:
+        name = pending.pop()
+        if name not in modules:
+            modules.add(name)
+            pending += imports(name)
+    return modules
+
+
+@pytest.mark.parametrize(("mode", "most"), [("eval", 8), ("control", 6), ("sample", 3)])
+def test_a_config_visits_few_files(mode: str, most: int) -> None:
+    """Files of folders from the runtime up, of which a function takes the whole config. Below them
+    there is one seam for each noun; all others get the experiment, a section or a number.
+    """
+    modules = closure(main.MODES[mode].function.partition(":")[0])
+    entries = {entry.function.partition(":")[2] for entry in main.MODES.values()}
+    entries.remove(main.MODES[mode].function.partition(":")[2])
+    visited = set()
+    for module in modules:
+        tree = ast.parse(MODULES[module].read_text())
+        for node in ast.walk(tree):
+            if isinstance(node, ast.FunctionDef) and node.name not in entries | {"from_config"}:
+                takes = "config" in {each.arg for each in (*node.args.args, *node.args.kwonlyargs)}
+                if takes and "." in module and FLOOR[module.partition(".")[0]] >= FLOOR["runtime"]:
+                    visited.add(module)
+    assert len(visited) <= most, sorted(visited)

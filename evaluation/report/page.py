@@ -124,10 +124,10 @@ def leading(numbers: Sequence[Content]) -> list[Content]:
     return [by_name[name] for name in quantities.leading() if name in by_name]
 
 
-def settings(config: Content) -> str:
-    """The whole config, a line "section.field = value" for each field."""
+def settings(sections: Content) -> str:
+    """The whole config by its sections, a line "section.field = value" for each field."""
     lines = []
-    for section, fields in config.items():
+    for section, fields in sections.items():
         for field, value in fields.items() if isinstance(fields, dict) else [("", fields)]:
             lines.append(f"{section}{'.' if field else ''}{field} = {value}")
     return "\n".join(lines)
