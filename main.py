@@ -19,7 +19,7 @@ from runtime.errors import Refused, one_line
 
 
 class Mode(NamedTuple):
-    """What a mode runs.
+    """A mode of the program.
 
     Attributes:
       function: "package.module:function", imported late so that --help is quick.

@@ -185,7 +185,7 @@ def _names_of(root: pathlib.Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _stand_ins(framework: str) -> Iterator[None]:
-    """What is imported and never used: modules and attributes in its place, for a while."""
+    """Stand-ins for modules and attributes that a peer imports and never uses, for a while."""
     if framework == "torch":
         compiler: Any = types.ModuleType("torch.utils.cpp_extension")
         compiler.load = lambda *args, **kwargs: None

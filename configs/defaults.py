@@ -1,4 +1,4 @@
-"""What families of configs share: a data set's settings, an SDE's, a network's.
+"""Families of configs: the settings of a data set, of an SDE, of a network.
 
 A config starts from a data set (`cifar10()`, ...), applies one SDE and one network, and then sets
 what is its own.

@@ -33,7 +33,7 @@ class Guide:
     label: str
 
     def source(self, folder: str) -> str:
-        """Where the weights are from, in words; `folder` is the run's."""
+        """The origin of the weights, in words; `folder` is the run's."""
         return f"{folder}, step {self.step}, {self.label}"
 
 

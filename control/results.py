@@ -21,7 +21,7 @@ Arrays = dict[str, np.ndarray]  # of all images, [n, ...]
 def recognition(
     target_classes: np.ndarray, images: np.ndarray, dataset: Callable[[str], data.Dataset]
 ) -> tuple[Arrays, dict[str, Any]]:
-    """How many of the images [n, ...] are taken for what they should be, by a classifier.
+    """The share of the images [n, ...] that are taken for what they should be, by a classifier.
 
     It is `metrics.classifier`, which is trained on the data set alone and knows nothing of the
     network or its guide. Images whose target class is -1 are not counted.

@@ -154,7 +154,7 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
 
 
 def origin(options: Options, prior: Prior, trained: Trained) -> dict[str, Any]:
-    """What images were made from, for `results.json`."""
+    """The origin of the images, for `results.json`."""
     return {
         "task": options.task,
         "method": options.method,

@@ -163,7 +163,7 @@ def log_normal_times(sde: SDE, u: Array, mean: float, std: float) -> Array:
 
 
 def log_normal_range(sde: SDE, mean: float, std: float) -> tuple[Array, Array]:
-    """What share of N(mean, std^2) lies below log(sigma / alpha) at the first time and at T."""
+    """The share of N(mean, std^2) below log(sigma / alpha) at the first time and at T."""
     low, high = ndtr((jnp.log(noise_range(sde)) - mean) / std)
     return low, high
 

@@ -1,1 +1,1 @@
-"""What every mode stands on."""
+"""The ground of every mode: devices, the experiment, a run's folder, files, figures, errors."""

@@ -1,4 +1,4 @@
-"""What XLA reads from the environment when JAX is imported. Standard library only."""
+"""The environment that XLA reads when JAX is imported. Standard library only."""
 
 from __future__ import annotations
 

@@ -111,7 +111,7 @@ def gamma_of(sigma_rel: float) -> float:
 
 
 class Combination(NamedTuple):
-    """How stored averages are added up, and how near their sum comes to the wanted average."""
+    """A weighted sum of stored averages, and its distance from the wanted average."""
 
     coefficients: np.ndarray  # [n], of sum 1
     error: float  # |combined profile - wanted one| / |wanted one|, in the L2 norm over steps

@@ -39,13 +39,13 @@ class Pixels:
         return transforms.inverse_scale(x, self.levels, self.centered, self.dequantized)
 
     def to_levels_of_grey(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """As `to_levels`; the sums of red, green and blue are those of x."""
+        """`to_levels` that keeps the sums of red, green and blue of x."""
         return transforms.inverse_scale_of_grey(x, self.levels, self.centered, self.dequantized)
 
 
 @dataclasses.dataclass(frozen=True)
 class Parts:
-    """What a config describes without its data set; shared by training, evaluation, sampling.
+    """The parts of an experiment: SDE, network, images; shared by training, evaluation, sampling.
 
     Attributes:
       sde: the process from data to noise.
