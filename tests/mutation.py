@@ -1,6 +1,6 @@
 """Do the tests notice a changed sign, a changed factor or a shifted time index?
 
-    python tests/mutation.py [--sample N] [--seed 0] [--file solvers.py]
+    python tests/mutation.py [--sample N] [--seed 0] [--file sampling.py]
 
 Mutants of the update rules are made from their syntax trees, one at a time, in a copy of the
 project. A mutant that its quick tests (`RULES`) let pass has survived, and the exit code is 1.
@@ -39,7 +39,12 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "sampling.py",
-        "langevin annealed_langevin _langevin_steps annealed_langevin_dynamics",
+        "annealed_langevin_dynamics",
+        {"few_steps": "annealed_langevin_dynamics_is_the_update_of_smld"},
+    ),
+    (
+        "diffusion/langevin.py",
+        "_batch_norm langevin annealed_langevin _steps",
         {
             "sampling": "single_updates_of_the_original "
             "batch_norm_is_the_mean_of_norms_over_batch_and_devices",
@@ -48,17 +53,17 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "sampling.py",
-        "sampling_times pc_sampler ode_sampler",
+        "pc_sampler ode_sampler",
         {
-            "sampling": "each_time_has_its_own_level_of_the_discrete_chain "
-            "denoise_returns_the_mean_of_the_last_update pc_reports_true_evaluations "
+            "sampling": "denoise_returns_the_mean_of_the_last_update pc_reports_true_evaluations "
             "ode_denoising_takes_one_noise_free_step_at_eps ode_reports_true_evaluations "
             "predictor_corrector_runs_of_the_original frames_are_states_of_the_same_run "
+            "what_follows_an_update_takes_a_draw_of_its_own"
         },
     ),
     (
         "diffusion/reverse_sde.py",
-        "sde_sampler",
+        "LogSNRForm Steps sde_sampler",
         {"sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses"},
     ),
     (
@@ -86,6 +91,11 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "diffusion/grids.py",
         "_uniform _quadratic _log_snr _karras time_grid half_log_snr times_of",
         {"few_steps": "time_grids_are_even_in_their_own_variable"},
+    ),
+    (
+        "diffusion/grids.py",
+        "sampling_times",
+        {"sampling": "each_time_has_its_own_level_of_the_discrete_chain"},
     ),
     (
         "likelihood.py",
@@ -129,13 +139,14 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "controllable.py",
-        "guided classifier_free within times_of_noise Masked infilled noised pc_infill travel",
+        "guided classifier_free within times_of_noise MaskConstraint infilled noised "
+        "pc_infill _official_pc_infill travel",
         {"controllable": ""},
     ),
     (
         "diffusion/inverse.py",
-        "average_pool gaussian_blur adjoint conjugate_gradients Measured pseudo_inverse "
-        "posterior_guided _denoised_with_pullback",
+        "average_pool gaussian_blur adjoint conjugate_gradients MeasurementConstraint "
+        "pseudo_inverse posterior_guided _denoised_with_pullback",
         {"inverse": ""},
     ),
     (

@@ -539,6 +539,57 @@ def test_from_config_passes_every_setting_on() -> None:
     assert all(jnp.abs(made - results[0][0]).max() > 1e-4 for made, _ in results[1:])
 
 
+def test_a_new_predictor_is_one_function_and_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Registered in PREDICTORS it samples by config; here x is halved at each of N times."""
+
+    def halve(sde: Any, score_fn: Any, x: Any, t: Any, z: Any, probability_flow: bool = False):
+        return 0.5 * x, 0.5 * x
+
+    monkeypatch.setitem(sampling.PREDICTORS, "halve", halve)
+    config = config_of(predictor="halve", corrector="none")
+    sde, noise = VESDE(N=3), normal_noise(2)
+    samples = sampling.from_config(config)(sde, gaussians.linear_score(sde, MEAN, STD), noise)
+    np.testing.assert_allclose(samples.x, sde.prior_sampling(noise(0)) / 8)
+    assert samples.nfe == 3
+
+
+def test_a_corrector_is_made_of_the_settings_that_it_takes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A corrector without settings gets none; one that is called without a ratio is refused."""
+
+    def shift() -> langevin.Corrector:
+        return lambda sde, score_fn, x, t, zs: (x + len(zs), x)
+
+    monkeypatch.setitem(sampling.CORRECTORS, "shift", shift)
+    config = config_of(predictor="none", corrector="shift", n_steps_each=2, noise_removal=False)
+    sde, noise = VESDE(N=3), normal_noise(2)
+    samples = sampling.from_config(config)(sde, gaussians.linear_score(sde, MEAN, STD), noise)
+    np.testing.assert_allclose(samples.x, sde.prior_sampling(noise(0)) + 6, rtol=1e-6)
+    for factory in (langevin.langevin, langevin.annealed_langevin):
+        with pytest.raises(ValueError, match="snr must be positive, not 0"):
+            factory(0)
+
+
+def test_what_follows_an_update_takes_a_draw_of_its_own() -> None:
+    """Draws by number: prior 0, then corrector 1 and 2, after it 3, predictor 4, after it 5, ..."""
+    sde = VESDE(N=2)
+    draws = jnp.arange(11.0)[:, None, None] * jnp.ones((1, 1, 2))
+    seen = []
+
+    def after_update(x: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
+        jax.debug.callback(lambda z: seen.append(int(z[0, 0])), z, ordered=True)
+        return x
+
+    sampling.pc_sampler(
+        sde,
+        gaussians.linear_score(sde, MEAN, STD),
+        recorded_noise(draws),
+        n_steps_each=2,
+        after_update=after_update,
+    )
+    jax.effects_barrier()
+    assert seen == [3, 5, 8, 10]
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
