@@ -21,7 +21,7 @@ CHECKED = ["controllable", "diffusion", "sampling"]
 with install_import_hook(CHECKED, f"{numeric_tower.__name__}.typechecker"):
     import controllable
     import sampling
-    from diffusion import few_steps, grids, inverse, langevin, latent, times
+    from diffusion import grids, inverse, langevin, latent, times, trajectory
 
 import jax
 import jax.numpy as jnp
@@ -83,7 +83,7 @@ def check_control(sde: SDE, score_fn: Any) -> None:
     traced(latent.sdedit, sde, score_fn, noise, IMAGES, latent.times_from(grid, 0.5 * sde.T))
     traced(latent.slerp, IMAGES, IMAGES, t)
     traced(latent.direction, IMAGES, np.array([1, 0]))
-    traced(jax.vmap(functools.partial(few_steps.denoised, sde, score_fn)), IMAGES[None], t[:1])
+    traced(jax.vmap(functools.partial(trajectory.denoised, sde, score_fn)), IMAGES[None], t[:1])
     for draws in times.TIME_DRAWS.values():
         traced(draws, jax.random.key(0), jnp.arange(BATCH), BATCH)
 
