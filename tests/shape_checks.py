@@ -16,10 +16,15 @@ from jaxtyping import TypeCheckError, install_import_hook
 
 from tests import numeric_tower
 
-CHECKED = ["controllable", "diffusion", "sampling"]
+CHECKED = [
+    *("controllable", "diffusion", "likelihood", "losses", "models.guide_losses", "models.score"),
+    *("sampling", "sde_lib"),
+]
 
 with install_import_hook(CHECKED, f"{numeric_tower.__name__}.typechecker"):
     import controllable
+    import likelihood
+    import losses
     import sampling
     from diffusion import grids, inverse, langevin, latent, times, trajectory
 
@@ -88,12 +93,46 @@ def check_control(sde: SDE, score_fn: Any) -> None:
         traced(draws, jax.random.key(0), jnp.arange(BATCH), BATCH)
 
 
+def check_objectives(sde: SDE, score_fn: Any) -> None:
+    """Every objective by config, under every weighting and distribution of times."""
+    points = jnp.ones((5, *SHAPE))
+    u = jnp.array([0.1, 0.7])
+    for objective in losses.OBJECTIVES:
+        config = schema.base()
+        config.data.update(image_size=2, num_channels=3)
+        config.training.update(objective=objective, num_directions=2)
+        config.model.prediction = "score"
+        loss = losses.from_config(config, sde, points=points)
+        per_image, terms = traced_loss(loss, score_fn, u)
+        assert per_image.shape == terms["noise_mse"].shape == (BATCH,), objective
+    for weighting in losses.WEIGHTINGS:
+        traced(losses.weight, sde, u, weighting)
+
+
+def traced_loss(loss: Any, score_fn: Any, u: Any) -> Any:
+    """The shapes of a loss and of its parts."""
+    return jax.eval_shape(lambda: loss(score_fn, IMAGES, KEYS, u))
+
+
+def check_likelihoods(sde: SDE, score_fn: Any) -> None:
+    """Likelihood and bound by config, with every probe, and the way to the latents and back."""
+    for probe in ("rademacher", "gaussian", "exact"):
+        config = schema.base()
+        config.eval.update(bpd_probe=probe, bpd_bound_draws=3)
+        traced(likelihood.from_config(config), sde, score_fn, IMAGES, KEYS)
+    traced(likelihood.bound_from_config(config), sde, score_fn, IMAGES, KEYS)
+    traced(likelihood.bits_per_dim, jnp.zeros(BATCH), SHAPE, 256, 2.0)
+    traced(likelihood.decode, sde, score_fn, likelihood.encode(sde, score_fn, IMAGES).y)
+
+
 def check_refusals(sde: SDE, score_fn: Any) -> None:
     """Shapes that do not fit are refused, where broadcasting would have hidden them."""
     for call in (
         lambda: sampling.euler_maruyama(sde, score_fn, IMAGES, jnp.ones(1), IMAGES),
         lambda: langevin.annealed_langevin(0.1)(sde, score_fn, IMAGES, jnp.ones(2), IMAGES),
         lambda: latent.slerp(IMAGES, IMAGES[:1], jnp.ones(2)),
+        lambda: losses.dsm(sde, score_fn, IMAGES, jnp.ones(1), IMAGES),
+        lambda: sde.marginal_prob(IMAGES, jnp.ones(3)),
     ):
         try:
             traced(call)
@@ -108,5 +147,7 @@ if __name__ == "__main__":
         exact_score = gaussians.linear_score(process, 0.3, 0.5)
         check_samplers(process, exact_score)
         check_control(process, exact_score)
+        check_objectives(process, exact_score)
+        check_likelihoods(process, exact_score)
         check_refusals(process, exact_score)
     print("checked")
