@@ -59,7 +59,7 @@ def test_an_image_depends_on_its_index_alone(
         "sampling__rtol": 1e-3,
         "sampling__atol": 1e-3,
     }
-    monkeypatch.setattr(data.transforms, "inverse_scale", lambda x, **_: x)  # keep the digits
+    monkeypatch.setattr(data.transforms, "inverse_scale", lambda x, *_: x)  # keep the digits
     use_devices(monkeypatch, 1)
     one = draw(trained, np.arange(6), 3, **changes)
     distances = np.abs(one[:, None] - one).reshape(6, 6, -1).max(axis=-1)
