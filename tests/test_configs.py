@@ -20,6 +20,7 @@ import models
 from configs import load, rules, schema, stored, table
 from runtime.workdir import open_run
 from tests import golden_cases, tiny
+from tests.test_layers import MODULES
 
 ROOT = pathlib.Path(__file__).parent.parent
 OFFICIAL = golden_cases.table("official_configs")
@@ -202,14 +203,16 @@ def test_every_shipped_config_passes_the_check_and_describes_a_network(name: str
     models.from_config(configs.shipped()[name])
 
 
-@pytest.mark.parametrize("path", ["models/build.py", "data/datasets.py"])
-def test_no_default_stands_outside_of_the_schema(path: str) -> None:
-    """No `config.get("field", default)` where a config is read."""
+def test_no_default_stands_outside_of_the_schema() -> None:
+    """No `config.get("field", default)` in any file, but where files of others are read."""
     names = {name.rpartition(".")[2] for name in schema.fields()}
-    for node in ast.walk(ast.parse((ROOT / path).read_text())):
-        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
-            name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
-            assert node.func.attr != "get" or name not in names, ast.unparse(node)
+    for module, path in MODULES.items():
+        if module.partition(".")[0] in ("configs", "interop"):
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.args:
+                name = node.args[0].value if isinstance(node.args[0], ast.Constant) else None
+                assert node.func.attr != "get" or name not in names, (module, ast.unparse(node))
 
 
 def test_differences_are_worded_by_who_asks() -> None:
