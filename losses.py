@@ -269,7 +269,7 @@ class ScoreMatching(NamedTuple):
     needs_points: bool = False
 
 
-# A new objective is a function as above, and a line here.
+# A new objective is a function such as `dsm`, and a line here.
 OBJECTIVES: dict[str, ScoreMatching] = {
     "dsm": ScoreMatching(dsm),
     "esm": ScoreMatching(esm, _kernels, needs_points=True),

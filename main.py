@@ -23,8 +23,8 @@ class Mode(NamedTuple):
 
     Attributes:
       function: "package.module:function", imported late so that --help is quick.
-      required: the flags that it needs, and
-      optional: those that it takes besides; both are its arguments, by name.
+      required: the flags that it needs; they are arguments of the function, by name.
+      optional: further flags that the function takes.
     """
 
     function: str
@@ -43,9 +43,7 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file(
-    "config", None, "Configuration file; override any value by --config.a.b=value."
-)
+config_flags.DEFINE_config_file("config", None, "Config; override a value by --config.a.b=value.")
 flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
@@ -63,9 +61,9 @@ flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
     if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
-        flags_of_main = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
+        listing = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
         where = "Configs are in configs/; README.md and docs/ have an example of each mode."
-        print(f"{__doc__}\n{flags_of_main}\n\n{where}")
+        print(f"{__doc__}\n{listing}\n\n{where}")
         sys.exit(0)
     try:
         rest = FLAGS(list(argv))
@@ -89,8 +87,8 @@ def blamed(argv: Sequence[str], error: BaseException) -> str:
     """The config override that a parser's error is about: the one that its text names first."""
     text = str(error)
     overrides = {arg: arg.partition("=")[0].rpartition(".")[2] for arg in argv if ".py" not in arg}
-    named = {text.find(name): arg for arg, name in overrides.items() if name and name in text}
-    return f"{named[min(named)]}: " if named else ""
+    places = {text.find(name): arg for arg, name in overrides.items() if name and name in text}
+    return f"{places[min(places)]}: " if places else ""
 
 
 def run(argv: Sequence[str]) -> None:
@@ -100,12 +98,12 @@ def run(argv: Sequence[str]) -> None:
     from runtime import devices
 
     devices.join_processes(FLAGS.distributed)
-    module, _, name = MODES[FLAGS.mode].function.partition(":")
-    taken = (*MODES[FLAGS.mode].required, *MODES[FLAGS.mode].optional)
-    given: dict[str, Any] = {flag: FLAGS[flag].value for flag in taken}
-    if "workdir" in given:
-        given["workdir"] = pathlib.Path(given["workdir"])
-    getattr(importlib.import_module(module), name)(**given)
+    mode = MODES[FLAGS.mode]
+    module, _, name = mode.function.partition(":")
+    arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
+    if "workdir" in arguments:
+        arguments["workdir"] = pathlib.Path(arguments["workdir"])
+    getattr(importlib.import_module(module), name)(**arguments)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

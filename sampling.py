@@ -339,7 +339,7 @@ def annealed_langevin_dynamics(
 
 @runtime_checkable
 class Sampler(Protocol):
-    """From prior to images, with everything but SDE, score and randomness decided."""
+    """A map from prior to images, with everything but SDE, score and randomness decided."""
 
     def __call__(self, sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples: ...
 

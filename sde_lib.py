@@ -173,9 +173,10 @@ class SDE(abc.ABC):
     def step_alpha(self, t: AnyTimes) -> AnyTimes:
         """`alpha_i = 1 - beta_i` [B], the factor in the correctors' step size (algorithm 5).
 
-        `beta_i = beta(t)/N` with `beta = -2 d log alpha / dt`: 1 where there is no drift.
+        `beta_i = beta(t)/N` with `beta = -2 d log alpha / dt`: 1 where there is no drift, and 0, a
+        step of no size, where N steps are too few for `beta_i < 1`.
         """
-        return 1.0 + 2.0 * _derivative(self.log_alpha, t) * (self.T / self.N)
+        return jnp.maximum(1.0 + 2.0 * _derivative(self.log_alpha, t) * (self.T / self.N), 0.0)
 
     def reverse(self, score_fn: ScoreFn, probability_flow: bool = False) -> ReverseSDE:
         """The process run backwards in time: an SDE, or its probability-flow ODE."""

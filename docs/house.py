@@ -22,9 +22,9 @@ ROOMS = {
     "configs": "every field with its default, rule and words; every shipped config",
     "sde_lib": "the SDEs",
     "data": "data sets, batches, transforms",
-    "diffusion": "mathematics that the paper's files share: times, noise, ODE, few steps, ...",
+    "diffusion": "mathematics that they share: times, noise, correctors, few steps, ...",
     "models": "networks, from weights to a score",
-    "sampling": "predictors, correctors",
+    "sampling": "predictors, samplers",
     "likelihood": "bits per dimension",
     "runtime": "a run's folder, checkpoints, devices",
     "losses": "objectives",
@@ -41,7 +41,7 @@ FILES = {"main", "sde_lib", "losses", "sampling", "likelihood", "controllable"}
 ROUTES = {
     "one image through training": (
         "#c8553d",
-        ("data", "training", "losses", "diffusion", "models", "runtime"),
+        ("data", "training", "losses", "diffusion", "models", "runtime", "sde_lib"),
     ),
     "one key through sampling": (
         "#2a6f97",
@@ -49,7 +49,7 @@ ROUTES = {
     ),
     "one number into the report": (
         "#588157",
-        ("evaluation", "generation", "runtime", "data"),
+        ("evaluation", "generation", "runtime", "data", "models", "likelihood"),
     ),
 }
 WIDTH, HEIGHT, GAP = 13.0, 1.0, 0.12

@@ -33,7 +33,7 @@ DRAWING = ("generation.point_figures", "runtime.figures")
 # The module that makes all results, of which the modules below it count, but for their report.
 EVALUATION = ("evaluation.evaluate", "runtime.backend")
 REPORT = "evaluation.report"
-FOUND = ("data/*.py", "evaluation/metrics/*.py")  # what is imported by being in a folder
+FOLDER_FILES = ("data/*.py", "evaluation/metrics/*.py")  # what is imported by being in a folder
 NATIVE = "models/ops/cpu"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "diffrax", "equinox", "lineax", "optimistix", "numpy"),
@@ -208,9 +208,9 @@ def sources(home: pathlib.Path = HOME, makers: tuple[str, ...] = MAKERS) -> list
         if module not in modules and not shows and file.is_file():
             modules[module] = file
             pending += imported_names(file.read_bytes())
-    patterns = FOUND if makers == EVALUATION else FOUND[:1]
-    found = [file for pattern in patterns for file in home.glob(pattern)]
-    return sorted({*modules.values(), *found, *(home / NATIVE).iterdir()})
+    patterns = FOLDER_FILES if makers == EVALUATION else FOLDER_FILES[:1]
+    by_folder = [file for pattern in patterns for file in home.glob(pattern)]
+    return sorted({*modules.values(), *by_folder, *(home / NATIVE).iterdir()})
 
 
 @functools.cache

@@ -1,5 +1,5 @@
 """NCSN++ and DDPM++: the networks of Song et al. 2021, "Score-Based Generative Modeling through
-Stochastic Differential Equations", section 4.1 and appendix H, as one family."""
+Stochastic Differential Equations", section 4.4 and appendix H, as one family."""
 
 from __future__ import annotations
 

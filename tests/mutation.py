@@ -1,4 +1,4 @@
-"""Do the tests notice a changed sign, a changed factor or a shifted time index?
+"""Mutants of the update rules: a changed sign, factor or time index, which the tests must notice.
 
     python tests/mutation.py [--sample N] [--seed 0] [--file sampling.py]
 

@@ -278,6 +278,8 @@ def test_step_alpha_is_one_minus_the_discrete_beta() -> None:
     np.testing.assert_allclose(
         SDE.step_alpha(SubVPSDE(), t), 1.0 - np.array([0.1, 10.05, 20.0]) / 1000, rtol=1e-6
     )
+    few = SDE.step_alpha(SubVPSDE(N=10), t)  # beta_i of 0.01, 1.005 and 2
+    np.testing.assert_allclose(few, [0.99, 0.0, 0.0], rtol=1e-6)
 
 
 # Time reversal, for Gaussian data N(MU, S^2), whose marginals and score are known.

@@ -22,7 +22,7 @@ from runtime import devices, experiment
 
 @dataclasses.dataclass(frozen=True)
 class Objective:
-    """From uint8 images and their classes to a loss per image; an image draws from its own key.
+    """The loss per image, from uint8 images and their classes; an image draws from its own key.
 
     Attributes:
       apply: the network's, `({"params"}, x, labels, ...)`.
