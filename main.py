@@ -60,10 +60,9 @@ flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
-    if any(argument in ("-h", "-help", "--help") for argument in argv[1:]):
+    if {"-h", "-help", "--help"} & set(argv[1:]):
         listing = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
-        where = "Configs are in configs/; README.md and docs/ have an example of each mode."
-        print(f"{__doc__}\n{listing}\n\n{where}")
+        print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ has an example of each mode.")
         sys.exit(0)
     try:
         rest = FLAGS(list(argv))
