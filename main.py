@@ -62,7 +62,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
     if {"-h", "-help", "--help"} & set(argv[1:]):
         listing = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
-        print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ has an example of each mode.")
+        print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ shows each mode.")
         sys.exit(0)
     try:
         rest = FLAGS(list(argv))
