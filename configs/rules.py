@@ -51,7 +51,11 @@ POSITIVE_SHARE = Rule(lambda v: 0 < v <= 1, "above 0 and at most 1")
 SPLIT = one_of("train", "test")
 SIZES = Rule(_are_sizes, "a tuple of positive integers")
 NOT_EMPTY_SIZES = Rule(lambda v: len(v) > 0 and _are_sizes(v), SIZES.words)
-NAMES = Rule(_are_different, "a tuple of different names")
+SEED = Rule(lambda v: 0 <= v < 2**32, "0 or more and below 4294967296")
+NAMES = Rule(
+    lambda v: all(isinstance(name, str) for name in v) and _are_different(v),
+    "a tuple of different names",
+)
 RATES = Rule(
     lambda v: all(_is_number(r) and 0 <= r < 1 for r in v) and _are_different(v),
     "a tuple of different numbers at least 0 and below 1",

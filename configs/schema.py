@@ -28,6 +28,7 @@ from configs.rules import (
     POSITIVE_SHARE,
     PROBABILITY,
     RATES,
+    SEED,
     SHARE,
     SIZES,
     SPLIT,
@@ -56,7 +57,7 @@ class Section(NamedTuple):
 
 
 RUN = {
-    "seed": Field(42, NOT_NEGATIVE, "seed of training: initial weights, order of the data, noise"),
+    "seed": Field(42, SEED, "seed of training: initial weights, order of the data, noise"),
 }
 
 TRAINING = {
@@ -112,7 +113,7 @@ SAMPLING = {
     "churn_noise": Field(1.0, ANY, "edm: standard deviation of churn's noise"),
     "step_size": Field(2e-5, ANY, "annealed_langevin: step at the last noise level"),
     "num_frames": Field(0, NOT_NEGATIVE, "frames of the trajectory, for pictures; 0: none"),
-    "seed": Field(0, NOT_NEGATIVE, "seed of the samples; that of training is config.seed"),
+    "seed": Field(0, SEED, "seed of the samples; that of training is config.seed"),
     "num_samples": Field(64, POSITIVE, "images that --mode=sample draws"),
     "batch_size": Field(64, ANY, "images drawn at a time, over all devices"),
 }
@@ -130,7 +131,7 @@ EVAL = {
     "checkpoint": Field("latest", ANY, "latest, best, the number of a step, or range"),
     "samplers": Field((), NAMES, "several in place of sampling.method: method or method:num_steps"),
     "ema": Field("", ANY, "weights: raw, a rate, posthoc:width[@step]; empty: by model.ema_rate"),
-    "seed": Field(0, NOT_NEGATIVE, "seed of dequantisation, probes, bounds, subsets of features"),
+    "seed": Field(0, SEED, "seed of dequantisation, probes, bounds, subsets of features"),
     "features": Field("auto", ANY, "inception or classifier; auto: inception for colour images"),
     "metrics": Field(("fid",), NAMES, "numbers of samples: fid, inception_score, kid, ..."),
     "bootstrap": Field(0, ZERO_OR_SEVERAL, "draws for the error bar of the FID; 0: none"),
@@ -229,7 +230,7 @@ CONTROL = {
     "split": Field("test", SPLIT, "split that the input images are from"),
     "num_images": Field(8, POSITIVE, "input images, the first of the split"),
     "num_variants": Field(4, POSITIVE, "images drawn for each input"),
-    "seed": Field(0, NOT_NEGATIVE, "seed of variants, measurement noise and random masks"),
+    "seed": Field(0, SEED, "seed of variants, measurement noise and random masks"),
     "batch_size": Field(64, POSITIVE, "images drawn at a time, over all devices"),
     "mask": Field("box", ANY, "inpaint: half, box, random, or a picture whose white is known"),
     "mask_share": Field(0.25, SHARE, "share of the pixels that masks box and random hide"),

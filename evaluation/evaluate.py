@@ -9,8 +9,10 @@ from typing import Any
 
 import ml_collections
 
+import configs
+import likelihood
 import sampling
-from evaluation import batch_cache, judge, likelihoods, samples
+from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.report import console, content
 from generation import examples
 from runtime import devices, experiment, figures, files
@@ -31,6 +33,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
       ValueError: a config that cannot be served, or that is not the checkpoint's; samples or
         likelihoods that failed.
     """
+    configs.check(config)
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     parts = experiment.build(config)
@@ -76,7 +79,11 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
             "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
             f"one was trained {lack}"
         )
+    if options.enable_bpd:
+        likelihood.from_config(config)
     if options.enable_sampling:
+        sampling.from_config(config, devices.AXIS)
+        features.uses_inception(parts, options)
         judge.metrics_of(parts, options)
 
 
@@ -207,6 +214,15 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     )
 
 
+def results_in(path: pathlib.Path) -> Results:
+    """The results of a file, empty where there is none that can be read: they are made again."""
+    try:
+        results = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return {}
+    return results if isinstance(results, dict) else {}
+
+
 def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """SHA-256 of the weights that `config.eval` means."""
     trained = restore(config, experiment.build(config), workdir)
@@ -224,7 +240,7 @@ def evaluate_each(
     runs, plan = {}, planned(config, workdir)
     for name, variant in plan.items():
         path = workdir / eval_folder / name / "results.json"
-        stored = json.loads(path.read_text()) if path.is_file() else {}
+        stored = results_in(path)
         if devices.of_primary(is_finished(stored, variant, workdir)):
             runs[name] = stored
         else:

@@ -115,6 +115,11 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
         already, or what `InceptionExtractor` refuses.
     """
     parts, options = experiment.build(config), config.eval
+    if not parts.levels:
+        raise ValueError(
+            f"statistics are of Inception's features, and {parts.dataset_name} has points, which "
+            "are compared as they are"
+        )
     if not features.uses_inception(parts, options):
         raise ValueError(
             f"statistics are of Inception's features, and {parts.dataset_name} is compared by "

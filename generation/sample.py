@@ -54,7 +54,7 @@ def claim(folder: pathlib.Path, origin: dict[str, Any]) -> None:
     """
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
     path = folder / "made_by.json"
-    if path.exists():
+    if path.exists() and any(folder.glob("shard_*.npz")):
         differences = config_differences(json.loads(path.read_text()), origin, free)
         if differences:
             raise ValueError(

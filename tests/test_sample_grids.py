@@ -122,6 +122,19 @@ def test_a_resumed_run_draws_what_it_owes_and_keeps_the_rest(
     assert contents(tmp_path) == contents(run)
 
 
+def test_a_damaged_archive_of_a_grid_ends_no_training(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = tiny.config(**CHANGES)
+    grids = sample_grids.SampleGrids(config, experiment.build(config), tmp_path, 99, None)
+    grids.folder.mkdir()
+    (grids.folder / "step_0000001.npz").write_bytes(b"PK of an archive that was cut")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(grids, "_samples", lambda *_: np.zeros((8, 8, 8, 1), np.uint8))
+        grids.draw(2, None)
+    assert "no samples of step 2 are shown" in capsys.readouterr().out
+
+
 def test_a_strip_has_a_row_for_each_of_ten_steps(tmp_path: pathlib.Path) -> None:
     """Of more than ten steps the first, the last, and others evenly between."""
     config = tiny.config(**CHANGES)
@@ -175,7 +188,7 @@ def test_no_picture_ends_a_training(
     grids = sample_grids.SampleGrids(config, parts, tmp_path, 0, None)
     params = restore(config, parts, run).params
     grids.draw(2, jax.tree.map(lambda leaf: leaf * np.nan, params))
-    assert "10 of 10 samples of step 2 failed" in capsys.readouterr().out
+    assert "10 of 10 samples of step 2 are not finite" in capsys.readouterr().out
     assert (grids.folder / "step_0000002.png").stat().st_size > 0
 
     def full(*args: Any) -> None:

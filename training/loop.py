@@ -16,7 +16,7 @@ from jax.experimental import multihost_utils
 
 import data
 from generation import score_field
-from runtime import devices, ema, experiment, files
+from runtime import devices, ema, errors, experiment, files
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
@@ -101,7 +101,11 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         make_up(actions, start, state, options)
         take_steps(step_fn, state, batches, records.history, actions, start, n_iters, stop)
     records.close(workdir)
-    score_field.draw(config, workdir)
+    try:
+        score_field.draw(config, workdir)
+    except (ValueError, OSError) as error:  # the run is trained, and its weights are kept
+        if devices.is_primary():
+            print(f"field.png is not drawn: {errors.one_line(error)}")
 
 
 def take_steps(

@@ -118,6 +118,10 @@ class MetricLog:
         layout = "HWC" if page.ndim == 3 else "HW"
         self._events.add_image(name, page, step, dataformats=layout)
 
+    def flush(self) -> None:
+        """Writes the events that are still in memory."""
+        self._events.flush()
+
     def close(self) -> None:
         """Writes out the events of the last ten seconds."""
         self._events.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pathlib
+import zipfile
 from typing import Any
 
 import jax
@@ -21,6 +22,13 @@ FOLDER = "samples_in_training"
 STRIP = "training_samples.png"
 ROWS = 10  # of the strip
 PIXELS = 2048**2  # of all images of a grid
+
+
+# What no picture is worth a training for: a sampler, a disk, a device, an archive that was damaged.
+DRAWING_ERRORS = (
+    *(OSError, ValueError, jax.errors.JaxRuntimeError),
+    *(zipfile.BadZipFile, EOFError, KeyError),
+)
 
 
 class SampleGrids:
@@ -78,7 +86,7 @@ class SampleGrids:
             samples = self._samples(step, ema_params)
             if devices.is_primary() and len(samples):
                 self._write(step, samples)
-        except (OSError, ValueError, jax.errors.JaxRuntimeError) as error:
+        except DRAWING_ERRORS as error:
             print(f"no samples of step {step} are shown: {errors.one_line(error, limit=300)}")
 
     def _samples(self, step: int, ema_params: Any) -> np.ndarray:
@@ -90,9 +98,12 @@ class SampleGrids:
         samples, finite, ok = (
             np.concatenate([batch[name] for batch in batches]) for name in ("image", "finite", "ok")
         )
-        failed = np.count_nonzero(~(finite & ok))
-        if failed and devices.is_primary():
-            print(f"{failed} of {len(samples)} samples of step {step} failed; is training stable?")
+        for failed, why in (
+            (~finite, "are not finite; is training stable?"),
+            (finite & ~ok, "were given up by their solver; loosen sampling.rtol and sampling.atol"),
+        ):
+            if failed.any() and devices.is_primary():
+                print(f"{failed.sum()} of {len(samples)} samples of step {step} {why}")
         return samples if samples.dtype == np.uint8 else samples[finite]
 
     def _write(self, step: int, samples: np.ndarray) -> None:
@@ -100,10 +111,13 @@ class SampleGrids:
         with files.whole(self._path(step, ".npz")) as path:
             np.savez(path, image=samples[: self.kind.in_strip])
         self._write_strip()
-        self.kind.save_pictures(self.folder, self._path(step).name, {"image": samples})
+        self.kind.save_pictures(self.folder, "newest", {"image": samples})
+        newest = self.folder / "newest.png"
         if self.log:
-            page = np.asarray(Image.open(self._path(step, ".png")).convert("RGB"))
+            page = np.asarray(Image.open(newest).convert("RGB"))
             self.log.write_images(step, "samples", page[None], scale=1, gap=0)
+            self.log.flush()
+        newest.replace(self._path(step, ".png"))
 
     def _write_strip(self) -> None:
         paths = self._stored(".npz")
