@@ -337,7 +337,7 @@ def test_misspelt_fields_are_refused_in_files_and_on_the_command_line() -> None:
         ("eval.end_ckpt", 3, "begin_ckpt"),
         ("eval.seeds", 0, "positive"),
         ("sampling.seed", 2**32, "0 or more and below 4294967296"),
-        ("seed", -1, "0 or more and below 4294967296"),
+        ("control.seed", -1, "0 or more and below 4294967296"),
         ("eval.samplers", (5,), "a tuple of different names"),
         ("eval.metrics", (["fid"],), "a tuple of different names"),
         ("eval.samplers", ("ddim", "ddim"), "a tuple of different names"),
