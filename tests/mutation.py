@@ -337,7 +337,7 @@ def run_tests(folder: str, nodes: list[str]) -> None:
 
 
 def exit_code(folder: str, nodes: list[str]) -> int | None:
-    """Of the tests: 0 passed, 1 failed, None not finished in time."""
+    """The exit code of the tests: 0 passed, 1 failed, None not finished in time."""
     process = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, nodes))
     process.start()
     process.join(SECONDS)

@@ -222,7 +222,7 @@ def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_pat
 
 
 class Killed(Exception):
-    """What ends an evaluation in mid-air."""
+    """The end of an evaluation in mid-air."""
 
 
 @pytest.fixture

@@ -239,7 +239,7 @@ def test_what_a_classifier_cannot_be_trained_with(changes: Any, message: str) ->
 
 
 def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
-    """Its loss is the cross-entropy of the images' classes, here for logits that are known."""
+    """The loss is the cross-entropy of the images' classes, here for logits that are known."""
     config = tiny.config(training__objective="classifier")
     parts = experiment.build(config)
     assert isinstance(parts.module, models.NoisyClassifier)
@@ -261,7 +261,7 @@ def test_a_classifier_is_told_the_classes_and_draws_nothing() -> None:
 @pytest.mark.slow
 @every_sde
 def test_it_learns_the_digits(sde: SDE) -> None:
-    """Of images at all noise levels the loss falls well below log 10, the loss of a guess."""
+    """The loss of images at all noise levels falls well below log 10, the loss of a guess."""
     embedding_type = "fourier" if isinstance(sde, VESDE) else "positional"
     config = quickstart.get_config()
     config.training.objective = "classifier"

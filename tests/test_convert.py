@@ -425,7 +425,7 @@ def test_the_config_is_found_by_names_and_shapes(
 @pytest.mark.golden
 @pytest.mark.parametrize("name", NAMES)
 def test_traits_of_the_official_networks(name: str) -> None:
-    """What tells networks apart at a glance never rules out the right one, in either format."""
+    """The features seen at a glance never rule out the right one, in either format."""
     entries = NAMES[name]["params"]
     by_torch = {torch: tuple(shape) for torch, shape, *_ in entries}
     by_jax = {tuple(place.split("/")): tuple(shape) for *_, place, shape, _ in entries if place}
@@ -451,7 +451,7 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
 
 @pytest.mark.parametrize("name", ["church", "bedroom", "ffhq_256", "celebahq_256", "ffhq"])
 def test_the_format_holds_the_large_official_networks(name: str) -> None:
-    """What an export says of them leads back to their own configs and to their own networks."""
+    """The description of an export leads back to their own configs and to their own networks."""
     config = configs.load(f"ve/{name}_ncsnpp_continuous")
     description = diffusers_config.description(
         models.from_config(config), experiment.image_shape(config)

@@ -109,7 +109,7 @@ def sliced_wasserstein(x: jax.Array, y: jax.Array) -> jax.Array:
 
 @functools.partial(jax.jit, static_argnums=2)
 def differences(x: jax.Array, y: jax.Array, data: str) -> jax.Array:
-    """Of means, of second moments, of the mean log p of the data, sliced Wasserstein."""
+    """Errors of means, of second moments, of the mean log p of the data, sliced Wasserstein."""
     log_p = [DATA[data].log_prob(VPSDE(), v, jnp.zeros(len(v))).mean() for v in (x, y)]
     x, y = x.reshape(len(x), -1), y.reshape(len(y), -1)
     means = jnp.linalg.norm(x.mean(0) - y.mean(0))

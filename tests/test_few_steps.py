@@ -235,7 +235,7 @@ def test_time_grids_are_even_in_their_own_variable(kind: str, name: str) -> None
 
 
 def test_a_network_with_discrete_labels_is_asked_at_its_own_levels() -> None:
-    """Of 101 levels, 4 uniform steps meet 100, 75, 50, 25 and 1; of 6, 10 steps meet 5."""
+    """With 101 levels, 4 uniform steps meet 100, 75, 50, 25 and 1; of 6, 10 steps meet 5."""
     sde = VPSDE(N=101)
     levels = grids.on_levels(sde, grids.time_grid(sde, "uniform", 4))
     np.testing.assert_allclose(levels, [1.0, 0.75, 0.5, 0.25, 0.01], rtol=1e-7)

@@ -113,7 +113,7 @@ def test_the_cpu_calls_native_functions_and_others_do_not() -> None:
 
 @pytest.mark.parametrize("axes", [(0, None, None), (2, None, None), (0, 0, None), (None, 0, 1)])
 def test_vmap(axes: tuple[int | None, ...]) -> None:
-    """Of x alone it is a longer batch; with one scale for each it is the equation's."""
+    """A batch of x alone is a longer batch; with one scale for each it is the equation's."""
     stacked = [
         a if axis is None else jnp.stack([a, 2 * a + 1, a - 3], axis)
         for a, axis in zip(operands("odd"), axes, strict=True)

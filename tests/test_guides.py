@@ -90,7 +90,7 @@ def guide_folder(folder: pathlib.Path, **changes: Any) -> str:
 def test_classifier_free_guidance_is_linear_in_its_scale(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
-    """Of N(0, s^2) and N(m, s^2) the guided score is that of N(w m, s^2), at every scale w."""
+    """The guided score of N(0, s^2) and N(m, s^2) is that of N(w m, s^2), at every scale w."""
     monkeypatch.setattr(experiment.Parts, "score", of_classes)
     small: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 8}
     _, free = draw(tmp_path, monkeypatch, scale=0.0, **small)
@@ -137,7 +137,7 @@ def test_every_sampler_serves_classes(
 def test_an_attribute_is_the_difference_of_the_mean_latents(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
 ) -> None:
-    """Of a Gaussian the flow is linear: in the images the step is the difference of the means."""
+    """The flow of a Gaussian is linear: in the images the step is the difference of the means."""
     monkeypatch.setattr(experiment.Parts, "score", of_classes)
     small: dict[str, Any] = {"task": "attribute", "classes": (1, 8), "scale": 1.5}
     small |= {"num_examples": 5, "sampling__rtol": 1e-5, "sampling__atol": 1e-5, "split": "train"}
@@ -293,7 +293,7 @@ def test_what_cannot_be_guided_is_refused(
 def test_a_guide_is_the_run_that_is_named(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Its own config, lists as tuples again, says what it is; without a checkpoint it is none."""
+    """A guide's config, lists as tuples again, says what it is; without a checkpoint it is none."""
     config = settings(guide=guide_folder(tmp_path, eval__ema="raw", classifier__num_classes=11))
     prior = prior_from_config(config, experiment.build(config))
     with pytest.raises(FileNotFoundError, match="checkpoint"):

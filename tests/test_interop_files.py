@@ -88,7 +88,7 @@ def test_official_jax_checkpoint(path):
 
 
 def sorted_tensors(arrays) -> list[bytes]:
-    """What two formats agree on whatever the order of tensors and of their axes."""
+    """The tensors, on which two formats agree whatever the order of tensors and of their axes."""
     return sorted(np.sort(np.ravel(array)).tobytes() for array in arrays)
 
 
@@ -125,7 +125,7 @@ class Tensor:
 
 
 class Storage:
-    """What a tensor is a view of."""
+    """The storage that a tensor is a view of."""
 
     def __init__(self, array, kind):
         self.array, self.kind = np.asarray(array), kind
@@ -192,7 +192,7 @@ def write_pth(path, content, order="little", compression=zipfile.ZIP_STORED):
 
 
 def write_legacy_pth(path, content, little=True, version=1001, view=None):
-    """As PyTorch < 1.6: five pickles and the storages in one stream."""
+    """A file of PyTorch < 1.6: five pickles and the storages in one stream."""
     with open(path, "wb") as file:
         file.write(pth.LEGACY_MAGIC + pickle.STOP)
         pickle.dump(version, file, protocol=2)
@@ -274,7 +274,7 @@ def test_other_values(tmp_path):
 
 
 def attack(mark: pathlib.Path) -> dict[str, object]:
-    """What a pickle must not do, by the name it should be refused for."""
+    """Forbidden pickles, by the name that each should be refused for."""
     command, code = f"touch {mark}", f"open({str(mark)!r}, 'w')"
     return {
         "os.system": Reduced("os", "system", command),

@@ -89,7 +89,7 @@ def test_the_root_shows_what_the_project_is_known_by() -> None:
 
 
 def test_the_ground_under_jax_is_the_standard_library() -> None:
-    """What `main.py` imports before JAX may not import JAX itself."""
+    """The modules that `main.py` imports before JAX may not import JAX themselves."""
     import sys
 
     for name in ("runtime", "runtime.backend"):

@@ -247,7 +247,7 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 @pytest.mark.parametrize(("kind", "eps"), [("vp", 1e-3), ("ve", 0.2), ("subvp", 0.05)])
 def test_the_bound_is_tight_for_the_score_of_the_data(kind: str, eps: float) -> None:
-    """Its mean is log p_eps(x), but for what the prior is off p_T, for both densities of times.
+    """The bound's mean is log p_eps(x), but for what the prior is off p_T; both densities of times.
 
     The data are about as narrow as the noise at eps, so that x as a sample at time 0 would have
     another density than as one at eps. Importance weighting leaves the mean, lowers the variance.

@@ -354,7 +354,7 @@ def test_features_depend_on_the_image_alone(digits, trained):
 
 
 def test_distance_sees_noise_and_missing_classes(digits, trained):
-    """What a Fréchet distance is for: real digits are near, damaged or lopsided ones are far."""
+    """The use of a Fréchet distance: real digits are near, damaged or lopsided ones are far."""
     train, _ = digits
     features = trained.features(train.images)
     real = frechet.split_distance(features, 5, size=500)

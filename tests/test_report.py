@@ -37,7 +37,7 @@ def load(name: str, **changes: Any) -> ConfigDict:
 
 
 def results(config: ConfigDict, **changes: Any) -> dict[str, Any]:
-    """What an evaluation of colour images finds."""
+    """The results of an evaluation of colour images."""
     stored = {
         "path": "cifar10.npz",
         "sha256": "ab12" * 16,

@@ -49,7 +49,7 @@ def contents(workdir: pathlib.Path) -> dict[str, bytes]:
 
 
 def test_a_grid_is_drawn_at_every_snapshot(run: pathlib.Path, one_device: None) -> None:
-    """Its first samples are those that `Generator` draws from the averaged weights."""
+    """The first samples of a grid are those that `Generator` draws from the averaged weights."""
     names = {f"step_000000{step}.{suffix}" for step in (2, 4, 6) for suffix in ("png", "npz")}
     assert contents(run).keys() == {*names, sample_grids.STRIP}
     config = tiny.config(**CHANGES)
@@ -136,7 +136,7 @@ def test_a_damaged_archive_of_a_grid_ends_no_training(
 
 
 def test_a_strip_has_a_row_for_each_of_ten_steps(tmp_path: pathlib.Path) -> None:
-    """Of more than ten steps the first, the last, and others evenly between."""
+    """A strip of more than ten steps has the first, the last, and others evenly between."""
     config = tiny.config(**CHANGES)
     grids = sample_grids.SampleGrids(config, experiment.build(config), tmp_path, 99, None)
     grids.folder.mkdir()

@@ -721,7 +721,7 @@ def test_single_updates_of_the_original(path: pathlib.Path, tag: str) -> None:
 
 
 def scaled(x: jax.Array, inverse_scaler: str) -> np.ndarray:
-    """What the original stores: its layout, after its inverse scaler."""
+    """Arrays that the original stores: its layout, after its inverse scaler."""
     images = golden_cases.nchw(np.asarray(x))
     return (images + 1) / 2 if inverse_scaler == "(x+1)/2" else images
 

@@ -380,7 +380,7 @@ def test_the_documented_sde_works_as_written() -> None:
 def test_a_new_sde_trains_and_samples_by_its_name_in_a_config(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """What is documented is all that it takes: shapes of a training step and of samples."""
+    """The documented lines are all that it takes: shapes of a training step and of samples."""
     sdes = dict(sde_lib.SDES)
     enter_the_documented_sde(sdes)
     monkeypatch.setattr(sde_lib, "SDES", sdes)

@@ -130,7 +130,7 @@ def test_every_objective_finds_the_score(
 
 @pytest.mark.slow
 def test_the_classifier_finds_the_posterior(tmp_path: pathlib.Path) -> None:
-    """Its mean relative entropy to p_t(y | x) is below 1 % of what the class itself has."""
+    """The mean relative entropy to p_t(y | x) is below 1 % of what the class itself has."""
     config = load("toy/mixture_classifier")
     loop.train(config, tmp_path)
     parts, n = experiment.build(config), 20_000
@@ -150,7 +150,7 @@ def test_the_classifier_finds_the_posterior(tmp_path: pathlib.Path) -> None:
 def test_score_matching_finds_the_score_in_seconds(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As above, by a smaller network in fewer steps, of the objective that learns fastest."""
+    """The same by a smaller network in fewer steps, of the objective that learns fastest."""
     use_devices(monkeypatch, 1)
     config = load(
         "toy/mixture_dsm_sigma",
