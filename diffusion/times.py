@@ -15,19 +15,24 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.scipy.special import ndtr, ndtri
+from jaxtyping import Float, Int, Key
 
 from configs.names import lookup
-from sde_lib import SDE
+from sde_lib import SDE, AnyTimes, Keys, Times
+
+StepKey = Key[Array, ""]  # of a training step
+Numbers = Int[Array, "batch"]  # [B], of the images of a batch
+Draws = Float[Array, "draws batch"]  # [K, B]
 
 # Numbers u of a training step: for the images `numbers` [B] of a batch of `total`, from its key.
 
 
 @runtime_checkable
 class TimeDraws(Protocol):
-    def __call__(self, step_key: Array, numbers: Array, total: int) -> Array: ...
+    def __call__(self, step_key: StepKey, numbers: Numbers, total: int) -> Times: ...
 
 
-def independent(step_key: Array, numbers: Array, total: int) -> Array:
+def independent(step_key: StepKey, numbers: Numbers, total: int) -> Times:
     """Every image from its own key, `fold_in(step_key, number)`.
 
     Of an image's sub-keys (`objective.Objective`) the first is its loss's, and of that one's two
@@ -42,13 +47,13 @@ def independent(step_key: Array, numbers: Array, total: int) -> Array:
     return jax.vmap(one)(numbers)
 
 
-def antithetic(step_key: Array, numbers: Array, total: int) -> Array:
+def antithetic(step_key: StepKey, numbers: Numbers, total: int) -> Times:
     """Pairs: image 2k draws u as in `independent`, and image 2k + 1 has 1 - u."""
     u = independent(step_key, numbers - numbers % 2, total)
     return jnp.where(numbers % 2 == 1, jnp.mod(1.0 - u, 1.0), u)
 
 
-def stratified(step_key: Array, numbers: Array, total: int) -> Array:
+def stratified(step_key: StepKey, numbers: Numbers, total: int) -> Times:
     """One image in each of `total` equal parts of [0, 1), at a random place there.
 
     The parts are dealt out from a random one on, so that every image alone is uniform.
@@ -66,7 +71,7 @@ TIME_DRAWS: dict[str, TimeDraws] = {
 }
 
 
-def time_draws(kind: str, step_key: Array, numbers: Array, total: int) -> Array:
+def time_draws(kind: str, step_key: StepKey, numbers: Numbers, total: int) -> Times:
     """u [B] in [0, 1) of the images `numbers` [B] in a global batch of `total` images.
 
     A function of (step_key, number, total): how the batch is split among devices does not matter.
@@ -77,7 +82,7 @@ def time_draws(kind: str, step_key: Array, numbers: Array, total: int) -> Array:
     return lookup(TIME_DRAWS, kind, "training.time_draws")(step_key, numbers, total)
 
 
-def low_discrepancy(keys: Array, num_draws: int) -> Array:
+def low_discrepancy(keys: Keys, num_draws: int) -> Draws:
     """[num_draws, B]: for each key equally spaced numbers in [0, 1), at one random shift.
 
     Each alone is uniform, so means stay unbiased; together they cover the interval evenly (Kingma
@@ -91,14 +96,14 @@ def low_discrepancy(keys: Array, num_draws: int) -> Array:
 # by default `sde.training_eps`.
 
 
-def uniform_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
+def uniform_times(sde: SDE, u: AnyTimes, eps: float | None = None) -> tuple[AnyTimes, AnyTimes]:
     """Times uniform in [eps, T], and T - eps; of the shape of `u`."""
     start, end = jnp.float32(first_time(sde, eps)), jnp.float32(sde.T)
     t = jnp.maximum(u * (end - start) + start, start)
     return t, jnp.full_like(u, end - start)
 
 
-def log_snr_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
+def log_snr_times(sde: SDE, u: AnyTimes, eps: float | None = None) -> tuple[AnyTimes, AnyTimes]:
     """Times with density proportional to `g^2 / sigma^2`, in closed form for every SDE.
 
     For every linear SDE `g^2 / sigma^2 = -d log_snr / dt`, so the times are uniform in log-SNR,
@@ -112,7 +117,7 @@ def log_snr_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, 
     return t, (start - end) / rate
 
 
-def likelihood_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Array, Array]:
+def likelihood_times(sde: SDE, u: AnyTimes, eps: float | None = None) -> tuple[AnyTimes, AnyTimes]:
     """`log_snr_times` for the bound on log p_eps, whose noise is only what was added since eps.
 
     Near eps, where that is little, their density would leave `likelihood.elbo` an infinite
@@ -130,7 +135,7 @@ def likelihood_times(sde: SDE, u: Array, eps: float | None = None) -> tuple[Arra
     return t, longest / rate * 2.0 * noise_share(sde, t, first)
 
 
-def noise_share(sde: SDE, t: Array, eps: float) -> Array:
+def noise_share(sde: SDE, t: AnyTimes, eps: float) -> AnyTimes:
     """Share of sigma(t) that came after eps: sqrt(1 - SNR(t) / SNR(eps)), tanh of h above.
 
     A log-SNR carries float32 rounding of 1e-6, below which a difference from that of eps is noise.
@@ -139,7 +144,7 @@ def noise_share(sde: SDE, t: Array, eps: float) -> Array:
     return jnp.sqrt(-jnp.expm1(-jnp.maximum(lost, 1e-6)))
 
 
-def _at_log_snr(sde: SDE, log_snr: Array, first: float) -> tuple[Array, Array]:
+def _at_log_snr(sde: SDE, log_snr: AnyTimes, first: float) -> tuple[AnyTimes, AnyTimes]:
     """The times in [first, T] that have these log-SNRs, and -d log_snr / dt = g^2 / sigma^2."""
     t = jnp.clip(sde.time_of_log_snr(log_snr), first, sde.T)
     return t, jnp.square(sde.diffusion(t) / sde.sigma(t))
@@ -150,7 +155,7 @@ def first_time(sde: SDE, eps: float | None = None) -> float:
     return sde.training_eps if eps is None else eps
 
 
-def log_normal_times(sde: SDE, u: Array, mean: float, std: float) -> Array:
+def log_normal_times(sde: SDE, u: AnyTimes, mean: float, std: float) -> AnyTimes:
     """Times whose noise level relative to the data, sigma / alpha, has a normal logarithm.
 
     `log(sigma / alpha) ~ N(mean, std^2)` (Karras et al. 2022, arXiv:2206.00364, table 1, where
@@ -182,13 +187,13 @@ def time_of_noise(sde: SDE, sigma: float) -> Array:
 
 # Times of a training config: from u [B] to times [B] and the factors on their losses [B].
 
-TrainingTimes = Callable[[Array], tuple[Array, Array]]
+TrainingTimes = Callable[[Times], tuple[Times, Times]]
 
 
 def _uniform(training: Any, sde: SDE) -> TrainingTimes:
     del training
 
-    def times(u: Array) -> tuple[Array, Array]:
+    def times(u: Times) -> tuple[Times, Times]:
         return uniform_times(sde, u)[0], jnp.ones_like(u)
 
     return times
@@ -198,7 +203,7 @@ def _likelihood(training: Any, sde: SDE) -> TrainingTimes:
     """`log_snr_times`; the factor leaves the mean over uniform times as it is."""
     del training
 
-    def times(u: Array) -> tuple[Array, Array]:
+    def times(u: Times) -> tuple[Times, Times]:
         t, inverse_density = log_snr_times(sde, u)
         return t, inverse_density / (sde.T - sde.training_eps)
 
