@@ -33,7 +33,6 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
       ValueError: a config that cannot be served, or that is not the checkpoint's; samples or
         likelihoods that failed.
     """
-    configs.check(config)
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     parts = experiment.build(config)
@@ -145,6 +144,7 @@ def planned(
       FileNotFoundError: none of the checkpoints is there.
       ValueError: a sampler that is unknown or cannot serve the config.
     """
+    configs.check(config)
     plan = {}
     for step in checkpoints(config, workdir):
         for i, sampler in enumerate(config.eval.samplers or ("",)):
@@ -204,14 +204,17 @@ def with_sampler(
 def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     """True if the `stored` results are those that an evaluation of `config` would give.
 
-    Results of "latest" or "best", which may be another step by now, never are.
+    Results of "latest" or "best", which may be another step by now, never are. The primary process
+    decides: all processes restore the weights together, or none does.
     """
-    if not config.eval.checkpoint.isdecimal() or stored.get("made_by") != made_by(config):
-        return False
-    program = json.loads(json.dumps(batch_cache.program(batch_cache.EVALUATION)))
-    return stored.get("program") == program and stored.get("weights_sha256") == weights_of(
-        config, workdir
+    same = (
+        config.eval.checkpoint.isdecimal()
+        and stored.get("made_by") == made_by(config)
+        and stored.get("program") == batch_cache.program(batch_cache.EVALUATION)
     )
+    if not devices.of_primary(same):
+        return False
+    return devices.of_primary(stored.get("weights_sha256") == weights_of(config, workdir))
 
 
 def results_in(path: pathlib.Path) -> Results:
@@ -241,7 +244,7 @@ def evaluate_each(
     for name, variant in plan.items():
         path = workdir / eval_folder / name / "results.json"
         stored = results_in(path)
-        if devices.of_primary(is_finished(stored, variant, workdir)):
+        if is_finished(stored, variant, workdir):
             runs[name] = stored
         else:
             runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")

@@ -131,6 +131,15 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     assert len(done) == 17
 
 
+def test_all_processes_restore_the_weights_where_the_primary_has_results(tmp_path, monkeypatch):
+    """A process without the file on its own disk goes along: restoring is a common call."""
+    restored = []
+    monkeypatch.setattr(evaluate.devices, "of_primary", lambda flag: True)
+    monkeypatch.setattr(evaluate, "weights_of", lambda *_: restored.append(1))
+    assert evaluate.is_finished({}, tiny.config(eval__checkpoint="200"), tmp_path)
+    assert restored == [1]
+
+
 MORE = {
     "sampling.num_frames": 0,
     "eval.keep_samples": True,
