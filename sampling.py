@@ -380,19 +380,26 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     return factory(sampling, axis_name, discrete)
 
 
+def pc_options(sampling: ConfigDict) -> PCOptions:
+    """The options of `config.sampling` that every form of predictor-corrector sampling shares."""
+    return PCOptions(
+        predictor=sampling.predictor,
+        corrector=sampling.corrector,
+        snr=sampling.snr,
+        n_steps_each=sampling.n_steps_each,
+        probability_flow=sampling.probability_flow,
+        corrector_norm=sampling.corrector_norm,
+    )
+
+
 def _pc_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
     lookup(NORMS, sampling.corrector_norm, "sampling.corrector_norm")
     sample = functools.partial(
         pc_sampler,
-        predictor=sampling.predictor,
-        corrector=sampling.corrector,
-        snr=sampling.snr,
-        n_steps_each=sampling.n_steps_each,
+        **pc_options(sampling),
         denoise=sampling.noise_removal,
-        probability_flow=sampling.probability_flow,
-        corrector_norm=sampling.corrector_norm,
         axis_name=axis_name,
         eps=sampling.eps or None,
         num_frames=sampling.num_frames,

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from typing import Any
 
 from ml_collections import ConfigDict
 
 from configs import schema
+from configs.names import dotted
 
 
 def check(config: ConfigDict) -> None:
@@ -22,7 +23,7 @@ def check(config: ConfigDict) -> None:
     Raises:
         ValueError: one line with the field, its value and what would be valid.
     """
-    values = dict(_dotted(config))
+    values = dotted(config.to_dict())
     for name, field in schema.fields().items():
         if name not in values:
             raise ValueError(f"config.{name} is missing{_misspelling(name, values)}")
@@ -46,12 +47,3 @@ def _misspelling(name: str, names: Iterable[str]) -> str:
     """A question after the further field whose name is closest to `name`, or nothing."""
     close = difflib.get_close_matches(name, set(names) - schema.fields().keys(), n=1)
     return f"; is config.{close[0]} a misspelling of it?" if close else ""
-
-
-def _dotted(config: ConfigDict, prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The fields of a config, or of a section of it, by their dotted names."""
-    for name, value in config.items():
-        if isinstance(value, ConfigDict):
-            yield from _dotted(value, f"{prefix}{name}.")
-        else:
-            yield prefix + name, value

@@ -1,9 +1,9 @@
-"""Names in configs, looked up in tables of what is known."""
+"""Names in configs: of fields, by section, and of what tables know."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 Value = TypeVar("Value")
 
@@ -13,3 +13,14 @@ def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
     if name not in table:
         raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}")
     return table[name]
+
+
+def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The fields of a nested config by their dotted names, "model.nf"."""
+    fields: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping) and value:
+            fields |= dotted(value, f"{prefix}{name}.")
+        else:
+            fields[f"{prefix}{name}"] = value
+    return fields

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
+from configs.names import dotted
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -109,7 +110,7 @@ def config_differences(
       wording: from a name and its two values to the line. Tuples come as lists, and a value that is
         not there as `ABSENT`, which reads "nothing".
     """
-    patterns, before, after = tuple(ignore), _dotted(old), _dotted(new)
+    patterns, before, after = tuple(ignore), _lists_by_name(old), _lists_by_name(new)
     lines = []
     for name in sorted(before.keys() | after.keys()):
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
@@ -120,14 +121,9 @@ def config_differences(
     return lines
 
 
-def _dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping) and value:
-            flat |= _dotted(value, f"{prefix}{name}.")
-        else:
-            flat[f"{prefix}{name}"] = _lists(value)
-    return flat
+def _lists_by_name(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The fields by their dotted names, with lists for tuples."""
+    return {name: _lists(value) for name, value in dotted(config).items()}
 
 
 def _lists(value: Any) -> Any:

@@ -192,7 +192,7 @@ def latents(
 
     def encode(params: Any, numbers: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
         def one(x: jax.Array) -> Samples:
-            return coding.encode(prior.score(params, None), x[None])
+            return coding.encode(prior.score(params), x[None])
 
         codes = jax.vmap(one)(x)
         return codes.x[:, 0], codes.ok[:, 0]

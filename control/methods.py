@@ -7,6 +7,7 @@ import functools
 from collections.abc import Callable
 
 import controllable
+import sampling
 from control.prior import Options, Prior
 from control.problem import Condition, Draw, ScoreOf
 from diffusion import inverse
@@ -76,13 +77,9 @@ def replace(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     sde = dataclasses.replace(prior.sde, N=steps.num_steps) if steps.num_steps else prior.sde
     sample = functools.partial(
         controllable.pc_infill,
-        predictor=steps.predictor,
-        corrector=steps.corrector,
-        snr=steps.snr,
-        n_steps_each=steps.n_steps_each,
+        **sampling.pc_options(steps),
         denoise=steps.noise_removal,
         eps=steps.eps or None,
-        probability_flow=steps.probability_flow,
         official=options.official,
     )
     return lambda score_of, noise, condition: sample(

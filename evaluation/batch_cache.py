@@ -33,7 +33,8 @@ DRAWING = ("generation.point_figures", "runtime.figures")
 # The module that makes all results, of which the modules below it count, but for their report.
 EVALUATION = ("evaluation.evaluate", "runtime.backend")
 REPORT = "evaluation.report"
-FOLDER_FILES = ("data/*.py", "evaluation/metrics/*.py")  # what is imported by being in a folder
+# Modules that import, by name, every file of a folder: the package of these files.
+FINDERS = {"data.datasets": "data", "evaluation.metrics.metric": "evaluation.metrics"}
 NATIVE = "models/ops/cpu"
 PACKAGES = (
     *("jax", "jaxlib", "flax", "diffrax", "equinox", "lineax", "optimistix", "numpy"),
@@ -195,8 +196,7 @@ def sources(home: pathlib.Path = HOME, makers: tuple[str, ...] = MAKERS) -> list
     """The files that can change what `makers` make: samples, likelihoods, results; sorted.
 
     These are the makers with every module of the project at `home` that they import, and so on,
-    `DRAWING` and the report aside; files that are found in their folder; and the CPU's native
-    functions.
+    `DRAWING` and the report aside, and the CPU's native functions.
     """
     modules: dict[str, pathlib.Path] = {}
     pending = list(makers)
@@ -208,9 +208,11 @@ def sources(home: pathlib.Path = HOME, makers: tuple[str, ...] = MAKERS) -> list
         if module not in modules and not shows and file.is_file():
             modules[module] = file
             pending += imported_names(file.read_bytes())
-    patterns = FOLDER_FILES if makers == EVALUATION else FOLDER_FILES[:1]
-    by_folder = [file for pattern in patterns for file in home.glob(pattern)]
-    return sorted({*modules.values(), *by_folder, *(home / NATIVE).iterdir()})
+            if module in FINDERS:
+                package = FINDERS[module]
+                files = home.joinpath(*package.split(".")).glob("*.py")
+                pending += [f"{package}.{path.stem}" for path in files]
+    return sorted({*modules.values(), *(home / NATIVE).iterdir()})
 
 
 @functools.cache

@@ -45,7 +45,7 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     trained = restore(config, parts, workdir)
     if trained.step < config.training.n_iters:
         return
-    points = data.from_config(config, "train").images.reshape(-1, 2)
+    points = parts.dataset("train").images.reshape(-1, 2)
     half = point_figures.half_width(points)
     t, noise = shown_noise(config, parts)
     places = point_figures.cells(half, ARROWS)

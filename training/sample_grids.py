@@ -150,8 +150,8 @@ def from_config(
 
     A guide has no score, and a network that sees a class with every image draws none without.
     """
-    always_classes = config.model.num_labels and not config.training.label_dropout
-    if not config.training.snapshot_sampling or not models.has_score(config) or always_classes:
+    can_draw = models.has_score(config) and parts.unconditional
+    if not config.training.snapshot_sampling or not can_draw:
         return None
     try:
         return SampleGrids(config, parts, workdir, start, log)
