@@ -150,15 +150,6 @@ class Store:
                 shards.remove()
 
 
-def fingerprint(tree: Any) -> str:
-    """SHA-256 of all arrays of a replicated tree, with their names, types and shapes."""
-    content = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(devices.fetch(tree)):
-        content.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        content.update(np.ascontiguousarray(leaf).tobytes())
-    return content.hexdigest()
-
-
 # --- the program ---
 
 

@@ -92,7 +92,7 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
         "weights": trained.label,
-        "weights_sha256": batch_cache.fingerprint(trained.params),
+        "weights_sha256": trained.sha256,
         "dataset": config.data.dataset,
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
@@ -228,8 +228,7 @@ def results_in(path: pathlib.Path) -> Results:
 
 def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """SHA-256 of the weights that `config.eval` means."""
-    trained = restore(config, experiment.build(config), workdir)
-    return batch_cache.fingerprint(trained.params)
+    return restore(config, experiment.build(config), workdir).sha256
 
 
 def evaluate_each(

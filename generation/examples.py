@@ -30,6 +30,7 @@ class Kind(Protocol):
     """A kind of examples.
 
     Attributes:
+      dtype: of stored samples.
       examples: the plural of what they are called.
       unit: of likelihoods, "bits" or "nats".
       overview: name of the picture of a folder of samples.
@@ -38,6 +39,7 @@ class Kind(Protocol):
       described: the examples whose likelihood is meant, in words.
     """
 
+    dtype: ClassVar[type]
     examples: ClassVar[str]
     unit: ClassVar[str]
     overview: ClassVar[str]
@@ -76,6 +78,7 @@ class Images:
     levels: int
     centered: bool
 
+    dtype: ClassVar[type] = np.uint8
     examples: ClassVar[str] = "images"
     unit: ClassVar[str] = "bits"
     overview: ClassVar[str] = "grid"
@@ -122,6 +125,7 @@ class Points:
     Pictures show the first two coordinates.
     """
 
+    dtype: ClassVar[type] = np.float32
     examples: ClassVar[str] = "points"
     unit: ClassVar[str] = "nats"
     overview: ClassVar[str] = "scatter"

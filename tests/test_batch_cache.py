@@ -19,7 +19,7 @@ from configs.toy import two_moons_edm
 from evaluation import batch_cache, evaluate, samples
 from evaluation.report import console
 from models.ops import native
-from runtime import devices, experiment, files
+from runtime import arrays, devices, experiment, files
 from runtime.workdir import Trained
 from tests import tiny
 from training import loop
@@ -106,7 +106,10 @@ def test_two_machines_that_share_a_disk_write_the_same_batch_at_once(tmp_path, m
 def test_weights_that_differ_in_anything_have_another_hash():
     def hashed(**changes: Any) -> str:
         tree = {"a": np.ones((1, 2), np.float32), "b": np.zeros((1, 3), np.float32)} | changes
-        return batch_cache.fingerprint(devices.replicate({name: x[0] for name, x in tree.items()}))
+        params = {name: x[0] for name, x in tree.items()}
+        sha256 = arrays.fingerprint(params)
+        assert arrays.fingerprint(devices.fetch(devices.replicate(params))) == sha256
+        return sha256
 
     assert hashed() == hashed()
     found = {
@@ -267,7 +270,7 @@ def machine(monkeypatch):
             yield from made("nats", np.arange(len(indices)), self.batch_size, make)
 
     parts = experiment.build(config())
-    trained = Trained({"w": np.ones((1, 2))}, 7, "EMA weights")
+    trained = Trained({"w": np.ones((1, 2))}, 7, "EMA weights", "ab12")
     monkeypatch.setattr(data, "from_config", lambda config, split: MOONS[split])
     monkeypatch.setattr(experiment, "build", lambda config: parts)
     monkeypatch.setattr(evaluate, "restore", lambda *_: trained)

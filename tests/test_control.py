@@ -20,6 +20,7 @@ from control.problem import Problem
 from control.run import TASKS, control
 from evaluation.metrics import fidelity
 from runtime import experiment
+from runtime.arrays import fingerprint
 from runtime.devices import replicate
 from runtime.experiment import Pixels
 from runtime.workdir import Trained
@@ -33,7 +34,7 @@ def restored(config: Any, parts: experiment.Parts, workdir: pathlib.Path) -> Tra
     rng = np.random.RandomState(0)
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), shapes)
-    return Trained(replicate(params), 7, "EMA weights")
+    return Trained(replicate(params), 7, "EMA weights", fingerprint(params))
 
 
 def settings(**changes: Any) -> Any:
