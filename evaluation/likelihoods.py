@@ -17,6 +17,7 @@ import likelihood
 from evaluation import batch_cache
 from generation import examples
 from runtime import devices, errors, experiment, files
+from runtime.arrays import FLAG, NUMBER
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
@@ -43,8 +44,10 @@ def likelihood_results(
     options, kind = config.eval, examples.kind_of(parts.pixels)
     dataset = parts.dataset(options.bpd_dataset)
     count = min(options.bpd_num_images or len(dataset), len(dataset))
+    row = {kind.unit: NUMBER, "nfe": NUMBER, "ok": FLAG}
+    row |= {"bound": NUMBER} if options.bpd_bound else {}
     shards = store.open(
-        what=f"{kind.unit}/dim", config=settings(config), images=dataset.fingerprint
+        row, what=f"{kind.unit}/dim", config=settings(config), images=dataset.fingerprint
     )
     values = values_of_rows(config, parts, trained, dataset, count, shards)
     per_image = {name: value.reshape(-1, count).mean(0) for name, value in values.items()}

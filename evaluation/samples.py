@@ -19,6 +19,7 @@ from evaluation.sample_batches import sample_batches
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, experiment
+from runtime.arrays import NUMBER
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
@@ -43,6 +44,7 @@ def sampling_results(
     by_inception = features.uses_inception(parts, config.eval)
     judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
+    row = {"image": kind.row(parts.image_shape), "nfe": NUMBER}
     runs: list[Results] = []
     seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
     for seed in seeds:
@@ -50,7 +52,7 @@ def sampling_results(
             name: config[name].to_dict() for name in ("data", "model", "sampling", "training")
         }
         origin["sampling"]["seed"] = seed
-        shards = store.open(config.eval.keep_samples, what="samples", config=origin)
+        shards = store.open(row, config.eval.keep_samples, what="samples", config=origin)
         pictures = folder / f"seed_{seed}" if runs else folder
         batches = sample_batches(
             generator, trained.params, seed, count, batch_size, shards, kind, pictures

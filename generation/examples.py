@@ -20,6 +20,7 @@ import likelihood
 from data import transforms
 from generation import point_figures
 from runtime import figures, files
+from runtime.arrays import Row
 from runtime.experiment import Pixels
 
 LARGEST_SIDE = 128  # of an image in `strip`, in pixels
@@ -30,7 +31,6 @@ class Kind(Protocol):
     """A kind of examples.
 
     Attributes:
-      dtype: of stored samples.
       examples: the plural of what they are called.
       unit: of likelihoods, "bits" or "nats".
       overview: name of the picture of a folder of samples.
@@ -39,7 +39,6 @@ class Kind(Protocol):
       described: the examples whose likelihood is meant, in words.
     """
 
-    dtype: ClassVar[type]
     examples: ClassVar[str]
     unit: ClassVar[str]
     overview: ClassVar[str]
@@ -48,6 +47,10 @@ class Kind(Protocol):
 
     @property
     def described(self) -> str: ...
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        """A stored sample of this shape, as a row of a shard."""
+        ...
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         """Stored examples [B, ...] in the model's range, with a density; noise from keys [B]."""
@@ -78,7 +81,6 @@ class Images:
     levels: int
     centered: bool
 
-    dtype: ClassVar[type] = np.uint8
     examples: ClassVar[str] = "images"
     unit: ClassVar[str] = "bits"
     overview: ClassVar[str] = "grid"
@@ -88,6 +90,9 @@ class Images:
     @property
     def described(self) -> str:
         return f"{self.levels} levels, uniform dequantisation"
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        return "u", shape
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         return transforms.uniform_dequantize(stored, keys, self.levels, self.centered)
@@ -125,13 +130,15 @@ class Points:
     Pictures show the first two coordinates.
     """
 
-    dtype: ClassVar[type] = np.float32
     examples: ClassVar[str] = "points"
     unit: ClassVar[str] = "nats"
     overview: ClassVar[str] = "scatter"
     in_picture: ClassVar[int] = 5000
     in_strip: ClassVar[int] = 5000
     described = "real-valued"
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        return "f", shape
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         del keys

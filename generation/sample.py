@@ -14,7 +14,7 @@ from configs.stored import config_differences
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
-from runtime.arrays import read_archive
+from runtime.arrays import NUMBER, read_shard
 from runtime.workdir import restore
 
 ORIGIN = "made_by.json"
@@ -96,39 +96,16 @@ def missing(
 
     A shard that is damaged is removed, so that its samples are drawn again.
     """
+    row = {"image": kind.row(shape), "nfe": NUMBER}
     stored: set[int] = set()
     for path in sorted(folder.glob(SHARDS)):
         try:
-            stored |= {int(i) for i in numbers_in(path, kind, shape)}
+            stored |= {int(i) for i in read_shard(path, row)["index"]}
         except ValueError as error:
             logging.warning("%s; its samples are drawn again", errors.one_line(error))
             if devices.is_primary():
                 path.unlink(missing_ok=True)
     return np.array([i for i in range(count) if i not in stored], np.int32)
-
-
-def numbers_in(path: pathlib.Path, kind: examples.Kind, shape: tuple[int, ...]) -> np.ndarray:
-    """The numbers [b] of the samples in a shard.
-
-    Raises:
-      ValueError: it is damaged, or holds no samples of this kind and shape.
-    """
-    arrays = read_archive(path)
-    absent = [name for name in ("image", "index", "nfe") if name not in arrays]
-    if absent:
-        raise ValueError(f"{path} is damaged (it has no {absent[0]!r})")
-    index, image, nfe = arrays["index"], arrays["image"], arrays["nfe"]
-    if index.dtype.kind != "i" or index.ndim != 1 or (np.diff(index, prepend=-1) <= 0).any():
-        raise ValueError(f"{path} is damaged (its 'index' is no list of ascending numbers)")
-    if image.dtype != kind.dtype or image.shape != (len(index), *shape):
-        stored, samples = list(image.shape), [len(index), *shape]
-        raise ValueError(
-            f"{path} is damaged (its images are {image.dtype}{stored}, and those of this run "
-            f"{np.dtype(kind.dtype)}{samples})"
-        )
-    if nfe.dtype.kind not in "iuf" or nfe.shape != index.shape:
-        raise ValueError(f"{path} is damaged (its 'nfe' is {nfe.dtype}{list(nfe.shape)})")
-    return index
 
 
 def save_batch(

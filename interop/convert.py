@@ -18,10 +18,14 @@ import models
 from configs import defaults, schema, stored
 from interop import diffusers, diffusers_config, sources
 from runtime import experiment, figures, files
+from runtime.arrays import flatten
+from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
+
+RUN_FILES = ("config.json", "config.py")
 
 # `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
@@ -68,14 +72,17 @@ def import_weights(
     if isinstance(opened, sources.DiffusersFolder):
         refuse_differences(config, opened.config_values(config.data.image_size))
     checkpoints = open_run(config, workdir)
-    if checkpoints.steps():
+    if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
     module = models.from_config(config)
     weights = opened.weights(module, experiment.image_shape(config))
     state = state_of(config, module, weights)
 
-    checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
-    checkpoints.wait()
+    if not checkpoints.steps():
+        checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
+        checkpoints.wait()
+    elif not holds(checkpoints, state):
+        raise ValueError(f"{checkpoints.directory} holds other checkpoints; use another --workdir")
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
     files.write_text(config_path, CONFIG_FILE)
@@ -83,6 +90,16 @@ def import_weights(
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
     return state
+
+
+def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
+    """True if the checkpoints are this one alone: an import that was killed had written it."""
+    if checkpoints.steps() != [int(state.step)]:
+        return False
+    stored, imported = checkpoints.restore().state, flatten(vars(state))
+    return stored.keys() == imported.keys() and all(
+        np.array_equal(stored[name], array) for name, array in imported.items()
+    )
 
 
 def summary(

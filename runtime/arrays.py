@@ -23,6 +23,11 @@ from runtime import errors
 
 PyTree = Any
 
+# Of a row of a shard: the kinds of dtypes that it may have, in NumPy's letters, and its shape.
+Row = tuple[str, tuple[int, ...]]
+NUMBER: Row = ("iuf", ())
+FLAG: Row = ("b", ())
+
 # What NumPy and zipfile raise where an archive is cut, or its bytes are others.
 DAMAGE = (
     *(ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error),
@@ -125,6 +130,29 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         if error.errno != errno.EINVAL:  # a place before the beginning of a file that was cut
             raise
         raise ValueError(f"{path} is damaged (it is cut)") from error
+
+
+def read_shard(path: str | os.PathLike[str], row: Mapping[str, Row]) -> dict[str, np.ndarray]:
+    """The arrays of a shard: "index" [n], ascending, and others, among them all of `row` [n, ...].
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+      ValueError: it is damaged, or its rows are none of these; names it.
+    """
+    arrays = read_archive(path)
+    index = arrays.get("index", np.zeros(1))
+    if index.dtype.kind != "i" or index.ndim != 1 or (np.diff(index, prepend=-1) <= 0).any():
+        raise ValueError(f"{path} is damaged (it has no 'index' of ascending numbers)")
+    for name, (kinds, shape) in row.items():
+        if name not in arrays:
+            raise ValueError(f"{path} is damaged (it has no {name!r})")
+        array, expected = arrays[name], (len(index), *shape)
+        if array.dtype.kind not in kinds or array.shape != expected:
+            raise ValueError(
+                f"{path} is damaged (its {name!r} is {array.dtype}{list(array.shape)}, and that of "
+                f"this run has shape {list(expected)} and a dtype of kind {kinds})"
+            )
+    return arrays
 
 
 def fingerprint(tree: PyTree) -> str:

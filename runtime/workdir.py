@@ -35,6 +35,9 @@ FREE_TO_CHANGE = (
     "eval.*",
 )
 
+# What a run and its other modes write into the folder of the run.
+RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")
+
 CONFIG = "config.json"
 CONFIG_ADVICE = (
     "if you know the run's config, remove the file, and --mode=train with that config writes it "
@@ -66,6 +69,30 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
         keep_best=1,
         keep_every=config.training.snapshot_freq,
     )
+
+
+def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder `name`, --eval_folder, in a run's folder, for results of an evaluation.
+
+    Raises:
+      ValueError: it is not inside the run's folder, or it holds what the run itself writes.
+    """
+    folder = workdir / name
+    inside = folder.resolve().relative_to(workdir.resolve()) if _contains(workdir, folder) else None
+    if inside is None or not inside.parts:
+        raise ValueError(
+            f"--eval_folder={name!r} is not inside {workdir}; it must be the name of a folder there"
+        )
+    if inside.parts[0] in RESERVED:
+        raise ValueError(
+            f"--eval_folder={name!r} is where the run keeps its {inside.parts[0]}; name another"
+        )
+    return folder
+
+
+def _contains(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
+    """True if the folder, where links lead, is in the workdir or is it."""
+    return folder.resolve().is_relative_to(workdir.resolve())
 
 
 def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
