@@ -24,6 +24,7 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 def watch(folder: str, moment: int, delay: float, log: str) -> None:
     """Counts the moments from now on, and ends the process at the one that is asked for."""
     count, file = 0, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.pwrite(file, b"0", 0)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
         nonlocal count

@@ -141,8 +141,8 @@ class Reader:
             ended = subprocess.run(line, cwd=self.home, capture_output=True, text=True, check=False)
             assert ended.returncode == 0, ended.stderr
             return
-        for words, typed in PLACEHOLDERS:
-            command = command.replace(words, typed)
+        for placeholder, typed in PLACEHOLDERS:
+            command = command.replace(placeholder, typed)
         if "--mode=import" in command and "--workdir=W" in command:
             self.workdir += "_"
             named = re.search(r"--config=(configs\S+)", command)
