@@ -44,9 +44,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     results = origin(config, parts, trained)
     if config.eval.enable_loss:
         results |= loss_results(config, parts, trained, folder)
-    store = batch_cache.Store(
-        folder, {"weights": results["weights_sha256"], **batch_cache.program()}
-    )
+    store = store_of(folder, trained.sha256)
     if config.eval.enable_sampling:
         results |= samples.sampling_results(config, parts, trained, folder, store)
     if config.eval.enable_bpd:
@@ -58,6 +56,27 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         print(f"report.html, results.json and pictures are in {folder}")
     store.close()
     return results
+
+
+def store_of(folder: pathlib.Path, weights: str) -> batch_cache.Store:
+    """The finished batches of an evaluation of the weights with that hash, in its folder."""
+    return batch_cache.Store(folder, {"weights": weights, **batch_cache.program()})
+
+
+def remove_shards(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, finished: Results
+) -> None:
+    """Removes the batches of a finished evaluation that was killed before it could do so."""
+    store = store_of(folder, finished["weights_sha256"])
+    if not devices.of_primary(store.root.is_dir()):
+        return
+    parts = experiment.build(config)
+    if config.eval.enable_sampling:
+        samples.shards_by_seed(config, parts, store)
+    if config.eval.enable_bpd:
+        dataset = parts.dataset(config.eval.bpd_dataset)
+        likelihoods.shards_of(config, parts, dataset, store)
+    store.close()
 
 
 def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
@@ -259,6 +278,7 @@ def evaluate_each(
         path = workdir / eval_folder / name / "results.json"
         stored = results_in(path)
         if is_finished(stored, variant, workdir):
+            remove_shards(variant, path.parent, stored)
             runs[name] = stored
         else:
             runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")

@@ -234,6 +234,24 @@ def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]
         )
 
 
+def is_exported(
+    target: str | pathlib.Path, description: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> bool:
+    """True if the folder is what an export of these writes, and holds nothing else."""
+    folder, names = pathlib.Path(target), {"config.json", diffusers.WEIGHTS}
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != names:
+        return False
+    try:
+        stored = diffusers.read(folder)
+    except ValueError:
+        return False
+    return (
+        stored.description == json.loads(json.dumps(description))
+        and stored.tensors.keys() == tensors.keys()
+        and all(np.array_equal(stored.tensors[name], tensors[name]) for name in tensors)
+    )
+
+
 def export_weights(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
 ) -> None:
@@ -249,7 +267,8 @@ def export_weights(
     description = diffusers_config.description(module, shape)
     weights = load_weights(config, module, shape, workdir)
     tensors = diffusers.params_to_diffusers(module, weights.params, shape)
-    diffusers.write(target, description, tensors)
+    if not is_exported(target, description, tensors):  # by an export that was killed
+        diffusers.write(target, description, tensors)
     rows = [
         ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),

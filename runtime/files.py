@@ -46,7 +46,7 @@ def is_running(process: int) -> bool:
     """True if there is a process of this number on this machine."""
     try:
         os.kill(process, 0)
-    except ProcessLookupError:
+    except (ProcessLookupError, OverflowError):
         return False
     except OSError:  # another user's
         return True

@@ -76,6 +76,7 @@ def measure(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
         and stored.get("weights_sha256") == weights_of(dataset, cell.sde, workdir)
         and evaluate.can_be_shown(stored, config)
     ):
+        evaluate.remove_shards(config, folder / "eval" / cell.name, stored)
         return stored
     results = evaluate.evaluate(config, folder, f"eval/{cell.name}")
     jax.clear_caches()
