@@ -211,7 +211,7 @@ def pc_sampler(
       probability_flow: predict with the deterministic form of the predictor.
       corrector_norm: a name in `langevin.NORMS`: "image" or "batch".
       axis_name: the mapped axis over devices that "batch" includes.
-      num_frames: states to keep, 0 to N + 1.
+      num_frames: states to keep; all N + 1 where there are no more.
       start: x at time T; None: a draw from the prior.
       after_update: from x, t and a draw z to the x that goes on, after each of the two updates.
 
