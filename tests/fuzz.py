@@ -43,167 +43,57 @@ ANSWER = "answer: "
 BASES = ("quickstart", "toy/two_moons_edm", "toy/mixture_ssm", "digits/classifier", "emoji/vp")
 MODES = ("train", "sample", "eval", "control", "export", "import", "stats")
 
+
+def words_of(text: str) -> list[str]:
+    """The words of a text."""
+    return text.split()
+
+
 WHOLE_NUMBERS = (0, 1, -1, 2, 3, 7, 8, 16, 2**31 - 1, 2**31, 2**32 - 1, 2**32, 2**63, 10**30)
-NUMBERS = [
-    "0.0",
-    "-0.0",
-    "1.0",
-    "-1.0",
-    "0.5",
-    "0.999999999",
-    "1e-8",
-    "1e-30",
-    "1e-39",
-    "1e-300",
-    "1e9",
-    "1e30",
-    "3.3e38",
-    "1e39",
-    "1e300",
-    "nan",
-    "-nan",
-    "inf",
-    "-inf",
-    "2",
-    "-7",
-]
+NUMBERS = words_of(
+    """
+    0.0 -0.0 1.0 -1.0 0.5 0.999999999 1e-8 1e-30 1e-39 1e-300 1e9 1e30 3.3e38 1e39 1e300
+    nan -nan inf -inf 2 -7
+    """
+)
 TEXTS = [
     *("", " ", "two\nlines", "a" * 5000, "é\u202e\U0001f600"),
-    *[
-        "none",
-        "None",
-        "unknown",
-        "True",
-        "0",
-        "-1",
-        "../x",
-        "/",
-        "/dev/null",
-        "/dev/zero",
-        "%s%n",
-        "{0}",
-        "'",
-        '"',
-        "a,b",
-        "~",
-        ".",
-        "*",
-        "٣",
-        "ddim",
-        "pc",
-        "fid",
-        "latest",
-        "best",
-        "range",
-        "raw",
-        "0.9",
-        "6",
-        "-5",
-        "posthoc:0.1",
-        "posthoc:0.1@4",
-        "posthoc:nan",
-        "posthoc:1e5",
-        "1e400",
-        "99999999999999999999",
-    ],
+    *words_of(
+        """
+    none None unknown True 0 -1 ../x / /dev/null /dev/zero %s%n {0} ' " a,b ~ . * ٣ ddim pc fid
+    latest best range raw 0.9 6 -5 posthoc:0.1 posthoc:0.1@4 posthoc:nan posthoc:1e5 1e400
+    99999999999999999999
+    """
+    ),
 ]
 TUPLES = [
     *("", "(" * 200, "lambda: 0"),
-    *[
-        "()",
-        "(0,)",
-        "(1,)",
-        "(1,2)",
-        "(2,4)",
-        "(4,)",
-        "(16,)",
-        "(-1,)",
-        "(1.5,)",
-        "('x',)",
-        "(1,'x')",
-        "(True,)",
-        "(None,)",
-        "((1,),)",
-        "([],)",
-        "({},)",
-        "(1e400,)",
-        "(10**30,)",
-        "(4294967296,)",
-        "(9223372036854775808,)",
-        "(0.5,0.5)",
-        "(0.1,0.2)",
-        "(0.2,0.1)",
-        "('ddim:0','ddim')",
-        "('ddim:-1',)",
-        "('ddim:x',)",
-        "('ddim:99999999999',)",
-        "('fid','kid')",
-        "('fid','fid')",
-        "('inception_score',)",
-        "('a'*9,)",
-        "(1,)*3",
-        "1",
-        "x",
-        "[",
-        "(1,2",
-    ],
+    *words_of(
+        """
+    () (0,) (1,) (1,2) (2,4) (4,) (16,) (-1,) (1.5,) ('x',) (1,'x') (True,) (None,) ((1,),) ([],)
+    ({},) (1e400,) (10**30,) (4294967296,) (9223372036854775808,) (0.5,0.5) (0.1,0.2) (0.2,0.1)
+    ('ddim:0','ddim') ('ddim:-1',) ('ddim:x',) ('ddim:99999999999',) ('fid','kid') ('fid','fid')
+    ('inception_score',) ('a'*9,) (1,)*3 1 x [ (1,2
+    """
+    ),
 ]
 SYNTAX = [
     *("--config.seed=1 2", "--config.seed= 1", "--config.seed=\0", "--workdir=\0", "--config=\0"),
     *("--workdir=" + "w" * 300, "--eval_folder= "),
-    *[
-        "--config.model.nff=8",
-        "--config.modle.nf=8",
-        "--config.model=8",
-        "--config.model.nf.x=8",
-        "--config.=1",
-        "--config",
-        "--config=",
-        "--config.",
-        "--config=README.md",
-        "--config=configs",
-        "--config=configs/absent.py",
-        "--config.model.nf",
-        "--noconfig.model.nf",
-        "--confg.x=1",
-        "--noconfig.training.continuous",
-        "--config.training.continuous",
-        "-config.seed=3",
-        "--",
-        "-",
-        "surplus",
-        "--config.seed=1_000",
-        "--config.seed=0x10",
-        "--config.model.fir=maybe",
-        "--config.model.fir=2",
-        "--config.optim.lr=1,5",
-        "--config.training=None",
-        "--config.training.sde",
-        "--config.seed=",
-        "--seed=1",
-        "--traceback=x",
-        "--mode=",
-        "--mode=trian",
-        "--mode=TRAIN",
-        "--mode",
-        "--nomode",
-        "--workdir=",
-        "--workdir=README.md",
-        "--workdir=/dev/null/x",
-        "--workdir=/proc/x",
-        "--eval_folder=",
-        "--eval_folder=../../x",
-        "--eval_folder=/x",
-        "--source=",
-        "--source=/dev/null",
-        "--source=README.md",
-        "--source=configs",
-        "--target=",
-        "--target=/proc/x",
-        "--distributed=maybe",
-        "--flagfile=absent",
-        "--undefok=x",
-    ],
+    *words_of(
+        """
+    --config.model.nff=8 --config.modle.nf=8 --config.model=8 --config.model.nf.x=8 --config.=1
+    --config --config= --config. --config=README.md --config=configs --config=configs/absent.py
+    --config.model.nf --noconfig.model.nf --confg.x=1 --noconfig.training.continuous
+    --config.training.continuous -config.seed=3 -- - surplus --config.seed=1_000 --config.seed=0x10
+    --config.model.fir=maybe --config.model.fir=2 --config.optim.lr=1,5 --config.training=None
+    --config.training.sde --config.seed= --seed=1 --traceback=x --mode= --mode=trian --mode=TRAIN
+    --mode --nomode --workdir= --workdir=README.md --workdir=/dev/null/x --workdir=/proc/x
+    --eval_folder= --eval_folder=../../x --eval_folder=/x --source= --source=/dev/null
+    --source=README.md --source=configs --target= --target=/proc/x --distributed=maybe
+    --flagfile=absent --undefok=x
+    """
+    ),
 ]
 
 
