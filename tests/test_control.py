@@ -4,7 +4,11 @@ from __future__ import annotations
 
 import functools
 import json
+import os
 import pathlib
+import struct
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -255,7 +259,9 @@ def in_red(white: np.ndarray) -> Image.Image:
 WHITE = np.tile(np.arange(8) % 2 == 0, (8, 1))
 
 
-@pytest.mark.parametrize("kind", ["alpha", "colour", "palette", "zero_one", "bits", "deep", "clear"])
+@pytest.mark.parametrize(
+    "kind", ["alpha", "colour", "palette", "zero_one", "bits", "deep", "clear"]
+)
 def test_pictures_are_masks_by_what_they_show(kind: str, tmp_path: pathlib.Path) -> None:
     levels = np.where(WHITE, 255, 0).astype(np.uint8)
     everywhere = np.full((8, 8, 3), 255, np.uint8)
@@ -288,7 +294,10 @@ def bomb(path: pathlib.Path) -> None:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (Image.new("L", (8, 8), 255).save, "the mask knows every pixel: there is nothing to paint$"),
+        (
+            Image.new("L", (8, 8), 255).save,
+            "the mask knows every pixel: there is nothing to paint$",
+        ),
         (Image.new("L", (8, 8), 1).save, "the mask knows every pixel: there is nothing to paint$"),
         (Image.new("L", (8, 8), 0).save, "knows no pixel: that is plain sampling, --mode=sample$"),
         (Image.new("L", (8, 4), 0).save, "a mask of 8x8 pixels, .*: it has 4x8 pixels$"),
@@ -297,7 +306,10 @@ def bomb(path: pathlib.Path) -> None:
         (Image.new("RGB", (8, 8), "red").save, "0 .unknown; .* black or transparent.*it has 0.298"),
         (in_red(WHITE).save, "0 .unknown; .* black or transparent.* it has 0.149"),
         (bomb, "a mask of 8x8 pixels, .*: Image size .* exceeds limit"),
-        (os.mkfifo, "none of half, box, random, nor .*: it is a pipe, socket or device, not a file"),
+        (
+            os.mkfifo,
+            "none of half, box, random, nor .*: it is a pipe, socket or device, not a file",
+        ),
         (os.mkdir, "none of half, box, random, nor .*: it is a folder, not a file$"),
         (lambda path: path.write_bytes(b"hello"), "nor .*: it is no image of a known kind$"),
         (lambda path: None, "none of half, box, random, nor .*: No such file or directory$"),

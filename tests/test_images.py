@@ -7,6 +7,7 @@ import os
 import pathlib
 import struct
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -222,6 +223,17 @@ def bomb(path: pathlib.Path, side: int) -> pathlib.Path:
     return path
 
 
+class Spy:
+    """`images.upright` that notes what `look` sees when it is called, and turns nothing."""
+
+    def __init__(self, look: Callable[[Image.Image], Any]):
+        self.look, self.notes = look, list[Any]()
+
+    def __call__(self, picture: Image.Image, flaw: images.Warn) -> Image.Image:
+        self.notes.append(self.look(picture))
+        return picture
+
+
 def test_images_of_many_pixels_are_refused_or_decoded_one_at_a_time(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
@@ -230,12 +242,10 @@ def test_images_of_many_pixels_are_refused_or_decoded_one_at_a_time(
         read(path)
     monkeypatch.setattr(images, "MANY", 32)
     path = png(tmp_path / "a.png")
-    held = []
-    monkeypatch.setattr(
-        images, "upright", lambda picture, flaw: held.append(images._one_large.locked()) or picture
-    )
+    spy = Spy(lambda picture: images._one_large.locked())
+    monkeypatch.setattr(images, "upright", spy)
     read(path)
-    assert held == [True]
+    assert spy.notes == [True]
     assert not images._one_large.locked()
     assert not recwarn.list
 
@@ -244,12 +254,10 @@ def test_a_large_jpeg_is_decoded_reduced(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     Image.new("RGB", (1024, 1024), "red").save(tmp_path / "a.jpg")
-    sizes = []
-    monkeypatch.setattr(
-        images, "upright", lambda picture, flaw: sizes.append(picture.size) or picture
-    )
+    spy = Spy(lambda picture: picture.size)
+    monkeypatch.setattr(images, "upright", spy)
     read(tmp_path / "a.jpg")
-    assert sizes == [(128, 128)]
+    assert spy.notes == [(128, 128)]
 
 
 def test_names_that_are_no_text_are_shown_in_one_line(tmp_path: pathlib.Path) -> None:
