@@ -78,7 +78,7 @@ def _unpack(archive: pathlib.Path, members: tuple[str, ...]) -> dict[str, bytes]
                 stream = tar.extractfile(member) if name in members else None
                 if stream is not None:
                     contents[name] = stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
         raise ValueError(f"{archive}: damaged archive ({error})") from error
     missing = [name for name in members if name not in contents]
     if missing:

@@ -138,7 +138,7 @@ def loss_results(
     """The loss of test images and its parts by time; draws loss_by_time.png into `folder`."""
     objective = objective_from_config(config, parts, parts.dataset("train"))
     loss = held_out.HeldOutLoss(parts, objective, config.eval.batch_size, config.seed)
-    held = loss(trained.params)
+    held = loss(trained.params, "loss")
     if devices.is_primary():
         held_out.save_loss_by_time(folder, held, trained.label)
     return {

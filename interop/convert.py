@@ -16,6 +16,7 @@ import optax
 import configs
 import models
 from configs import defaults, schema, stored
+from configs.attention import heights
 from interop import diffusers, diffusers_config, sources
 from runtime import experiment, figures, files
 from runtime.arrays import flatten
@@ -215,9 +216,9 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
     """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
     fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     described = {name: fields[name] for name in values}
-    heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
+    levels = heights(values["data.image_size"], values["model.ch_mult"])
     attention = described["model.attn_resolutions"]  # at heights that the network has
-    described["model.attn_resolutions"] = tuple(height for height in heights if height in attention)
+    described["model.attn_resolutions"] = tuple(height for height in levels if height in attention)
     return stored.config_differences(
         described,
         values,

@@ -57,7 +57,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
         stored = configs.complete(_stored_sections(path))
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
-        differences = config_differences(stored, config.to_dict(), free)
+        differences = config_differences(stored, configs.complete(config.to_dict()), free)
         if differences:
             raise ValueError(
                 f"{path} belongs to another run: {'; '.join(differences)}; "

@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import likelihood
 import sampling
 from configs import schema
 from diffusion import grids, langevin, ode, reverse_sde
@@ -311,6 +312,30 @@ def test_any_explicit_pair_of_diffrax_is_known_by_its_name() -> None:
     for name in ("Kvaerno5", "Euler", "LSODA"):  # implicit, without error estimate, of SciPy
         with pytest.raises(ValueError, match=f"unknown .* '{name}'; known: Bosh3, Dopri5"):
             sampling.from_config(config_of(method="ode", solver=name))
+
+
+@pytest.mark.parametrize("method", sampling.SAMPLERS)
+@pytest.mark.parametrize("eps", [1.0, 2.0, 0.99999999])
+def test_no_sampler_ends_at_the_prior_or_beyond(method: str, eps: float) -> None:
+    """Nor where float32 would take it for there: what it returned would be noise."""
+    solver = "SEA" if method == "sde" else "Tsit5"
+    config = config_of(method=method, solver=solver, eps=eps)
+    with pytest.raises(ValueError, match=r"eps must lie between 0 and T = 1, not .*sampling\.eps"):
+        sampling.from_config(config)
+    config.training.sde = "edm"  # whose T is 50: there it may be refused by none but the SDE given
+    sampler, sde = sampling.from_config(config), VESDE(N=3)
+    with pytest.raises(ValueError, match=r"eps must lie between 0 and T = 1, not"):
+        sampler(sde, gaussians.linear_score(sde, MEAN, STD), normal_noise(2))
+
+
+def test_the_probability_flow_ends_before_the_prior_everywhere() -> None:
+    sde = VESDE(N=3)
+    score_fn, x = gaussians.linear_score(sde, MEAN, STD), jnp.zeros((2, 2))
+    for solve in (likelihood.encode, likelihood.decode):
+        with pytest.raises(ValueError, match="eps must lie between 0 and T = 1, not 1"):
+            solve(sde, score_fn, x, eps=1.0)
+    with pytest.raises(ValueError, match="eps must lie between 0 and T = 1, not 3"):
+        likelihood.log_likelihood(sde, score_fn, x, x[None], eps=3.0)
 
 
 # A sample depends on its own key alone.

@@ -26,7 +26,7 @@ from absl import logging
 
 from data import Batches, Dataset, default_folder, eval_batches
 from data.transforms import scale
-from runtime import arrays, errors, files
+from runtime import arrays, devices, errors, files
 
 NUM_FEATURES = 64
 _CHUNK = 500  # images per call
@@ -180,7 +180,7 @@ def fit(train: Dataset, recipe: Recipe) -> Any:
     params = _initial_params(network, train.image_shape, rng)
     state = optimizer.init(params)
     batches = Batches(train, recipe.batch_size, recipe.seed)
-    for _ in range(num_steps):
+    for _ in devices.each(range(num_steps), "classifier"):
         batch = next(batches)
         mask = rng.integers(0, 2, (recipe.batch_size, NUM_FEATURES)).astype(np.float32) * 2
         params, state = step(params, state, batch["image"][0], batch["label"][0], mask)

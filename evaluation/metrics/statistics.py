@@ -120,12 +120,15 @@ def _read_arrays(path: pathlib.Path) -> tuple[dict[str, Any], Origin]:
     try:
         with np.load(path, allow_pickle=False) as stored:
             arrays = {name: stored[name] if name in _NAMES else None for name in stored.files}
+            for name, array in arrays.items():
+                if array is not None and not isinstance(array, np.ndarray):  # as bytes
+                    raise ValueError(f"{name} is no array")
             origin = Origin(**json.loads(str(arrays["origin"]))) if "origin" in arrays else Origin()
-    except (OSError, ValueError, KeyError, EOFError, TypeError, AttributeError) as error:
-        why = errors.one_line(error, 200)
-        raise ValueError(f"{path} cannot be read as statistics: {why}") from error
     except zipfile.BadZipFile as error:
         raise ValueError(f"{path} is damaged: {errors.one_line(error, 200)}") from error
+    except Exception as error:  # NumPy reads a header by Python's own parser, which has many
+        why = errors.one_line(error, 200)
+        raise ValueError(f"{path} cannot be read as statistics: {why}") from error
     return arrays, origin
 
 
