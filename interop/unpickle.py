@@ -195,11 +195,12 @@ def _values(content: Any) -> Iterator[tuple[Any, int]]:
 def check_extent(content: Any, size: int) -> None:
     """Refuses what is nested too deeply, or would be too large if all of it were looked at."""
     room = MAX_VIEWS * size + 2**20
+    most = min(MAX_VALUES, size + 1000)  # a value takes more than a byte
     for count, (value, depth) in enumerate(_values(content)):
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-        if count > MAX_VALUES:
-            raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+        if count > most:
+            raise ValueError(f"it holds more than {most:,} values, in {size:,} bytes")
         if isinstance(value, np.ndarray):
             room -= value.nbytes
             if room < 0:
