@@ -17,12 +17,17 @@ import configs
 import models
 import sde_lib
 from configs import defaults, schema, stored
+from configs.attention import heights
 from interop import diffusers, diffusers_config, sources
 from runtime import errors, experiment, figures, files
+from runtime.arrays import flatten
+from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
+
+RUN_FILES = ("config.json", "config.py")
 
 # `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
@@ -72,14 +77,17 @@ def import_weights(
         refuse_differences(config, opened.config_values(config.data.image_size), opened)
         origin = str(opened.scheduler or origin)
     checkpoints = open_run(config, workdir)
-    if checkpoints.steps():
+    if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
     module = models.from_config(config)
     weights = opened.weights(module, experiment.image_shape(config))
     state = state_of(config, module, weights)
 
-    checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
-    checkpoints.wait()
+    if not checkpoints.steps():
+        checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
+        checkpoints.wait()
+    elif not holds(checkpoints, state):
+        raise ValueError(f"{checkpoints.directory} holds other checkpoints; use another --workdir")
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
     files.write_text(config_path, CONFIG_FILE)
@@ -90,6 +98,16 @@ def import_weights(
 
 
 Opened = sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder
+
+
+def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
+    """True if the checkpoints are this one alone: an import that was killed had written it."""
+    if checkpoints.steps() != [int(state.step)]:
+        return False
+    stored, imported = checkpoints.restore().state, flatten(vars(state))
+    return stored.keys() == imported.keys() and all(
+        np.array_equal(stored[name], array) for name, array in imported.items()
+    )
 
 
 def summary(
@@ -222,9 +240,9 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
     """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
     fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     described = {name: fields[name] for name in values}
-    heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
+    levels = heights(values["data.image_size"], values["model.ch_mult"])
     attention = described["model.attn_resolutions"]  # at heights that the network has
-    described["model.attn_resolutions"] = tuple(height for height in heights if height in attention)
+    described["model.attn_resolutions"] = tuple(height for height in levels if height in attention)
     if values.get("model.prediction") == "" and prediction(config) == usual_prediction(config):
         described["model.prediction"] = ""
     return stored.config_differences(
@@ -247,6 +265,24 @@ def refuse_differences(
         )
 
 
+def is_exported(
+    target: str | pathlib.Path, description: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> bool:
+    """True if the folder is what an export of these writes, and holds nothing else."""
+    folder, names = pathlib.Path(target), {"config.json", diffusers.WEIGHTS}
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != names:
+        return False
+    try:
+        stored = diffusers.read(folder)
+    except ValueError:
+        return False
+    return (
+        stored.description == json.loads(json.dumps(description))
+        and stored.tensors.keys() == tensors.keys()
+        and all(np.array_equal(stored.tensors[name], tensors[name]) for name in tensors)
+    )
+
+
 def export_weights(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
 ) -> None:
@@ -262,7 +298,8 @@ def export_weights(
     description = diffusers_config.description(module, shape)
     weights = load_weights(config, module, shape, workdir)
     tensors = diffusers.params_to_diffusers(module, weights.params, shape)
-    diffusers.write(target, description, tensors)
+    if not is_exported(target, description, tensors):  # by an export that was killed
+        diffusers.write(target, description, tensors)
     rows = [
         ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),
