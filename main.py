@@ -15,6 +15,7 @@ backend.prepare()
 from absl import app, flags, logging
 from ml_collections import config_flags
 
+from configs import command_line
 from runtime.errors import Refused, one_line
 
 
@@ -30,6 +31,11 @@ class Mode(NamedTuple):
     function: str
     required: tuple[str, ...] = ("config", "workdir")
     optional: tuple[str, ...] = ()
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """All of them."""
+        return self.required + self.optional
 
 
 MODES = {
@@ -65,12 +71,16 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ shows each mode.")
         sys.exit(0)
     try:
-        rest = FLAGS(list(argv))
+        rest = FLAGS(command_line.last_overrides(argv))
         if len(rest) > 1:
             raise Refused(f"unexpected argument {rest[1]!r}; options begin with --")
         for name in ("mode", *(MODES[FLAGS.mode].required if FLAGS.mode else ())):
             if FLAGS[name].value is None:
                 raise Refused(f"--{name} is required; see python main.py --help")
+        readers = {name: mode.flags for name, mode in MODES.items()}
+        given = {f: FLAGS[f].value for f in sum(readers.values(), ()) if FLAGS[f].present}
+        if complaint := command_line.idle_flags(given, FLAGS.mode, readers):
+            raise Refused(complaint)
         if FLAGS.config is not None:
             path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
             if not pathlib.Path(path).is_file():
@@ -94,12 +104,14 @@ def run(argv: Sequence[str]) -> None:
     """Runs the function of the mode."""
     del argv
     logging.set_verbosity(logging.WARNING)
-    from runtime import devices
+    from runtime import devices, effects
 
     devices.join_processes(FLAGS.distributed)
+    if FLAGS.config is not None:
+        effects.warn(FLAGS.config, FLAGS.mode, config_flags.get_override_values(FLAGS["config"]))
     mode = MODES[FLAGS.mode]
     module, _, name = mode.function.partition(":")
-    arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
+    arguments: dict[str, Any] = {name: FLAGS[name].value for name in mode.flags}
     if "workdir" in arguments:
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
     getattr(importlib.import_module(module), name)(**arguments)

@@ -23,6 +23,7 @@ from diffusion import few_steps, grids, ode, reverse_sde
 from diffusion.langevin import CORRECTORS as CORRECTORS
 from diffusion.langevin import NORMS, Corrector, corrector_of
 from diffusion.noise import Noise
+from diffusion.times import last_time
 from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
 from sde_lib import (
     SDE,
@@ -34,6 +35,7 @@ from sde_lib import (
     VariancePreservingSDE,
     batch_mul,
 )
+from sde_lib import from_config as sde_from_config
 
 # Predictors: one step of the reverse-time process, from t to the next time.
 
@@ -209,7 +211,7 @@ def pc_sampler(
       probability_flow: predict with the deterministic form of the predictor.
       corrector_norm: a name in `langevin.NORMS`: "image" or "batch".
       axis_name: the mapped axis over devices that "batch" includes.
-      num_frames: states to keep, 0 to N + 1.
+      num_frames: states to keep; all N + 1 where there are no more.
       start: x at time T; None: a draw from the prior.
       after_update: from x, t and a draw z to the x that goes on, after each of the two updates.
 
@@ -238,7 +240,7 @@ def pc_sampler(
             x = after_update(x, t, noise(draw + predictions))
         return x, x_mean
 
-    times = grids.sampling_times(sde, sde.sampling_eps if eps is None else eps)
+    times = grids.sampling_times(sde, last_time(sde, eps))
     per_time = corrections + predictions
     draws = 1 + (per_time + (2 if after_update else 0)) * jnp.arange(sde.N)
     x, x_mean, frames = drive(step, x, x, (jnp.asarray(times), draws), num_frames)
@@ -274,7 +276,7 @@ def ode_sampler(
     Raises:
       ValueError: unknown solver, or a number out of range.
     """
-    eps = sde.sampling_eps if eps is None else eps
+    eps = last_time(sde, eps)
     flow = ode.probability_flow(sde, score_fn)
     solution = ode.solve(
         lambda t, x, _: flow(t, x),
@@ -317,7 +319,7 @@ def annealed_langevin_dynamics(
     """
     if step_size <= 0:
         raise ValueError(f"step_size must be positive, not {step_size}")
-    eps = sde.sampling_eps if eps is None else eps
+    eps = last_time(sde, eps)
     with jax.ensure_compile_time_eval():
         last = float(sde.sigma(jnp.asarray(eps)))
     samples = pc_sampler(
@@ -368,6 +370,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     """
     sampling = config.sampling
     factory = lookup(SAMPLERS, sampling.method, "sampling.method")
+    last_time(sde_from_config(config), sampling.eps or None)
     discrete = not config.training.continuous
     if discrete and (
         sampling.method in BETWEEN_LEVELS or (sampling.method == "edm" and sampling.churn > 0.0)

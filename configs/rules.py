@@ -5,12 +5,21 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+INTEGERS = 2**31  # below which every integer is that does not say otherwise: int32 holds it
+
 
 class Rule(NamedTuple):
-    """A condition on a value, and the words that complete "it must be ..."."""
+    """A condition on a value, and the words that complete "it must be ...".
+
+    Attributes:
+      holds: the condition, of a value of the field's type; what is in a tuple may be of any type.
+      words: the condition in words.
+      below: the bound of integers, which holds for each one in a tuple.
+    """
 
     holds: Callable[[Any], bool]
     words: str
+    below: int = INTEGERS
 
 
 def one_of(*values: Any) -> Rule:
@@ -27,12 +36,22 @@ def _is_number(value: Any) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool)
 
 
+def _is_integer(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
 def _are_different(values: Any) -> bool:
     return len(set(values)) == len(values)
 
 
 def _are_sizes(values: Any) -> bool:
-    return all(isinstance(n, int) and n > 0 for n in values)
+    return all(_is_integer(n) and n > 0 for n in values)
+
+
+def _with_steps(sampler: str) -> tuple[str, int | str]:
+    """A sampler's method and number of steps, where 0 is the method's own: "ddim:0" is "ddim"."""
+    method, _, steps = sampler.partition(":")
+    return method, int(steps or 0) if steps.isdecimal() or not steps else steps
 
 
 def _is_interval(value: Any) -> bool:
@@ -42,6 +61,7 @@ def _is_interval(value: Any) -> bool:
 ANY = Rule(lambda v: True, "")
 POSITIVE = Rule(lambda v: v > 0, "positive")
 NOT_NEGATIVE = Rule(lambda v: v >= 0, "0 or more")
+NOT_ZERO = Rule(lambda v: v != 0, "positive, or negative: none")
 TWO_OR_MORE = Rule(lambda v: v >= 2, "2 or more")
 ZERO_OR_SEVERAL = Rule(lambda v: v == 0 or v > 1, "0, or 2 or more")
 FRACTION = Rule(lambda v: 0 <= v < 1, "at least 0 and below 1")
@@ -51,10 +71,17 @@ POSITIVE_SHARE = Rule(lambda v: 0 < v <= 1, "above 0 and at most 1")
 SPLIT = one_of("train", "test")
 SIZES = Rule(_are_sizes, "a tuple of positive integers")
 NOT_EMPTY_SIZES = Rule(lambda v: len(v) > 0 and _are_sizes(v), SIZES.words)
-SEED = Rule(lambda v: 0 <= v < 2**32, "0 or more and below 4294967296")
+FILTER = Rule(
+    lambda v: all(map(_is_number, v)) and sum(v) != 0, "a tuple of numbers whose sum is not 0"
+)
+SEED = Rule(lambda v: 0 <= v < 2**32, "0 or more and below 4294967296", below=2**32)
 NAMES = Rule(
     lambda v: all(isinstance(name, str) for name in v) and _are_different(v),
     "a tuple of different names",
+)
+SAMPLERS = Rule(
+    lambda v: NAMES.holds(v) and _are_different([_with_steps(name) for name in v]),
+    "a tuple of different samplers, each a method or method:num_steps",
 )
 RATES = Rule(
     lambda v: all(_is_number(r) and 0 <= r < 1 for r in v) and _are_different(v),
@@ -66,6 +93,6 @@ WIDTHS = Rule(
 )
 INTERVAL = Rule(lambda v: v == () or _is_interval(v), "() or two noise levels, (low, high)")
 CLASSES = Rule(
-    lambda v: all(isinstance(y, int) and y >= 0 for y in v),
+    lambda v: all(_is_integer(y) and y >= 0 for y in v),
     "a tuple of class numbers, counted from 0",
 )

@@ -14,6 +14,7 @@ from typing import Any
 from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
+from configs.attention import with_levels_only
 from configs.names import dotted
 
 FOLDER = pathlib.Path(__file__).parent
@@ -57,12 +58,13 @@ def from_file(path: str | os.PathLike[str]) -> ConfigDict:
 
 
 def complete(stored: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of an earlier run, nested, with the defaults of fields that are newer than it."""
+    """The config of an earlier run, nested, with the defaults of fields that are newer than it, and
+    without attention where its network has no level."""
     config = schema.base().to_dict()
     for section, values in stored.items():
         defaults = config.get(section)
         config[section] = {**defaults, **values} if isinstance(defaults, dict) else values
-    return config
+    return with_levels_only(config)
 
 
 def from_stored(stored: Mapping[str, Any]) -> ConfigDict:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 from typing import Any
 
 import ml_collections
 
-import configs
 from control.prior import Prior
 from runtime import experiment
-from runtime.workdir import restore
+from runtime.workdir import CONFIG, restore, stored_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,10 +56,9 @@ def load_guide(folder: str, prior: Prior, objective: str) -> Guide:
             f"of a run that was trained with training.objective={objective!r}"
         )
     workdir = pathlib.Path(folder)
-    stored = workdir / "config.json"
-    if not stored.is_file():
-        raise ValueError(f"control.guide={folder!r} holds no run: there is no {stored}")
-    config = configs.from_stored(json.loads(stored.read_text()))
+    if not (workdir / CONFIG).is_file():
+        raise ValueError(f"control.guide={folder!r} holds no run: there is no {workdir / CONFIG}")
+    config = stored_config(workdir)
     if config.training.objective != objective:
         raise ValueError(
             f"control.guide={folder!r} was trained with training.objective="

@@ -10,8 +10,7 @@ from __future__ import annotations
 import dataclasses
 import importlib.metadata
 import pathlib
-import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -25,9 +24,15 @@ from control.prior import Options, Prior, prior_from_config
 from control.problem import Condition, Problem
 from diffusion import latent
 from diffusion.noise import image_noise
+from evaluation import batch_cache
+from evaluation.batch_cache import Shards
 from runtime import devices, errors, experiment, figures
+from runtime.arrays import FLAG, NUMBER, fingerprint
 from runtime.workdir import Trained, restore
 from sde_lib import ScoreFn
+
+# The modules that draw the images, of which all that they import counts.
+MAKERS = ("control.run", "runtime.backend")
 
 
 class Task(NamedTuple):
@@ -123,7 +128,9 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     if problem.prepare is not None:
         conditions = problem.conditions | problem.prepare(trained.params)
         problem = dataclasses.replace(problem, conditions=conditions)
-    arrays, seconds = draw(problem, prior, options, trained.params)
+    folder = workdir / "control" / options.task
+    shards = shards_of(folder, problem, config, options, trained)
+    arrays = draw(problem, prior, options, trained.params, shards)
     error = arrays.pop("error", None)
     metrics: dict[str, Any] = {}
     if problem.target_classes is not None:
@@ -134,22 +141,22 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     summary = {
         **origin(options, prior, trained),
         "nfe": float(arrays["nfe"].mean()),
-        "seconds": seconds,
+        "seconds": shards.seconds,
         **metrics,
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
     if problem.guidance is not None:
-        summary["guide"] = problem.guidance.label
+        summary |= {"guide": problem.guidance.label, "guide_sha256": shards.made_by["guide"]}
     if error is not None:
         summary["measurement_rmse"] = float(np.sqrt(error.mean()))
     if "original" in problem.columns_after:
         originals = problem.columns_after["original"].repeat(len(problem.variants), 0)
         summary |= results.likeness(arrays["image"], originals, parts.levels)
     if devices.is_primary():
-        folder = workdir / "control" / options.task
         results.write(folder, problem, arrays, parts.levels, summary)
         print(figures.table(results.table(summary)))
         print(f"grid.png, results.npz and results.json are in {folder}")
+    shards.remove()
     return summary
 
 
@@ -160,16 +167,47 @@ def origin(options: Options, prior: Prior, trained: Trained) -> dict[str, Any]:
         "method": options.method,
         "step": trained.step,
         "weights": trained.label,
+        "weights_sha256": trained.sha256,
         "dataset": prior.dataset_name,
         "control": options.to_dict(),
         "sampling": prior.options.to_dict(),
     }
 
 
+def shards_of(
+    folder: pathlib.Path,
+    problem: Problem,
+    config: ml_collections.ConfigDict,
+    options: Options,
+    trained: Trained,
+) -> Shards:
+    """The finished batches of this problem: an interrupted run goes on with those that are missing.
+
+    Their name is a hash of the weights, those of the guide, the settings, the program, and what the
+    images are drawn from: inputs, measurements, masks.
+    """
+    guide = problem.guidance and fingerprint(devices.fetch(problem.guidance.weights))
+    inputs = problem.conditions, problem.columns_before, problem.columns_after
+    sections = ("data", "model", "training", "sampling")
+    settings = {name: config[name].to_dict() for name in sections}
+    made_by = {
+        "weights": trained.sha256,
+        "guide": guide or "",
+        "inputs": fingerprint(inputs),
+        "variants": problem.variants,
+        "config": settings | {"control": options.to_dict()},
+        **batch_cache.program(MAKERS),
+    }
+    shape = experiment.image_shape(config)
+    row = {"x": ("f", shape), "image": ("u", shape), "nfe": NUMBER, "ok": FLAG}
+    row |= {} if problem.error is None else {"error": NUMBER}
+    return Shards(folder / "shards", made_by, row)
+
+
 def draw(
-    problem: Problem, prior: Prior, options: Options, params: Any
-) -> tuple[results.Arrays, float]:
-    """All variants of all inputs, in that order, and the seconds that they took.
+    problem: Problem, prior: Prior, options: Options, params: Any, shards: Shards
+) -> results.Arrays:
+    """All variants of all inputs, in that order; those in `shards` are not drawn again.
 
     `params` are the network's, on every device. Every image is drawn on its own, under `vmap`, so
     that adaptive solvers serve conditions too.
@@ -190,12 +228,15 @@ def draw(
         "control.batch_size",
     )
     weights = params, None if problem.guidance is None else problem.guidance.weights
-    start = time.monotonic()
-    batches = [batch for _, batch in run(weights, rows, conditions, options.task)]
+
+    def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, results.Arrays]]:
+        arrays = {name: values[missing] for name, values in conditions.items()}
+        yield from run(weights, rows[missing], arrays, options.task)
+
+    batches = list(shards.batches(np.arange(len(rows)), run.batch_size, compute))
     arrays = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
-    seconds = time.monotonic() - start
     errors.refuse(np.flatnonzero(~arrays.pop("ok")), "are not finite, or their solver gave up")
-    return arrays, seconds
+    return arrays
 
 
 def image_function(problem: Problem, prior: Prior, seed: int) -> Callable[..., Any]:

@@ -91,7 +91,7 @@ def _unpack(archive: pathlib.Path, members: tuple[str, ...], size: int) -> dict[
                         f"not one file of {size} bytes"
                     )
                 contents[name] = stream.read()
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+    except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
         raise ValueError(f"{shown(archive)}: damaged archive ({error})") from error
     missing = [name for name in members if name not in contents]
     if missing:

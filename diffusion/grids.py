@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.names import lookup
+from diffusion.times import last_time
 from sde_lib import SDE
 
 # Time grids.
@@ -54,8 +55,7 @@ def time_grid(sde: SDE, name: str, num_steps: int, eps: float | None = None) -> 
     spread = lookup(GRIDS, name, "time grid")
     if num_steps < 1:
         raise ValueError(f"num_steps must be at least 1, not {num_steps}")
-    eps = sde.sampling_eps if eps is None else eps
-    _check_eps(sde, eps)
+    eps = last_time(sde, eps)
     times: np.ndarray = np.array(spread(sde, np.linspace(0.0, 1.0, num_steps + 1), eps))
     times[0], times[-1] = sde.T, eps
     return times
@@ -70,14 +70,8 @@ def sampling_times(sde: SDE, eps: float) -> np.ndarray:
     Raises:
       ValueError: not 0 < eps < T.
     """
-    _check_eps(sde, eps)
-    times = np.linspace(sde.T, eps, sde.N)
+    times = np.linspace(sde.T, last_time(sde, eps), sde.N)
     return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
-
-
-def _check_eps(sde: SDE, eps: float) -> None:
-    if not 0.0 < eps < sde.T:
-        raise ValueError(f"eps must lie between 0 and {sde.T}, not {eps}")
 
 
 def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:

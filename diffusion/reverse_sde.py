@@ -17,6 +17,7 @@ from configs.names import lookup
 from diffusion import ode
 from diffusion.noise import ImageNoise, Noise
 from diffusion.parametrisation import convert
+from diffusion.times import last_time
 from diffusion.trajectory import Samples, denoised, samples_ending_on
 from sde_lib import SDE, ScoreFn, batch_mul
 
@@ -182,7 +183,7 @@ def sde_sampler(
         raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
     if max_steps < 1:
         raise ValueError(f"max_steps must be at least 1, not {max_steps}")
-    ends = times if times is not None else [sde.T, sde.sampling_eps if eps is None else eps]
+    ends = times if times is not None else [sde.T, last_time(sde, eps)]
     with jax.ensure_compile_time_eval():
         nodes = np.asarray(sde.log_snr(jnp.asarray(ends)))
     start, end = float(nodes[0]), float(nodes[-1])

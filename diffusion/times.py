@@ -13,6 +13,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from jax.scipy.special import ndtr, ndtri
 from jaxtyping import Float, Int, Key
@@ -151,8 +152,27 @@ def _at_log_snr(sde: SDE, log_snr: AnyTimes, first: float) -> tuple[AnyTimes, An
 
 
 def first_time(sde: SDE, eps: float | None = None) -> float:
-    """`eps`, or the SDE's own first time."""
-    return sde.training_eps if eps is None else eps
+    """`eps`, or the SDE's own first time of training and likelihoods.
+
+    Raises:
+      ValueError: not 0 < eps < T.
+    """
+    return _between_ends(sde, sde.training_eps if eps is None else eps)
+
+
+def last_time(sde: SDE, eps: float | None = None) -> float:
+    """`eps`, or the SDE's own last time of samplers, all of which ask here.
+
+    Raises:
+      ValueError: not 0 < eps < T.
+    """
+    return _between_ends(sde, sde.sampling_eps if eps is None else eps)
+
+
+def _between_ends(sde: SDE, eps: float) -> float:
+    if not 0.0 < np.float32(eps) < np.float32(sde.T):
+        raise ValueError(f"eps must lie between 0 and T = {sde.T:g}, not {eps:g} (sampling.eps)")
+    return eps
 
 
 def log_normal_times(sde: SDE, u: AnyTimes, mean: float, std: float) -> AnyTimes:

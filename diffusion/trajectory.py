@@ -67,16 +67,16 @@ def drive(
     """Applies `x, memory = step(x, memory, inputs[i])` for every i, in one `lax.scan`.
 
     Returns the last x, the last memory, and `num_frames` of the states x that were passed (or
-    None), equally spaced from the first to the last. No other state is ever stored.
+    None), equally spaced from the first to the last; all states where there are fewer. No other
+    state is ever stored.
 
     Raises:
-      ValueError: more frames than states.
+      ValueError: a negative number of frames.
     """
+    if num_frames < 0:
+        raise ValueError(f"num_frames is {num_frames}; it must be 0 or more")
     num_steps = jax.tree.leaves(inputs)[0].shape[0]
-    if not 0 <= num_frames <= num_steps + 1:
-        raise ValueError(
-            f"num_frames is {num_frames}; {num_steps} steps pass {num_steps + 1} states"
-        )
+    num_frames = min(num_frames, num_steps + 1)
     if not num_frames:
         (x, memory), _ = jax.lax.scan(lambda c, i: (step(*c, i), None), (x, memory), inputs)
         return x, memory, None

@@ -10,7 +10,6 @@ function and random keys, and can be copied into a notebook. Any run on images s
 from __future__ import annotations
 
 import dataclasses
-import json
 import pathlib
 import sys
 
@@ -19,7 +18,6 @@ import jax.numpy as jnp
 import ml_collections
 import numpy as np
 
-import configs
 import data
 import likelihood
 import sampling
@@ -28,7 +26,7 @@ from data import transforms
 from diffusion.noise import image_noise
 from diffusion.probes import rademacher
 from runtime import experiment, figures
-from runtime.workdir import load_weights
+from runtime.workdir import load_weights, stored_config
 
 
 def load(
@@ -36,7 +34,7 @@ def load(
 ) -> tuple[ml_collections.ConfigDict, experiment.Parts, sde_lib.ScoreFn]:
     """A trained run: its config, what the config describes, and the score of its network."""
     # The config is plain data: which SDE, which network, which images.
-    config = configs.from_stored(json.loads((workdir / "config.json").read_text()))
+    config = stored_config(workdir)
 
     # `parts.sde` says how an image becomes noise: dx = f(x, t) dt + g(t) dw, from t = 0 to t = T.
     # `parts.module` is a Flax network, of which the checkpoint has the averaged weights.

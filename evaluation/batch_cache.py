@@ -15,15 +15,16 @@ import json
 import pathlib
 import shutil
 import time
-import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
 import numpy as np
+from absl import logging
 
 from models.ops import native
-from runtime import devices, files
+from runtime import arrays, devices, errors, files
+from runtime.arrays import Row
 
 HOME = pathlib.Path(__file__).resolve().parent.parent
 # The modules that draw samples, compute likelihoods and tell XLA how; all that they import counts.
@@ -54,16 +55,20 @@ class Shards:
       root: folder of all computations; this one has its own in it, `folder`.
       made_by: all that the results depend on, as JSON; whatever else changes leaves them as they
         are.
+      row: the results of one row, by name, as `arrays.read_shard` knows them.
 
     Attributes:
       seconds: the time that computing the batches took that were given out so far, in this process
         or in those that were interrupted.
     """
 
-    def __init__(self, root: pathlib.Path, made_by: dict[str, Any]) -> None:
+    def __init__(
+        self, root: pathlib.Path, made_by: dict[str, Any], row: Mapping[str, Row] | None = None
+    ) -> None:
         key = hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:16]
         self.folder = root / key
         self.made_by = made_by
+        self.row = row or {}
         self.seconds = 0.0
 
     def batches(self, rows: np.ndarray, batch_size: int, compute: Compute) -> Iterator[Batch]:
@@ -71,9 +76,7 @@ class Shards:
 
         `compute` is called once, with the rows of all missing batches, and yields `(rows, results)`
         for `batch_size` of them at a time; what it yields is on disk before it is given out.
-
-        Raises:
-          ValueError: a batch on disk is damaged.
+        Damaged batches on disk are computed again.
         """
         parts = np.split(rows, range(batch_size, len(rows), batch_size))
         stored = [devices.on_all(self._holds(part)) for part in parts]
@@ -85,7 +88,7 @@ class Shards:
                 _, results = next(computed)
                 self._write(part, results | {"seconds": np.asarray(time.monotonic() - began)})
             batch = self._read(part)
-            self.seconds += float(batch.pop("seconds"))
+            self.seconds += float(batch.pop("seconds", 0.0))
             del batch["index"]
             yield batch
 
@@ -101,20 +104,19 @@ class Shards:
 
     def _holds(self, part: np.ndarray) -> bool:
         """True if the batch is there with exactly these rows: the last one may have had fewer."""
+        if not self._file(part).exists():
+            return False
         try:
-            with np.load(self._file(part)) as batch:
-                return np.array_equal(batch["index"], part)
-        except (OSError, ValueError, EOFError, KeyError, zipfile.BadZipFile):
+            return np.array_equal(self._read(part)["index"], part)
+        except (ValueError, OSError) as error:
+            logging.warning("%s; it is computed again", errors.one_line(error))
             return False
 
     def _read(self, part: np.ndarray) -> Batch:
-        try:
-            with np.load(self._file(part)) as batch:
-                return dict(batch)
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-            raise ValueError(
-                f"{self._file(part)} is damaged; remove it, and it is computed again ({error})"
-            ) from error
+        batch = arrays.read_shard(self._file(part), self.row)
+        if batch.get("seconds", np.zeros(())).shape:
+            raise ValueError(f"{self._file(part)} is damaged (its 'seconds' are no number)")
+        return batch
 
     def _write(self, part: np.ndarray, results: Batch) -> None:
         origin = self.folder / "made_by.json"
@@ -137,9 +139,12 @@ class Store:
         self.made_by = made_by
         self.opened: list[tuple[Shards, bool]] = []
 
-    def open(self, kept: bool = False, **made_by: Any) -> Shards:
-        """The shards of a computation that depends on `made_by` too; `close` leaves those kept."""
-        shards = Shards(self.root, self.made_by | made_by)
+    def open(self, row: Mapping[str, Row], kept: bool = False, **made_by: Any) -> Shards:
+        """The shards of a computation that depends on `made_by` too; `close` leaves those kept.
+
+        `row`: see `Shards`.
+        """
+        shards = Shards(self.root, self.made_by | made_by, row)
         self.opened.append((shards, kept))
         return shards
 
@@ -148,15 +153,6 @@ class Store:
         for shards, kept in self.opened:
             if not kept:
                 shards.remove()
-
-
-def fingerprint(tree: Any) -> str:
-    """SHA-256 of all arrays of a replicated tree, with their names, types and shapes."""
-    content = hashlib.sha256()
-    for path, leaf in jax.tree_util.tree_leaves_with_path(devices.fetch(tree)):
-        content.update(f"{jax.tree_util.keystr(path)} {leaf.dtype} {leaf.shape}\n".encode())
-        content.update(np.ascontiguousarray(leaf).tobytes())
-    return content.hexdigest()
 
 
 # --- the program ---

@@ -8,6 +8,7 @@ import pathlib
 from typing import Any
 
 import ml_collections
+from absl import logging
 
 import configs
 import likelihood
@@ -15,8 +16,8 @@ import sampling
 from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.report import console, content
 from generation import examples
-from runtime import devices, experiment, figures, files
-from runtime.workdir import Trained, open_run, restore
+from runtime import devices, errors, experiment, figures, files
+from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
 from training.objective import objective_from_config
 
@@ -33,29 +34,49 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
       ValueError: a config that cannot be served, or that is not the checkpoint's; samples or
         likelihoods that failed.
     """
+    results_folder(workdir, eval_folder)
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     parts = experiment.build(config)
     refuse(config, parts)
     trained = restore(config, parts, workdir)
-    folder = workdir / eval_folder
+    folder = results_folder(workdir, eval_folder)
     results = origin(config, parts, trained)
     if config.eval.enable_loss:
         results |= loss_results(config, parts, trained, folder)
-    store = batch_cache.Store(
-        folder, {"weights": results["weights_sha256"], **batch_cache.program()}
-    )
+    store = store_of(folder, trained.sha256)
     if config.eval.enable_sampling:
         results |= samples.sampling_results(config, parts, trained, folder, store)
     if config.eval.enable_bpd:
         results |= likelihoods.likelihood_results(config, parts, trained, folder, store)
     if devices.is_primary():
-        files.write_json(folder / "results.json", results)
         content.write(folder, workdir, {"": config}, {"": results})
+        files.write_json(folder / "results.json", results)  # with it the evaluation is finished
         print(figures.table(console.table(results)))
         print(f"report.html, results.json and pictures are in {folder}")
     store.close()
     return results
+
+
+def store_of(folder: pathlib.Path, weights: str) -> batch_cache.Store:
+    """The finished batches of an evaluation of the weights with that hash, in its folder."""
+    return batch_cache.Store(folder, {"weights": weights, **batch_cache.program()})
+
+
+def remove_shards(
+    config: ml_collections.ConfigDict, folder: pathlib.Path, finished: Results
+) -> None:
+    """Removes the batches of a finished evaluation that was killed before it could do so."""
+    store = store_of(folder, finished["weights_sha256"])
+    if not devices.of_primary(store.root.is_dir()):
+        return
+    parts = experiment.build(config)
+    if config.eval.enable_sampling:
+        samples.shards_by_seed(config, parts, store)
+    if config.eval.enable_bpd:
+        dataset = parts.dataset(config.eval.bpd_dataset)
+        likelihoods.shards_of(config, parts, dataset, store)
+    store.close()
 
 
 def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
@@ -92,7 +113,7 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
         "weights": trained.label,
-        "weights_sha256": batch_cache.fingerprint(trained.params),
+        "weights_sha256": trained.sha256,
         "dataset": config.data.dataset,
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
@@ -117,7 +138,7 @@ def loss_results(
     """The loss of test images and its parts by time; draws loss_by_time.png into `folder`."""
     objective = objective_from_config(config, parts, parts.dataset("train"))
     loss = held_out.HeldOutLoss(parts, objective, config.eval.batch_size, config.seed)
-    held = loss(trained.params)
+    held = loss(trained.params, "loss")
     if devices.is_primary():
         held_out.save_loss_by_time(folder, held, trained.label)
     return {
@@ -209,6 +230,7 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     """
     same = (
         config.eval.checkpoint.isdecimal()
+        and can_be_shown(stored, config)
         and stored.get("made_by") == made_by(config)
         and stored.get("program") == batch_cache.program(batch_cache.EVALUATION)
     )
@@ -217,19 +239,30 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     return devices.of_primary(stored.get("weights_sha256") == weights_of(config, workdir))
 
 
+def can_be_shown(stored: Results, config: ml_collections.ConfigDict) -> bool:
+    """True if the results are of the form that a report is made of."""
+    try:
+        numbers = content.content({"": config}, {"": stored})["evaluations"][""]["numbers"]
+    except (KeyError, TypeError, ValueError, AttributeError, IndexError):
+        return False
+    values = [number[name] for number in numbers for name in ("value", "error") if name in number]
+    return bool(values) and all(isinstance(value, int | float) for value in values)
+
+
 def results_in(path: pathlib.Path) -> Results:
     """The results of a file, empty where there is none that can be read: they are made again."""
-    try:
-        results = json.loads(path.read_text())
-    except (OSError, ValueError):
+    if not path.exists():
         return {}
-    return results if isinstance(results, dict) else {}
+    try:
+        return files.read_json(path, "the evaluation is made again")
+    except (OSError, ValueError) as error:
+        logging.warning("%s", errors.one_line(error, 300))
+        return {}
 
 
 def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """SHA-256 of the weights that `config.eval` means."""
-    trained = restore(config, experiment.build(config), workdir)
-    return batch_cache.fingerprint(trained.params)
+    return restore(config, experiment.build(config), workdir).sha256
 
 
 def evaluate_each(
@@ -245,6 +278,7 @@ def evaluate_each(
         path = workdir / eval_folder / name / "results.json"
         stored = results_in(path)
         if is_finished(stored, variant, workdir):
+            remove_shards(variant, path.parent, stored)
             runs[name] = stored
         else:
             runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")

@@ -17,6 +17,7 @@ import likelihood
 from evaluation import batch_cache
 from generation import examples
 from runtime import devices, errors, experiment, files
+from runtime.arrays import FLAG, NUMBER
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
@@ -43,9 +44,7 @@ def likelihood_results(
     options, kind = config.eval, examples.kind_of(parts.pixels)
     dataset = parts.dataset(options.bpd_dataset)
     count = min(options.bpd_num_images or len(dataset), len(dataset))
-    shards = store.open(
-        what=f"{kind.unit}/dim", config=settings(config), images=dataset.fingerprint
-    )
+    shards = shards_of(config, parts, dataset, store)
     values = values_of_rows(config, parts, trained, dataset, count, shards)
     per_image = {name: value.reshape(-1, count).mean(0) for name, value in values.items()}
     name = f"{kind.unit}_per_dim"
@@ -70,6 +69,20 @@ def likelihood_results(
             f"{name}_bound_draws": options.bpd_bound_draws,
         }
     return results
+
+
+def shards_of(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    dataset: data.Dataset,
+    store: batch_cache.Store,
+) -> batch_cache.Shards:
+    """The finished batches of likelihoods."""
+    unit = examples.kind_of(parts.pixels).unit
+    row = {unit: NUMBER, "nfe": NUMBER, "ok": FLAG}
+    row |= {"bound": NUMBER} if config.eval.bpd_bound else {}
+    images = dataset.fingerprint
+    return store.open(row, what=f"{unit}/dim", config=settings(config), images=images)
 
 
 def settings(config: ml_collections.ConfigDict) -> Results:

@@ -8,6 +8,7 @@ import json
 import pathlib
 
 import ml_collections
+from absl import logging
 
 import data
 from evaluation import features
@@ -15,7 +16,7 @@ from evaluation.metrics import inception, statistics
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin, Statistics
 from evaluation.report import console
-from runtime import devices, experiment, figures
+from runtime import devices, errors, experiment, figures
 
 
 def make_statistics(
@@ -50,6 +51,20 @@ def cache_file(origin: Origin) -> pathlib.Path:
     key = json.dumps(dataclasses.asdict(origin)).encode()
     name = f"{origin.dataset.replace('/', '-')}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
     return data.default_folder() / "statistics" / name
+
+
+def cached_statistics(origin: Origin) -> Statistics | None:
+    """The statistics of that origin in the cache, or None if there are none that can be read."""
+    file = cache_file(origin)
+    if not file.is_file():
+        return None
+    try:
+        stored = statistics.read(file)
+        statistics.check(stored, origin, inception.NUM_FEATURES)
+    except ValueError as error:
+        logging.warning("%s; they are made again", errors.one_line(error, 300))
+        return None
+    return stored
 
 
 def training_images(
@@ -95,11 +110,10 @@ def reference(
         statistics.check(stored, origin_of(extractor, dataset, count), inception.NUM_FEATURES)
     else:
         dataset, count = training_images(parts, options)
-        origin = origin_of(extractor, dataset, count)
-        if not devices.on_all(cache_file(origin).is_file()):
+        cached = cached_statistics(origin_of(extractor, dataset, count))
+        if not devices.on_all(cached is not None) or cached is None:
             return make_statistics(extractor, dataset, count)
-        stored = statistics.read(cache_file(origin))
-        statistics.check(stored, origin, inception.NUM_FEATURES)
+        stored = cached
         if not with_features:
             return stored
     images = FeatureSet([], ["pool"])

@@ -19,6 +19,7 @@ from evaluation.sample_batches import sample_batches
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, experiment
+from runtime.arrays import NUMBER
 from runtime.workdir import Trained
 
 Results = dict[str, Any]
@@ -44,19 +45,28 @@ def sampling_results(
     judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
-    seeds = [config.sampling.seed + i for i in range(config.eval.seeds)]
-    for seed in seeds:
-        origin = {
-            name: config[name].to_dict() for name in ("data", "model", "sampling", "training")
-        }
-        origin["sampling"]["seed"] = seed
-        shards = store.open(config.eval.keep_samples, what="samples", config=origin)
+    by_seed = shards_by_seed(config, parts, store)
+    for seed, shards in by_seed.items():
         pictures = folder / f"seed_{seed}" if runs else folder
         batches = sample_batches(
             generator, trained.params, seed, count, batch_size, shards, kind, pictures
         )
         runs.append(judge(batches) | {"sampling_seconds": shards.seconds})
-    return runs[0] | (over_seeds(seeds, runs) if len(runs) > 1 else {})
+    return runs[0] | (over_seeds([*by_seed], runs) if len(runs) > 1 else {})
+
+
+def shards_by_seed(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, store: batch_cache.Store
+) -> dict[int, batch_cache.Shards]:
+    """The finished batches of samples of each seed."""
+    row = {"image": examples.kind_of(parts.pixels).row(parts.image_shape), "nfe": NUMBER}
+    by_seed = {}
+    for seed in range(config.sampling.seed, config.sampling.seed + config.eval.seeds):
+        sections = ("data", "model", "sampling", "training")
+        origin = {name: config[name].to_dict() for name in sections}
+        origin["sampling"]["seed"] = seed
+        by_seed[seed] = store.open(row, config.eval.keep_samples, what="samples", config=origin)
+    return by_seed
 
 
 def over_seeds(seeds: list[int], runs: list[Results]) -> Results:

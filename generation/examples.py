@@ -20,6 +20,7 @@ import likelihood
 from data import transforms
 from generation import point_figures
 from runtime import figures, files
+from runtime.arrays import Row
 from runtime.experiment import Pixels
 
 LARGEST_SIDE = 128  # of an image in `strip`, in pixels
@@ -46,6 +47,10 @@ class Kind(Protocol):
 
     @property
     def described(self) -> str: ...
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        """A stored sample of this shape, as a row of a shard."""
+        ...
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         """Stored examples [B, ...] in the model's range, with a density; noise from keys [B]."""
@@ -85,6 +90,9 @@ class Images:
     @property
     def described(self) -> str:
         return f"{self.levels} levels, uniform dequantisation"
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        return "u", shape
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         return transforms.uniform_dequantize(stored, keys, self.levels, self.centered)
@@ -128,6 +136,9 @@ class Points:
     in_picture: ClassVar[int] = 5000
     in_strip: ClassVar[int] = 5000
     described = "real-valued"
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        return "f", shape
 
     def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
         del keys

@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
 import ml_collections
 import numpy as np
+from absl import logging
 
 import sampling
 from configs.stored import config_differences
 from generation import examples
 from generation.generator import Generator
-from runtime import devices, experiment, files
+from runtime import devices, errors, experiment, files
+from runtime.arrays import NUMBER, read_shard
 from runtime.workdir import restore
+
+ORIGIN = "made_by.json"
+SHARDS = "shard_*.npz"
+ADVICE = "move the folder away, and they are drawn anew"
 
 
 def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -28,45 +33,78 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       FileNotFoundError: no checkpoint.
       ValueError: a config that cannot be served; samples that are not finite; a folder of samples
-        that were made in another way.
+        of other weights, or that were made in another way.
     """
     parts = experiment.build(config)
     sampler = sampling.from_config(config, devices.AXIS)
     generator = Generator(parts, sampler, config.sampling)
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
-    origin = {"step": trained.step, "sampling": config.sampling.to_dict()}
-    claim(folder, origin | ({"ema": config.eval.ema} if config.eval.ema else {}))
-    numbers = missing(folder, config.sampling.num_samples)
     kind = examples.kind_of(parts.pixels)
+    origin = {"step": trained.step, "weights_sha256": trained.sha256}
+    origin |= {"sampling": config.sampling.to_dict()}
+    origin |= {"ema": config.eval.ema} if config.eval.ema else {}
+    refuse_others(folder, origin)
+    numbers = missing(folder, config.sampling.num_samples, kind, parts.image_shape)
     for indices, batch in generator(trained.params, numbers):
         if devices.is_primary():
+            files.write_json(folder / ORIGIN, origin)
             save_batch(folder, indices, batch, kind)
     if devices.is_primary():
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(numbers)} new)")
 
 
-def claim(folder: pathlib.Path, origin: dict[str, Any]) -> None:
-    """Writes into `folder` the origin of its samples: the step, the weights, the sampler.
+def refuse_others(folder: pathlib.Path, origin: dict[str, Any]) -> None:
+    """Refuses a folder of samples of another origin: step, weights, sampler.
+
+    A record without samples says nothing: they were never finished.
 
     Raises:
-      ValueError: it holds samples of another origin.
+      ValueError: it holds samples of another origin, or of one that nobody knows.
     """
+    path = folder / ORIGIN
+    if not any(folder.glob(SHARDS)):
+        return
+    if not path.exists():
+        raise ValueError(
+            f"{folder} holds samples whose origin nobody knows, as {ORIGIN} is missing; {ADVICE}"
+        )
+    stored = files.read_json(path, f"what its samples are of, nobody knows: {ADVICE}")
+    sha256, step = stored.get("weights_sha256"), stored.get("step")
+    if sha256 is None:
+        raise ValueError(
+            f"{folder} holds samples of an earlier version (step {step}), which did not write down "
+            f"the hash of their weights, and these may be others by now; {ADVICE}"
+        )
+    if sha256 != origin["weights_sha256"]:
+        raise ValueError(
+            f"{folder} holds samples of other weights: SHA-256 {str(sha256)[:12]}, step {step}; "
+            f"those of now have {origin['weights_sha256'][:12]}, step {origin['step']}; {ADVICE}"
+        )
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
-    path = folder / "made_by.json"
-    if path.exists() and any(folder.glob("shard_*.npz")):
-        differences = config_differences(json.loads(path.read_text()), origin, free)
-        if differences:
-            raise ValueError(
-                f"{folder} holds samples made otherwise: {'; '.join(differences)}; move it away"
-            )
-    if devices.is_primary():
-        files.write_json(path, origin)
+    differences = config_differences(stored, origin, free)
+    if differences:
+        raise ValueError(
+            f"{folder} holds samples made otherwise: {'; '.join(differences)}; {ADVICE}"
+        )
 
 
-def missing(folder: pathlib.Path, count: int) -> np.ndarray:
-    """The numbers below `count` of samples that no shard in `folder` holds, int32."""
-    stored = {int(i) for shard in folder.glob("shard_*.npz") for i in np.load(shard)["index"]}
+def missing(
+    folder: pathlib.Path, count: int, kind: examples.Kind, shape: tuple[int, ...]
+) -> np.ndarray:
+    """The numbers below `count` of samples [*shape] that no shard in `folder` holds, int32.
+
+    A shard that is damaged is removed, so that its samples are drawn again.
+    """
+    row = {"image": kind.row(shape), "nfe": NUMBER}
+    stored: set[int] = set()
+    for path in sorted(folder.glob(SHARDS)):
+        try:
+            stored |= {int(i) for i in read_shard(path, row)["index"]}
+        except ValueError as error:
+            logging.warning("%s; its samples are drawn again", errors.one_line(error))
+            if devices.is_primary():
+                path.unlink(missing_ok=True)
     return np.array([i for i in range(count) if i not in stored], np.int32)
 
 

@@ -16,12 +16,17 @@ import optax
 import configs
 import models
 from configs import defaults, schema, stored
+from configs.attention import heights
 from interop import diffusers, diffusers_config, sources
 from runtime import experiment, figures, files
+from runtime.arrays import flatten
+from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
 from runtime.workdir import load_weights, open_run
 from training import optimizers
 from training.state import TrainState
+
+RUN_FILES = ("config.json", "config.py")
 
 # `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
@@ -68,14 +73,17 @@ def import_weights(
     if isinstance(opened, sources.DiffusersFolder):
         refuse_differences(config, opened.config_values(config.data.image_size))
     checkpoints = open_run(config, workdir)
-    if checkpoints.steps():
+    if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
     module = models.from_config(config)
     weights = opened.weights(module, experiment.image_shape(config))
     state = state_of(config, module, weights)
 
-    checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
-    checkpoints.wait()
+    if not checkpoints.steps():
+        checkpoints.save(weights.step, vars(state), None, json.dumps(config.to_dict()))
+        checkpoints.wait()
+    elif not holds(checkpoints, state):
+        raise ValueError(f"{checkpoints.directory} holds other checkpoints; use another --workdir")
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
     files.write_text(config_path, CONFIG_FILE)
@@ -83,6 +91,16 @@ def import_weights(
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
     return state
+
+
+def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
+    """True if the checkpoints are this one alone: an import that was killed had written it."""
+    if checkpoints.steps() != [int(state.step)]:
+        return False
+    stored, imported = checkpoints.restore().state, flatten(vars(state))
+    return stored.keys() == imported.keys() and all(
+        np.array_equal(stored[name], array) for name, array in imported.items()
+    )
 
 
 def summary(
@@ -198,9 +216,9 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
     """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
     fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
     described = {name: fields[name] for name in values}
-    heights = [values["data.image_size"] >> i for i in range(len(values["model.ch_mult"]))]
+    levels = heights(values["data.image_size"], values["model.ch_mult"])
     attention = described["model.attn_resolutions"]  # at heights that the network has
-    described["model.attn_resolutions"] = tuple(height for height in heights if height in attention)
+    described["model.attn_resolutions"] = tuple(height for height in levels if height in attention)
     return stored.config_differences(
         described,
         values,
@@ -215,6 +233,24 @@ def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]
         raise ValueError(
             f"the config has another network than config.json; it would need {' '.join(overrides)}"
         )
+
+
+def is_exported(
+    target: str | pathlib.Path, description: dict[str, Any], tensors: dict[str, np.ndarray]
+) -> bool:
+    """True if the folder is what an export of these writes, and holds nothing else."""
+    folder, names = pathlib.Path(target), {"config.json", diffusers.WEIGHTS}
+    if not folder.is_dir() or {path.name for path in folder.iterdir()} != names:
+        return False
+    try:
+        stored = diffusers.read(folder)
+    except ValueError:
+        return False
+    return (
+        stored.description == json.loads(json.dumps(description))
+        and stored.tensors.keys() == tensors.keys()
+        and all(np.array_equal(stored.tensors[name], tensors[name]) for name in tensors)
+    )
 
 
 def export_weights(
@@ -232,7 +268,8 @@ def export_weights(
     description = diffusers_config.description(module, shape)
     weights = load_weights(config, module, shape, workdir)
     tensors = diffusers.params_to_diffusers(module, weights.params, shape)
-    diffusers.write(target, description, tensors)
+    if not is_exported(target, description, tensors):  # by an export that was killed
+        diffusers.write(target, description, tensors)
     rows = [
         ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),

@@ -10,6 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from configs.attention import check_attention
 from configs.names import lookup
 from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.clip import CLIP
@@ -35,6 +36,7 @@ def _unet(config: Any) -> dict[str, Any]:
     """Arguments that NCSN++ and DDPM share."""
     model = config.model
     _check_normalization(model, "GroupNorm")
+    check_attention(config)
     return {
         "nf": model.nf,
         "ch_mult": tuple(model.ch_mult),

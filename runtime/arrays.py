@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import hashlib
 import io
 import os
+import pathlib
+import struct
 import zipfile
+import zlib
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,6 +22,17 @@ from etils import epath
 from runtime import errors
 
 PyTree = Any
+
+# Of a row of a shard: the kinds of dtypes that it may have, in NumPy's letters, and its shape.
+Row = tuple[str, tuple[int, ...]]
+NUMBER: Row = ("iuf", ())
+FLAG: Row = ("b", ())
+
+# What NumPy and zipfile raise where an archive is cut, or its bytes are others.
+DAMAGE = (
+    *(ValueError, EOFError, KeyError, zipfile.BadZipFile, zlib.error, struct.error),
+    *(NotImplementedError, RuntimeError, MemoryError, OverflowError, TypeError, RecursionError),
+)
 
 
 def flatten(tree: PyTree) -> dict[str, np.ndarray]:
@@ -96,6 +112,62 @@ def read_arrays(path: epath.PathLike, prefix: str = "") -> dict[str, np.ndarray]
                 array = np.lib.format.read_array(data, allow_pickle=False)
                 arrays[member.removesuffix(".npy")] = array
     return arrays
+
+
+def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+    """All arrays of an archive, each verified.
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+      ValueError: it is damaged; names it.
+    """
+    try:
+        return read_arrays(pathlib.Path(path))
+    except DAMAGE as error:
+        reason = errors.one_line(error, limit=200)
+        raise ValueError(f"{path} is damaged ({reason})") from error
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # a place before the beginning of a file that was cut
+            raise
+        raise ValueError(f"{path} is damaged (it is cut)") from error
+
+
+def read_shard(path: str | os.PathLike[str], row: Mapping[str, Row]) -> dict[str, np.ndarray]:
+    """The arrays of a shard: "index" [n], ascending, and others, among them all of `row` [n, ...].
+
+    Raises:
+      OSError: it is not there, or cannot be read.
+      ValueError: it is damaged, or its rows are none of these; names it.
+    """
+    arrays = read_archive(path)
+    index = arrays.get("index", np.zeros(1))
+    if index.dtype.kind != "i" or index.ndim != 1 or (np.diff(index, prepend=-1) <= 0).any():
+        raise ValueError(f"{path} is damaged (it has no 'index' of ascending numbers)")
+    for name, (kinds, shape) in row.items():
+        if name not in arrays:
+            raise ValueError(f"{path} is damaged (it has no {name!r})")
+        array, expected = arrays[name], (len(index), *shape)
+        if array.dtype.kind not in kinds or array.shape != expected:
+            raise ValueError(
+                f"{path} is damaged (its {name!r} is {array.dtype}{list(array.shape)}, and that of "
+                f"this run has shape {list(expected)} and a dtype of kind {kinds})"
+            )
+    return arrays
+
+
+def fingerprint(tree: PyTree) -> str:
+    """SHA-256 of all arrays of a tree, with their names, and the types that they have on a device.
+
+    It is the same for a tree in NumPy and for `devices.fetch` of its copies on all devices.
+    """
+    content = hashlib.sha256()
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        array = np.asarray(leaf)
+        array = np.ascontiguousarray(array, jax.dtypes.canonicalize_dtype(array.dtype))
+        shape = np.shape(leaf)
+        content.update(f"{jax.tree_util.keystr(path)} {array.dtype} {shape}\n".encode())
+        content.update(array.tobytes())
+    return content.hexdigest()
 
 
 def _leaf_name(path: Any) -> str:

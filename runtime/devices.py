@@ -8,15 +8,15 @@ order over hosts, then over the devices of a host, then inside a device.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
 from runtime.errors import Refused
+from runtime.progress import Bar
 
 AXIS = "devices"
 Tree = Any  # a pytree of arrays
@@ -176,9 +176,17 @@ class ImageMap:
                 yield indices[rows[:count]], jax.tree.map(lambda x, n=count: x[:n], result)
 
 
-def progress(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
+def progress(total: int, description: str, unit: str, initial: int = 0) -> Bar:
     """A progress bar with rate and remaining time, on the primary host, if it has a description."""
     hidden = not description or not is_primary()
-    return tqdm(
+    return Bar(
         total=total, initial=initial, desc=description, unit=unit, disable=hidden, smoothing=0.1
     )
+
+
+def each(items: Sequence[T], description: str) -> Iterator[T]:
+    """The items one after the other, with a progress bar."""
+    with progress(len(items), description, "step") as bar:
+        for item in items:
+            yield item
+            bar.update(1)

@@ -17,7 +17,7 @@ import jax
 import numpy as np
 
 from runtime import ema, files
-from runtime.arrays import flatten, read_arrays, unflatten, write_arrays
+from runtime.arrays import DAMAGE, flatten, read_arrays, unflatten, write_arrays
 
 LARGEST_ERROR = 0.5  # of a profile that is still taken for the wanted one
 
@@ -133,13 +133,13 @@ class Snapshots:
         try:
             with self._path(step).open("rb") as file, zipfile.ZipFile(file) as archive:
                 return sorted({member.partition("/")[0] for member in archive.namelist()})
-        except zipfile.BadZipFile as error:
+        except DAMAGE as error:
             raise self._damage(step, error) from error
 
     def _read(self, step: int, name: str) -> dict[str, np.ndarray]:
         try:
             return read_arrays(self._path(step), prefix=f"{name}/")
-        except (zipfile.BadZipFile, ValueError, EOFError) as error:
+        except DAMAGE as error:
             raise self._damage(step, error) from error
 
     def _damage(self, step: int, error: Exception) -> ValueError:

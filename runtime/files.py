@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import json
 import os
 import pathlib
+import re
 import shutil
 import socket
 from collections.abc import Iterator
@@ -21,20 +23,55 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     """A path beside `path` to write a file or a folder to, which takes the name `path` at the end.
 
     Its folder is made if need be. Whatever stands at `path` is replaced in one move, or where an
-    error ends the block, left as it was.
+    error ends the block, left as it was. What a process of this machine that was killed had written
+    of `path` is removed.
     """
     target = with_parent(path)
-    writer = f"{socket.gethostname()}.{os.getpid()}"  # machines may share a disk, and a number
-    temporary = target.with_name(f".{target.stem}.{writer}{target.suffix}")
+    host = socket.gethostname()  # machines may share a disk, and a number
+    temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}{target.suffix}")
+    for unfinished in (
+        temporary,
+        *_unfinished(target.parent.absolute(), host).pop(target.name, ()),
+    ):
+        _remove(unfinished)
     try:
         yield temporary
         os.replace(temporary, target)
     except BaseException:
-        if temporary.is_dir():
-            shutil.rmtree(temporary, ignore_errors=True)
-        else:
-            temporary.unlink(missing_ok=True)
+        _remove(temporary)
         raise
+
+
+def is_running(process: int) -> bool:
+    """True if there is a process of this number on this machine."""
+    try:
+        os.kill(process, 0)
+    except (ProcessLookupError, OverflowError):
+        return False
+    except OSError:  # another user's
+        return True
+    return True
+
+
+@functools.cache
+def _unfinished(folder: pathlib.Path, host: str) -> dict[str, list[pathlib.Path]]:
+    """The files in a folder that processes of this machine did not finish before they were killed,
+    by the name that each should have got. They are looked for once: a folder may be large."""
+    pattern = re.compile(rf"\.(.*)\.{re.escape(host)}\.(\d+)(\.[^.]*)?")
+    names: dict[str, list[pathlib.Path]] = {}
+    for path in folder.iterdir():
+        match = pattern.fullmatch(path.name)
+        if match and not is_running(int(match[2])):
+            names.setdefault(f"{match[1]}{match[3] or ''}", []).append(path)
+    return names
+
+
+def _remove(path: pathlib.Path) -> None:
+    """Removes a file, or a folder with all that is in it, if it is there."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -47,6 +84,27 @@ def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; NumPy arrays and numbers are allowed."""
     text = json.dumps(value, indent=2, default=lambda array: np.asarray(array).tolist())
     write_text(path, f"{text}\n")
+
+
+def read_json(path: Path, advice: str) -> dict[str, Any]:
+    """The object in a file of JSON.
+
+    Args:
+      advice: what is to be done where the file is damaged, such as "remove it, and ...".
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: it holds no JSON, or no object; names the file, and gives the advice.
+    """
+    path = pathlib.Path(path)
+    try:
+        value = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path} is damaged: it is no JSON ({error}); {advice}") from error
+    if not isinstance(value, dict):
+        kind = type(value).__name__
+        raise ValueError(f"{path} is damaged: its JSON is no object, but a {kind}; {advice}")
+    return value
 
 
 def with_parent(path: Path) -> pathlib.Path:

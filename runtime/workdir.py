@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import json
 import pathlib
 import re
 from typing import Any, NamedTuple
@@ -14,9 +13,10 @@ import ml_collections
 
 import configs
 import models
+from configs import schema
 from configs.stored import config_differences
-from runtime import devices, ema, experiment
-from runtime.arrays import unflatten
+from runtime import devices, ema, experiment, files
+from runtime.arrays import fingerprint, unflatten
 from runtime.checkpoints import Checkpoints, Restored
 from runtime.ema_snapshots import Snapshots
 
@@ -35,19 +35,29 @@ FREE_TO_CHANGE = (
     "eval.*",
 )
 
+# What a run and its other modes write into the folder of the run.
+RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")
+
+CONFIG = "config.json"
+CONFIG_ADVICE = (
+    "if you know the run's config, remove the file, and --mode=train with that config writes it "
+    "again"
+)
+
 
 def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpoints:
     """The checkpoints of the run in this folder.
 
     Raises:
-      ValueError: the folder holds a run whose config differs in what matters; says in what.
+      ValueError: the folder holds a run whose config differs in what matters; says in what. Its
+        config.json is damaged.
     """
-    path = workdir / "config.json"
+    path = workdir / CONFIG
     if path.exists():
-        stored = configs.complete(json.loads(path.read_text()))
+        stored = configs.complete(_stored_sections(path))
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
-        differences = config_differences(stored, config.to_dict(), free)
+        differences = config_differences(stored, configs.complete(config.to_dict()), free)
         if differences:
             raise ValueError(
                 f"{path} belongs to another run: {'; '.join(differences)}; "
@@ -61,12 +71,71 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
     )
 
 
+def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
+    """The folder `name`, --eval_folder, in a run's folder, for results of an evaluation.
+
+    Raises:
+      ValueError: it is not inside the run's folder, or it holds what the run itself writes.
+    """
+    folder = workdir / name
+    inside = folder.resolve().relative_to(workdir.resolve()) if _contains(workdir, folder) else None
+    if inside is None or not inside.parts:
+        raise ValueError(
+            f"--eval_folder={name!r} is not inside {workdir}; it must be the name of a folder there"
+        )
+    if inside.parts[0] in RESERVED:
+        raise ValueError(
+            f"--eval_folder={name!r} is where the run keeps its {inside.parts[0]}; name another"
+        )
+    return folder
+
+
+def _contains(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
+    """True if the folder, where links lead, is in the workdir or is it."""
+    return folder.resolve().is_relative_to(workdir.resolve())
+
+
+def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of the run in a folder, as a run of today reads it.
+
+    Raises:
+      FileNotFoundError: there is no config.json.
+      ValueError: it is damaged, or holds no config; names the file.
+    """
+    path = workdir / CONFIG
+    config = configs.from_stored(_stored_sections(path))
+    try:
+        configs.check(config)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return config
+
+
+def _stored_sections(path: pathlib.Path) -> dict[str, Any]:
+    """The sections of the config in a file, each with its fields by name."""
+    stored = files.read_json(path, CONFIG_ADVICE)
+    for name, section in schema.base().items():
+        if isinstance(section, ml_collections.ConfigDict):
+            fields = stored.get(name, {})
+            if not isinstance(fields, dict):
+                raise ValueError(f"{path} is damaged: its {name!r} is {fields!r}; {CONFIG_ADVICE}")
+    return stored
+
+
 class Trained(NamedTuple):
-    """Weights of one run, the step that they are from, and what they are called in tables."""
+    """Weights of one run.
+
+    Attributes:
+      params: the weights.
+      step: of the training that they are from.
+      label: what they are called in tables.
+      sha256: their `arrays.fingerprint`, by which all that is made with them and kept is named.
+    """
 
     params: Any
     step: int
     label: str
+    sha256: str
 
 
 def restore(
@@ -109,7 +178,8 @@ def load_weights(
             "(model.ema_rate, training.ema_rates)"
         )
     prefix, label = trees[name]
-    return Trained(unflatten(template, restored.state, prefix=prefix), restored.step, label)
+    params = unflatten(template, restored.state, prefix=prefix)
+    return Trained(params, restored.step, label, fingerprint(params))
 
 
 class PostHocAverage(NamedTuple):
@@ -168,4 +238,5 @@ def _post_hoc_weights(
         f"post-hoc EMA of width {average.width:g} (from {reconstruction.sources} averages, "
         f"error of its profile {100 * reconstruction.error:.2g} %)"
     )
-    return Trained(reconstruction.params, step, label)
+    params = reconstruction.params
+    return Trained(params, step, label, fingerprint(params))

@@ -19,7 +19,7 @@ from configs.toy import two_moons_edm
 from evaluation import batch_cache, evaluate, samples
 from evaluation.report import console
 from models.ops import native
-from runtime import devices, experiment, files
+from runtime import arrays, devices, experiment, files
 from runtime.workdir import Trained
 from tests import tiny
 from training import loop
@@ -75,19 +75,27 @@ def test_what_was_made_otherwise_is_not_taken(tmp_path):
     assert more.rows == list(range(8, 14)), "the last batch had fewer rows; whole ones stay"
 
 
-def test_a_damaged_batch_is_computed_again(tmp_path):
-    store = batch_cache.Shards(tmp_path, MADE_BY)
+def test_a_damaged_batch_is_computed_again(tmp_path, caplog):
+    store = batch_cache.Shards(tmp_path, MADE_BY, {"square": arrays.NUMBER})
     squares(store, Work())
     file = store.folder / "batch_000004.npz"
-    file.write_bytes(file.read_bytes()[:-40])
-    work = Work()
-    assert squares(store, work) == [i**2 for i in range(10)]
-    assert work.rows == [4, 5, 6, 7]
-    content = bytearray(file.read_bytes())
+    whole = file.read_bytes()
+    content = bytearray(whole)
     content[content.index(b"NUMPY", content.index(b"square.npy")) + 130] ^= 1  # in the first number
-    file.write_bytes(content)
-    with pytest.raises(ValueError, match=r"batch_000004\.npz is damaged; remove it"):
-        squares(store, Work())
+    damages = [whole[:-40], whole[:60], b"", bytes(range(256)), bytes(content), b"3"]
+    changes: list[Any] = [{"square": np.zeros((4, 2))}, {"square": np.full(4, "a")}]
+    for change in (*changes, {"index": [[4, 5]]}):
+        np.savez(file, **{"index": np.arange(4, 8), "square": np.zeros(4)} | change)
+        damages.append(file.read_bytes())
+    for damage in damages:
+        file.write_bytes(damage)
+        caplog.clear()
+        work = Work()
+        assert squares(store, work) == [i**2 for i in range(10)]
+        assert work.rows == [4, 5, 6, 7]
+        (line,) = caplog.messages
+        assert line.startswith(f"{file} is damaged (")
+        assert line.endswith("; it is computed again")
 
 
 def test_two_machines_that_share_a_disk_write_the_same_batch_at_once(tmp_path, monkeypatch):
@@ -106,7 +114,10 @@ def test_two_machines_that_share_a_disk_write_the_same_batch_at_once(tmp_path, m
 def test_weights_that_differ_in_anything_have_another_hash():
     def hashed(**changes: Any) -> str:
         tree = {"a": np.ones((1, 2), np.float32), "b": np.zeros((1, 3), np.float32)} | changes
-        return batch_cache.fingerprint(devices.replicate({name: x[0] for name, x in tree.items()}))
+        params = {name: x[0] for name, x in tree.items()}
+        sha256 = arrays.fingerprint(params)
+        assert arrays.fingerprint(devices.fetch(devices.replicate(params))) == sha256
+        return sha256
 
     assert hashed() == hashed()
     found = {
@@ -199,7 +210,7 @@ def test_releases_and_native_functions_are_part_of_the_name(monkeypatch, tmp_pat
     """An evaluation's batches lie in another folder once jaxlib or the forms in use are others."""
 
     def folder() -> str:
-        return batch_cache.Store(tmp_path, batch_cache.program()).open(what="x").folder.name
+        return batch_cache.Store(tmp_path, batch_cache.program()).open({}, what="x").folder.name
 
     monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "the same")
     monkeypatch.setattr(native, "available", lambda: True)
@@ -267,7 +278,7 @@ def machine(monkeypatch):
             yield from made("nats", np.arange(len(indices)), self.batch_size, make)
 
     parts = experiment.build(config())
-    trained = Trained({"w": np.ones((1, 2))}, 7, "EMA weights")
+    trained = Trained({"w": np.ones((1, 2))}, 7, "EMA weights", "ab12")
     monkeypatch.setattr(data, "from_config", lambda config, split: MOONS[split])
     monkeypatch.setattr(experiment, "build", lambda config: parts)
     monkeypatch.setattr(evaluate, "restore", lambda *_: trained)

@@ -1,6 +1,7 @@
 """All official configs, value by value and parameter by parameter; the schema and its check."""
 
 import ast
+import contextlib
 import functools
 import json
 import math
@@ -234,6 +235,37 @@ def test_a_run_that_called_its_normalisation_otherwise_can_be_opened(
     open_run(config, tmp_path)
 
 
+def test_attention_where_no_level_is_is_refused_with_the_levels() -> None:
+    config = schema.base()
+    config.data.image_size, config.model.ch_mult = 28, (1, 2, 2)
+    for name in ("ncsnpp", "ddpm"):
+        config.model.name = name
+        with pytest.raises(
+            ValueError,
+            match=r"^config\.model\.attn_resolutions is \(16,\)[^\n]* height 16[^\n]* 28, 14, 7;",
+        ):
+            models.from_config(config)
+    for attention in ((), (14,), (28, 7)):
+        config.model.attn_resolutions = attention
+        assert models.from_config(config).attn_resolutions == attention
+    config.model.name, config.model.attn_resolutions = "ncsnv2_64", (16,)  # which has none
+    config.model.normalization = "InstanceNorm++"
+    models.from_config(config)
+
+
+def test_a_run_whose_attention_was_where_no_level_is_can_be_opened(tmp_path: pathlib.Path) -> None:
+    """By its own stored config, and by one without the heights that had no effect."""
+    earlier = tiny.config(model__attn_resolutions=(16, 8)).to_dict()
+    (tmp_path / "config.json").write_text(json.dumps(earlier))
+    own = configs.from_stored(json.loads((tmp_path / "config.json").read_text()))
+    assert own.model.attn_resolutions == (8,)
+    models.from_config(own)
+    for config in (own, tiny.config(model__attn_resolutions=(8,))):
+        open_run(config, tmp_path)
+    with pytest.raises(ValueError, match="attn_resolutions"):
+        open_run(tiny.config(model__attn_resolutions=()), tmp_path)
+
+
 def test_every_mend_is_told_in_the_file_itself() -> None:
     for name, field in MENDED:
         source = (ROOT / "configs" / f"{name}.py").read_text()
@@ -338,17 +370,83 @@ def test_misspelt_fields_are_refused_in_files_and_on_the_command_line() -> None:
         ("eval.seeds", 0, "positive"),
         ("sampling.seed", 2**32, "0 or more and below 4294967296"),
         ("control.seed", -1, "0 or more and below 4294967296"),
-        ("eval.samplers", (5,), "a tuple of different names"),
+        ("eval.samplers", (5,), "a tuple of different samplers"),
         ("eval.metrics", (["fid"],), "a tuple of different names"),
-        ("eval.samplers", ("ddim", "ddim"), "a tuple of different names"),
+        ("eval.samplers", ("ddim", "ddim"), "a tuple of different samplers"),
+        ("eval.samplers", ("ddim", "ddim:0"), "a tuple of different samplers"),
+        ("eval.samplers", ("ddim:20", "ddim:020"), "a tuple of different samplers"),
+        ("optim.grad_clip", 0.0, "positive, or negative: none"),
+        ("sampling.churn_max", -1.0, "0 or more"),
+        ("sampling.churn_min", 2e9, r"sampling\.churn_min \(2000000000\.0\) or more"),
+        ("model.fir_kernel", (1, -1), "whose sum is not 0"),
+        ("model.ch_mult", (True,), "positive integers"),
+        ("control.classes", (0, 2**31), "below 2147483648 in size"),
+        ("control.interval", (0.1, float("inf")), "finite"),
+        ("training.ema_rates", (1e-40,), "1.2e-38 to 3.4e\\+38"),
+        ("optim.lr", 1e39, "1.2e-38 to 3.4e\\+38"),
+        ("data.data_dir", "a\0b", "without null characters"),
+        ("training.batch_size", 10**40, "below 2147483648 in size"),
     ],
 )
 def test_impossible_values_are_refused_in_one_line(field: str, value: Any, words: str) -> None:
     config = schema.base()
     section, name = field.split(".")
     config[section][name] = value
-    with pytest.raises(ValueError, match=rf"^config\.{field} is .*{words}[^\n]*$"):
+    blamed = "sampling.churn_max" if name == "churn_min" else field
+    with pytest.raises(ValueError, match=rf"^config\.{blamed} is .*{words}[^\n]*$"):
         configs.check(config)
+
+
+NUMBERS = [name for name, field in schema.fields().items() if type(field.default) in (int, float)]
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+def test_no_number_is_infinite_or_too_large_for_what_computes_with_it(name: str) -> None:
+    """Of every field that there is or will be: nobody has to think of it."""
+    section, _, field = name.rpartition(".")
+    whole = isinstance(schema.fields()[name].default, int)
+    for value in (10**30, 10**5000) if whole else (math.nan, math.inf, -math.inf, 1e300, 1e-300):
+        config = schema.base()
+        (config[section] if section else config)[field] = value
+        with pytest.raises(ValueError, match=rf"^config\.{name} is [^\n]*; it must be [^\n]*$"):
+            configs.check(config)
+
+
+def test_fields_beyond_the_schema_are_finite_too() -> None:
+    config = schema.base()
+    with config.unlocked():
+        config.model.cosine_offset = math.nan
+    with pytest.raises(
+        ValueError, match=r"^config\.model\.cosine_offset is nan; it must be finite$"
+    ):
+        configs.check(config)
+
+
+def test_the_last_seed_of_an_evaluation_is_a_seed() -> None:
+    """Beyond 2^32 it would be another one's images."""
+    config = schema.base()
+    config.sampling.seed, config.eval.seeds = 2**32 - 3, 3
+    configs.check(config)
+    config.eval.seeds = 4
+    with pytest.raises(ValueError, match=r"^config\.eval\.seeds is 4; .*= 4294967296, is below"):
+        configs.check(config)
+
+
+VALUES: tuple[Any, ...] = (
+    *(None, True, 0, -1, 10**30, 0.5, math.nan, "", "x", b"x", 1j, [], {}, object()),
+    *((), (None,), ("x", 1), (1, "x"), ((1,),), ([],), (1, 1.0), (True, {}), (math.nan, math.inf)),
+)
+
+
+@pytest.mark.parametrize("name", schema.fields())
+def test_no_value_of_any_type_makes_a_rule_fail(name: str) -> None:
+    """It passes or is refused in one line."""
+    section, _, field = name.rpartition(".")
+    for value in VALUES:
+        config = ConfigDict(schema.base().to_dict(), type_safe=False)
+        (config[section] if section else config)[field] = value
+        with contextlib.suppress(ValueError):
+            configs.check(config)
 
 
 def test_configs_not_made_from_the_schema_are_refused_in_one_line() -> None:

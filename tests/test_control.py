@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import json
 import os
@@ -20,10 +21,11 @@ import data
 import models
 from control import masks, results
 from control import run as control_run
-from control.problem import Problem
+from control.problem import Guidance, Problem
 from control.run import TASKS, control
 from evaluation.metrics import fidelity
-from runtime import experiment
+from runtime import devices, experiment
+from runtime.arrays import fingerprint
 from runtime.devices import replicate
 from runtime.experiment import Pixels
 from runtime.workdir import Trained
@@ -37,7 +39,7 @@ def restored(config: Any, parts: experiment.Parts, workdir: pathlib.Path) -> Tra
     rng = np.random.RandomState(0)
     shapes = jax.eval_shape(init, jax.random.key(0))
     params = jax.tree.map(lambda x: 0.3 * rng.standard_normal(x.shape).astype(x.dtype), shapes)
-    return Trained(replicate(params), 7, "EMA weights")
+    return Trained(replicate(params), 7, "EMA weights", fingerprint(params))
 
 
 def settings(**changes: Any) -> Any:
@@ -354,3 +356,66 @@ def test_pixels_come_back_from_the_networks_range() -> None:
         pixels = Pixels(*settings)
         every = np.arange(pixels.levels, dtype=np.uint8)
         np.testing.assert_array_equal(pixels.to_levels(pixels.to_model(every)), every)
+
+
+def test_batches_are_kept_by_weights_guide_and_inputs(tmp_path: pathlib.Path) -> None:
+    """An interrupted run never goes on with batches of other weights, guides, masks or settings."""
+    config = settings(task="inpaint", mask="half")
+    parts = experiment.build(config)
+    problem, _, options = control_run.pose(config, parts)
+    trained = Trained({"w": np.ones(2)}, 7, "EMA weights", "ab12")
+
+    def folder(**changes: Any) -> str:
+        given = {"problem": problem, "options": options, "trained": trained} | changes
+        return control_run.shards_of(tmp_path, config=config, **given).folder.name
+
+    def guided(weights: Any) -> Problem:
+        guidance = Guidance(replicate(weights), lambda *_: None, "a classifier")  # type: ignore
+        return dataclasses.replace(problem, guidance=guidance)
+
+    box = control_run.pose(settings(task="inpaint", mask="box"), parts)[0]
+    more = options.copy_and_resolve_references()
+    more.repeats = 5
+    names = [
+        folder(),
+        folder(trained=trained._replace(sha256="cd34")),
+        folder(problem=guided({"w": np.ones(2)})),
+        folder(problem=guided({"w": np.zeros(2)})),
+        folder(problem=box),
+        folder(options=more),
+    ]
+    assert len(set(names)) == len(names)
+    assert folder() == names[0]
+
+
+@pytest.mark.slow
+def test_an_interrupted_run_draws_what_is_missing(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small: dict[str, Any] = {"task": "reconstruct", "method": "ddim", "num_images": 5}
+    small |= {"num_variants": 1, "batch_size": 2}
+    batches, call = [], devices.ImageMap.__call__
+    for lives in (9, 1, 9):
+
+        def mortal(self: Any, *arguments: Any, left: int = lives) -> Any:
+            for i, batch in enumerate(call(self, *arguments)):
+                if i == left:
+                    raise KeyboardInterrupt
+                batches.append(batch)
+                yield batch
+
+        monkeypatch.setattr(devices.ImageMap, "__call__", mortal)
+        batches.clear()
+        name = "whole" if not (tmp_path / "whole").exists() else "killed"
+        if lives == 1:
+            with pytest.raises(KeyboardInterrupt):
+                run(tmp_path / name, monkeypatch, **small)
+            continue
+        _, arrays = run(tmp_path / name, monkeypatch, **small)
+        if name == "whole":
+            whole = arrays
+    assert len(batches) == 2, "one of three was there"
+    assert {"image", "x", "nfe"} <= arrays.keys()
+    for field, values in whole.items():
+        np.testing.assert_array_equal(arrays[field], values)
+    assert not (tmp_path / "killed" / "control" / "reconstruct" / "shards").exists()

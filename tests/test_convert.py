@@ -172,6 +172,14 @@ def test_training_goes_on_where_the_file_stopped(
     argv = tiny.arguments(workdir, "import", f"--source={source}", "--config.training.n_iters=9")
     assert tiny.run(capsys, *argv) == (0, [])
 
+    (workdir / "config.json").unlink()  # killed before it was written: the import goes on
+    save(source, tiny_checkpoint(tiny.config(), seed=1))
+    _, (line,) = tiny.run(capsys, *argv)
+    assert line.endswith("checkpoints holds other checkpoints; use another --workdir")
+    save(source, content)
+    assert tiny.run(capsys, *argv) == (0, [])
+    assert (workdir / "config.json").exists()
+
     config = tiny.config(training__n_iters=9)
     module, shape = models.from_config(config), experiment.image_shape(config)
     state = state_from_host(open_run(config, workdir).restore(template_of(config)).state)
@@ -499,6 +507,10 @@ def test_export_takes_the_average(
     assert tiny.run(capsys, *argv) == (0, [])
     found = diffusers.params_from_diffusers(NCSNPP, diffusers.read(target).tensors, SHAPE)
     jax.tree.map(np.testing.assert_array_equal, found, state["ema_params"])
+    written = (target / diffusers.WEIGHTS).stat().st_mtime_ns
+    assert tiny.run(capsys, *argv) == (0, []), "an export that was killed at its end"
+    assert (target / diffusers.WEIGHTS).stat().st_mtime_ns == written
+    (target / "notes.txt").write_text("")
     code, lines = tiny.run(capsys, *argv)
     assert (code, len(lines)) == (1, 1)
     assert "exists and is not empty" in lines[0]

@@ -15,7 +15,10 @@ import pytest
 from evaluation import batch_cache, evaluate
 from evaluation.report import content
 from runtime import files
+from runtime.workdir import results_folder
 from tests import tiny
+from tests.test_report import load
+from tests.test_report import results as report_results
 from tests.test_training import start_two, use_devices
 from training import loop
 
@@ -225,3 +228,51 @@ def test_two_processes_killed_and_restarted_evaluate_as_one(
     for file, written in stored.items():
         assert file.stat().st_mtime_ns == written, "a finished batch was computed again"
     same_numbers(folder, evaluated / "eval")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("../x", "is not inside .*; it must be the name of a folder there"),
+        ("/tmp/x", "is not inside"),
+        ("out/x", "is not inside"),
+        ("", "is not inside"),
+        (".", "is not inside"),
+        ("eval/..", "is not inside"),
+        ("checkpoints", "is where the run keeps its checkpoints; name another"),
+        ("eval/../ema/x", "is where the run keeps its ema; name another"),
+    ],
+)
+def test_results_stay_inside_the_folder_of_the_run(
+    name: str, message: str, tmp_path: pathlib.Path
+) -> None:
+    workdir = tmp_path / "run"
+    workdir.mkdir()
+    (workdir / "out").symlink_to(tmp_path)
+    (workdir / "in").symlink_to(workdir / "eval")
+    with pytest.raises(ValueError, match=f"--eval_folder={name!r} {message}") as refusal:
+        evaluate.evaluate(tiny.config(), workdir, name)
+    assert "\n" not in str(refusal.value)
+    for inside in ("eval", "eval/a/b", "in/x", "eval_of_samples", str(workdir / "eval")):
+        assert results_folder(workdir, inside) == workdir / inside
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [b"", b"{", b"\xff\xfe", b"[1]", b"7", "step", "made_by", "versions", "fid", "nfe"],
+)
+def test_damaged_results_of_one_of_several_evaluations_are_made_again(
+    damage: Any, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = load("vp/cifar10_ddpmpp_continuous")
+    stored, path = report_results(config), tmp_path / "results.json"
+    assert evaluate.can_be_shown(stored, config)
+    if isinstance(damage, bytes):
+        path.write_bytes(damage)
+        assert evaluate.results_in(path) == {}
+        (line,) = caplog.messages
+        assert line.startswith(f"{path} is damaged: ")
+        assert line.endswith("; the evaluation is made again")
+    else:
+        assert not evaluate.can_be_shown(stored | {damage: ["odd"]}, config)
+    assert not evaluate.can_be_shown({}, config)

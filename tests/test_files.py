@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import socket
 
 import numpy as np
 import pytest
@@ -20,3 +22,46 @@ def test_json_is_written_whole_or_not_at_all(tmp_path):
         files.write_json(path, value)
     assert json.loads(path.read_text())["seed"] == 0
     assert [p.name for p in path.parent.iterdir()] == ["results.json"]
+
+
+def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_the_file(tmp_path):
+    """Other files stay, and those that a live process of this machine, or another one, writes."""
+    host, dead = socket.gethostname(), 2**22 + 1  # above the largest number of a process
+    left = [tmp_path / f".results.{host}.{dead}.json", tmp_path / f".unet.{host}.{dead}"]
+    left[0].write_text("{")
+    left[1].mkdir()
+    (left[1] / "config.json").write_text("{}")
+    others = [
+        tmp_path / f".results.{host}.{os.getppid()}.json",
+        tmp_path / f".results.another.{dead}.json",
+        tmp_path / f".others.{host}.{dead}.json",
+    ]
+    for path in others:
+        path.write_text("{")
+    files.write_json(tmp_path / "results.json", {})
+    with files.whole(tmp_path / "unet") as folder:
+        folder.mkdir()
+    written = [tmp_path / "results.json", tmp_path / "unet"]
+    assert sorted(tmp_path.iterdir()) == sorted([*others, *written])
+
+
+@pytest.mark.parametrize(
+    ("content", "why"),
+    [
+        (b"", "it is no JSON"),
+        (b'{"step": ', "it is no JSON"),
+        (b"\xff\xfe\x00", "it is no JSON"),
+        (b"[" * 100_000, "it is no JSON"),
+        (b"[1]", "its JSON is no object, but a list"),
+        (b"3", "its JSON is no object, but a int"),
+    ],
+)
+def test_a_damaged_file_of_json_is_named_with_what_to_do(tmp_path, content, why):
+    path = tmp_path / "config.json"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=why) as refusal:
+        files.read_json(path, "remove it")
+    text = str(refusal.value)
+    assert text.startswith(f"{path} is damaged: ")
+    assert text.endswith("; remove it")
+    assert "\n" not in text

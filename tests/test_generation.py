@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import json
 import pathlib
 from typing import Any
 
@@ -17,8 +18,9 @@ import models
 import sampling
 from configs import load
 from evaluation import evaluate
-from generation import sample
-from runtime import devices, experiment
+from generation import examples, sample
+from generation.generator import Generator
+from runtime import devices, experiment, files
 from runtime.workdir import restore
 from tests import tiny
 from tests.test_configs import OFFICIAL
@@ -102,8 +104,13 @@ def test_sampling_goes_on_where_it_stopped(
 ) -> None:
     use_devices(monkeypatch, 1)
     monkeypatch.setattr(data, "from_config", None)  # no data set is opened
-    sample.sample(tiny.config(sampling__num_samples=4), trained)
     folder = trained / "samples"
+    with monkeypatch.context() as patch:
+        patch.setattr(Generator, "unchecked", out_of_memory)
+        with pytest.raises(RuntimeError, match="out of memory"):
+            sample.sample(tiny.config(sampling__num_samples=4, sampling__seed=1), trained)
+    assert not folder.exists(), "the record is written with the first samples, not by a failure"
+    sample.sample(tiny.config(sampling__num_samples=4), trained)
     first = np.load(folder / "shard_000000.npz")["image"]
     assert np.asarray(Image.open(folder / "images" / "000003.png")).shape == (8, 8)
     with Image.open(folder / "reverse_process.gif") as gif:
@@ -114,6 +121,89 @@ def test_sampling_goes_on_where_it_stopped(
     assert np.load(folder / "shard_000004.npz")["index"].tolist() == [4, 5]
     with pytest.raises(ValueError, match=r"sampling.seed: 0 \(stored\) != 1 \(given\)"):
         sample.sample(tiny.config(sampling__seed=1), trained)
+
+
+def out_of_memory(*_: Any) -> Any:
+    raise RuntimeError("out of memory")
+
+
+ORIGIN = {"step": 6, "weights_sha256": "ab" * 32, "sampling": {"seed": 0}}
+DIGITS = examples.Images(17, True)
+
+
+def samples_in(folder: pathlib.Path, index: Any = range(4), **arrays: Any) -> pathlib.Path:
+    """A folder with a shard of four images and its record; `arrays` replace those of the shard."""
+    files.write_json(folder / sample.ORIGIN, ORIGIN)
+    index = np.array(index)
+    image = np.zeros((len(index), 8, 8, 1), np.uint8)
+    stored: dict[str, Any] = {"image": image, "index": index, "nfe": 25 + 0 * index, **arrays}
+    np.savez(folder / "shard_000000.npz", **{k: v for k, v in stored.items() if v is not None})
+    return folder / "shard_000000.npz"
+
+
+@pytest.mark.parametrize(
+    ("stored", "message"),
+    [
+        (
+            ORIGIN | {"weights_sha256": "cd" * 32},
+            "holds samples of other weights: SHA-256 cdcdcdcdcdcd, step 6; those of now have "
+            "abababababab, step 6; move the folder away",
+        ),
+        ({"step": 6, "sampling": {"seed": 0}}, r"of an earlier version \(step 6\), which did not"),
+        (ORIGIN | {"ema": "raw"}, r"samples made otherwise: ema: 'raw' \(stored\), nothing"),
+        (ORIGIN | {"sampling": 5}, r"samples made otherwise: sampling: 5 \(stored\), nothing"),
+        ([1, 2], r"made_by\.json is damaged: its JSON is no object, but a list; .* nobody knows"),
+        ("cut", r"made_by\.json is damaged: it is no JSON .* nobody knows"),
+        (None, r"samples whose origin nobody knows, as made_by\.json is missing; move"),
+    ],
+)
+def test_samples_of_another_origin_are_refused(
+    stored: Any, message: str, tmp_path: pathlib.Path
+) -> None:
+    """Weights count by their hash: those of a run that was trained anew have the same step."""
+    samples_in(tmp_path)
+    sample.refuse_others(tmp_path, ORIGIN)
+    record = tmp_path / sample.ORIGIN
+    if stored is None:
+        record.unlink()
+    else:
+        record.write_text('{"step": 6,' if stored == "cut" else json.dumps(stored))
+    with pytest.raises(ValueError, match=message) as refusal:
+        sample.refuse_others(tmp_path, ORIGIN)
+    assert "\n" not in str(refusal.value)
+    (tmp_path / "shard_000000.npz").unlink()
+    sample.refuse_others(tmp_path, ORIGIN)  # a record alone: no sample was ever finished
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda file: file.write_bytes(file.read_bytes()[:-40]),
+        lambda file: file.write_bytes(file.read_bytes()[:100]),
+        lambda file: file.write_bytes(b""),
+        lambda file: file.write_bytes(bytes(range(256))),
+        lambda file: samples_in(file.parent, image=np.zeros((4, 16, 16, 1), np.uint8)),
+        lambda file: samples_in(file.parent, image=np.zeros((4, 8, 8, 1), np.float32)),
+        lambda file: samples_in(file.parent, image=np.zeros((3, 8, 8, 1), np.uint8)),
+        lambda file: samples_in(file.parent, image=None),
+        lambda file: samples_in(file.parent, index=[3, 2, 1, 0]),
+        lambda file: samples_in(file.parent, index=np.zeros(4)),
+        lambda file: samples_in(file.parent, nfe=np.zeros((4, 2))),
+        lambda file: np.save(file.open("wb"), np.arange(4)),
+    ],
+)
+def test_samples_of_a_damaged_shard_are_drawn_again(
+    damage: Any, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard, shape = samples_in(tmp_path), (8, 8, 1)
+    assert sample.missing(tmp_path, 6, DIGITS, shape).tolist() == [4, 5]
+    assert not caplog.messages
+    damage(shard)
+    assert sample.missing(tmp_path, 6, DIGITS, shape).tolist() == list(range(6))
+    (line,) = caplog.messages
+    assert line.startswith(f"{shard} is damaged (")
+    assert line.endswith("its samples are drawn again")
+    assert not shard.exists()
 
 
 @pytest.mark.slow

@@ -362,7 +362,7 @@ def test_a_metric_is_one_function_and_one_quantity(small, tmp_path, monkeypatch,
 
     images = [fake_samples(), fake_samples() // 2]
     monkeypatch.setattr(samples, "Generator", generator_of(images))
-    trained = Trained(devices.replicate({"w": np.ones(2)}), 7, "EMA weights")
+    trained = Trained(devices.replicate({"w": np.ones(2)}), 7, "EMA weights", "ab12")
     monkeypatch.setattr(evaluate, "restore", lambda *_: trained)
     only = config(
         eval__metrics=("spread",),

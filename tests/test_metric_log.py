@@ -74,7 +74,32 @@ def test_metrics_of_a_killed_and_resumed_run(tmp_path):
     assert 21 in restarts, "TensorBoard drops what it has from step 21 on"
 
 
-def test_damaged_metrics_are_named(tmp_path):
-    (tmp_path / "m.jsonl").write_text('{"step": 1}\n{"loss": 3}\n{"step": 3}\n')
-    with pytest.raises(ValueError, match=r"m\.jsonl, line 2: no record of metrics: {\"loss\": 3}"):
-        metric_log.read_metrics(tmp_path / "m.jsonl")
+ODD = (
+    *(b'{"loss": 3}', b'{"step": "3"}', b'{"step": 3, "loss": "low"}', b"[1, 2]", b"7", b"", b"{"),
+    *(b'{"step": true}', b'{"step": -1}', b'{"step": 1e3}', b'{"step": 1, "loss": [[1]]}'),
+    *(b"\xff\xfe\x00\x80", b'{"step": 3, "loss": 1' + b"0" * 400 + b"}", b"[" * 10_000),
+)
+
+
+@pytest.mark.parametrize("odd", ODD)
+def test_odd_lines_of_metrics_are_passed_over_with_a_warning(
+    odd: bytes, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """They stop no run: neither the one that resumes, nor the curves after its training."""
+    path = tmp_path / "metrics.jsonl"
+    path.write_bytes(b'{"step": 10, "loss": 2, "by": [1]}\n' + odd + b'\n{"step": 20, "loss": 1}\n')
+    assert metric_log.read_metrics(path)["loss"][0].tolist() == [10, 20]
+    (line,) = caplog.messages
+    assert line.startswith(f"{path} has 1 line(s) that are no records of metrics, and are passed")
+    assert "the first is line 2: " in line
+    assert "\n" not in line
+    log = metric_log.MetricLog(tmp_path, start=20)
+    log.write(30, {"loss": -1.0, "by": [1, 2]})
+    log.close()
+    caplog.clear()
+    metric_log.save_curves(tmp_path)
+    assert not caplog.messages, "they are in a file of their own"
+    kept = (tmp_path / "metrics_odd.txt").read_text()
+    assert kept == odd.decode(errors="replace") + "\n"
+    assert metric_log.read_metrics(path)["by"][1].tolist() == [[1, 2]], "lists of the newest length"
+    assert (tmp_path / "loss.png").stat().st_size > 0

@@ -425,3 +425,35 @@ def test_a_browser_shows_it(tmp_path):
     assert pixels.shape == (1400, 900, 3)
     assert pixels.std() > 20
     assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 1000, "pictures among the text"
+
+
+HTML = "<script>\"'&"
+
+
+def with_html(value: Any) -> Any:
+    """Results whose every string, and every name that is free, holds HTML."""
+    if isinstance(value, dict):
+        return {name: with_html(each) for name, each in value.items()}
+    if isinstance(value, list):
+        return [with_html(each) for each in value]
+    return f"{HTML}{value}" if isinstance(value, str) else value
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_results_full_of_html_make_a_page_that_shows_it(count, tmp_path):
+    config = load("vp/cifar10_ddpmpp_continuous", data__dataset=f"{HTML}cifar10")
+    found = with_html(results(config)) | {"likelihood_unit": "bits"}
+    found["versions"] = {f"{HTML}{name}": each for name, each in found["versions"].items()}
+    names = ["", f"{HTML}second"][:count] if count == 1 else ["first", HTML.replace("/", "")]
+    for name in names:
+        figures.save_grid(tmp_path / name / "samples.png", np.zeros((1, 8, 8, 3), np.uint8))
+    content.write(tmp_path, tmp_path, dict.fromkeys(names, config), dict.fromkeys(names, found))
+    text = (tmp_path / "report.html").read_text()
+    refers = Resources()
+    refers.feed(text)
+    assert "script" not in refers.tags
+    assert HTML not in text
+    assert "<script" not in text
+    shown = ("cifar10", "EMA weights", "jax ", "256 levels", "mu, sigma", "pc", "test")
+    for word in shown:
+        assert f"{markupsafe.escape(HTML)}{word}" in text.replace(f"{HTML}_", HTML), word

@@ -12,7 +12,7 @@ import pytest
 from PIL import Image
 
 from generation import examples
-from runtime import experiment
+from runtime import devices, experiment
 from runtime.workdir import open_run, restore
 from tests import tiny
 from tests.test_metric_log import events
@@ -122,17 +122,51 @@ def test_a_resumed_run_draws_what_it_owes_and_keeps_the_rest(
     assert contents(tmp_path) == contents(run)
 
 
-def test_a_damaged_archive_of_a_grid_ends_no_training(
-    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def grids_of(workdir: pathlib.Path, patch: pytest.MonkeyPatch) -> sample_grids.SampleGrids:
+    """Grids of black images, whatever the weights."""
     config = tiny.config(**CHANGES)
-    grids = sample_grids.SampleGrids(config, experiment.build(config), tmp_path, 99, None)
+    grids = sample_grids.SampleGrids(config, experiment.build(config), workdir, 99, None)
+    patch.setattr(grids, "_samples", lambda *_: np.zeros((8, 8, 8, 1), np.uint8))
+    return grids
+
+
+@pytest.mark.parametrize("damage", [b"", b"PK of an archive that was cut", "side", "name"])
+def test_a_damaged_archive_of_a_grid_is_left_out_of_the_strip(
+    damage: Any,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    grids = grids_of(tmp_path, monkeypatch)
     grids.folder.mkdir()
-    (grids.folder / "step_0000001.npz").write_bytes(b"PK of an archive that was cut")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(grids, "_samples", lambda *_: np.zeros((8, 8, 8, 1), np.uint8))
-        grids.draw(2, None)
-    assert "no samples of step 2 are shown" in capsys.readouterr().out
+    file = grids.folder / "step_0000001.npz"
+    if isinstance(damage, bytes):
+        file.write_bytes(damage)
+    else:
+        side = 4 if damage == "side" else 8
+        image: Any = np.zeros((8, side, side, 1), np.uint8)
+        np.savez(file, **{"image" if damage == "side" else "others": image})
+    grids.draw(2, None)
+    assert (grids.folder / "step_0000002.png").exists()
+    assert (tmp_path / sample_grids.STRIP).exists()
+    (line,) = caplog.messages
+    assert line.startswith(f"{file} is damaged (")
+    assert line.endswith("the strip is drawn without it")
+
+
+def test_a_grid_stays_where_its_weights_are_the_same(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A run that was trained anew has other weights at the same step."""
+    grids, counts = grids_of(tmp_path, monkeypatch), []
+    monkeypatch.setattr(grids, "_write_strip", lambda: counts.append(1))
+    weights = {"w": np.ones((1, 2), np.float32)}
+    for params in (weights, weights, {"w": np.zeros((1, 2), np.float32)}):
+        grids.draw(2, devices.replicate({"w": params["w"][0]}))
+    assert len(counts) == 2
+    (grids.folder / "step_0000002.npz").write_bytes(b"")
+    grids.draw(2, devices.replicate({"w": np.zeros(2, np.float32)}))
+    assert len(counts) == 3
 
 
 def test_a_strip_has_a_row_for_each_of_ten_steps(tmp_path: pathlib.Path) -> None:
@@ -208,7 +242,7 @@ def test_points_are_scattered(tmp_path: pathlib.Path, one_device: None) -> None:
     assert (grids.num_samples, grids.generator.draw.batch_size) == (40, 16)
     points = np.random.default_rng(0).normal(size=(40, 1, 1, 2)).astype(np.float32)
     for step in (1000, 2000):
-        grids._write(step, points)
+        grids._write(step, points, "ab12")
     assert (grids.folder / "step_0002000.png").stat().st_size > 0
     assert Image.open(tmp_path / sample_grids.STRIP).size == (400, 225)
 

@@ -15,7 +15,7 @@ import main
 import sampling
 from configs import quickstart
 from generation.generator import Generator
-from runtime import devices, experiment
+from runtime import devices, effects, experiment
 
 OVERRIDES: dict[str, Any] = {
     "training.batch_size": 8,
@@ -63,8 +63,12 @@ def generator(config: ConfigDict, parts: experiment.Parts) -> Generator:
 
 
 def arguments(workdir: pathlib.Path, mode: str, *more: str) -> list[str]:
-    """The command line of the tiny run; `more` comes last and wins."""
-    overrides = [f"--config.{name}={value}" for name, value in OVERRIDES.items()]
+    """The command line of the tiny run, as far as the mode reads it; `more` comes last and wins."""
+    overrides = [
+        f"--config.{name}={value}"
+        for name, value in OVERRIDES.items()
+        if effects.acts_in(name, mode)
+    ]
     return [
         "main.py",
         "--config=configs/quickstart.py",

@@ -60,10 +60,11 @@ class HeldOutLoss:
         batch = devices.fitting_batch(count)
         self.map = devices.ImageMap(losses, batch, "eval.batch_size")
 
-    def __call__(self, ema_params: Any) -> HeldOut:
+    def __call__(self, ema_params: Any, description: str = "") -> HeldOut:
+        """The losses of averaged weights; a progress bar is shown if it has a `description`."""
         indices = np.arange(len(self.images))
         examples = (self.images, self.classes)
-        batches = [batch for _, batch in self.map(ema_params, indices, examples)]
+        batches = [batch for _, batch in self.map(ema_params, indices, examples, description)]
         per_image = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
         return HeldOut(float(np.mean(per_image["loss"])), per_image)
 

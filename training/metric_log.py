@@ -12,6 +12,7 @@ from typing import Any
 import jax
 import numpy as np
 import tensorboardX
+from absl import logging
 
 from runtime import devices, figures, files
 
@@ -79,7 +80,8 @@ class MetricLog:
     """`<workdir>/metrics.jsonl`, one JSON object a line, and TensorBoard events of the same.
 
     Each line is on disk when `write` returns, so a killed run loses at most the line it was
-    writing. A resumed run first drops the lines after the step it resumes from.
+    writing. A resumed run first drops the lines after the step it resumes from, and moves those
+    that are no records of metrics to `metrics_odd.txt`.
 
     Args:
       workdir: created if need be.
@@ -90,7 +92,11 @@ class MetricLog:
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
-            earlier = [record for record in _records(self.path) if record["step"] <= start]
+            records, odd = _records(self.path)
+            earlier = [record for record in records if record["step"] <= start]
+            if odd:
+                with self.path.with_name("metrics_odd.txt").open("a", encoding="utf-8") as file:
+                    file.writelines(f"{line}\n" for line in odd)
             files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in earlier))
         self._events = tensorboardX.SummaryWriter(
             str(self.path.parent / "tensorboard"),
@@ -130,17 +136,19 @@ class MetricLog:
 def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """`{name: (steps [n], values [n])}` of a metrics.jsonl, for `plot_curves`; null is NaN.
 
-    Of lists the values are [n, length].
+    Of lists the values are [n, length], the length being that of the newest. A line that is no
+    record is passed over with a warning; the last one, cut off by a crash, without.
 
     Raises:
       FileNotFoundError: no such file.
-      ValueError: a line that is no record; the last one, cut off by a crash, is left out instead.
     """
     points: dict[str, list[tuple[int, Any]]] = {}
-    for record in _records(pathlib.Path(path)):
+    for record in _records(pathlib.Path(path))[0]:
         for name, value in record.items():
             if name not in ("step", "time"):
                 points.setdefault(name, []).append((record["step"], _numbers(value)))
+    for name, pairs in points.items():
+        points[name] = [pair for pair in pairs if np.shape(pair[1]) == np.shape(pairs[-1][1])]
     return {
         name: (np.array([s for s, _ in pairs]), np.array([v for _, v in pairs], float))
         for name, pairs in points.items()
@@ -161,14 +169,43 @@ def _numbers(value: Any) -> Any:
     return math.nan if value is None else value
 
 
-def _records(path: pathlib.Path) -> list[dict[str, Any]]:
-    lines = path.read_text().split("\n")
-    records = []
+def _records(path: pathlib.Path) -> tuple[list[dict[str, Any]], list[str]]:
+    """The records in a file, and the lines of it that are none, of which a warning tells."""
+    lines = path.read_text(encoding="utf-8", errors="replace").split("\n")
+    records, odd = [], []
     for number, line in enumerate(lines[:-1], start=1):  # the last one has no end: cut off or empty
         try:
             record = json.loads(line)
-            record["step"] += 0
-        except (ValueError, TypeError, KeyError) as error:
-            raise ValueError(f"{path}, line {number}: no record of metrics: {line[:60]}") from error
-        records.append(record)
-    return records
+        except (ValueError, RecursionError):
+            record = None
+        if _is_record(record):
+            records.append(record)
+        else:
+            odd.append((number, line))
+    if odd:
+        number, line = odd[0]
+        logging.warning(
+            "%s has %d line(s) that are no records of metrics, and are passed over; the first is "
+            "line %d: %s",
+            *(path, len(odd), number, ascii(line[:60])),
+        )
+    return records, [line for _, line in odd]
+
+
+def _is_record(record: Any) -> bool:
+    """True for `{"step": 10, "loss": 0.5, "loss_by_time": [0.5, null]}`, whatever the names."""
+    if not isinstance(record, dict):
+        return False
+    step = record.get("step")
+    if not isinstance(step, int) or isinstance(step, bool) or not 0 <= step < 2**63:
+        return False
+    values = [value for name, value in record.items() if name != "time"]
+    items = [item for value in values for item in (value if isinstance(value, list) else [value])]
+    return all(item is None or _is_number(item) for item in items)
+
+
+def _is_number(item: Any) -> bool:
+    """True for a number that a float can hold."""
+    if isinstance(item, bool) or not isinstance(item, int | float):
+        return False
+    return isinstance(item, float) or abs(item) < 2**1023

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import ml_collections
 import numpy as np
+from absl import logging
 from PIL import Image
 
 import models
@@ -16,6 +17,7 @@ import sampling
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
+from runtime.arrays import fingerprint, read_archive
 from training.metric_log import MetricLog
 
 FOLDER = "samples_in_training"
@@ -64,7 +66,7 @@ class SampleGrids:
         start: int,
         log: MetricLog | None,
     ) -> None:
-        self.kind = examples.kind_of(parts.pixels)
+        self.kind, self.image_shape = examples.kind_of(parts.pixels), parts.image_shape
         self.num_samples = _num_samples(config, self.kind)
         frameless = _without_frames(config, self.num_samples)
         sampler = sampling.from_config(frameless, devices.AXIS)
@@ -78,14 +80,15 @@ class SampleGrids:
     def draw(self, step: int, ema_params: Any) -> None:
         """Draws, writes and logs the grid of these weights, a copy on every device, and the strip.
 
-        A grid that is there stays as it is.
+        A grid of these weights that is there stays as it is.
         """
-        if devices.of_primary(self._path(step, ".png").exists()):
+        sha256 = fingerprint(devices.fetch(ema_params))
+        if devices.of_primary(self._holds(step, sha256)):
             return
         try:
             samples = self._samples(step, ema_params)
             if devices.is_primary() and len(samples):
-                self._write(step, samples)
+                self._write(step, samples, sha256)
         except DRAWING_ERRORS as error:
             print(f"no samples of step {step} are shown: {errors.one_line(error, limit=300)}")
 
@@ -106,10 +109,19 @@ class SampleGrids:
                 print(f"{failed.sum()} of {len(samples)} samples of step {step} {why}")
         return samples if samples.dtype == np.uint8 else samples[finite]
 
-    def _write(self, step: int, samples: np.ndarray) -> None:
+    def _holds(self, step: int, sha256: str) -> bool:
+        """True if the grid of the step is there, of the weights with this hash."""
+        if not self._path(step, ".png").exists() or not self._path(step, ".npz").exists():
+            return False
+        try:
+            return str(read_archive(self._path(step, ".npz")).get("weights_sha256")) == sha256
+        except (ValueError, OSError):
+            return False
+
+    def _write(self, step: int, samples: np.ndarray, sha256: str) -> None:
         """Writes the grid last: with it the step is done."""
         with files.whole(self._path(step, ".npz")) as path:
-            np.savez(path, image=samples[: self.kind.in_strip])
+            np.savez(path, image=samples[: self.kind.in_strip], weights_sha256=np.array(sha256))
         self._write_strip()
         self.kind.save_pictures(self.folder, "newest", {"image": samples})
         newest = self.folder / "newest.png"
@@ -120,15 +132,30 @@ class SampleGrids:
         newest.replace(self._path(step, ".png"))
 
     def _write_strip(self) -> None:
-        paths = self._stored(".npz")
-        steps = sorted(paths)
+        """Draws the strip of the steps whose samples can be read."""
+        paths, stored = self._stored(".npz"), {}
+        for step in sorted(paths):
+            try:
+                stored[step] = self._read(paths[step])
+            except (ValueError, OSError) as error:
+                logging.warning("%s; the strip is drawn without it", errors.one_line(error, 300))
+        steps = list(stored)
         rows = np.unique(np.linspace(0, len(steps) - 1, ROWS).round().astype(int))
-        samples = {}
-        for step in (steps[row] for row in rows):
-            with np.load(paths[step]) as archive:
-                samples[step] = archive["image"]
+        samples = {steps[row]: stored[steps[row]] for row in rows}
         with files.whole(self.workdir / STRIP) as temporary:
             Image.fromarray(self.kind.strip(samples)).save(temporary, optimize=True)
+
+    def _read(self, path: pathlib.Path) -> np.ndarray:
+        """The first samples of a step.
+
+        Raises:
+          ValueError: the file is damaged; names it.
+        """
+        kinds, shape = self.kind.row(self.image_shape)
+        image = read_archive(path).get("image", np.zeros(0))
+        if image.dtype.kind not in kinds or image.shape[1:] != shape or not len(image):
+            raise ValueError(f"{path} is damaged (it has no samples of this run)")
+        return image
 
     def _stored(self, suffix: str) -> dict[int, pathlib.Path]:
         """The files of grids, by their steps."""

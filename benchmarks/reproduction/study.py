@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import functools
 import importlib
-import json
 import pathlib
 from collections.abc import Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -27,6 +27,8 @@ from benchmarks.reproduction.cells import (
 )
 from benchmarks.reproduction.claims import Claim, Verdict, claims, verdict
 from evaluation import evaluate
+from runtime import errors
+from runtime.arrays import read_archive
 from runtime.workdir import open_run
 from training import loop
 
@@ -56,17 +58,26 @@ def train(dataset: str, sde: str, workdir: pathlib.Path) -> None:
         raise SystemExit(f"stopped at step {max(steps)} of {last}; the same command goes on there")
 
 
+@functools.cache
+def weights_of(dataset: str, sde: str, workdir: pathlib.Path) -> str:
+    """SHA-256 of the weights of a network that is trained."""
+    return evaluate.weights_of(load(dataset, sde), workdir / f"{dataset}_{sde}")
+
+
 def measure(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
     """The results of a cell; those that an earlier run left are not made again."""
     config = load(dataset, cell.sde)
     config.eval.enable_loss = False
     config.update_from_flattened_dict(cell.settings)
     folder = workdir / f"{dataset}_{cell.sde}"
-    stored = folder / "eval" / cell.name / "results.json"
-    if stored.is_file():
-        results = json.loads(stored.read_text())
-        if results["made_by"] == evaluate.made_by(config):
-            return results
+    stored = evaluate.results_in(folder / "eval" / cell.name / "results.json")
+    if (
+        stored.get("made_by") == evaluate.made_by(config)
+        and stored.get("weights_sha256") == weights_of(dataset, cell.sde, workdir)
+        and evaluate.can_be_shown(stored, config)
+    ):
+        evaluate.remove_shards(config, folder / "eval" / cell.name, stored)
+        return stored
     results = evaluate.evaluate(config, folder, f"eval/{cell.name}")
     jax.clear_caches()
     return results
@@ -136,7 +147,11 @@ def verdicts(study: Study, workdir: pathlib.Path) -> list[Verdict]:
         if claim.quantity == "frechet_distance":
             return study.distances(*cell)
         folder = workdir / f"{study.dataset}_{cell[0]}" / "eval" / cell[1]
-        return np.load(folder / "bits_per_dim.npz")["bits"]
+        try:
+            return read_archive(folder / "bits_per_dim.npz")["bits"]
+        except (ValueError, KeyError) as error:
+            why = errors.one_line(error)
+            raise ValueError(f"{why}; remove {folder}, and it is measured again") from error
 
     return [
         verdict(claim, values(claim, claim.better), values(claim, claim.worse))

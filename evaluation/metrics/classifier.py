@@ -14,7 +14,6 @@ import hashlib
 import json
 import os
 import pathlib
-import zipfile
 from typing import Any
 
 import flax.linen as nn
@@ -23,10 +22,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from absl import logging
 
 from data import Batches, Dataset, default_folder, eval_batches
 from data.transforms import scale
-from runtime import files
+from runtime import arrays, devices, errors, files
 
 NUM_FEATURES = 64
 _CHUNK = 500  # images per call
@@ -180,7 +180,7 @@ def fit(train: Dataset, recipe: Recipe) -> Any:
     params = _initial_params(network, train.image_shape, rng)
     state = optimizer.init(params)
     batches = Batches(train, recipe.batch_size, recipe.seed)
-    for _ in range(num_steps):
+    for _ in devices.each(range(num_steps), "classifier"):
         batch = next(batches)
         mask = rng.integers(0, 2, (recipe.batch_size, NUM_FEATURES)).astype(np.float32) * 2
         params, state = step(params, state, batch["image"][0], batch["label"][0], mask)
@@ -216,18 +216,24 @@ def accuracy(classifier: Classifier, dataset: Dataset) -> float:
 
 def _write(path: pathlib.Path, classifier: Classifier) -> None:
     """Writes one npz file of arrays, whole or not at all."""
-    arrays = flax.traverse_util.flatten_dict(classifier.params, sep="/")
+    params = flax.traverse_util.flatten_dict(classifier.params, sep="/")
     with files.whole(path) as temporary, temporary.open("wb") as file:
-        np.savez(file, accuracy=classifier.accuracy, **arrays)
+        np.savez(file, accuracy=classifier.accuracy, **params)
 
 
 def _read(path: pathlib.Path, train: Dataset) -> Classifier | None:
     """The classifier in the file, or None if there is none that can be read."""
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        test_accuracy = float(arrays.pop("accuracy"))
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+    if not path.is_file():
         return None
-    params = flax.traverse_util.unflatten_dict(arrays, sep="/")
+    images = jax.ShapeDtypeStruct((1, *train.image_shape), jnp.float32)
+    init = Network(train.num_classes).init
+    template = jax.eval_shape(init, jax.random.key(0), images)["params"]
+    try:
+        stored = arrays.read_archive(path)
+        test_accuracy = float(stored.pop("accuracy"))
+        params = arrays.unflatten(template, stored)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        why = errors.one_line(error, 200)
+        logging.warning("%s is no classifier: %s; it is trained again", path, why)
+        return None
     return Classifier(params, train.name, train.levels, train.num_classes, test_accuracy)

@@ -1,0 +1,45 @@
+"""Command lines: repeated overrides `--config.section.field=value`, and flags without effect."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+
+OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=\s]+)(=.*)?", re.DOTALL)
+
+
+def last_overrides(argv: Sequence[str]) -> list[str]:
+    """The command line with the last of several overrides of one field, where the last stands.
+
+    The parser would keep the last too, but join tuples: (1, 2) and then (1,) were (1, 2, 1).
+    """
+    arguments: dict[tuple[str, int], list[str]] = {}
+    field, is_value = "", False
+    for place, argument in enumerate(argv):
+        if is_value and not argument.startswith("-"):  # of `--config.section.field value`
+            arguments[field, 0].append(argument)
+            is_value = False
+            continue
+        match = OVERRIDE.fullmatch(argument)
+        field, is_value = (match[1], not match[2]) if match else ("", False)
+        key = (field, 0) if match else ("", place)
+        arguments.pop(key, None)
+        arguments[key] = [argument]
+    return [argument for group in arguments.values() for argument in group]
+
+
+def idle_flags(given: Mapping[str, object], mode: str, readers: Mapping[str, Sequence[str]]) -> str:
+    """What is wrong with flags that are empty or that the mode does not read; "" if nothing is.
+
+    Args:
+      given: the flags of the command line that some mode reads, and their values.
+      mode: the mode that is asked for.
+      readers: the flags that each mode reads.
+    """
+    for name, value in given.items():
+        modes = ", ".join(f"--mode={mode}" for mode, flags in readers.items() if name in flags)
+        if isinstance(value, str) and not value.strip():
+            return f"--{name}={value} is empty; it must name something"
+        if name not in readers[mode]:
+            return f"--{name} has no effect in --mode={mode}; it acts in {modes}"
+    return ""

@@ -1,0 +1,365 @@
+"""Options without effect: fields that what is asked does not read, and how that is said.
+
+A field that is not in `EFFECTS` always acts, in the modes that `MODES` gives its section.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import fnmatch
+from collections.abc import Callable, Mapping
+from typing import Any, NamedTuple, TypeAlias
+
+import ml_collections
+from absl import logging
+
+import configs
+import data
+import models
+import sampling
+import sde_lib
+from configs import schema
+from diffusion import few_steps
+
+Config: TypeAlias = ml_collections.ConfigDict
+WITH_WEIGHTS = ("sample", "eval", "control", "export")
+WITH_SAMPLES = ("train", "sample", "eval", "control")
+
+# The modes in which fields act, by patterns of their names; the first that fits. Sections that are
+# not here describe the run, and are the same in every mode.
+MODES: dict[str, tuple[str, ...]] = {
+    "sampling.num_samples": ("sample",),
+    "sampling.num_frames": ("sample", "eval"),
+    "sampling.*": WITH_SAMPLES,
+    "eval.ema": WITH_WEIGHTS,
+    "eval.checkpoint": WITH_WEIGHTS,
+    "eval.batch_size": ("train", "eval", "stats"),
+    "eval.features": ("eval", "stats"),
+    "eval.resize": ("eval", "stats"),
+    "eval.repeat_grey": ("eval", "stats"),
+    "eval.inception_path": ("eval", "stats"),
+    "eval.stats_*": ("eval", "stats"),
+    "eval.*": ("eval",),
+    "control.*": ("control",),
+}
+
+
+class Effect(NamedTuple):
+    """A condition under which fields act.
+
+    Attributes:
+      fields: their dotted names, or patterns of these, separated by spaces.
+      acts: of a config and the mode.
+      words: the condition, completing "it acts where ..."
+    """
+
+    fields: str
+    acts: Callable[[Config, str], bool]
+    words: str
+
+
+def value_is(name: str, *values: Any) -> Callable[[Config, str], bool]:
+    """The condition that the field `name` has one of these values."""
+    section, _, field = name.partition(".")
+    return lambda config, mode: config[section][field] in values
+
+
+def setting(fields: str, name: str, *values: Any) -> Effect:
+    """Fields that act where another has one of these values."""
+    return Effect(fields, value_is(name, *values), f"{name} is {' or '.join(map(str, values))}")
+
+
+def samplers(config: Config, mode: str) -> set[str]:
+    """The methods of sampling that a run would use."""
+    several = config.eval.samplers if mode == "eval" else ()
+    return {name.partition(":")[0] for name in several} or {config.sampling.method}
+
+
+def control_method(config: Config) -> str:
+    """The method of --mode=control: `control.method`, or the task's own."""
+    own = {"inpaint": "repaint", "colorize": "repaint", "class": "classifier_free"}
+    own |= dict.fromkeys(("interpolate", "reconstruct", "attribute"), "flow")
+    own |= {"sdedit": "sdedit", "prompt": "similarity"}
+    method: str = config.control.method or own.get(config.control.task, "posterior")
+    return method
+
+
+def method_is(fields: str, *methods: str, in_control: tuple[str, ...] = ()) -> Effect:
+    """Fields of section `sampling` that these methods read; in control, those `in_control` too."""
+
+    def acts(config: Config, mode: str) -> bool:
+        by_task = mode == "control" and control_method(config) in in_control
+        return by_task or bool(samplers(config, mode) & set(methods))
+
+    return Effect(fields, acts, f"sampling.method is {' or '.join(methods)}")
+
+
+def controlled_by(fields: str, *methods: str) -> Effect:
+    """Fields of section `control` that these methods read."""
+    words = f"control.method is {' or '.join(methods)}"
+    return Effect(fields, lambda config, mode: control_method(config) in methods, words)
+
+
+def by_inception(config: Config, mode: str) -> bool:
+    """The condition that images are compared by Inception's features."""
+    if mode == "eval" and not config.eval.enable_sampling:
+        return False
+    features = config.eval.features
+    by_default = config.data.num_channels == 3 and data.grey_levels(config.data.dataset) > 0
+    return features == "inception" or (features == "auto" and by_default)
+
+
+class Reads:
+    """A config that notes the fields of it that are read."""
+
+    def __init__(self, config: Config, names: set[str], prefix: str = "") -> None:
+        self.config, self.names, self.prefix = config, names, prefix
+
+    def __getattr__(self, name: str) -> Any:
+        value = self.config[name]
+        if isinstance(value, ml_collections.ConfigDict):
+            return Reads(value, self.names, f"{self.prefix}{name}.")
+        self.names.add(f"{self.prefix}{name}")
+        return value
+
+    __getitem__ = __getattr__
+
+
+def network_reads(config: Config) -> set[str]:
+    """The fields of section `model` that the network of a score is built from.
+
+    Raises:
+      ValueError: a network that cannot be built.
+    """
+    names: set[str] = set()
+    models.from_config(Reads(config, names))
+    sigmas = {"model.sigma_min", "model.sigma_max"}  # taken along, and read for discrete levels
+    if not config.model.scale_by_sigma or config.training.continuous:
+        names -= sigmas
+    return names
+
+
+def network_has(name: str) -> Callable[[Config, str], bool]:
+    """The condition that the field is one of those that the network is built from."""
+    return lambda config, mode: name in network_reads(config)
+
+
+def sde_reads(name: str) -> Callable[[Config, str], bool]:
+    """The condition that the SDE reads the field of section `model`, or the network does."""
+
+    def acts(config: Config, mode: str) -> bool:
+        sde = sde_lib.SDES[config.training.sde.lower()]
+        read = {f"model.{field.name}" for field in dataclasses.fields(sde)}
+        return name in read or (models.has_score(config) and name in network_reads(config))
+
+    return acts
+
+
+def has_steps(config: Config, mode: str) -> bool:
+    return mode == "control" or bool(samplers(config, mode) - {"ode"})
+
+
+def has_grid(config: Config, mode: str) -> bool:
+    methods = samplers(config, mode)
+    return mode == "control" or bool(methods & {"sde", *few_steps.METHODS})
+
+
+OF_NETWORK = (
+    "conditional nf ch_mult num_res_blocks attn_resolutions attn_each_up_block attn_num_groups "
+    "resamp_with_conv fir fir_kernel skip_rescale resblock_type progressive progressive_input "
+    "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
+    "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction"
+)
+OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
+MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
+OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
+SAMPLES = "num_samples seeds keep_samples samplers features metrics bootstrap"
+
+
+def score_only(config: Config, mode: str) -> bool:
+    return models.has_score(config)
+
+
+def prefixed(section: str, fields: str) -> str:
+    return " ".join(f"{section}.{field}" for field in fields.split())
+
+
+EFFECTS: tuple[Effect, ...] = (
+    setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
+    setting("training.kde_*", "training.objective", "esm"),
+    setting("training.log_sigma_*", "training.time", "log_normal"),
+    setting("training.sigma", "training.time", "fixed"),
+    Effect(
+        "training.ema_snapshot_freq",
+        lambda config, mode: bool(config.training.ema_profiles),
+        "training.ema_profiles has widths",
+    ),
+    Effect(prefixed("model", OF_NETWORK), score_only, "the run trains a score, not a guide"),
+    *(
+        Effect(f"model.{name}", network_has(f"model.{name}"), "model.name is a network that has it")
+        for name in OF_NETWORK.split()
+        if name != "prediction"
+    ),
+    *(
+        Effect(f"model.{name}", sde_reads(f"model.{name}"), "training.sde is an SDE that reads it")
+        for name in OF_SDE
+    ),
+    Effect(
+        "model.fourier_scale",
+        value_is("model.embedding_type", "fourier"),
+        "model.embedding_type is fourier",
+    ),
+    setting("model.progressive_combine", "model.progressive_input", "input_skip"),
+    Effect(
+        "model.sigma_data",
+        lambda config, mode: "edm" in (config.model.prediction, config.training.weighting),
+        "model.prediction or training.weighting is edm",
+    ),
+    setting("classifier.*", "training.objective", "classifier", "clip"),
+    setting("classifier.num_classes", "training.objective", "classifier"),
+    setting("clip.*", "training.objective", "clip"),
+    method_is(
+        "sampling.predictor sampling.corrector sampling.probability_flow",
+        "pc",
+        in_control=("replace",),
+    ),
+    Effect(
+        "sampling.method sampling.num_steps",
+        lambda config, mode: mode != "eval" or not config.eval.samplers,
+        "eval.samplers is empty",
+    ),
+    Effect(
+        "sampling.method",
+        lambda config, mode: mode != "control" or control_method(config) not in OWN_STEPS,
+        "control.method is one that any sampler serves",
+    ),
+    method_is("sampling.corrector_norm", "pc"),
+    setting("sampling.corrector_norm", "sampling.corrector", "langevin"),
+    method_is("sampling.snr", "pc", in_control=("replace",)),
+    method_is("sampling.n_steps_each", "pc", "annealed_langevin", in_control=("replace",)),
+    Effect(
+        "sampling.snr sampling.n_steps_each",
+        lambda config, mode: (
+            config.sampling.corrector != "none" or "annealed_langevin" in samplers(config, mode)
+        ),
+        "sampling.corrector is langevin or ald",
+    ),
+    method_is("sampling.step_size", "annealed_langevin"),
+    method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
+    *(
+        method_is(f"sampling.{name}", method)
+        for method, entry in few_steps.METHODS.items()
+        for name in entry.settings
+    ),
+    Effect(
+        "sampling.churn_*", lambda config, mode: config.sampling.churn > 0, "sampling.churn is set"
+    ),
+    Effect("sampling.num_steps", has_steps, "sampling.method is another than ode"),
+    Effect("sampling.time_grid", has_grid, "sampling.method is sde or one of few steps"),
+    setting(prefixed("eval", SAMPLES), "eval.enable_sampling", True),
+    Effect(
+        "eval.resize eval.inception_path eval.repeat_grey eval.stats_*",
+        by_inception,
+        "images are drawn and compared by Inception's features (eval.features)",
+    ),
+    setting("eval.bpd_*", "eval.enable_bpd", True),
+    setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
+    setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range"),
+    setting("eval.bpd_num_probes", "eval.bpd_probe", "rademacher", "gaussian"),
+    Effect(
+        "data.data_dir",
+        lambda config, mode: data.grey_levels(config.data.dataset) > 0,
+        "data.dataset has images: points are drawn where they are needed",
+    ),
+    Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
+    setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
+    setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
+    setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
+    setting("control.mask control.mask_share", "control.task", "inpaint"),
+    setting("control.mask_share", "control.mask", "box", "random"),
+    setting("control.factor", "control.task", "super_resolution"),
+    setting("control.blur_std", "control.task", "deblur"),
+    setting("control.num_measurements", "control.task", "compressed_sensing"),
+    setting("control.noise_std", "control.task", *MEASURED),
+    setting("control.interval", "control.task", "class", "prompt"),
+    setting("control.classes", "control.task", "class", "attribute"),
+    setting("control.num_examples", "control.task", "attribute"),
+    setting("control.start", "control.task", "sdedit"),
+    setting("control.temperature", "control.task", "reconstruct", "interpolate"),
+    Effect(
+        "control.num_images control.split",
+        lambda config, mode: config.control.task not in ("class", "prompt"),
+        "control.task has input images",
+    ),
+    Effect(
+        "control.num_variants",
+        lambda config, mode: config.control.task != "reconstruct",
+        "control.task is another than reconstruct, which has one variant",
+    ),
+    controlled_by("control.iterations control.damping", "posterior"),
+    controlled_by("control.official", "replace"),
+    controlled_by("control.jump control.repeats", "repaint"),
+    controlled_by("control.guide", "classifier", "similarity", "contrast"),
+    controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
+    Effect(
+        "control.scale",
+        lambda config, mode: (
+            config.control.task == "attribute"
+            or control_method(config)
+            in ("posterior", "dps", "classifier", "classifier_free", "similarity", "contrast")
+        ),
+        "control.method is guidance, or control.task is attribute",
+    ),
+)
+
+
+def acts_in(name: str, mode: str) -> bool:
+    """True if a mode reads the field, given a config in which it acts."""
+    for pattern, modes in MODES.items():
+        if fnmatch.fnmatch(name, pattern):
+            return mode in modes
+    return True
+
+
+def warn(config: Config, mode: str, overrides: Mapping[str, Any]) -> None:
+    """Warns of overrides `without_effect`, each in one line."""
+    for line in without_effect(config, mode, overrides):
+        logging.warning("%s", line)
+
+
+def without_effect(config: Config, mode: str, overrides: Mapping[str, Any]) -> list[str]:
+    """A line for each override that differs from its default and that nothing reads.
+
+    Args:
+      config: with the overrides.
+      mode: of the program, "train".
+      overrides: values from a command line, by the dotted names of their fields.
+
+    Returns:
+      Nothing of a config that is going to be refused.
+    """
+    defaults = schema.fields()
+    names = [n for n, v in overrides.items() if n in defaults and v != defaults[n].default]
+    other_modes = [name for name in names if not acts_in(name, mode)]
+    lines = []
+    if other_modes:
+        listed = ", ".join(f"config.{name}" for name in other_modes)
+        lines.append(f"--mode={mode} does not read {listed}")
+    try:
+        configs.check(config)
+        sampling.from_config(config)
+        for name in names:
+            if name not in other_modes:
+                lines += _idle(config, mode, name, overrides[name])
+    except (ValueError, KeyError):
+        return []
+    return lines
+
+
+def _idle(config: Config, mode: str, name: str, value: Any) -> list[str]:
+    """One line on a field, if there is a condition under which it acts, and that does not hold."""
+    for effect in EFFECTS:
+        fits = any(fnmatch.fnmatch(name, pattern) for pattern in effect.fields.split())
+        if fits and not effect.acts(config, mode):
+            return [f"config.{name}={value!r} has no effect: it acts where {effect.words}"]
+    return []

@@ -1,0 +1,91 @@
+"""A run of the program that kills itself at a chosen change of its files, as `kill -9` does.
+
+    python -m tests.killed_process <folder> <moment> <delay> <log> <setup> main.py --mode=...
+
+Every file that is opened to be written, moved, made or removed below the folder is a moment; at the
+one of that number (0: never) the process gets SIGKILL, `delay` seconds after it began. The number
+of all moments so far is in the file `log`.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import runpy
+import signal
+import sys
+import threading
+from typing import Any
+
+CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.truncate"}
+WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
+
+
+def watch(folder: str, moment: int, delay: float, log: str) -> None:
+    """Counts the moments from now on, and ends the process at the one that is asked for."""
+    count, file = 0, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    os.pwrite(file, b"0", 0)
+
+    def hook(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal count
+        if event not in CHANGES and not (event == "open" and arguments[2] & WRITING):
+            return
+        path = arguments[0]
+        if not isinstance(path, str | os.PathLike) or not str(path).startswith(folder):
+            return
+        count += 1
+        os.pwrite(file, str(count).encode(), 0)
+        if count == moment:
+            end = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
+            end.start() if delay else os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(hook)
+
+
+def inception_is_small() -> None:
+    """Replaces Inception by a few mixtures of pixels, as the tests of the judge do."""
+    import numpy as np
+
+    from evaluation.metrics import inception, inception_weights
+    from tests.test_judge import stand_in
+
+    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
+    module: Any = inception
+    module.apply, module.NUM_FEATURES = stand_in, 5
+    source: Any = inception_weights
+    source.load_weights = lambda path: weights
+
+
+def study_is_small() -> None:
+    """Replaces the networks of the reproduction by the tests' own, and measures few cells."""
+    from benchmarks.reproduction import cells, study
+    from tests import tiny
+
+    def load(dataset: str, sde: str) -> Any:
+        few = {"eval__seeds": 2, "eval__bpd_num_repeats": 1, "sampling__num_frames": 0}
+        return tiny.config(**few, training__sde=f"{sde}sde", training__snapshot_sampling=False)
+
+    study.load = load  # type: ignore[assignment]
+    scale = cells.Scale(("reverse diffusion",), ("P1000",), (), 8, {"vp": ("ddim",)}, (3,))
+    cells.SCALES["digits"] = scale
+    cells.LEVELS = 4
+
+
+def nothing() -> None:
+    """Leaves all as it is."""
+
+
+if __name__ == "__main__":
+    folder, moment, delay, log, setup, program, *options = sys.argv[1:]
+    root = pathlib.Path(__file__).resolve().parent.parent
+    sys.path.insert(0, str(root))
+    from runtime import backend
+
+    backend.prepare()
+    globals()[setup]()
+    watch(folder, int(moment), float(delay), log)
+    sys.argv = [program, *options]
+    if program.endswith(".py"):
+        runpy.run_path(str(root / program), run_name="__main__")
+    else:
+        runpy.run_module(program, run_name="__main__")

@@ -1,0 +1,224 @@
+"""Every command of the README and of docs/ runs, in the order in which they stand, but smaller."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+import gzip
+import pathlib
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+import models
+from configs import from_file
+from data.fashion_mnist import FashionMnist
+from evaluation import features
+from evaluation.metrics import inception, inception_weights, kernel, metric
+from interop import diffusers, diffusers_config
+from runtime import experiment
+from tests import tiny
+from tests.test_convert import save, tiny_checkpoint
+from tests.test_data import idx
+from tests.test_judge import stand_in
+from tests.test_training import ROOT, use_devices
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+# Commands that are not run, and why. Each must stand on some page.
+LEFT_OUT: dict[str, str] = {}
+
+# Words for which a reader puts his own.
+PLACEHOLDERS = (
+    ("--config=... --workdir=...", "--config=configs/quickstart.py --workdir=runs/quickstart"),
+    ("--workdir=... ", "--workdir=runs/trained_here "),
+    ("--source=<file>", "--source=checkpoint_24.pth"),
+    ("--source=<folder of google/ncsnpp-church-256>", "--source=church"),
+    ("--target=<new folder>", "--target=exported"),
+)
+
+# What makes a command small: few steps, images and evaluations, and a network of two blocks.
+SMALL: dict[str, Any] = {
+    "training.batch_size": 8,
+    "training.n_iters": 2,
+    "training.n_jitted_steps": 1,
+    "training.log_freq": 1,
+    "training.eval_freq": 2,
+    "training.snapshot_freq": 2,
+    "training.snapshot_freq_for_preemption": 2,
+    "training.snapshot_sampling": False,
+    "sampling.num_steps": 3,
+    "sampling.num_samples": 4,
+    "sampling.batch_size": 40,
+    "sampling.rtol": 0.1,
+    "sampling.atol": 0.1,
+    "eval.batch_size": 8,
+    "eval.num_samples": 120,
+    "eval.bpd_num_images": 4,
+    "eval.bpd_rtol": 0.1,
+    "eval.bpd_atol": 0.1,
+    "control.num_images": 2,
+    "control.num_variants": 2,
+    "control.batch_size": 4,
+}
+NETWORK = {"model.nf": 8, "model.num_res_blocks": 1, "model.ch_mult": (1,)}
+NETWORK["model.attn_resolutions"] = ()
+PHOTOGRAPHS = {  # in place of data sets that would have to be fetched
+    "data.dataset": "folder",
+    "data.data_dir": "photographs",
+    "data.image_size": 8,
+    "data.num_channels": 3,
+}
+FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celebahq_256", "lsun")
+
+
+def commands() -> Iterator[tuple[str, str]]:
+    """(page, command) of every `python main.py ...` and `python -m ...`, once for each page."""
+    for page in PAGES:
+        text = re.sub(r"\\\n\s*", " ", page.read_text())
+        lines = re.findall(r"python ((?:main\.py|-m) [^\n`]*)", text)
+        for line in dict.fromkeys(" ".join(line.split()) for line in lines):
+            yield page.name, line.removesuffix(" -->")
+
+
+@pytest.fixture
+def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Path:
+    """A folder like the checkout, with data sets and weights that stand in for those of others."""
+    for path in ROOT.iterdir():
+        if path.name != "runs" and path.name[0] != "." and path.name != "docs":
+            (tmp_path / path.name).symlink_to(path)
+    shutil.copytree(ROOT / "docs", tmp_path / "docs")
+    rng = np.random.default_rng(0)
+    for i in range(240):
+        folder = tmp_path / "photographs" / ("train", "test")[i % 2] / f"kind_{i // 2 % 2}"
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), np.uint8)).save(folder / f"{i:03d}.png")
+    clothes = tmp_path / "clothes"
+    clothes.mkdir()
+    for name, count in (("train", 120), ("t10k", 60)):
+        images = rng.integers(0, 256, (count, 28, 28), np.uint8)
+        labels = np.arange(count, dtype=np.uint8) % 10
+        for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
+            (clothes / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
+    monkeypatch.setattr(FashionMnist, "FOLDERS", (str(clothes),))
+    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
+    monkeypatch.setattr(inception, "apply", stand_in)
+    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
+    monkeypatch.setattr(inception, "NUM_FEATURES", 5)
+    few = functools.partial(kernel.kernel_distance, subsets=4, size=100)
+    monkeypatch.setattr(kernel, "kernel_distance", few)
+    monkeypatch.setattr(features, "PER_DEVICE", 64)
+    for name, entry in metric.table().items():
+        few_images = dataclasses.replace(entry, least=min(entry.least, 100))
+        monkeypatch.setitem(metric.table(), name, few_images)
+    monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path / "data_sets"))
+    use_devices(monkeypatch, 1)
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+class Reader:
+    """Someone who types the commands, one after the other."""
+
+    def __init__(self, home: pathlib.Path, capsys: pytest.CaptureFixture[str]) -> None:
+        self.home, self.capsys = home, capsys
+        self.config = "configs/ve/cifar10_ncsnpp_continuous.py"  # which C stands for, and
+        self.workdir = "runs/imported"  # W
+
+    def type(self, command: str) -> None:
+        """Runs a command, which must end well."""
+        if command.startswith("-m "):
+            line = [sys.executable, *shlex.split(command)]
+            ended = subprocess.run(line, cwd=self.home, capture_output=True, text=True, check=False)
+            assert ended.returncode == 0, ended.stderr
+            return
+        for placeholder, typed in PLACEHOLDERS:
+            command = command.replace(placeholder, typed)
+        if "--mode=import" in command and "--workdir=W" in command:
+            self.workdir += "_"
+            named = re.search(r"--config=(configs\S+)", command)
+            self.config = named[1] if named else self.config
+        words = shlex.split(command, comments=True)
+        names = {
+            "--config=C": f"--config={self.config}",
+            "--workdir=W": f"--workdir={self.workdir}",
+        }
+        words = [names.get(word, word) for word in words]
+        config = from_file(ROOT / next(w for w in words if "--config=" in w).partition("=")[2])
+        overrides = self.overrides(config, words)
+        self.provide(words, config, overrides)
+        self.run([*words, *(f"--config.{name}={value}" for name, value in overrides.items())])
+
+    def run(self, words: list[str]) -> None:
+        """Runs main.py, which may warn, but must not fail."""
+        code, lines = tiny.run(self.capsys, *words)
+        assert code == 0, lines
+
+    def overrides(self, config: ConfigDict, words: list[str]) -> dict[str, Any]:
+        """The overrides that make a command small, of the fields that have an effect in it."""
+        values = dict(SMALL)
+        if config.model.name != "mlp":
+            values |= NETWORK
+        if config.data.dataset.startswith(FETCHED):
+            values |= PHOTOGRAPHS
+        if "interpolate" in " ".join(words):
+            del values["sampling.rtol"], values["sampling.atol"]
+        return values
+
+    def provide(self, words: list[str], config: ConfigDict, overrides: dict[str, Any]) -> None:
+        """Makes the weights of others, or a trained run, that a command goes on from."""
+        config.update_from_flattened_dict(overrides)
+        if "--source=checkpoint_24.pth" in words:
+            save(self.home / "checkpoint_24.pth", tiny_checkpoint(config))
+        if "--source=church" in words:
+            module, shape = models.from_config(config), experiment.image_shape(config)
+            params = tiny_params(module, shape)
+            tensors = diffusers.params_to_diffusers(module, params, shape)
+            description = diffusers_config.description(module, shape)
+            diffusers.write(self.home / "church", description, tensors)
+        if "--workdir=runs/trained_here" in words:
+            typed = [f"--config.{name}={value}" for name, value in overrides.items()]
+            config_word = next(word for word in words if word.startswith("--config="))
+            run = ["main.py", config_word, "--workdir=runs/trained_here", "--mode=train"]
+            self.run([*run, *typed])
+
+
+def tiny_params(module: Any, shape: tuple[int, int, int]) -> Any:
+    """Random weights of a network, in NumPy."""
+    import jax
+
+    params = models.init(module, jax.random.key(0), shape)
+    return jax.tree.map(np.asarray, params)
+
+
+def test_commands_that_are_left_out_stand_on_a_page() -> None:
+    every = [command for _, command in commands()]
+    assert len(every) > 30
+    assert set(LEFT_OUT) <= set(every)
+
+
+@pytest.mark.slow
+def test_every_command_of_the_pages_runs(
+    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    reader, failures = Reader(home, capsys), []
+    typed: set[str] = set()
+    for page, command in commands():
+        if command in LEFT_OUT or (command in typed and "=W" not in command):
+            continue
+        typed.add(command)
+        try:
+            reader.type(command)
+        except Exception as error:  # all that fail are named at the end
+            failures.append(f"{page}: python {command}\n    {type(error).__name__}: {error}")
+    assert not failures, "\n".join(failures)
+    assert (home / "runs" / "quickstart" / "eval" / "report.html").exists()
