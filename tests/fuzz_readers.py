@@ -225,6 +225,7 @@ def read_cifar10(data: bytes, folder: pathlib.Path) -> Any:
 
     class Unhashed(cifar10.Cifar10):
         CHECKSUMS = {}  # noqa: RUF012
+        COUNTS = {"train": 5, "test": 1}  # noqa: RUF012
 
     (folder / cifar10.ARCHIVE).write_bytes(gzip.compress(data, 1))
     files = Unhashed.find(folder)
@@ -246,7 +247,7 @@ def cifar10_seeds() -> list[bytes]:
 
 def read_image(data: bytes, folder: pathlib.Path) -> Any:
     """A picture of a folder of images, whatever its name says."""
-    from data import folder as images
+    from data import images
 
     path = folder / "a.png"
     path.write_bytes(data)
