@@ -198,15 +198,22 @@ def check_mask_shape(mask: ArrayLike, shape: tuple[int, ...]) -> None:
 
 
 def check_mask(mask: np.ndarray, shape: tuple[int, ...]) -> None:
-    """Refuses a mask (on the host) that does not fit, or holds anything but 0 and 1.
+    """Refuses a mask (on the host) that does not fit, or holds anything but 0 and 1, or one only.
 
     Raises:
-      ValueError: says which shape or values.
+      ValueError: says which shape or values, or that nothing is unknown, or known.
     """
     check_mask_shape(mask, shape)
     strange = np.setdiff1d(mask, [0, 1])
     if len(strange):
-        raise ValueError(f"a mask is 0 (unknown) or 1 (known) everywhere; it has {strange[0]:g}")
+        raise ValueError(
+            "a mask is 0 (unknown; in a picture black or transparent) or 1 (known; white) "
+            f"everywhere; it has {strange[0]:.4g} (in a picture {255 * strange[0]:.0f} of 255)"
+        )
+    if np.all(mask):
+        raise ValueError("the mask knows every pixel: there is nothing to paint")
+    if not np.any(mask):
+        raise ValueError("the mask knows no pixel: that is plain sampling, --mode=sample")
 
 
 # In-filling as a score function.

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
 import controllable
+from data import images
 
 
 def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -15,15 +16,16 @@ def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -
 
     Args:
       kind: "half": the lower half is unknown; "box": a box in the middle; "random": single pixels;
-        anything else is a picture file of the images' size, black where unknown, white where known.
+        anything else is a picture file of the images' size, see `read_mask`.
       share: of the pixels that "box" and "random" hide.
       seed: of "random".
 
     Raises:
-      ValueError: a file that cannot be read, of another size, or with other values.
+      ValueError: a file that cannot be read, of another size, or with other values; a mask that
+        hides nothing, or everything.
     """
     height, width, _ = shape
-    mask = np.ones((height, width, 1), np.float32)
+    mask, what = np.ones((height, width, 1), np.float32), f"control.mask={kind!r}"
     if kind == "half":
         mask[height // 2 :] = 0.0
     elif kind == "box":
@@ -34,13 +36,47 @@ def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -
         order = np.random.RandomState(seed).permutation(height * width)
         mask.reshape(-1)[order[: max(1, round(share * height * width))]] = 0.0
     else:
-        try:
-            with Image.open(kind) as picture:
-                mask = np.asarray(picture.convert("L"), np.float32)[..., None] / 255.0
-        except (OSError, UnidentifiedImageError) as error:
-            raise ValueError(
-                f"control.mask={kind!r} is none of half, box, random, nor a picture that can be "
-                "read"
-            ) from error
+        mask, what = read_mask(kind, shape), f"control.mask={images.shown(kind)!r}"
+    if kind in ("box", "random"):
+        what += f" with control.mask_share={share:g} of {height}x{width} pixels"
+    try:
         controllable.check_mask(mask, shape)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
     return mask
+
+
+def read_mask(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+    """The shares of white in a picture, float32 [H, W, 1]: 1 where known, 0 where not.
+
+    What is transparent is unknown, whatever its colour. A grey picture with no other values than 0
+    and 1 is a mask as it stands.
+
+    Raises:
+      ValueError: a file that cannot be read, or a picture of another size.
+    """
+    try:
+        return images.decoded(path, lambda picture, _: _shares_of_white(picture, shape))
+    except ValueError as error:
+        raise ValueError(
+            f"control.mask={images.shown(path)!r} is none of half, box, random, nor a picture that "
+            f"can be read as a mask of {shape[0]}x{shape[1]} pixels, black or transparent where "
+            f"unknown and white where known: {error}"
+        ) from error
+
+
+def _shares_of_white(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+    height, width, _ = shape
+    if picture.size != (width, height):
+        raise ValueError(f"it has {picture.height}x{picture.width} pixels")
+    picture.load()
+    alpha = np.ones((height, width), np.float32)
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        alpha = np.asarray(picture.getchannel("A"), np.float32) / 255.0
+    if picture.mode not in ("1", "L", "I", "F") and not picture.mode.startswith("I;16"):
+        picture = picture.convert("RGB").convert("L")
+    values = np.asarray(picture, np.float32)
+    if not np.isin(values, (0.0, 1.0)).all():
+        values = values / (255.0 if picture.mode == "L" else images.DEEP)
+    return (alpha * values)[..., None]

@@ -17,6 +17,8 @@ from typing import Any, ClassVar
 import numpy as np
 import tensorflow_datasets as tfds
 
+from data.images import shown
+
 Files = Mapping[str, pathlib.Path]
 
 
@@ -41,6 +43,7 @@ class ImageBuilder(  # type: ignore[call-arg]
     NAMES: ClassVar[tuple[str, ...]] = ()  # of the classes, in words; (): they have none
     URL: ClassVar[str] = ""
     CHECKSUMS: ClassVar[dict[str, tuple[int, str]]] = {}  # file name: (bytes, SHA-256)
+    COUNTS: ClassVar[dict[str, int]] = {}  # examples of each split, where files can lack some
     FOLDERS: ClassVar[tuple[str, ...]] = ()  # where a distribution's package puts the files
 
     @classmethod
@@ -55,6 +58,32 @@ class ImageBuilder(  # type: ignore[call-arg]
             missing = ", ".join(sorted(set(cls.CHECKSUMS) - set(files)))
             raise FileNotFoundError(f"{cls.name}: {folder} lacks {missing}")
         return files or None
+
+    @classmethod
+    def verify(cls, files: Files) -> None:
+        """Refuses official files that are not what their makers published, before one is read.
+
+        What was unpacked from them has no checksum: `read` compares the numbers of examples.
+
+        Raises:
+          ValueError: a file of another size or SHA-256; names it.
+        """
+        for name, path in files.items():
+            if name not in cls.CHECKSUMS or path.name != name:
+                continue
+            size, sha256 = cls.CHECKSUMS[name]
+            if path.stat().st_size != size:
+                raise ValueError(
+                    f"{shown(path)}: damaged or another file, it has {path.stat().st_size} bytes; "
+                    f"{cls.name}'s has {size}"
+                )
+            with path.open("rb") as file:
+                stored = hashlib.file_digest(file, "sha256").hexdigest()
+            if stored != sha256:
+                raise ValueError(
+                    f"{shown(path)}: damaged or another file, its SHA-256 is {stored}; "
+                    f"{cls.name}'s is {sha256}"
+                )
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
@@ -117,8 +146,8 @@ class ImageBuilder(  # type: ignore[call-arg]
 
 
 def digest(text: str) -> bytes:
-    """SHA-256 of a name: it orders and splits examples alike on every machine."""
-    return hashlib.sha256(text.encode()).digest()
+    """SHA-256 of a name's bytes: it orders and splits examples alike on every machine."""
+    return hashlib.sha256(text.encode("utf-8", "surrogateescape")).digest()
 
 
 def reach(url: str, timeout: float = 10.0) -> None:

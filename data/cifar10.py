@@ -9,6 +9,7 @@ import zlib
 import numpy as np
 
 from data.builder import Files, ImageBuilder
+from data.images import shown
 
 ARCHIVE = "cifar-10-binary.tar.gz"
 MEMBERS = {
@@ -25,6 +26,7 @@ class Cifar10(ImageBuilder):
 
     TFDS_VERSIONS = ("3.0.2",)
     IMAGE_SHAPE = (32, 32, 3)
+    COUNTS = {"train": 50_000, "test": 10_000}  # noqa: RUF012
     URL = "https://www.cs.toronto.edu/~kriz/"
     CHECKSUMS = {  # noqa: RUF012
         ARCHIVE: (170052171, "c4a38c50a1bc5f3a1c5537f2155ab9d68f9f25eb1ed8d9ddda3db29a59bca1dd")
@@ -48,17 +50,18 @@ class Cifar10(ImageBuilder):
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
         """A record is one byte of label, then the red, green and blue planes, row by row."""
         members = MEMBERS[split]
+        record = 1 + int(np.prod(cls.IMAGE_SHAPE))
+        size = cls.COUNTS[split] // len(members) * record
         if ARCHIVE in files:
-            raw = _unpack(files[ARCHIVE], members)
+            raw = _unpack(files[ARCHIVE], members, size)
         else:
-            raw = {name: files[name].read_bytes() for name in members}
-        size = 1 + int(np.prod(cls.IMAGE_SHAPE))
-        for name, content in raw.items():
-            if not content or len(content) % size:
-                raise ValueError(
-                    f"{name}: damaged, {len(content)} bytes are no {size}-byte records"
-                )
-        records = np.frombuffer(b"".join(raw.values()), np.uint8).reshape(-1, size)
+            raw = {}
+            for name in members:
+                stored = files[name].stat().st_size
+                if stored != size:
+                    raise ValueError(f"{shown(files[name])}: damaged, {stored} bytes, not {size}")
+                raw[name] = files[name].read_bytes()
+        records = np.frombuffer(b"".join(raw.values()), np.uint8).reshape(-1, record)
         labels = records[:, 0].astype(np.int32)
         if labels.max() >= cls.NUM_CLASSES:
             raise ValueError(
@@ -68,19 +71,31 @@ class Cifar10(ImageBuilder):
         return np.ascontiguousarray(planes.transpose(0, 2, 3, 1)), labels
 
 
-def _unpack(archive: pathlib.Path, members: tuple[str, ...]) -> dict[str, bytes]:
-    """The named members of the archive, by base name, in the order of `members`."""
+def _unpack(archive: pathlib.Path, members: tuple[str, ...], size: int) -> dict[str, bytes]:
+    """The named members of the archive, by base name, in the order of `members`.
+
+    A member is a file of `size` bytes: links are not followed, and nothing larger is read.
+    """
     contents: dict[str, bytes] = {}
     try:
         with tarfile.open(archive, "r:gz") as tar:
             for member in tar:
                 name = pathlib.PurePosixPath(member.name).name
-                stream = tar.extractfile(member) if name in members else None
-                if stream is not None:
-                    contents[name] = stream.read()
+                if name not in members:
+                    continue
+                stream = tar.extractfile(member) if member.isreg() else None
+                if stream is None or member.size != size or name in contents:
+                    what = f"{member.size} bytes" if stream else "a link or no file at all"
+                    raise ValueError(
+                        f"{shown(archive)}: damaged or another archive, {name} is {what}, "
+                        f"not one file of {size} bytes"
+                    )
+                contents[name] = stream.read()
     except (tarfile.TarError, EOFError, KeyError, OSError, zlib.error) as error:
-        raise ValueError(f"{archive}: damaged archive ({error})") from error
+        raise ValueError(f"{shown(archive)}: damaged archive ({error})") from error
     missing = [name for name in members if name not in contents]
     if missing:
-        raise ValueError(f"{archive}: damaged or another archive, it lacks {', '.join(missing)}")
+        raise ValueError(
+            f"{shown(archive)}: damaged or another archive, it lacks {', '.join(missing)}"
+        )
     return {name: contents[name] for name in members}

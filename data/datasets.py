@@ -37,7 +37,7 @@ from data.folder import ImageFolder
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[ImageFolder] | type[PointSet]
-_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "transforms")
+_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "images", "transforms")
 
 
 def discover(path: Iterable[str]) -> dict[str, Kind]:
@@ -101,6 +101,7 @@ class Dataset:
         likelihood is that of the real numbers themselves.
       image_shape: (H, W, C).
       num_classes: labels are in 0..num_classes-1.
+      summary: a line about the files of a user's folder, which the program prints; else "".
     """
 
     name: str
@@ -110,6 +111,7 @@ class Dataset:
     levels: int
     image_shape: tuple[int, int, int]
     num_classes: int
+    summary: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -158,12 +160,14 @@ def load(
       ValueError: unknown name or split, another image size, damaged files.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
-    builder = lookup(DATASETS, name.lower(), "data set")
+    summary = ""
+    builder = lookup(DATASETS, name.lower(), "data.dataset")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, ImageFolder):
         files = builder(data_dir, split, image_size, num_channels)
         images, _ = _columns(files, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
+        summary = files.summary
     else:
         shape, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
         if image_size is not None and (image_size, image_size) != shape[:2]:
@@ -174,7 +178,7 @@ def load(
             images, labels = builder.draw(split)
         else:
             images, labels = _open(builder, split, data_dir, ram_limit)
-    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes)
+    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes, summary)
 
 
 def from_config(config: Any, split: str) -> Dataset:
@@ -239,6 +243,8 @@ def _open(
     for folder in (root, root / builder.name, *packaged):
         files = builder.find(folder)
         if files:
+            if folder not in packaged:  # whose makers checked it, and packed it anew
+                builder.verify(files)
             return builder.read(files, split)
 
     roots = [root]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import pathlib
 import zlib
 
@@ -50,6 +51,7 @@ class FashionMnist(ImageBuilder):
             "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5",
         ),
     }
+    COUNTS = {"train": 60_000, "test": 10_000}  # noqa: RUF012
     FOLDERS = ("/usr/share/datasets/fashion-mnist",)  # Debian: dataset-fashion-mnist
 
     @classmethod
@@ -71,11 +73,15 @@ class FashionMnist(ImageBuilder):
         prefix = {"train": "train", "test": "t10k"}[split]
         image_file = files[f"{prefix}-images-idx3-ubyte.gz"]
         label_file = files[f"{prefix}-labels-idx1-ubyte.gz"]
-        images, labels = read_idx(image_file, 3), read_idx(label_file, 1)
+        count = cls.COUNTS[split]
+        limit = 2 * count * math.prod(cls.IMAGE_SHAPE) + 1024  # bytes; what is too long has room
+        images, labels = read_idx(image_file, 3, limit), read_idx(label_file, 1, limit)
         if images.shape[1:] != cls.IMAGE_SHAPE[:2]:
             raise ValueError(f"{image_file}: {images.shape[1:]} pixels, not {cls.IMAGE_SHAPE[:2]}")
         if len(images) != len(labels):
             raise ValueError(f"{image_file}: {len(images)} images, but {len(labels)} labels")
+        if len(images) != count:
+            raise ValueError(f"{image_file}: damaged, {len(images)} images, not {count}")
         if labels.max(initial=0) >= cls.NUM_CLASSES:
             raise ValueError(
                 f"{label_file}: a label is {labels.max()}, above {cls.NUM_CLASSES - 1}"
@@ -83,25 +89,28 @@ class FashionMnist(ImageBuilder):
         return images[..., None], labels.astype(np.int32)
 
 
-def read_idx(path: pathlib.Path, ndim: int) -> np.ndarray:
-    """The uint8 array of an IDX file, gzipped or not.
+def read_idx(path: pathlib.Path, ndim: int, limit: int = 1 << 30) -> np.ndarray:
+    """The uint8 array of an IDX file, gzipped or not, of `limit` bytes at most.
 
     An IDX file is: two zero bytes, 8 (unsigned byte), the number of dimensions, each dimension as
     big-endian int32, the values in row-major order (http://yann.lecun.com/exdb/mnist).
 
     Raises:
-      ValueError: not an IDX file of `ndim` dimensions, or damaged.
+      ValueError: not an IDX file of `ndim` dimensions, or damaged, or too large.
     """
-    raw = pathlib.Path(path).read_bytes()
-    if raw[:2] == b"\x1f\x8b":
+    with open(path, "rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+        file.seek(0)
         try:
-            raw = gzip.decompress(raw)
+            raw = gzip.GzipFile(fileobj=file).read(limit + 1) if packed else file.read(limit + 1)
         except (EOFError, OSError, zlib.error) as error:
             raise ValueError(f"{path}: damaged gzip file ({error})") from error
+    if len(raw) > limit:
+        raise ValueError(f"{path}: damaged or another file, it holds more than {limit} bytes")
     start = 4 + 4 * ndim
     if len(raw) < start or raw[:4] != bytes([0, 0, 8, ndim]):
         raise ValueError(f"{path}: not an IDX file of unsigned bytes with {ndim} dimension(s)")
     shape = tuple(np.frombuffer(raw, ">i4", ndim, offset=4).tolist())
-    if min(shape) < 1 or len(raw) - start != np.prod(shape, dtype=np.int64):
+    if min(shape) < 1 or len(raw) - start != math.prod(shape):
         raise ValueError(f"{path}: damaged, {len(raw) - start} values where {shape} are announced")
     return np.frombuffer(raw, np.uint8, offset=start).reshape(shape)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import collections
 import functools
 import os
 import pathlib
@@ -9,31 +10,34 @@ import unicodedata
 import zlib
 from collections.abc import Sequence
 from concurrent import futures
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from absl import logging
 
 from data.builder import digest
+from data.images import SUFFIXES, read_image, shown
 
-SUFFIXES = frozenset({".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
 TEST_SHARE = 0.1
+VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
+HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
 
 
 class ImageFolder:
     """One split of a folder: random-access records {"image", "label"}, read when asked for.
 
-    The splits are the sub-folders `train` and `test`, where both are there; else the tenth (at
-    least one) of all images whose names have the smallest hashes is for testing. An image's label
-    is the number of the sub-folder that it is in, at any depth, among all in order of their names;
-    images outside of sub-folders have one of their own, the first. Examples are in the order of a
-    hash of their names below the folder, which mixes labels, and is the same on every file system.
-    Hidden files, links to folders and files of other kinds are passed over.
+    The splits are the sub-folders `train` and `test` (or one of `VALIDATION`), in any case, where
+    both are there; else the tenth (at least one) of all images whose names have the smallest hashes
+    is for testing. An image's label is the number of the sub-folder that it is in, at any depth,
+    among all in order of their names; images outside of sub-folders have one of their own, the
+    first. Examples are in the order of a hash of their names below the folder, which mixes labels,
+    and is the same on every file system. Links are followed, to each folder once. `summary` counts
+    what was read, and what was passed over: hidden files, and files of other kinds.
 
     Args:
       folder: where the images are.
       split: "train" or "test".
-      image_size, num_channels: size of the images after `fitted`.
+      image_size, num_channels: size of the images after `images.fitted`.
 
     Raises:
       ValueError: no folder or none with images for both splits, or a number out of range.
@@ -59,26 +63,36 @@ class ImageFolder:
             )
         self.folder = pathlib.Path(folder).expanduser()
         self.image_shape = (image_size, image_size, num_channels)
-        splits = listed(self.folder)
+        contents = listed(self.folder)
+        labels = dict(item for names in contents.splits.values() for item in names.items())
         for name in self.SPLITS:
-            if not splits[name]:
-                raise ValueError(f"{self.folder} has no images for the split {name!r}")
-        labels = {name: label for names in splits.values() for name, label in names.items()}
+            if not contents.splits[name]:
+                raise ValueError(
+                    f"{shown(self.folder)} has no images for the split {name!r}: it holds "
+                    f"{contents.counted(labels)}; a data set has two images or more"
+                )
         classes = sorted(set(labels.values()))
         self.num_classes = len(classes)
-        self.names = sorted(splits[split], key=lambda name: digest(portable(name)))
+        self.names = sorted(contents.splits[split], key=lambda name: digest(portable(name)))
         self.labels = np.array([classes.index(labels[name]) for name in self.names], np.int32)
+        self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
+        self._warned: dict[str, str] = {}
 
     def __len__(self) -> int:
         return len(self.names)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        image = read_image(self.folder / self.names[row], self.image_shape)
+        image = read_image(self.folder / self.names[row], self.image_shape, self._warn)
         return {"image": image, "label": self.labels[row]}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
             return list(pool.map(self.__getitem__, rows))
+
+    def _warn(self, kind: str, line: str) -> None:
+        """Warns of the first file with a kind of flaw."""
+        if self._warned.setdefault(kind, line) is line:
+            logging.warning("%s; of others like it nothing is said", line)
 
     @functools.cached_property
     def checksum(self) -> int:
@@ -88,40 +102,149 @@ class ImageFolder:
         return zlib.crc32(repr((self.image_shape, content)).encode())
 
 
-def listed(folder: pathlib.Path) -> dict[str, dict[str, str]]:
-    """The images of each split: their names below `folder`, with the names of their labels.
+class Contents(NamedTuple):
+    """The images of a folder, and what else is in it.
+
+    Attributes:
+      splits: by split, the images' names below the folder, with the names of their labels.
+      passed_over: how many files were, by ending or reason.
+      notes: what else a user should know, a clause each.
+    """
+
+    splits: dict[str, dict[str, str]]
+    passed_over: collections.Counter[str]
+    notes: tuple[str, ...] = ()
+
+    def counted(self, labels: dict[str, str]) -> str:
+        """How many images, classes and other files there are, in one line."""
+        images = ", ".join(f"{len(names)} {split}" for split, names in self.splits.items())
+        kinds = ", ".join(f"{shown(kind)} {n}" for kind, n in self.passed_over.most_common(12))
+        more = ", ..." if len(self.passed_over) > 12 else ""
+        parts = [
+            f"{_number(len(labels), 'image')} ({images})",
+            _number(len(set(labels.values())), "class", "classes"),
+            _number(self.passed_over.total(), "file")
+            + " passed over"
+            + (f" ({kinds}{more})" if kinds else ""),
+            *self.notes,
+        ]
+        return ", ".join(parts)
+
+
+def _number(count: int, one: str, many: str = "") -> str:
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def listed(folder: pathlib.Path) -> Contents:
+    """What a folder holds.
 
     Raises:
-      ValueError: no such folder, or one of `train` and `test` without the other.
+      ValueError: no such folder, one that cannot be read, or one of `train` and `test` without the
+        other.
     """
     if not folder.is_dir():
-        raise ValueError(f"data set folder: there is no folder {folder}")
-    split_folders = [name for name in ImageFolder.SPLITS if (folder / name).is_dir()]
-    if len(split_folders) == 1:
-        raise ValueError(
-            f"{folder} has a sub-folder {split_folders[0]}, but must have train and test, or none"
-        )
-    if split_folders:
-        return {
-            split: {f"{split}/{name}": label_of(name) for name in names_of(folder / split)}
-            for split in split_folders
+        raise ValueError(f"data set folder: there is no folder {shown(folder)}")
+    passed_over: collections.Counter[str] = collections.Counter()
+    folders, notes = split_folders(folder)
+    if folders:
+        splits = {
+            split: {f"{sub}/{name}": label_of(name) for name in names_of(folder / sub, passed_over)}
+            for split, sub in folders.items()
         }
-    names = sorted(names_of(folder), key=lambda name: digest(portable(name)))
+        return Contents(splits, passed_over, notes)
+    names = sorted(names_of(folder, passed_over), key=lambda name: digest(portable(name)))
     count = max(1, int(TEST_SHARE * len(names)))
     shares = {"train": names[count:], "test": names[:count]}
-    return {split: {name: label_of(name) for name in share} for split, share in shares.items()}
+    splits = {split: {name: label_of(name) for name in share} for split, share in shares.items()}
+    return Contents(splits, passed_over)
 
 
-def names_of(folder: pathlib.Path) -> list[str]:
-    """The image files below `folder`, relative to it, with slashes."""
-    paths = [path.relative_to(folder) for path in folder.rglob("*")]
-    return [
-        path.as_posix()
-        for path in paths
-        if path.suffix.lower() in SUFFIXES
-        and not any(part.startswith(".") for part in path.parts)
-        and (folder / path).is_file()
-    ]
+def split_folders(folder: pathlib.Path) -> tuple[dict[str, str], tuple[str, ...]]:
+    """The sub-folders of the splits, none or both, and notes about them.
+
+    Raises:
+      ValueError: a split without the other, or with two sub-folders.
+    """
+    names = sorted(entry.name for entry in _entries(folder) if os.path.isdir(entry.path))
+    names = [name for name in names if not name.startswith(".")]
+    spellings = {
+        split: [name for name in names if name.lower() in known]
+        for split, known in (("train", ("train",)), ("test", ("test",)), ("val", VALIDATION))
+    }
+    train, test, validation = spellings.values()
+    if not train and not test:
+        return {}, ()
+    tests = test or (validation if train else [])
+    if len(train) != 1 or len(tests) != 1:
+        present = [*train, *test, *validation]
+        others = [name for name in names if name not in present]
+        raise ValueError(
+            f"{shown(folder)} has {_sub_folders(present)}, but must have train and test (or val), "
+            "one of each, or neither: then a tenth of the images is for testing"
+            + (f"; beside it are {', '.join(map(shown, others[:8]))}" if others else "")
+        )
+    notes = [] if test else [f"{tests[0]}/ is the split test"]
+    others = [name for name in names if name not in (train[0], tests[0])]
+    if others:
+        notes.append(f"{_sub_folders(others)} beside the splits passed over")
+    return {"train": train[0], "test": tests[0]}, tuple(notes)
+
+
+def _sub_folders(names: Sequence[str]) -> str:
+    shortened = [*map(shown, names[:8]), *(["..."] if len(names) > 8 else [])]
+    return f"{'a sub-folder' if len(names) == 1 else 'sub-folders'} {', '.join(shortened)}"
+
+
+def _entries(folder: str | os.PathLike[str]) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return list(entries)
+    except OSError as error:
+        raise ValueError(f"{shown(folder)} cannot be read: {error.strerror}") from error
+
+
+def names_of(folder: pathlib.Path, passed_over: collections.Counter[str]) -> list[str]:
+    """The image files below `folder`, relative to it, with slashes.
+
+    Links to folders are followed once everything else is read, in order of their names, unless they
+    lead to a folder that was read already, or to one that `folder` itself is in.
+
+    Args:
+      passed_over: to which other files are added.
+    """
+    names: list[str] = []
+    root = os.path.realpath(folder)
+    seen = {root, *map(str, pathlib.Path(root).parents)}
+    folders, links = [""], list[str]()
+    while folders or links:
+        if folders:
+            parent = folders.pop()
+        else:
+            links.sort(key=portable, reverse=True)
+            parent = links.pop()
+        path = os.path.join(folder, parent)
+        if parent:
+            place = os.path.realpath(path)
+            if place in seen:
+                passed_over[LINKED] += 1
+                continue
+            seen.add(place)
+        for entry in _entries(path):
+            name = f"{parent}/{entry.name}" if parent else entry.name
+            link = entry.is_symlink()
+            is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
+            if is_folder:
+                if not entry.name.startswith("."):
+                    (links if link else folders).append(name)
+            elif entry.name.startswith("."):
+                passed_over[HIDDEN] += 1
+            elif not (os.path.isfile(entry.path) if link else entry.is_file()):
+                passed_over["broken links" if link else "pipes and the like"] += 1
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
+                names.append(name)
+            else:
+                passed_over[suffix or "without ending"] += 1
+    return names
 
 
 def label_of(name: str) -> str:
@@ -133,42 +256,3 @@ def label_of(name: str) -> str:
 def portable(name: str) -> str:
     """A file's name whichever way its file system composes letters (Unicode's form NFC)."""
     return unicodedata.normalize("NFC", name)
-
-
-def read_image(path: pathlib.Path, shape: tuple[int, int, int]) -> np.ndarray:
-    """The image in a file, `fitted` to `shape` and turned upright as its EXIF data say.
-
-    Raises:
-      ValueError: a file that cannot be read; names it and says why.
-    """
-    try:
-        with Image.open(path) as opened:
-            opened.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
-            return fitted(ImageOps.exif_transpose(opened), shape)
-    except UnidentifiedImageError:
-        raise ValueError(f"{path} cannot be read: it is no image of a known kind") from None
-    except Exception as error:  # Pillow's decoders each have their own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise ValueError(f"{path} cannot be read: {reason}") from error
-
-
-def fitted(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
-    """uint8 [S, S, C]: the shorter side is resampled (Lanczos) to S, the longer one cut to S.
-
-    What is transparent becomes white. C = 3: red, green, blue; C = 1: their luma (ITU-R BT.601).
-
-    Raises:
-      ValueError: pixels of 32 bits, whose range nothing tells.
-    """
-    size, _, channels = shape
-    if picture.mode.startswith("I;16"):
-        grey = np.rint(np.asarray(picture).astype(np.float64) / 257.0)
-        picture = Image.fromarray(grey.astype(np.uint8))
-    if picture.mode in ("I", "F"):
-        raise ValueError(f"pixels of mode {picture.mode!r} have no known range; use 8 or 16 bits")
-    if picture.has_transparency_data:
-        picture = picture.convert("RGBA")
-        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("L" if channels == 1 else "RGB")
-    picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
-    return np.asarray(picture).reshape(shape)

@@ -16,7 +16,7 @@ import data
 import models
 import sde_lib
 from data import captions, transforms
-from runtime import ema
+from runtime import devices, ema
 
 
 @dataclasses.dataclass(frozen=True)
@@ -128,7 +128,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         image_shape=image_shape(config),
         pixels=Pixels(levels, images.centered, images.uniform_dequantization),
         dataset_name=images.dataset,
-        dataset=lambda split: data.from_config(config, split),
+        dataset=_opener(config),
         objective=config.training.objective,
         continuous=config.training.continuous,
         prediction=model.prediction,
@@ -136,6 +136,20 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         num_labels=model.num_labels,
         unconditional=not model.num_labels or config.training.label_dropout > 0,
     )
+
+
+def _opener(config: ml_collections.ConfigDict) -> Callable[[str], data.Dataset]:
+    """From the name of a split to the config's data set; prints its summary the first time."""
+    printed: set[str] = set()
+
+    def opened(split: str) -> data.Dataset:
+        dataset = data.from_config(config, split)
+        if dataset.summary and dataset.summary not in printed and devices.is_primary():
+            printed.add(dataset.summary)
+            print(dataset.summary, flush=True)
+        return dataset
+
+    return opened
 
 
 def _network(config: ml_collections.ConfigDict) -> Any:

@@ -5,7 +5,11 @@ from __future__ import annotations
 import dataclasses
 import functools
 import json
+import os
 import pathlib
+import struct
+import zlib
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -245,13 +249,90 @@ def test_masks_hide_what_they_say(tmp_path: pathlib.Path) -> None:
     picture[:, 3] = 255
     Image.fromarray(picture).save(tmp_path / "mask.png")
     np.testing.assert_array_equal(mask(mask=str(tmp_path / "mask.png")), picture / 255)
-    picture[0, 0] = 128
-    Image.fromarray(picture).save(tmp_path / "grey.png")
-    with pytest.raises(ValueError, match=r"0 \(unknown\) or 1 \(known\) everywhere; it has 0.50"):
-        mask(mask=str(tmp_path / "grey.png"))
-    Image.fromarray(picture[:4]).save(tmp_path / "small.png")
-    with pytest.raises(ValueError, match=r"mask is \(4, 8, 1\), which does not fit"):
-        mask(mask=str(tmp_path / "small.png"))
+
+
+def in_red(white: np.ndarray) -> Image.Image:
+    """A picture with a palette whose colour 1 is dark red, as masks of segmentation are."""
+    picture = Image.fromarray(white.astype(np.uint8))
+    picture.putpalette([0, 0, 0, 128, 0, 0])
+    return picture
+
+
+WHITE = np.tile(np.arange(8) % 2 == 0, (8, 1))
+
+
+@pytest.mark.parametrize(
+    "kind", ["alpha", "colour", "palette", "zero_one", "bits", "deep", "clear"]
+)
+def test_pictures_are_masks_by_what_they_show(kind: str, tmp_path: pathlib.Path) -> None:
+    levels = np.where(WHITE, 255, 0).astype(np.uint8)
+    everywhere = np.full((8, 8, 3), 255, np.uint8)
+    palette = Image.fromarray(1 - WHITE.astype(np.uint8))
+    palette.putpalette([255, 255, 255, 0, 0, 0])
+    half = np.dstack([levels, np.where(WHITE, 255, 0).astype(np.uint8)])
+    pictures = {
+        "alpha": Image.fromarray(np.dstack([everywhere, levels])),  # white where transparent too
+        "colour": Image.fromarray(np.dstack([levels] * 3)),
+        "palette": palette,
+        "zero_one": Image.fromarray(WHITE.astype(np.uint8)),
+        "bits": Image.fromarray(WHITE),
+        "deep": Image.fromarray(levels.astype(np.uint16) * 257),
+        "clear": Image.fromarray(half),
+    }
+    pictures[kind].save(tmp_path / "mask.png")
+    mask = masks.make_mask(str(tmp_path / "mask.png"), 0.5, 0, (8, 8, 3))
+    assert mask.dtype == np.float32
+    np.testing.assert_array_equal(mask[..., 0], WHITE)
+
+
+def bomb(path: pathlib.Path) -> None:
+    """A file that says it has 400 megapixels."""
+    Image.new("L", (8, 8)).save(path)
+    content = path.read_bytes()
+    head = b"IHDR" + struct.pack(">II", 20_000, 20_000) + content[24:29]
+    path.write_bytes(content[:12] + head + struct.pack(">I", zlib.crc32(head)) + content[33:])
+
+
+@pytest.mark.parametrize(
+    ("make", "reason"),
+    [
+        (
+            Image.new("L", (8, 8), 255).save,
+            "the mask knows every pixel: there is nothing to paint$",
+        ),
+        (Image.new("L", (8, 8), 1).save, "the mask knows every pixel: there is nothing to paint$"),
+        (Image.new("L", (8, 8), 0).save, "knows no pixel: that is plain sampling, --mode=sample$"),
+        (Image.new("L", (8, 4), 0).save, "a mask of 8x8 pixels, .*: it has 4x8 pixels$"),
+        (Image.fromarray((WHITE * 255 // 2).astype(np.uint8)).save, "it has 0.498.* 127 of 255"),
+        (Image.new("RGBA", (8, 8), (255, 255, 255, 128)).save, "it has 0.502 .* 128 of 255"),
+        (Image.new("RGB", (8, 8), "red").save, "0 .unknown; .* black or transparent.*it has 0.298"),
+        (in_red(WHITE).save, "0 .unknown; .* black or transparent.* it has 0.149"),
+        (bomb, "a mask of 8x8 pixels, .*: Image size .* exceeds limit"),
+        (
+            os.mkfifo,
+            "none of half, box, random, nor .*: it is a pipe, socket or device, not a file",
+        ),
+        (os.mkdir, "none of half, box, random, nor .*: it is a folder, not a file$"),
+        (lambda path: path.write_bytes(b"hello"), "nor .*: it is no image of a known kind$"),
+        (lambda path: None, "none of half, box, random, nor .*: No such file or directory$"),
+    ],
+)
+def test_what_is_no_mask_is_refused_in_one_line(
+    make: Callable[[pathlib.Path], object], reason: str, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "mask.png"
+    make(path)
+    with pytest.raises(ValueError, match=reason) as caught:
+        masks.make_mask(str(path), 0.5, 0, (8, 8, 3))
+    assert str(caught.value).startswith(f"control.mask='{path}'")
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", ["box", "random"])
+def test_shares_that_round_to_everything_are_refused(kind: str) -> None:
+    message = f"^control.mask='{kind}' with control.mask_share=0.999 of 8x8 pixels: .* no pixel"
+    with pytest.raises(ValueError, match=message):
+        masks.make_mask(kind, 0.999, 0, (8, 8, 1))
 
 
 def test_fidelity_is_that_of_its_definitions() -> None:

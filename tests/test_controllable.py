@@ -393,8 +393,14 @@ def test_what_cannot_be_filled_in_is_refused() -> None:
     ones: Any = np.ones((3, 4, 1))
     with pytest.raises(ValueError, match=r"mask is \(3, 4, 1\), which does not fit .*4, 4, 1"):
         controllable.in_painting(images, ones)
-    with pytest.raises(ValueError, match=r"0 \(unknown\) or 1 \(known\) everywhere; it has 0.5"):
+    with pytest.raises(
+        ValueError, match=r"0 \(unknown.*\) or 1 \(known.*\) everywhere; it has 0.5"
+    ):
         controllable.check_mask(np.array([[[1.0]], [[0.5]], [[0.0]], [[1.0]]]), images.shape)
+    with pytest.raises(ValueError, match="nothing to paint"):
+        controllable.check_mask(np.ones((4, 4, 1)), images.shape)
+    with pytest.raises(ValueError, match="plain sampling"):
+        controllable.check_mask(np.zeros((4, 4, 1)), images.shape)
     with pytest.raises(ValueError, match="3 channels, not 4"):
         controllable.colourisation(other)
     known = controllable.in_painting(images, ones[:1])

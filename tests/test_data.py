@@ -1,6 +1,7 @@
 """Data sets are what their files say, and batches are a function of (seed, step, host)."""
 
 import gzip
+import hashlib
 import io
 import json
 import pathlib
@@ -147,7 +148,7 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
     [
         (
             ("digit", "train"),
-            "unknown data set 'digit'; known: checkerboard, cifar10, digits, emoji, "
+            "unknown data.dataset 'digit'; known: checkerboard, cifar10, digits, emoji, "
             "fashion_mnist, folder, mixture, swiss_roll, two_moons",
         ),
         (("digits", "valid"), "unknown split of digits 'valid'; known: test, train"),
@@ -226,12 +227,25 @@ FASHION = {
 }
 
 
+def published(patch, kind, folder, **counts):
+    """Lets the files in `folder` be those that the makers of `kind` published, of that many."""
+    checksums = {}
+    for name in kind.CHECKSUMS:
+        if (folder / name).is_file():
+            content = (folder / name).read_bytes()
+            checksums[name] = len(content), hashlib.sha256(content).hexdigest()
+    patch.setattr(kind, "CHECKSUMS", kind.CHECKSUMS | checksums)
+    if counts:
+        patch.setattr(kind, "COUNTS", counts)
+
+
 @pytest.fixture
-def fashion_folder(tmp_path):
+def fashion_folder(tmp_path, monkeypatch):
     folder = tmp_path / "fashion"
     folder.mkdir()
     for name, array in FASHION.items():
         (folder / name).write_bytes(gzip.compress(idx(array)))
+    published(monkeypatch, FashionMnist, folder, train=5, test=2)
     return folder
 
 
@@ -278,19 +292,44 @@ IMAGES = idx(FASHION["train-images-idx3-ubyte.gz"])
         (b"\0\0\x0d" + IMAGES[3:], "not an IDX file"),
         (idx(np.zeros((5, 8, 8))), r"\(8, 8\) pixels"),
         (idx(np.zeros((4, 28, 28))), "4 images, but 5 labels"),
+        (gzip.compress(bytes(10**6)), "holds more than 8864 bytes"),
+        (b"\0\0\x08\x03" + b"\x7f\xff\xff\xff" * 3 + b"x", "damaged, 1 values"),
     ],
 )
-def test_damaged_idx_file_is_named(fashion_folder, content, expected):
+def test_damaged_idx_file_is_named(fashion_folder, content, expected, monkeypatch):
     (fashion_folder / "train-images-idx3-ubyte.gz").write_bytes(content)
+    published(monkeypatch, FashionMnist, fashion_folder)
     with pytest.raises(ValueError, match=expected) as caught:
         data.load("fashion_mnist", "train", fashion_folder)
     assert "train-images-idx3-ubyte.gz" in one_line(caught)
 
 
-def test_idx_label_out_of_range(fashion_folder):
+def test_idx_label_out_of_range(fashion_folder, monkeypatch):
     (fashion_folder / "train-labels-idx1-ubyte.gz").write_bytes(idx(np.array([0, 1, 2, 3, 10])))
+    published(monkeypatch, FashionMnist, fashion_folder)
     with pytest.raises(ValueError, match="a label is 10, above 9"):
         data.load("fashion_mnist", "train", fashion_folder)
+
+
+def test_what_is_not_the_official_file_is_refused_unread(fashion_folder, tmp_path, monkeypatch):
+    path = fashion_folder / "train-images-idx3-ubyte.gz"
+    whole = path.read_bytes()
+    monkeypatch.setattr(FashionMnist, "read", None)
+    for content, what in (
+        (whole + b"x", f"it has {len(whole) + 1} bytes; fashion_mnist's has {len(whole)}"),
+        (whole[:-1] + b"x", "its SHA-256 is [0-9a-f]{64}; fashion_mnist's is "),
+    ):
+        path.write_bytes(content)
+        with pytest.raises(
+            ValueError, match=f"ubyte.gz: damaged or another file, {what}"
+        ) as caught:
+            data.load("fashion_mnist", "train", fashion_folder)
+        one_line(caught)
+    monkeypatch.undo()
+    for name, array in FASHION.items():  # unpacked: without a checksum, and too few
+        (tmp_path / name.removesuffix(".gz")).write_bytes(idx(array))
+    with pytest.raises(ValueError, match="damaged, 2 images, not 10000"):
+        data.load("fashion_mnist", "test", tmp_path)
 
 
 def test_downloaded_files_are_prepared_and_read_back_in_order(
@@ -344,6 +383,12 @@ CIFAR = {f"data_batch_{i}.bin": cifar_records([i, i + 1]) for i in range(1, 6)} 
 }
 
 
+@pytest.fixture
+def small_cifar(monkeypatch):
+    """CIFAR-10 with as few images as there are in `CIFAR`."""
+    monkeypatch.setattr(Cifar10, "COUNTS", {"train": 10, "test": 3})
+
+
 def write_archive(folder, members) -> pathlib.Path:
     with tarfile.open(folder / ARCHIVE, "w:gz") as tar:
         for name, content in sorted(members.items(), reverse=True):
@@ -354,9 +399,10 @@ def write_archive(folder, members) -> pathlib.Path:
 
 
 @pytest.mark.parametrize("place", ["archive", "batches", "unpacked"])
-def test_cifar10_from_official_files(tmp_path, place):
+def test_cifar10_from_official_files(tmp_path, place, small_cifar, monkeypatch):
     if place == "archive":
         write_archive(tmp_path, CIFAR)
+        published(monkeypatch, Cifar10, tmp_path)
     else:
         folder = tmp_path / "cifar-10-batches-bin" if place == "unpacked" else tmp_path
         folder.mkdir(exist_ok=True)
@@ -369,20 +415,50 @@ def test_cifar10_from_official_files(tmp_path, place):
     assert data.load("cifar10", "test", tmp_path).labels.tolist() == [9, 8, 7]
 
 
-def test_damaged_cifar10_archive_is_refused(tmp_path):
+def test_a_small_cifar10_archive_is_not_the_official_one(tmp_path):
+    archive = write_archive(tmp_path, CIFAR)
+    with pytest.raises(ValueError, match=r"bytes; cifar10's has 170052171$") as caught:
+        data.load("cifar10", "train", tmp_path)
+    assert str(archive) in one_line(caught)
+    archive.unlink()
+    for name, content in CIFAR.items():
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=r"test_batch\.bin: damaged, 9219 bytes, not 30730000$"):
+        data.load("cifar10", "test", tmp_path)
+
+
+def test_damaged_cifar10_archive_is_refused(tmp_path, small_cifar):
     archive = write_archive(tmp_path, CIFAR)
     whole = archive.read_bytes()
     for content in (whole[: len(whole) // 2], b"no archive"):
         archive.write_bytes(content)
         with pytest.raises(ValueError, match="damaged") as caught:
-            data.load("cifar10", "train", tmp_path)
+            Cifar10.read({ARCHIVE: archive}, "train")
         assert str(archive) in one_line(caught)
     write_archive(tmp_path, {name: CIFAR[name] for name in MEMBERS["test"]})
     with pytest.raises(ValueError, match="lacks data_batch_1"):
-        data.load("cifar10", "train", tmp_path)
+        Cifar10.read({ARCHIVE: archive}, "train")
 
 
-def test_damaged_or_missing_cifar10_batch_is_named(tmp_path):
+@pytest.mark.parametrize("kind", [tarfile.SYMTYPE, tarfile.LNKTYPE, tarfile.FIFOTYPE, "large"])
+def test_odd_members_of_an_archive_are_not_read(tmp_path, kind, small_cifar, monkeypatch):
+    with tarfile.open(tmp_path / ARCHIVE, "w:gz") as tar:
+        member = tarfile.TarInfo("cifar-10-batches-bin/test_batch.bin")
+        if kind == "large":
+            member.size = 1 << 20
+        else:
+            member.type, member.linkname = kind, "/etc/passwd"
+        tar.addfile(member, io.BytesIO(bytes(member.size)))
+    monkeypatch.setattr(tarfile.ExFileObject, "read", None)
+    what = "1048576 bytes" if kind == "large" else "a link or no file at all"
+    with pytest.raises(
+        ValueError, match=f"test_batch.bin is {what}, not one file of 9219"
+    ) as caught:
+        Cifar10.read({ARCHIVE: tmp_path / ARCHIVE}, "test")
+    one_line(caught)
+
+
+def test_damaged_or_missing_cifar10_batch_is_named(tmp_path, small_cifar):
     for name, content in CIFAR.items():
         (tmp_path / name).write_bytes(content)
     (tmp_path / "data_batch_3.bin").write_bytes(CIFAR["data_batch_3.bin"][:-1])

@@ -1,6 +1,7 @@
 """A folder of images: what is read, in which order, how it is made to fit, what is refused."""
 
 import json
+import os
 import pathlib
 import re
 import shutil
@@ -11,8 +12,10 @@ from PIL import Image
 
 import data
 from data import folder as folders
+from data import images
 from data.datasets import Column
 from evaluation.metrics import classifier
+from runtime import experiment
 from tests import tiny
 
 
@@ -62,7 +65,7 @@ def test_the_order_is_that_of_names_alone(pictures, tmp_path, monkeypatch):
     elsewhere = tmp_path / "copy"
     shutil.copytree(pictures, elsewhere)
     names = folders.names_of
-    monkeypatch.setattr(folders, "names_of", lambda folder: sorted(names(folder), reverse=True))
+    monkeypatch.setattr(folders, "names_of", lambda *where: sorted(names(*where), reverse=True))
     for split in ("train", "test"):
         assert load(elsewhere, split).fingerprint == load(pictures, split).fingerprint
     composed, decomposed = "caf\u00e9/a.png", "cafe\u0301/a.png"
@@ -80,6 +83,123 @@ def test_train_and_test_folders_are_the_splits(tmp_path):
     shutil.rmtree(tmp_path / "test")
     with pytest.raises(ValueError, match="has a sub-folder train, but must have train and test"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        (["train/a/1", "Train/a/2", "test/a/3"], "has sub-folders Train, train, test, but must"),
+        (["train/1", "val/2", "valid/3"], "has sub-folders train, val, valid, but must"),
+        (["test/1", "val/2", "cats/3"], r"test, val, but must have .*; beside it are cats$"),
+    ],
+)
+def test_splits_that_are_not_clear_are_refused(tmp_path, names, message):
+    for name in names:
+        picture(tmp_path / f"{name}.png")
+    with pytest.raises(ValueError, match=message) as caught:
+        load(tmp_path)
+    one_line(caught)
+
+
+@pytest.mark.parametrize("test_name", ["Test", "TEST", "val", "Valid", "validation"])
+def test_splits_are_told_without_case_and_validation_is_the_test(tmp_path, test_name):
+    for name in ("TRAIN/b/1", "TRAIN/a/2", f"{test_name}/a/3", "more/a/4"):
+        picture(tmp_path / f"{name}.png", (10 * int(name[-1]), 0, 0))
+    train, test = load(tmp_path), load(tmp_path, "test")
+    assert (sorted(numbers(train)), numbers(test), train.num_classes) == ([1, 2], [3], 2)
+    assert "3 images (2 train, 1 test), 2 classes" in train.summary
+    assert ("is the split test" in train.summary) == test_name.lower().startswith("val")
+    assert train.summary.endswith("a sub-folder more beside the splits passed over")
+    shutil.rmtree(tmp_path / "TRAIN")
+    if test_name.lower() != "test":
+        assert load(tmp_path).num_classes == 2  # no splits, but two classes
+
+
+def test_what_was_read_and_what_was_not_is_said(pictures):
+    (pictures / "film.MP4").write_bytes(b"")
+    (pictures / "README").write_bytes(b"")
+    (pictures / "dogs" / "more.txt").write_bytes(b"")
+    (pictures / "gone.png").symlink_to(pictures / "nowhere")
+    os.mkfifo(pictures / "pipe.png")
+    said = (
+        f"data.data_dir={pictures}: 20 images (18 train, 2 test), 2 classes, 7 files passed over "
+        "(.txt 2, "
+    )
+    for split in ("train", "test"):
+        summary = load(pictures, split).summary
+        assert summary.startswith(said)
+        for kind in (".mp4 1", "without ending 1", "hidden 1", "broken links 1", "like 1"):
+            assert kind in summary
+
+
+def test_a_run_says_once_what_it_reads(pictures, capsys):
+    settings = {"dataset": "folder", "data_dir": str(pictures), "image_size": 8}
+    parts = experiment.build(tiny.config(**{f"data__{k}": v for k, v in settings.items()}))
+    assert not capsys.readouterr().out
+    for split in ("train", "test", "train"):
+        parts.dataset(split)
+    (line,) = capsys.readouterr().out.splitlines()
+    assert line == parts.dataset("train").summary
+
+
+def test_linked_folders_and_files_are_read_without_circles(tmp_path):
+    root, elsewhere = tmp_path / "set", tmp_path / "real"
+    for i in range(10):
+        picture(root / "cat" / f"{i}.png", (10 * i, 0, 0))
+        picture(elsewhere / "dog" / f"{i}.png", (10 * (i + 10), 0, 0))
+    picture(elsewhere / "cat.png", (200, 0, 0))
+    (root / "dog").symlink_to("../real/dog")
+    (root / "cat" / "linked.png").symlink_to(elsewhere / "cat.png")
+    for place, target in (
+        (root / "up", ".."),
+        (root / "cat" / "again", "../../set"),
+        (root / "dogs", "../real/dog"),
+        (root / "self", "self"),
+        (elsewhere / "dog" / "back", root / "cat"),
+    ):
+        place.symlink_to(target)
+    train, test = load(root), load(root, "test")
+    labels = {n: k for d in (train, test) for n, k in zip(numbers(d), d.labels, strict=True)}
+    assert labels == {i: int(10 <= i < 20) for i in range(21)}
+    assert train.num_classes == 2
+    assert f"{folders.LINKED} 4" in train.summary
+    assert "broken links 1" in train.summary
+
+
+def test_links_to_splits_are_followed(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "pool" / f"{i}.png", (10 * i, 0, 0))
+    for split in ("train", "test"):
+        (tmp_path / "set" / split).mkdir(parents=True)
+        (tmp_path / "set" / split / "a").symlink_to(tmp_path / "pool")
+    assert sorted(numbers(load(tmp_path / "set"))) == [0, 1, 2, 3]
+
+
+def test_names_that_are_no_text_are_read(tmp_path):
+    names = [os.fsdecode(b"caf\xe9/%d\xff.png" % i) for i in range(4)]
+    for name in names:
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        with open(tmp_path / name, "wb") as file:
+            Image.new("RGB", (4, 4)).save(file, "PNG")
+    for memory in (2**20, 1):
+        train = load(tmp_path, ram_limit=memory)
+        assert (len(train), train.num_classes) == (3, 1)
+        train.fingerprint.encode()
+        train.summary.encode()
+    (tmp_path / names[0]).write_bytes(b"")
+    with pytest.raises(ValueError, match=r"caf\\udce9/0\\udcff\.png cannot be read") as caught:
+        [load(tmp_path, split) for split in ("train", "test")]
+    one_line(caught).encode()
+
+
+def test_a_kind_of_flaw_is_told_once(tmp_path, caplog):
+    for i in range(12):
+        deep = np.full((4, 4), i + 1, np.uint16)
+        Image.fromarray(deep).save(tmp_path / f"{i}.png")
+    load(tmp_path)
+    (record,) = caplog.records
+    assert "it becomes dark" in record.getMessage()
+    assert record.getMessage().endswith("of others like it nothing is said")
 
 
 def test_images_outside_of_sub_folders_have_the_first_label(tmp_path):
@@ -110,28 +230,28 @@ def test_sets_larger_than_memory_are_read_when_asked(pictures):
 def test_fitting_cuts_the_middle_and_keeps_proportions():
     wide = np.zeros((6, 18, 3), np.uint8)
     wide[:, 6:12] = 255  # the middle square
-    assert (folders.fitted(Image.fromarray(wide), (6, 6, 3)) == 255).all()
+    assert (images.fitted(Image.fromarray(wide), (6, 6, 3)) == 255).all()
     tall = Image.fromarray(wide.swapaxes(0, 1))
-    assert (folders.fitted(tall, (6, 6, 3)) == 255).all()
+    assert (images.fitted(tall, (6, 6, 3)) == 255).all()
     stripes = np.tile(np.array([0, 255], np.uint8)[None, :, None], (32, 16, 3))
-    grey = folders.fitted(Image.fromarray(stripes), (4, 4, 3))
+    grey = images.fitted(Image.fromarray(stripes), (4, 4, 3))
     assert np.abs(grey[:, 1:3].astype(int) - 127).max() < 12  # antialiased, not picked out
-    assert folders.fitted(Image.new("RGB", (3, 3), "red"), (8, 8, 1)).tolist()[0][0] == [76]
+    assert images.fitted(Image.new("RGB", (3, 3), "red"), (8, 8, 1)).tolist()[0][0] == [76]
 
 
 def test_transparency_is_white_and_16_bits_are_scaled():
     clear = Image.new("RGBA", (4, 4), (255, 0, 0, 0))
-    assert (folders.fitted(clear, (4, 4, 3)) == 255).all()
-    half = folders.fitted(Image.new("LA", (4, 4), (0, 128)), (4, 4, 1))
+    assert (images.fitted(clear, (4, 4, 3)) == 255).all()
+    half = images.fitted(Image.new("LA", (4, 4), (0, 128)), (4, 4, 1))
     assert np.abs(half.astype(int) - 127).max() <= 1
     palette = Image.new("P", (4, 4), 0)
     palette.putpalette([0, 0, 255])
     palette.info["transparency"] = 0
-    assert (folders.fitted(palette, (4, 4, 3)) == 255).all()
+    assert (images.fitted(palette, (4, 4, 3)) == 255).all()
     deep = Image.fromarray(np.full((4, 4), 257 * 200, np.uint16))
-    assert (folders.fitted(deep, (4, 4, 3)) == 200).all()
+    assert (images.fitted(deep, (4, 4, 3)) == 200).all()
     with pytest.raises(ValueError, match="have no known range"):
-        folders.fitted(Image.new("F", (4, 4)), (4, 4, 1))
+        images.fitted(Image.new("F", (4, 4)), (4, 4, 1))
 
 
 def test_exif_orientation_is_respected(tmp_path):
@@ -141,7 +261,7 @@ def test_exif_orientation_is_respected(tmp_path):
     exif[0x0112] = 6  # to be shown turned clockwise: stored with its top at the left
     stored = Image.fromarray(np.rot90(upright).copy())
     stored.save(tmp_path / "turned.png", exif=exif)
-    found = folders.read_image(tmp_path / "turned.png", (8, 8, 3))
+    found = images.read_image(tmp_path / "turned.png", (8, 8, 3))
     np.testing.assert_array_equal(found, upright)
 
 
@@ -172,7 +292,12 @@ def test_refusals(tmp_path):
             load(*arguments)
         one_line(caught)
     picture(tmp_path / "only.png")
-    with pytest.raises(ValueError, match="has no images for the split 'train'"):
+    (tmp_path / "a.txt").write_text("")
+    with pytest.raises(
+        ValueError,
+        match=r"has no images for the split 'train': it holds 1 image \(0 train, 1 test\), "
+        r"1 class, 1 file passed over \(\.txt 1\); a data set has two images or more$",
+    ):
         load(tmp_path)
 
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
+import zipfile
 from typing import Any
 
 import numpy as np
@@ -71,7 +73,21 @@ def test_what_is_no_statistics_is_refused_in_one_line(tmp_path):
         ({"pool_3": SIGMA[:1]}, "pool_3: a covariance needs at least 2 samples"),
         ({"mu": MU, "sigma": SIGMA, "origin": np.array("{")}, "cannot be read as statistics"),
         ({"mu": MU, "sigma": SIGMA, "origin": np.array('{"a": 1}')}, "cannot be read as statis"),
-        ({"mu": np.array([Mark(tmp_path / "run")]), "sigma": SIGMA}, "allow_pickle"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array("[1]")}, "origin is no object with network"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array('{"network": 5}')}, "not of type str"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array('{"images": true}')}, "not of type int"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.arange(3)}, "not a text in JSON"),
+        ({"mu": MU, "sigma": SIGMA, "origin": np.array("[" * 9999)}, "cannot be read as statis"),
+        ({"mu": MU, "sigma": -np.eye(3)}, "not positive semi-definite"),
+        ({"mu": MU, "sigma": np.ones((3, 3)) - 0.5 * np.eye(3)}, "not positive semi-definite"),
+        ({"mu": MU + 0j, "sigma": SIGMA}, "mu is of complex numbers, not of real numbers"),
+        ({"mu": MU, "sigma": SIGMA.astype(str)}, "sigma is of texts, not of real numbers"),
+        ({"mu": MU, "sigma": SIGMA.astype("S9")}, "sigma is of texts, not of real numbers"),
+        ({"mu": MU, "sigma": SIGMA > 1}, "sigma is of truth values, not of real numbers"),
+        ({"mu": MU, "sigma": SIGMA.astype("M8[s]")}, r"sigma is of type datetime64\[s\]"),
+        ({"mu": np.zeros(0), "sigma": np.zeros((0, 0))}, "sigma is no covariance"),
+        ({"mu": MU[0], "sigma": SIGMA}, r"mu is \(\), but has 1 dimension"),
+        ({"mu": np.array([Mark(tmp_path / "run")]), "sigma": SIGMA}, "mu is of pickled objects"),
     ]
     for arrays, message in cases:
         np.savez(path, **arrays)
@@ -81,12 +97,47 @@ def test_what_is_no_statistics_is_refused_in_one_line(tmp_path):
     np.savez(path, mu=MU, sigma=SIGMA)
     whole = path.read_bytes()
     middle = len(whole) // 2
-    for damaged in (b"", whole[:middle], whole[:99] + b"\xff" + whole[100:], b"\x80\x02."):
+    array = io.BytesIO()
+    np.save(array, MU)
+    for damaged in (
+        b"",
+        whole[:middle],
+        whole[:99] + b"\xff" + whole[100:],
+        b"\x80\x02.",
+        array.getvalue(),
+    ):
         path.write_bytes(damaged)
         with pytest.raises(ValueError, match=r"^\S*s\.npz [^\n]*$"):
             statistics.read(path)
     with pytest.raises(FileNotFoundError, match="--mode=stats makes them"):
         statistics.read(tmp_path / "gone.npz")
+
+
+@pytest.mark.parametrize(
+    ("header", "message"),
+    [
+        ({"shape": (2**40,), "descr": "<f8"}, "has 8796093022208 bytes by its header and 24 in"),
+        ({"shape": (-1,), "descr": "<f8"}, "an array has the shape"),
+        ({"shape": (2,), "descr": "<f8"}, "has 16 bytes by its header and 24 in the file"),
+        ({"shape": (3,), "descr": "|O"}, "pickled objects"),
+    ],
+)
+def test_headers_are_judged_before_anything_is_allocated(tmp_path, header, message, monkeypatch):
+    array = io.BytesIO()
+    np.lib.format.write_array_header_1_0(array, header | {"fortran_order": False})
+    with zipfile.ZipFile(tmp_path / "s.npz", "w") as archive:
+        archive.writestr("mu.npy", array.getvalue() + MU.tobytes())
+    monkeypatch.setattr(np.lib.format, "read_array", None)
+    with pytest.raises(ValueError, match=rf"^\S*s\.npz cannot be read[^\n]*{message}[^\n]*$"):
+        statistics.read(tmp_path / "s.npz")
+
+
+def test_covariances_of_few_images_and_of_float32_stand(tmp_path):
+    features = np.random.default_rng(0).standard_normal((20, 64))  # of rank 19
+    covariance = np.cov(features.T).astype(np.float32)
+    np.savez(tmp_path / "s.npz", mu=features.mean(0), sigma=covariance)
+    assert np.linalg.eigvalsh(covariance)[0] < 0.0
+    assert len(statistics.read(tmp_path / "s.npz").pool.mean) == 64
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 import data
-from data.folder import read_image
+from data.images import read_image
 from evaluation import features
 from evaluation.judge import Judge
 from evaluation.metrics import inception_weights, kernel, metric

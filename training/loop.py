@@ -67,7 +67,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       OSError: a checkpoint could not be written.
     """
     options = config.training
-    parts, dataset = experiment.build(config), data.from_config(config, "train")
+    parts = experiment.build(config)
+    dataset = parts.dataset("train")
     objective = objective_from_config(config, parts, dataset)
     check_accumulation(options)
     optimizer = optimizers.from_config(config)

@@ -9,7 +9,8 @@ The arrays that an npz file holds tell its form:
 | `pool_3` | score_sde | the pool features themselves, [n, d] |
 | `mu`, `sigma`, `mu_s`, `sigma_s`, `origin` | this project | `origin` is JSON: see `Origin` |
 
-so that the others read our files too. Nothing in a file is unpickled.
+so that the others read our files too. Nothing in a file is unpickled, and nothing is read before
+the headers of the arrays have been: they say how large an array is, and of what.
 """
 
 from __future__ import annotations
@@ -17,17 +18,37 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import os
 import pathlib
+import tokenize
 import zipfile
-from typing import Any
+import zlib
+from typing import IO, Any
 
 import numpy as np
 
 from evaluation.metrics.moments import Gaussian, Moments
 from runtime import errors, files
 
-_NAMES = ("mu", "sigma", "mu_s", "sigma_s", "pool_3", "origin")
+_NUMBERS = {"mu": 1, "sigma": 2, "mu_s": 1, "sigma_s": 2, "pool_3": 2}  # and their dimensions
+_ORIGIN_LIMIT = 1 << 16  # bytes of a text that is no longer than a few hundred
+_LIMIT = 4 << 30  # bytes of one array
+_FOREIGN = (  # what zipfile and numpy raise at damaged files
+    OSError,
+    ValueError,
+    KeyError,
+    EOFError,
+    TypeError,
+    AttributeError,
+    MemoryError,
+    RuntimeError,  # also NotImplementedError: encrypted, or packed in an unknown way
+    SyntaxError,
+    OverflowError,
+    tokenize.TokenError,
+    zipfile.BadZipFile,
+    zlib.error,
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -118,18 +139,86 @@ def read(path: str | os.PathLike[str]) -> Statistics:
 def _read_arrays(path: pathlib.Path) -> tuple[dict[str, Any], Origin]:
     """The arrays of a file by name, None those that no form has, and their origin."""
     try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] if name in _NAMES else None for name in stored.files}
-            for name, array in arrays.items():
-                if array is not None and not isinstance(array, np.ndarray):  # as bytes
-                    raise ValueError(f"{name} is no array")
-            origin = Origin(**json.loads(str(arrays["origin"]))) if "origin" in arrays else Origin()
-    except zipfile.BadZipFile as error:
-        raise ValueError(f"{path} is damaged: {errors.one_line(error, 200)}") from error
-    except Exception as error:  # NumPy reads a header by Python's own parser, which has many
+        with zipfile.ZipFile(path) as archive:
+            names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
+            if len(set(names)) < len(names):
+                raise ValueError("it holds two arrays of one name")
+            arrays: dict[str, Any] = dict.fromkeys(names)
+            for name in names:
+                if name in _NUMBERS or name == "origin":
+                    arrays[name] = _array(archive, name)
+            origin = _origin(str(arrays["origin"])) if "origin" in arrays else Origin()
+    except _FOREIGN as error:
         why = errors.one_line(error, 200)
         raise ValueError(f"{path} cannot be read as statistics: {why}") from error
     return arrays, origin
+
+
+def _array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
+    """One array of the archive, whose header is read and judged before the rest.
+
+    Raises:
+      ValueError: not numbers (a text, for the origin), or other dimensions, or too large.
+    """
+    info = archive.getinfo(f"{name}.npy" if f"{name}.npy" in archive.namelist() else name)
+    with archive.open(info) as file:
+        shape, dtype = _header(file)
+        size = math.prod(shape) * dtype.itemsize
+        if name == "origin":
+            if dtype.kind != "U" or shape or size > _ORIGIN_LIMIT:
+                raise ValueError(f"origin is {dtype} {shape}, not a text in JSON")
+        elif dtype.kind not in "fiu":
+            raise ValueError(f"{name} is of {_kind(dtype)}, not of real numbers")
+        elif len(shape) != _NUMBERS[name]:
+            raise ValueError(f"{name} is {shape}, but has {_NUMBERS[name]} dimension(s)")
+        rest = info.file_size - file.tell()
+        if size > _LIMIT or size != rest:
+            raise ValueError(
+                f"{name} {shape} has {size} bytes by its header and {rest} in the file; "
+                f"{_LIMIT} are read at most"
+            )
+    with archive.open(info) as file:
+        return np.lib.format.read_array(file, allow_pickle=False)
+
+
+def _header(file: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and type of the array that begins here; the file stands behind its header."""
+    version = np.lib.format.read_magic(file)
+    readers = {
+        (1, 0): np.lib.format.read_array_header_1_0,
+        (2, 0): np.lib.format.read_array_header_2_0,
+    }
+    if version not in readers:
+        raise ValueError(f"arrays of version {version} of the format are not read")
+    shape, _, dtype = readers[version](file)
+    if min(shape, default=0) < 0:
+        raise ValueError(f"an array has the shape {shape}")
+    return shape, dtype
+
+
+def _kind(dtype: np.dtype[Any]) -> str:
+    """What an array holds, in words."""
+    if dtype.hasobject:
+        return "pickled objects"
+    kinds = {"c": "complex numbers", "U": "texts", "S": "texts", "b": "truth values"}
+    return kinds.get(dtype.kind, f"type {dtype}")
+
+
+def _origin(text: str) -> Origin:
+    """An origin from its JSON.
+
+    Raises:
+      ValueError: not the fields of `Origin`, or of another type.
+    """
+    fields = json.loads(text)
+    types = {"str": str, "int": int}
+    expected = {field.name: types[str(field.type)] for field in dataclasses.fields(Origin)}
+    if not isinstance(fields, dict) or not fields.keys() <= expected.keys():
+        raise ValueError(f"origin is no object with {', '.join(expected)}")
+    for name, value in fields.items():
+        if type(value) is not expected[name]:
+            raise ValueError(f"origin.{name} is {value!r}, not of type {expected[name].__name__}")
+    return Origin(**fields)
 
 
 def write(path: str | os.PathLike[str], statistics: Statistics) -> None:
@@ -176,7 +265,21 @@ def _gaussian(path: pathlib.Path, arrays: dict[str, np.ndarray], suffix: str) ->
         raise ValueError(f"{path}: {names} are no mean [d] and covariance [d, d]")
     if not (np.isfinite(mean).all() and np.isfinite(covariance).all()):
         raise ValueError(f"{path}: {names} are not finite")
+    mean, covariance = mean.astype(np.float64), covariance.astype(np.float64)
+    what = f"{path}: sigma{suffix} is no covariance"
     scale = np.abs(covariance).max(initial=0.0)
     if np.abs(covariance - covariance.T).max(initial=0.0) > 1e-6 * scale or scale == 0.0:
-        raise ValueError(f"{path}: sigma{suffix} is no covariance: it is not symmetric, or zero")
-    return Gaussian(mean.astype(np.float64), covariance.astype(np.float64))
+        raise ValueError(f"{what}: it is not symmetric, or zero")
+    if np.diagonal(covariance).min() < 0.0 or not _semi_definite(covariance / scale):
+        raise ValueError(f"{what}: it is not positive semi-definite, some variance is negative")
+    return Gaussian(mean, covariance)
+
+
+def _semi_definite(covariance: np.ndarray) -> bool:
+    """True if no eigenvalue is below -1e-6 of their sum, which leaves room for float32."""
+    shift = 1e-6 * np.trace(covariance) * np.eye(len(covariance))
+    try:
+        np.linalg.cholesky(covariance + shift)
+    except np.linalg.LinAlgError:
+        return False
+    return True

@@ -1,0 +1,295 @@
+"""Files of images: which are read, how they become arrays of one shape, and what is refused.
+
+Files come from strangers: only formats that Pillow decodes by itself are opened, never one that
+another program (Ghostscript) would interpret; what is not a regular file is not opened at all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+import pathlib
+import stat
+import threading
+import warnings
+import zlib
+from collections.abc import Callable
+from typing import IO, Any, TypeVar
+
+import numpy as np
+from absl import logging
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+Shape = tuple[int, int, int]
+Warn = Callable[[str, str], None]  # of a kind of flaw, by a line that names the file
+T = TypeVar("T")
+
+_RASTERS = (
+    "AVIF", "BMP", "DIB", "GIF", "JPEG", "JPEG2000", "MPO", "PCX", "PNG", "PPM", "QOI", "SGI",
+    "SUN", "TGA", "TIFF", "WEBP",
+)  # fmt: skip
+SUFFIXES = frozenset(
+    suffix
+    for suffix, kind in Image.registered_extensions().items()
+    if kind in _RASTERS and suffix != ".pfm"  # floats without a range
+)
+FORMATS = tuple(kind for kind in _RASTERS if kind in Image.OPEN)  # the one for JPEG opens MPO too
+DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer are used
+DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
+MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
+_one_large = threading.Lock()
+_one_parser = threading.Lock()  # warnings are caught for all threads alike
+
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+
+# Pillow warns of images above 89 megapixels, and refuses them above 179: `MANY` bounds the memory
+# of those between. Of broken EXIF data `upright` tells, and names the file.
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
+warnings.filterwarnings("ignore", "Corrupt EXIF data")
+
+
+def shown(path: str | os.PathLike[str]) -> str:
+    """A path as messages show it: bytes that are no UTF-8, line breaks and the like escaped."""
+    text = os.fspath(path)
+    return text if text.isprintable() else ascii(text)[1:-1]
+
+
+def warn_always(kind: str, line: str) -> None:
+    """Warns of every flaw."""
+    del kind
+    logging.warning("%s", line)
+
+
+def read_image(path: pathlib.Path, shape: Shape, warn: Warn = warn_always) -> np.ndarray:
+    """The image in a file, `fitted` to `shape` and turned upright as its EXIF data say.
+
+    Raises:
+      ValueError: a file that cannot be read; names it and says why.
+    """
+
+    def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
+        picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
+        deep, stated = _is_deep(picture), _stated_white(picture, path)
+        with _one_large if picture.width * picture.height > MANY else contextlib.nullcontext():
+            picture.load()
+            white = _white(picture, stated, flaw) if deep else DEEP
+            if picture.mode == "I" and picture.format == "PPM":  # Pillow scales these to 16 bits
+                picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
+            return fitted(upright(picture, flaw), shape, white)
+
+    try:
+        return decoded(path, make, warn)
+    except ValueError as error:
+        raise ValueError(f"{shown(path)} cannot be read: {error}") from error
+
+
+def decoded(
+    path: str | os.PathLike[str], make: Callable[[Image.Image, Warn], T], warn: Warn = warn_always
+) -> T:
+    """What `make` makes of the opened picture in a file, where the file's metadata allow or not.
+
+    A PNG file that fails is tried again without the chunks that say nothing about its pixels:
+    texts that are too long when unpacked, damaged or unknown ones.
+
+    Args:
+      make: it gets the picture, not yet loaded, and where to tell of flaws.
+
+    Raises:
+      ValueError: no such file, or one that cannot be decoded; says why without naming it.
+    """
+    regular(path)
+
+    def flaw(kind: str, what: str) -> None:
+        warn(kind, f"{shown(path)} {what}")
+
+    def attempt(file: str | os.PathLike[str] | IO[bytes]) -> T:
+        with Image.open(file, formats=FORMATS) as picture:
+            return make(picture, flaw)
+
+    try:
+        return attempt(path)
+    except Exception as error:  # Pillow's decoders each have their own
+        reason = _reason(error)
+        pixels = pixels_of_png(path)
+        if pixels is not None:
+            with contextlib.suppress(Exception):  # damaged pixels: the first error says so
+                result = attempt(io.BytesIO(pixels))
+                flaw("metadata", f"has broken metadata, which is left out ({reason})")
+                return result
+        raise ValueError(reason) from error
+
+
+def _reason(error: Exception) -> str:
+    """Why a picture cannot be read, in one line."""
+    if isinstance(error, UnidentifiedImageError):
+        return "it is no image of a known kind"
+    if isinstance(error, Image.DecompressionBombError):
+        return f"{error} Make it smaller".replace("\n", " ")
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def regular(path: str | os.PathLike[str]) -> None:
+    """Refuses what is not a regular file, or a link to one: a pipe would be waited on for ever.
+
+    Raises:
+      ValueError: says what there is instead, without naming the path.
+    """
+    try:
+        mode = os.stat(path).st_mode
+    except (OSError, ValueError) as error:
+        raise ValueError(getattr(error, "strerror", None) or str(error)) from error
+    if not stat.S_ISREG(mode):
+        kind = "a folder" if stat.S_ISDIR(mode) else "a pipe, socket or device"
+        raise ValueError(f"it is {kind}, not a file")
+
+
+def pixels_of_png(path: str | os.PathLike[str]) -> bytes | None:
+    """A PNG file with the chunks that its pixels need alone; None: no such file, or all needed."""
+    kept, dropped = [b"\x89PNG\r\n\x1a\n"], False
+    with open(path, "rb") as file:
+        if file.read(8) != kept[0]:
+            return None
+        while len(head := file.read(8)) == 8:
+            length, name = int.from_bytes(head[:4], "big"), head[4:]
+            if name in (b"IHDR", b"PLTE", b"tRNS", b"IDAT", b"IEND", b"eXIf"):
+                body = file.read(length + 4)
+                checksum = zlib.crc32(name + body[:-4]).to_bytes(4, "big")
+                if name != b"eXIf" or body[-4:] == checksum:
+                    kept.append(head + body)
+                    continue
+            else:
+                file.seek(length + 4, os.SEEK_CUR)
+            dropped = True
+    return b"".join(kept) if dropped else None
+
+
+def upright(picture: Image.Image, flaw: Warn) -> Image.Image:
+    """The picture as its EXIF data say that it is to be shown, as far as they can be read."""
+    turn = None
+    try:
+        turn = picture.getexif().get(ExifTags.Base.Orientation)
+        reason = _exif_flaw(picture.info.get("exif"))
+    except Exception as error:  # Pillow's parser has many
+        reason = _reason(error)
+    if reason:
+        flaw("metadata", f"has broken metadata, which is left out ({reason})")
+    return picture.transpose(_TURNS[turn]) if turn in _TURNS else picture
+
+
+def _exif_flaw(content: bytes | None) -> str:
+    """What Pillow warns of when it parses EXIF data, "" if it is content."""
+    if not content:
+        return ""
+    with _one_parser, warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        Image.Exif().load(content)
+    return " ".join(str(caught[0].message).split()) if caught else ""
+
+
+def fitted(picture: Image.Image, shape: Shape, white: float = DEEP) -> np.ndarray:
+    """uint8 [S, S, C]: the shorter side is resampled (Lanczos) to S, the longer one cut to S.
+
+    What is transparent becomes white. C = 3: red, green, blue; C = 1: their luma (ITU-R BT.601).
+
+    Args:
+      white: the value of white where grey pixels have 16 bits.
+
+    Raises:
+      ValueError: pixels of 32 bits, whose range nothing tells.
+    """
+    size, _, channels = shape
+    if picture.mode.startswith("I;16"):
+        grey = np.rint(np.asarray(picture).astype(np.float64) / (white / 255.0))
+        picture = Image.fromarray(grey.astype(np.uint8))
+    if picture.mode in ("I", "F"):
+        raise ValueError(f"pixels of mode {picture.mode!r} have no known range; use 8 or 16 bits")
+    if picture.mode == "LAB":
+        picture = picture.convert("RGB")  # Pillow knows no other way out of it
+    if picture.has_transparency_data:
+        picture = picture.convert("RGBA")
+        picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
+    picture = picture.convert("L" if channels == 1 else "RGB")
+    picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    return np.asarray(picture).reshape(shape)
+
+
+# Depth of pixels of 16 bits.
+
+
+def _is_deep(picture: Image.Image) -> bool:
+    """True if the file has 16 bits per sample (of colours Pillow keeps the upper eight)."""
+    tiles = getattr(picture, "tile", []) if picture.format in ("PNG", "TIFF") else []
+    raw = str([tile[3] for tile in tiles])
+    return picture.mode.startswith("I;16") or ";16" in raw
+
+
+def _stated_white(picture: Image.Image, path: pathlib.Path) -> int:
+    """The white of the depth that a file with pixels of 16 bits states, 0: it states none.
+
+    PNG has it in the chunk sBIT; TIFF in BitsPerSample or, as the largest value, MaxSampleValue.
+    """
+    bits: Any = 0
+    if picture.mode.startswith("I;16") and picture.format == "PNG":
+        bits = _significant_bits(path)
+    elif picture.mode.startswith("I;16") and picture.format == "TIFF":
+        tags: Any = getattr(picture, "tag_v2", {})
+        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
+            depth, largest = (np.ravel(tags.get(tag, 0))[0] for tag in (258, 281))
+            bits = int(depth) if 0 < depth < 16 else int(largest).bit_length()
+    return 2**bits - 1 if 8 < bits < 16 else 0
+
+
+def _significant_bits(path: pathlib.Path) -> int:
+    """The first entry of a PNG file's chunk sBIT, 0 without one."""
+    with open(path, "rb") as file:
+        file.seek(8)
+        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
+            length = int.from_bytes(head[:4], "big")
+            if head[4:] == b"sBIT" and length:
+                return file.read(1)[0]
+            file.seek(length + 4, os.SEEK_CUR)
+    return 0
+
+
+def _white(picture: Image.Image, stated: int, flaw: Warn) -> float:
+    """The value of white of a loaded picture with 16 bits; tells of one that becomes dark.
+
+    The stated depth counts where all values are within it. A PNG file's values should fill the 16
+    bits even so, the lower bits being zero or a copy of the upper ones: those that do are left.
+    """
+    if not picture.mode.startswith("I;16"):  # colours, of which Pillow dropped the lower bits
+        largest = 256 * max(high for _, high in _extrema(picture))
+    else:
+        values = np.asarray(picture).astype(np.int64)
+        largest = int(values.max(initial=0))
+        if stated and largest <= stated and not _fills(values, stated.bit_length()):
+            return float(stated)
+    if 0 < largest < DARK:
+        flaw(
+            "dark",
+            f"has pixels of 16 bits, the largest value is {largest} of 65535: it becomes dark; "
+            "scale it, or state its depth (sBIT in PNG, MaxSampleValue in TIFF)",
+        )
+    return DEEP
+
+
+def _fills(values: np.ndarray, bits: int) -> bool:
+    """True if values of `bits` bits were shifted to 16 bits, the rest zeros or the upper bits."""
+    upper = values >> (16 - bits)
+    zeros, copies = upper << (16 - bits), (upper << (16 - bits)) | (upper >> (2 * bits - 16))
+    return bool(np.array_equal(values, zeros) or np.array_equal(values, copies))
+
+
+def _extrema(picture: Image.Image) -> list[tuple[int, int]]:
+    """The smallest and the largest value of every colour, without transparency."""
+    bands = picture.convert("RGB").getextrema()
+    return [(int(low), int(high)) for low, high in bands]  # type: ignore[misc]
