@@ -37,7 +37,7 @@ def idle_flags(values: flags.FlagValues, readers: Mapping[str, Sequence[str]]) -
       values: the flags of the program, read.
       readers: the flags that each mode reads.
     """
-    mode = values["mode"].value
+    mode = str(values["mode"].value)
     for name in dict.fromkeys(name for names in readers.values() for name in names):
         modes = ", ".join(f"--mode={mode}" for mode, names in readers.items() if name in names)
         flag = values[name]
