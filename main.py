@@ -32,11 +32,6 @@ class Mode(NamedTuple):
     required: tuple[str, ...] = ("config", "workdir")
     optional: tuple[str, ...] = ()
 
-    @property
-    def flags(self) -> tuple[str, ...]:
-        """All of them."""
-        return self.required + self.optional
-
 
 MODES = {
     "train": Mode("training.loop:train"),
@@ -77,9 +72,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         for name in ("mode", *(MODES[FLAGS.mode].required if FLAGS.mode else ())):
             if FLAGS[name].value is None:
                 raise Refused(f"--{name} is required; see python main.py --help")
-        readers = {name: mode.flags for name, mode in MODES.items()}
-        given = {f: FLAGS[f].value for f in sum(readers.values(), ()) if FLAGS[f].present}
-        if complaint := command_line.idle_flags(given, FLAGS.mode, readers):
+        readers = {name: mode.required + mode.optional for name, mode in MODES.items()}
+        if complaint := command_line.idle_flags(FLAGS, readers):
             raise Refused(complaint)
         if FLAGS.config is not None:
             path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
@@ -112,7 +106,7 @@ def run(argv: Sequence[str]) -> None:
         effects.warn(FLAGS.config, FLAGS.mode, config_flags.get_override_values(FLAGS["config"]))
     mode = MODES[FLAGS.mode]
     module, _, name = mode.function.partition(":")
-    arguments: dict[str, Any] = {name: FLAGS[name].value for name in mode.flags}
+    arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
     if "workdir" in arguments:
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
     getattr(importlib.import_module(module), name)(**arguments)

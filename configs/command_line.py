@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping, Sequence
 
+from absl import flags
+
 OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=\s]+)(=.*)?", re.DOTALL)
 
 
@@ -28,18 +30,19 @@ def last_overrides(argv: Sequence[str]) -> list[str]:
     return [argument for group in arguments.values() for argument in group]
 
 
-def idle_flags(given: Mapping[str, object], mode: str, readers: Mapping[str, Sequence[str]]) -> str:
+def idle_flags(values: flags.FlagValues, readers: Mapping[str, Sequence[str]]) -> str:
     """What is wrong with flags that are empty or that the mode does not read; "" if nothing is.
 
     Args:
-      given: the flags of the command line that some mode reads, and their values.
-      mode: the mode that is asked for.
+      values: the flags of the program, read.
       readers: the flags that each mode reads.
     """
-    for name, value in given.items():
-        modes = ", ".join(f"--mode={mode}" for mode, flags in readers.items() if name in flags)
-        if isinstance(value, str) and not value.strip():
-            return f"--{name}={value} is empty; it must name something"
-        if name not in readers[mode]:
+    mode = str(values["mode"].value)
+    for name in dict.fromkeys(name for names in readers.values() for name in names):
+        modes = ", ".join(f"--mode={mode}" for mode, names in readers.items() if name in names)
+        flag = values[name]
+        if flag.present and isinstance(flag.value, str) and not flag.value.strip():
+            return f"--{name}= is empty; it must name something"
+        if flag.present and name not in readers[mode]:
             return f"--{name} has no effect in --mode={mode}; it acts in {modes}"
     return ""

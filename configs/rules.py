@@ -59,8 +59,11 @@ def _is_interval(value: Any) -> bool:
 
 
 ANY = Rule(lambda v: True, "")
+TIMES = 2**24  # numbers of times in [0, T] that float32 tells apart, of steps or noise levels
 POSITIVE = Rule(lambda v: v > 0, "positive")
 NOT_NEGATIVE = Rule(lambda v: v >= 0, "0 or more")
+LEVELS = POSITIVE._replace(below=TIMES)
+STEPS = NOT_NEGATIVE._replace(below=TIMES)
 NOT_ZERO = Rule(lambda v: v != 0, "positive, or negative: none")
 TWO_OR_MORE = Rule(lambda v: v >= 2, "2 or more")
 ZERO_OR_SEVERAL = Rule(lambda v: v == 0 or v > 1, "0, or 2 or more")

@@ -146,8 +146,16 @@ def fields() -> dict[str, Any]:
     return {name: field.default for name, field in schema.fields().items()}
 
 
-def field_of(chance: random.Random, *types: type) -> str:
-    return chance.choice([name for name, value in fields().items() if type(value) in types])
+def field_of(chance: random.Random, mode: str, *types: type) -> str:
+    """A field of one of these types, mostly one that the mode reads."""
+    from runtime import effects
+
+    names = [name for name, value in fields().items() if type(value) in types]
+    if chance.random() < 0.8:
+        read = [name for name in names if effects.acts_in(name, mode)]
+        sections = ("sampling", "eval", "control")
+        names = [name for name in read if mode == "train" or name.startswith(sections)] or read
+    return chance.choice(names)
 
 
 def override(name: str, value: Any) -> str:
@@ -155,27 +163,27 @@ def override(name: str, value: Any) -> str:
 
 
 def wrong_type(chance: random.Random, mode: str) -> list[str]:
-    name = field_of(chance, int, float, bool, str, tuple)
+    name = field_of(chance, mode, int, float, bool, str, tuple)
     pool = [*WHOLE_NUMBERS, *NUMBERS, *TEXTS, *TUPLES]
     return [override(name, chance.choice(pool))]
 
 
 def bounds(chance: random.Random, mode: str) -> list[str]:
-    return [_number(chance)]
+    return [_number(chance, mode)]
 
 
-def _number(chance: random.Random) -> str:
-    name = field_of(chance, int, float)
+def _number(chance: random.Random, mode: str) -> str:
+    name = field_of(chance, mode, int, float)
     whole = isinstance(fields()[name], int)
     return override(name, chance.choice(WHOLE_NUMBERS if whole else NUMBERS))
 
 
 def texts(chance: random.Random, mode: str) -> list[str]:
-    return [override(field_of(chance, str), chance.choice(TEXTS))]
+    return [override(field_of(chance, mode, str), chance.choice(TEXTS))]
 
 
 def tuples(chance: random.Random, mode: str) -> list[str]:
-    return [override(field_of(chance, tuple), chance.choice(TUPLES))]
+    return [override(field_of(chance, mode, tuple), chance.choice(TUPLES))]
 
 
 def names_of_choices() -> dict[str, list[str]]:
@@ -284,11 +292,11 @@ def combinations(chance: random.Random, mode: str) -> list[str]:
 
 
 def extremes(chance: random.Random, mode: str) -> list[str]:
-    return [*(plausible(chance, mode) for _ in range(chance.randint(0, 2))), _number(chance)]
+    return [*(plausible(chance, mode) for _ in range(chance.randint(0, 2))), _number(chance, mode)]
 
 
 def repeats(chance: random.Random, mode: str) -> list[str]:
-    name = field_of(chance, int, float, tuple)
+    name = field_of(chance, mode, int, float, tuple)
     default = fields()[name]
     pool = TUPLES if isinstance(default, tuple) else WHOLE_NUMBERS[:6]
     return [

@@ -384,6 +384,7 @@ def test_misspelt_fields_are_refused_in_files_and_on_the_command_line() -> None:
         ("control.interval", (0.1, float("inf")), "finite"),
         ("training.ema_rates", (1e-40,), "1.2e-38 to 3.4e\\+38"),
         ("optim.lr", 1e39, "1.2e-38 to 3.4e\\+38"),
+        ("sampling.num_steps", 2**24, "below 16777216 in size"),
         ("data.data_dir", "a\0b", "without null characters"),
         ("training.batch_size", 10**40, "below 2147483648 in size"),
     ],
