@@ -53,7 +53,7 @@ def case(mode: str, folder: str, *more: str, **attributes: Any) -> Case:
 PARTS = ("--config.eval.enable_sampling=True", "--config.eval.enable_bpd=True")
 SAMPLERS = '--config.eval.samplers=("ddim:3","ddim:5")'
 CONTROL = {"task": "reconstruct", "method": "ddim", "num_images": 5, "batch_size": 2}
-CHURCH = {"model.nf": 8, "model.num_res_blocks": 1, "data.image_size": 8}
+CHURCH: dict[str, Any] = {"model.nf": 8, "model.num_res_blocks": 1, "data.image_size": 8}
 CHURCH |= {"model.ch_mult": "(1,)", "model.attn_resolutions": "()"}
 CASES = {
     "sample": case("sample", "run/samples"),
