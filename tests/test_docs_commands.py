@@ -1,4 +1,4 @@
-"""Every command of the README and of docs/ runs, in the order in which they stand, but smaller."""
+"""Every command of the README and of docs/ runs, page by page and in order, but smaller."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ import shlex
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -40,7 +39,7 @@ LEFT_OUT: dict[str, str] = {}
 # Words for which a reader puts his own.
 PLACEHOLDERS = (
     ("--config=... --workdir=...", "--config=configs/quickstart.py --workdir=runs/quickstart"),
-    ("--workdir=... ", "--workdir=runs/trained_here "),
+    ("--workdir=... ", "--workdir=runs/theirs "),
     ("--source=<file>", "--source=checkpoint_24.pth"),
     ("--source=<folder of google/ncsnpp-church-256>", "--source=church"),
     ("--target=<new folder>", "--target=exported"),
@@ -81,13 +80,11 @@ PHOTOGRAPHS = {  # in place of data sets that would have to be fetched
 FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celebahq_256", "lsun")
 
 
-def commands() -> Iterator[tuple[str, str]]:
-    """(page, command) of every `python main.py ...` and `python -m ...`, once for each page."""
-    for page in PAGES:
-        text = re.sub(r"\\\n\s*", " ", page.read_text())
-        lines = re.findall(r"python ((?:main\.py|-m) [^\n`]*)", text)
-        for line in dict.fromkeys(" ".join(line.split()) for line in lines):
-            yield page.name, line.removesuffix(" -->")
+def commands(page: pathlib.Path) -> list[str]:
+    """Every `python main.py ...` and `python -m ...` of a page, once."""
+    text = re.sub(r"\\\n\s*", " ", page.read_text())
+    lines = re.findall(r"python ((?:main\.py|-m) [^\n`]*)", text)
+    return list(dict.fromkeys(" ".join(line.split()).removesuffix(" -->") for line in lines))
 
 
 @pytest.fixture
@@ -156,7 +153,12 @@ class Reader:
         config = from_file(ROOT / next(w for w in words if "--config=" in w).partition("=")[2])
         overrides = self.overrides(config, words)
         self.provide(words, config, overrides)
-        self.run([*words, *(f"--config.{name}={value}" for name, value in overrides.items())])
+        self.run([*words, *self.typed(overrides)])
+
+    @staticmethod
+    def typed(overrides: dict[str, Any]) -> list[str]:
+        """Overrides as they stand on a command line."""
+        return [f"--config.{name}={value}" for name, value in overrides.items()]
 
     def run(self, words: list[str]) -> None:
         """Runs main.py, which may warn, but must not fail."""
@@ -175,7 +177,7 @@ class Reader:
         return values
 
     def provide(self, words: list[str], config: ConfigDict, overrides: dict[str, Any]) -> None:
-        """Makes the weights of others, or a trained run, that a command goes on from."""
+        """Makes the weights of others, or the run of another page, that a command goes on from."""
         config.update_from_flattened_dict(overrides)
         if "--source=checkpoint_24.pth" in words:
             save(self.home / "checkpoint_24.pth", tiny_checkpoint(config))
@@ -185,11 +187,11 @@ class Reader:
             tensors = diffusers.params_to_diffusers(module, params, shape)
             description = diffusers_config.description(module, shape)
             diffusers.write(self.home / "church", description, tensors)
-        if "--workdir=runs/trained_here" in words:
-            typed = [f"--config.{name}={value}" for name, value in overrides.items()]
-            config_word = next(word for word in words if word.startswith("--config="))
-            run = ["main.py", config_word, "--workdir=runs/trained_here", "--mode=train"]
-            self.run([*run, *typed])
+        flags = dict(word.removeprefix("--").partition("=")[::2] for word in words[1:])
+        goes_on = flags["mode"] in ("eval", "sample", "control", "export")
+        if goes_on and not (self.home / flags["workdir"] / "checkpoints").is_dir():
+            run = ("--mode=train", f"--config={flags['config']}", f"--workdir={flags['workdir']}")
+            self.run(["main.py", *run, *self.typed(overrides)])
 
 
 def tiny_params(module: Any, shape: tuple[int, int, int]) -> Any:
@@ -201,24 +203,22 @@ def tiny_params(module: Any, shape: tuple[int, int, int]) -> Any:
 
 
 def test_commands_that_are_left_out_stand_on_a_page() -> None:
-    every = [command for _, command in commands()]
+    every = [command for page in PAGES for command in commands(page)]
     assert len(every) > 30
     assert set(LEFT_OUT) <= set(every)
 
 
 @pytest.mark.slow
-def test_every_command_of_the_pages_runs(
-    home: pathlib.Path, capsys: pytest.CaptureFixture[str]
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_command_of_a_page_runs(
+    page: pathlib.Path, home: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     reader, failures = Reader(home, capsys), []
-    typed: set[str] = set()
-    for page, command in commands():
-        if command in LEFT_OUT or (command in typed and "=W" not in command):
+    for command in commands(page):
+        if command in LEFT_OUT:
             continue
-        typed.add(command)
         try:
             reader.type(command)
         except Exception as error:  # all that fail are named at the end
-            failures.append(f"{page}: python {command}\n    {type(error).__name__}: {error}")
+            failures.append(f"python {command}\n    {type(error).__name__}: {error}")
     assert not failures, "\n".join(failures)
-    assert (home / "runs" / "quickstart" / "eval" / "report.html").exists()

@@ -13,6 +13,8 @@ from typing import Any, NamedTuple
 import numpy as np
 import pytest
 
+from configs import load
+from interop import convert
 from tests import tiny
 from tests.test_convert import save, tiny_checkpoint
 from tests.test_training import ROOT, subprocess_environment
@@ -29,6 +31,7 @@ class Case(NamedTuple):
       options: of main.py; `{run}` and `{source}` stand for the folders of a run and of weights.
       folder: what it writes into, in the folder of the test, of which the run is `run`.
       trained: True if it needs a trained run.
+      imported: True if it needs a run of a network that a diffusers folder can hold.
       setup: a function of `killed_process`.
       program: what is run.
     """
@@ -36,6 +39,7 @@ class Case(NamedTuple):
     options: tuple[str, ...]
     folder: str
     trained: bool = True
+    imported: bool = False
     setup: str = "nothing"
     program: str = "main.py"
 
@@ -49,6 +53,8 @@ def case(mode: str, folder: str, *more: str, **attributes: Any) -> Case:
 PARTS = ("--config.eval.enable_sampling=True", "--config.eval.enable_bpd=True")
 SAMPLERS = '--config.eval.samplers=("ddim:3","ddim:5")'
 CONTROL = {"task": "reconstruct", "method": "ddim", "num_images": 5, "batch_size": 2}
+CHURCH: dict[str, Any] = {"model.nf": 8, "model.num_res_blocks": 1, "data.image_size": 8}
+CHURCH |= {"model.ch_mult": "(1,)", "model.attn_resolutions": "()"}
 CASES = {
     "sample": case("sample", "run/samples"),
     "eval": case("eval", "run/eval", *PARTS, "--config.eval.enable_loss=True"),
@@ -76,7 +82,16 @@ CASES = {
         *(f"--config.control.{name}={value}" for name, value in CONTROL.items()),
     ),
     "import": case("import", "run", "--source={source}", trained=False),
-    "export": case("export", "exported", "--target={exported}"),
+    "export": Case(
+        (
+            *("--mode=export", "--workdir={run}", "--target={exported}"),
+            "--config=configs/ve/church_ncsnpp_continuous.py",
+            *(f"--config.{name}={value}" for name, value in CHURCH.items()),
+        ),
+        "exported",
+        trained=False,
+        imported=True,
+    ),
     "reproduction": Case(
         ("--workdir={run}", "--datasets=digits"),
         "run",
@@ -112,6 +127,13 @@ class Command:
         self.home.mkdir()
         if self.case.trained:
             shutil.copytree(self.trained, self.home / "run")
+        if self.case.imported:
+            config = load("ve/church_ncsnpp_continuous")
+            config.update_from_flattened_dict(
+                CHURCH | {"model.ch_mult": (1,), "model.attn_resolutions": ()}
+            )
+            source = save(self.home.with_name("church.pth"), tiny_checkpoint(config))
+            convert.import_weights(config, source, self.home / "run")
         shutil.copytree(self.data, self.home / "data", dirs_exist_ok=True)
 
     def __call__(self, moment: int = 0, delay: float = 0.0) -> tuple[int, int, str]:
