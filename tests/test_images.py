@@ -268,3 +268,23 @@ def test_names_that_are_no_text_are_shown_in_one_line(tmp_path: pathlib.Path) ->
     Image.fromarray(NOISE).save(io.BytesIO(), "PNG")
     png(path)
     assert images.read_image(path, SHAPE).shape == SHAPE
+
+
+def test_what_pillow_warns_of_is_told_with_the_name_of_the_file(
+    tmp_path: pathlib.Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "a.tif"
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[270] = "a description that lies far away"
+    Image.fromarray(NOISE).save(path, tiffinfo=tags)
+    expected, lines = read(path)
+    assert not lines
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<HH", 270, 2))
+    content[entry + 4 : entry + 8] = struct.pack("<I", 2**30)  # characters, beyond the file's end
+    path.write_bytes(content)
+    image, lines = read(path)
+    np.testing.assert_array_equal(image, expected)
+    assert len(lines) == 1
+    assert "has broken metadata, which is left out (" in lines[0]
+    assert not recwarn.list
