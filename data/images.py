@@ -107,7 +107,7 @@ def decoded(
     def flaw(kind: str, what: str) -> None:
         warn(kind, f"{shown(path)} {what}")
 
-    def attempt(file: str | os.PathLike[str] | IO[bytes]) -> T:
+    def attempt(file: IO[bytes]) -> T:
         with _warnings_as(flaw):
             opened = Image.open(file, formats=FORMATS)
             if opened.format == "TIFF":  # parsed while it is loaded; others when `upright` asks
@@ -117,8 +117,9 @@ def decoded(
             return make(picture, flaw)
 
     try:
-        small = os.path.getsize(path) <= IN_MEMORY
-        return attempt(io.BytesIO(pathlib.Path(path).read_bytes()) if small else path)
+        with open(path, "rb") as file:  # by its name, Pillow maps it, and then turns no grey TIFF
+            small = os.path.getsize(path) <= IN_MEMORY
+            return attempt(io.BytesIO(file.read()) if small else file)
     except Exception as error:  # Pillow's decoders each have their own
         reason = _reason(error)
         pixels = pixels_of_png(path)

@@ -141,6 +141,18 @@ def test_turns_are_those_of_pillow(tmp_path: pathlib.Path, turn: int) -> None:
     np.testing.assert_array_equal(read(path, (8, 8, 3))[0], expected)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_grey_tiff_is_turned_too(
+    tmp_path: pathlib.Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "IN_MEMORY", 2**26 if in_memory else 0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(NOISE[..., 0]).save(tmp_path / "a.tif", exif=exif)
+    image, _ = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image[..., 0], np.rot90(NOISE[..., 0], -1))
+
+
 def test_lab_is_read_in_grey_and_colour(tmp_path: pathlib.Path) -> None:
     from PIL import ImageCms
 
