@@ -107,6 +107,7 @@ def run(argv: Sequence[str]) -> None:
     from runtime import devices, effects
 
     devices.join_processes(FLAGS.distributed)
+    devices.start_platform()
     if FLAGS.config is not None:
         effects.warn(FLAGS.config, FLAGS.mode, config_flags.get_override_values(FLAGS["config"]))
     mode = MODES[FLAGS.mode]

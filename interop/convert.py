@@ -15,10 +15,11 @@ import optax
 
 import configs
 import models
+import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
 from interop import diffusers, diffusers_config, sources
-from runtime import experiment, figures, files
+from runtime import errors, experiment, figures, files
 from runtime.arrays import flatten
 from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
@@ -54,8 +55,9 @@ def import_weights(
     config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
-    folder describes its network itself. Weights without averages stand in for them; without
-    moments, the optimiser begins anew.
+    folder describes its network itself, and its scheduler the SDE and the prediction. Weights
+    without averages stand in for them; without moments, the optimiser begins anew. What was taken,
+    and what in the file was not, is printed.
 
     Returns:
       The state that was written, as NumPy arrays and with the key's raw data.
@@ -67,11 +69,13 @@ def import_weights(
         Nothing has been written.
     """
     opened = sources.open_source(source)
+    origin = "--config"
     if config is None:
-        config = find_config(opened)
+        config, origin = find_config(opened)
     configs.check(config)
     if isinstance(opened, sources.DiffusersFolder):
-        refuse_differences(config, opened.config_values(config.data.image_size))
+        refuse_differences(config, opened.config_values(config.data.image_size), opened)
+        origin = str(opened.scheduler or origin)
     checkpoints = open_run(config, workdir)
     if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
@@ -87,10 +91,13 @@ def import_weights(
     files.write_json(workdir / "config.json", config.to_dict())
     config_path = workdir / "config.py"
     files.write_text(config_path, CONFIG_FILE)
-    print(figures.table(summary(opened, weights)))
+    print(figures.table(summary(config, origin, opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
     return state
+
+
+Opened = sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder
 
 
 def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
@@ -104,22 +111,40 @@ def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
 
 
 def summary(
-    opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
-    weights: sources.Weights,
+    config: ml_collections.ConfigDict, origin: str, opened: Opened, weights: sources.Weights
 ) -> list[tuple[str, str]]:
-    """The rows that an import prints."""
+    """The rows that an import prints; `origin` is whatever said which SDE and prediction it is."""
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
-    ema = f"EMA, rate {weights.ema_rate:g}, and raw" if weights.ema else "one set, for raw and EMA"
+    ema = "averages alone, for raw too" if weights.only_averages else "one set, for raw and EMA"
+    if weights.ema:
+        rate = f"rate {weights.ema_rate:g}" if weights.ema_rate else "of an unknown rate"
+        ema = f"EMA, {rate}, and raw"
     moments = f"moments of {weights.updates} updates" if weights.first_moment else "begins anew"
+    types = f" ({', '.join(sorted(opened.types))}, to float32)" if opened.types else ""
+    levels = f"{config.model.num_scales} levels"
+    times = "all times" if config.training.continuous else levels
     return [
         ("source", f"{opened.path} ({opened.format})"),
         ("SHA-256", sources.sha256(opened.path)),
-        ("tensors read", str(opened.num_tensors)),
+        ("tensors read", f"{opened.num_tensors}{types}"),
         ("parameters", f"{count:,}"),
         ("weights", ema),
         ("optimiser", moments),
         ("step", str(weights.step)),
+        ("SDE", f"{config.training.sde}, {times} (from {origin})"),
+        ("prediction", f"{prediction(config)} (from {origin})"),
+        ("not used", errors.abridged(opened.unused, ", ") or "nothing"),
     ]
+
+
+def prediction(config: ml_collections.ConfigDict) -> str:
+    """What the network predicts: `model.prediction`, or what is usual for the SDE."""
+    return config.model.prediction or usual_prediction(config)
+
+
+def usual_prediction(config: ml_collections.ConfigDict) -> str:
+    """What a network of the config's SDE predicts where the config does not say."""
+    return "score" if sde_lib.SDES[config.training.sde].variance_exploding else "noise"
 
 
 def state_of(
@@ -156,11 +181,9 @@ def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.O
     return tuple(fill(state) for state in opt_state)
 
 
-def find_config(
-    opened: sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder,
-) -> ml_collections.ConfigDict:
+def find_config(opened: Opened) -> tuple[ml_collections.ConfigDict, str]:
     """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
-    none, one that describes the folder's network.
+    none, one that describes the folder's network; and where the SDE is from.
 
     Raises:
       ValueError: none fits, or several do; names them.
@@ -169,7 +192,8 @@ def find_config(
         values = opened.config_values(None)
         fitting = [name for name, c in stored.shipped().items() if not differences(c, values)]
         if not fitting:
-            return described_config(values, opened.description)
+            default = "the default of such networks, as there is no scheduler_config.json"
+            return described_config(values, opened.description), default
     else:
         fitting = fitting_configs(opened)
     if not fitting:
@@ -179,7 +203,7 @@ def find_config(
         raise ValueError(
             f"{opened.path} fits the network of several configs; choose one with --config: {names}"
         )
-    return stored.load(fitting[0])
+    return stored.load(fitting[0]), f"configs/{fitting[0]}.py, the only one that fits"
 
 
 def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]:
@@ -199,13 +223,13 @@ def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]
 def described_config(
     values: dict[str, Any], description: dict[str, Any]
 ) -> ml_collections.ConfigDict:
-    """A config for the network that `diffusers_config.architecture` describes: VE continuous for
-    NCSN++, VP discrete for DDPM."""
+    """A config for what `DiffusersFolder.config_values` describes; where these do not say which
+    SDE it is, VE continuous for NCSN++, VP discrete for DDPM."""
     config = schema.base()
-    if values["model.name"] == "ncsnpp":
-        defaults.ve(config, continuous=True)
-    else:
-        defaults.vp(config, continuous=False)
+    usual = "vesde" if values["model.name"] == "ncsnpp" else "vpsde"
+    sde = values.get("training.sde", usual)
+    continuous = values.get("training.continuous", usual == "vesde")
+    (defaults.ve if sde == "vesde" else defaults.vp)(config, continuous=continuous)
     with config.unlocked():
         config.update(flax.traverse_util.unflatten_dict(values, sep="."))
     config.model.dropout = float(description.get("dropout") or 0.0)
@@ -219,6 +243,8 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
     levels = heights(values["data.image_size"], values["model.ch_mult"])
     attention = described["model.attn_resolutions"]  # at heights that the network has
     described["model.attn_resolutions"] = tuple(height for height in levels if height in attention)
+    if values.get("model.prediction") == "" and prediction(config) == usual_prediction(config):
+        described["model.prediction"] = ""
     return stored.config_differences(
         described,
         values,
@@ -226,12 +252,16 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
     )
 
 
-def refuse_differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> None:
-    """Raises ValueError unless `config` describes the network of a diffusers folder."""
+def refuse_differences(
+    config: ml_collections.ConfigDict, values: dict[str, Any], opened: sources.DiffusersFolder
+) -> None:
+    """Raises ValueError unless `config` describes the network, SDE and prediction of a folder."""
     overrides = differences(config, values)
     if overrides:
+        files = "config.json" + (f" and {opened.scheduler}" if opened.scheduler else "")
+        what = "network, SDE or prediction" if opened.scheduler else "network"
         raise ValueError(
-            f"the config has another network than config.json; it would need {' '.join(overrides)}"
+            f"the config has another {what} than {files}; it would need {' '.join(overrides)}"
         )
 
 

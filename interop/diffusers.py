@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -17,12 +17,15 @@ import flax.traverse_util
 import numpy as np
 import safetensors.numpy
 
-from interop import diffusers_config, formats, official, pth
+from interop import diffusers_config, formats, official, pth, state_dicts
 from models import DDPM, NCSNpp
-from runtime import files
+from runtime import errors, files
 
-WEIGHTS = "diffusion_pytorch_model.safetensors"
-PICKLED = "diffusion_pytorch_model.bin"
+STEM = "diffusion_pytorch_model"
+WEIGHTS = f"{STEM}.safetensors"
+PICKLED = f"{STEM}.bin"
+NETWORKS = ("unet", "unet_ema")  # folders of a pipeline
+SCHEDULER = "scheduler_config.json"
 
 Tensors = dict[str, np.ndarray]
 
@@ -33,11 +36,13 @@ class Folder(NamedTuple):
     description: dict[str, Any]
     tensors: Tensors
     weights: pathlib.Path
+    unused: list[str]  # names of other files of weights
 
 
 def read(folder: str | os.PathLike[str]) -> Folder:
     """Reads config.json and the weights beside it, safetensors before a pickled `.bin`.
 
+    Where neither is there, a variant such as `diffusion_pytorch_model.fp16.safetensors` is read.
     Attention in its old names (`query`, `proj_attn`, ...) is renamed, and `time_proj.W` dropped
     where it is but a copy.
 
@@ -46,22 +51,79 @@ def read(folder: str | os.PathLike[str]) -> Folder:
       ValueError: a damaged file, or one that holds something else.
     """
     folder = pathlib.Path(folder)
-    try:
-        description = json.loads((folder / "config.json").read_text())
-        kind = description["_class_name"]
-    except (ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"{folder / 'config.json'} does not describe a diffusers model") from error
+    description = read_json(folder / "config.json")
+    kind = description.get("_class_name")
+    if not isinstance(kind, str):
+        raise ValueError(f"{folder / 'config.json'} does not describe a diffusers model")
     if kind != "UNet2DModel":
-        raise ValueError(f"{folder / 'config.json'} describes a {kind}, not a UNet2DModel")
-    for name in (WEIGHTS, PICKLED):
-        path = folder / name
-        if path.is_file():
-            tensors = formats.read_safetensors(path) if name == WEIGHTS else pth.read_pth(path)
-            strange = [n for n, tensor in tensors.items() if not isinstance(tensor, np.ndarray)]
-            if strange:
-                raise ValueError(f"{path}: {strange[0]} is no tensor")
-            return Folder(description, _modern(tensors, path), path)
-    raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {PICKLED}")
+        raise ValueError(f"{folder / 'config.json'} describes a {kind:.60}, not a UNet2DModel")
+    path, unused = _weights_file(folder)
+    if path.suffix == ".safetensors":
+        tensors = formats.read_safetensors(path)
+    else:
+        tensors = pth.read_pth(path)
+    strange = [str(n) for n, tensor in tensors.items() if not isinstance(tensor, np.ndarray)]
+    if strange:
+        raise ValueError(f"{path}: {strange[0]:.60} is no tensor")
+    named = {str(name): tensor for name, tensor in tensors.items()}
+    try:
+        named = state_dicts.stripped(named, state_dicts.DIFFUSERS, "the weights")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    return Folder(description, _modern(named, path), path, unused)
+
+
+def read_json(path: pathlib.Path) -> dict[str, Any]:
+    """The object in a file of JSON; ValueError, which names the file, for anything else."""
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:
+        why = errors.one_line(error, 120)
+        raise ValueError(f"{path} does not describe a diffusers model: {why}") from error
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} does not describe a diffusers model")
+    return value
+
+
+def _weights_file(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
+    """The file of weights that is read, and the names of others that are there."""
+    names = sorted(path.name for path in folder.glob(f"{STEM}*") if path.is_file())
+    for name in names:
+        if name.endswith(".index.json") and not {WEIGHTS, PICKLED} & {*names}:
+            raise ValueError(
+                f"{folder / name}: weights in several files are not read; save the model again in "
+                "one, by save_pretrained(max_shard_size='100GB')"
+            )
+    usual = [name for name in (WEIGHTS, PICKLED) if name in names]
+    variants = [name for name in names if name.endswith((".safetensors", ".bin"))]
+    if not usual and len(variants) > 1:
+        raise ValueError(
+            f"{folder} has neither {WEIGHTS} nor {PICKLED}, but {', '.join(variants[:8])}; name "
+            "one of them by renaming it"
+        )
+    if not usual and not variants:
+        raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {PICKLED}")
+    used = (usual or variants)[0]
+    return folder / used, [name for name in variants if name != used]
+
+
+def find_scheduler(folders: Sequence[pathlib.Path]) -> pathlib.Path | None:
+    """The first scheduler_config.json in the folders or in a `scheduler` below them."""
+    places = [folder / part for folder in folders for part in ("", "scheduler")]
+    files = [place / SCHEDULER for place in places]
+    return next((path for path in files if path.is_file()), None)
+
+
+def unread(folder: pathlib.Path, pipeline: pathlib.Path) -> list[str]:
+    """Names of what stands in a pipeline's folder and is not read, if `folder` is in one."""
+    if folder.resolve() == pipeline.resolve():
+        return []
+    used = {*NETWORKS, "scheduler", "model_index.json", SCHEDULER}
+    if folder.name == "unet_ema":
+        used.remove("unet")
+    return sorted(
+        path.name for path in pipeline.iterdir() if path.name not in used and path.name[0] != "."
+    )
 
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -211,16 +273,17 @@ def params_from_diffusers(
     """Our parameters, float32, from the tensors of a folder (see `read`).
 
     Raises:
-      ValueError: names every tensor that is missing, unexpected or of the wrong shape.
+      ValueError: names the tensors that are missing, unexpected, of the wrong shape or no numbers.
     """
     entries = correspondence(module, image_shape)
     expected = {entry.name: entry.torch_shape for entry in entries}
     official.check_shapes(
         "diffusers folder", expected, {name: np.shape(tensor) for name, tensor in tensors.items()}
     )
+    arrays = official.float32("diffusers folder", tensors)
     flat = {}
     for entry in entries:
-        tensor = np.asarray(tensors[entry.name], np.float32)
+        tensor = arrays[entry.name]
         if len(entry.shape) == 4:
             tensor = tensor.transpose(2, 3, 1, 0)
         elif len(entry.shape) == 2:

@@ -23,6 +23,7 @@ def read_flax_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
       lr, ema_rate: float.
       model_state: dict, empty for all official networks.
       rng: uint32 [2].
+      unused: names of the entries that a training here does not go on with.
 
     Raises:
       FileNotFoundError: no such file.
@@ -50,6 +51,12 @@ def _checked(state: Any) -> dict[str, Any]:
     grad_ema = _moment(params, moments, "grad_ema", "optimizer/state/param_states")
     grad_sq_ema = _moment(params, moments, "grad_sq_ema", "optimizer/state/param_states")
     _same_shapes(params, ema, "params_ema")
+    read = {"step", "optimizer", "ema_rate", "params_ema"}
+    unused = [
+        str(name)
+        for name, value in state.items()
+        if name not in read and not (isinstance(value, dict) and not value)
+    ]
     return {
         "step": _number(state["step"], "step", int),
         "params": params,
@@ -61,6 +68,7 @@ def _checked(state: Any) -> dict[str, Any]:
         "ema_rate": _number(state["ema_rate"], "ema_rate", float),
         "model_state": _dict(state["model_state"], "model_state", ()),
         "rng": np.asarray(state["rng"]),
+        "unused": unused,
     }
 
 

@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from models import DDPM, NCSNpp, NCSNv2
+from runtime import errors
 
 Path = tuple[str, ...]
 Shape = tuple[int, ...]
@@ -221,14 +222,18 @@ def _torch_axes(leaf: str, ndim: int) -> Sequence[int]:
 
 
 def params_from_torch(
-    module: nn.Module, state_dict: Mapping[str, np.ndarray], image_shape: Shape
+    module: nn.Module,
+    state_dict: Mapping[str, np.ndarray],
+    image_shape: Shape,
+    what: str = "PyTorch state_dict",
 ) -> Params:
     """Our parameters, float32, from a PyTorch `state_dict` of arrays.
 
-    The prefix `module.` of DataParallel and the buffer `sigmas` are dropped.
+    The prefix `module.` of DataParallel and the buffer `sigmas` are dropped. Errors say `what` this
+    is.
 
     Raises:
-      ValueError: names every tensor that is missing, unexpected or of the wrong shape.
+      ValueError: names the tensors that are missing, unexpected, of the wrong shape or no numbers.
     """
     entries = correspondence(module, image_shape)
     tensors = {name.removeprefix("module."): array for name, array in state_dict.items()}
@@ -236,11 +241,12 @@ def params_from_torch(
     unused = {entry.torch_name for entry in entries if entry.path is None}
     shapes = {name: np.shape(array) for name, array in tensors.items() if name not in unused}
     expected = {entry.torch_name: entry.torch_shape for entry in entries if entry.path is not None}
-    check_shapes("PyTorch state_dict", expected, shapes)
+    check_shapes(what, expected, shapes)
+    arrays = float32(what, {name: tensors[name] for name in expected})
     flat = {}
     for entry in entries:
         if entry.path is not None:
-            array = np.asarray(tensors[entry.torch_name], np.float32)
+            array = arrays[entry.torch_name]
             if len(array.shape) == len(entry.shape):
                 array = array.transpose(np.argsort(_torch_axes(entry.path[-1], array.ndim)))
             flat[entry.path] = np.ascontiguousarray(array.reshape(entry.shape))
@@ -279,7 +285,7 @@ def params_from_torch_average(
     The list follows the order of the trainable tensors; the others are taken from `state_dict`.
 
     Raises:
-      ValueError: the list has another length, or a tensor has another shape.
+      ValueError: the list has another length, or a tensor has another shape or is no numbers.
     """
     names = [e.torch_name for e in correspondence(module, image_shape) if e.trainable]
     if len(names) != len(shadow_params):
@@ -288,31 +294,32 @@ def params_from_torch_average(
         )
     raw = {name.removeprefix("module."): array for name, array in state_dict.items()}
     averaged = dict(zip(names, shadow_params, strict=True))
-    return params_from_torch(module, {**raw, **averaged}, image_shape)
+    return params_from_torch(module, {**raw, **averaged}, image_shape, "PyTorch ema")
 
 
-def params_from_jax(module: nn.Module, tree: Params, image_shape: Shape) -> Params:
+def params_from_jax(
+    module: nn.Module, tree: Params, image_shape: Shape, what: str = "parameter tree"
+) -> Params:
     """The parameter tree of an official JAX checkpoint, float32, checked against `module`.
 
     Old Flax stored vectors of norms as [1, 1, 1, C]; they become what `module` has.
 
     Raises:
-      ValueError: names every parameter that is missing, unexpected or of the wrong shape.
+      ValueError: names parameters that are missing, unexpected, of the wrong shape or no numbers.
     """
     expected = parameter_shapes(module, image_shape)
-    flat = {
-        path: np.asarray(leaf, np.float32)
-        for path, leaf in flax.traverse_util.flatten_dict(tree).items()
-    }
+    flat = dict(flax.traverse_util.flatten_dict(tree))
     for path, shape in expected.items():
-        if path in flat and without_leading_ones(flat[path].shape) == without_leading_ones(shape):
-            flat[path] = flat[path].reshape(shape)
+        stored = np.shape(flat.get(path, 0.0))
+        if path in flat and without_leading_ones(stored) == without_leading_ones(shape):
+            flat[path] = np.reshape(flat[path], shape)
     check_shapes(
-        "parameter tree",
+        what,
         {"/".join(path): shape for path, shape in expected.items()},
-        {"/".join(path): leaf.shape for path, leaf in flat.items()},
+        {"/".join(path): np.shape(leaf) for path, leaf in flat.items()},
     )
-    return flax.traverse_util.unflatten_dict(flat)
+    arrays = float32(what, {"/".join(path): leaf for path, leaf in flat.items()})
+    return flax.traverse_util.unflatten_dict(arrays, sep="/")
 
 
 def without_leading_ones(shape: Shape) -> Shape:
@@ -322,7 +329,7 @@ def without_leading_ones(shape: Shape) -> Shape:
 
 
 def check_shapes(what: str, expected: Mapping[str, Shape], shapes: Mapping[str, Shape]) -> None:
-    """Raises ValueError, naming every difference, unless names and shapes are as expected."""
+    """Raises ValueError, naming the differences, unless names and shapes are as expected."""
     missing = [name for name in expected if name not in shapes]
     unexpected = [name for name in shapes if name not in expected]
     misshaped = [
@@ -331,6 +338,23 @@ def check_shapes(what: str, expected: Mapping[str, Shape], shapes: Mapping[str, 
         if name in shapes and tuple(shapes[name]) != tuple(shape)
     ]
     problems = {"missing": missing, "unexpected": unexpected, "wrong shape": misshaped}
-    text = "; ".join(f"{kind}: {', '.join(names)}" for kind, names in problems.items() if names)
+    text = "; ".join(
+        f"{kind}: {errors.abridged(names, ', ')}" for kind, names in problems.items() if names
+    )
     if text:
         raise ValueError(f"{what} does not fit the network: {text}")
+
+
+def float32(what: str, tensors: Mapping[str, Any]) -> dict[str, np.ndarray]:
+    """The tensors in float32; ValueError, naming them, if some are no finite floats."""
+    types = {name: np.asarray(tensor).dtype for name, tensor in tensors.items()}
+    other = [f"{name} {x}" for name, x in types.items() if not jnp.issubdtype(x, jnp.floating)]
+    if other:
+        raise ValueError(f"{what} has tensors that are no floats: {errors.abridged(other, ', ')}")
+    with np.errstate(over="ignore"):
+        arrays = {name: np.asarray(tensor, np.float32) for name, tensor in tensors.items()}
+    broken = [name for name, array in arrays.items() if not np.isfinite(array).all()]
+    if broken:
+        text = errors.abridged(broken, ", ")
+        raise ValueError(f"{what} has NaN or infinite values in {len(broken)} tensors: {text}")
+    return arrays

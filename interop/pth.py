@@ -236,9 +236,8 @@ class _Archive:
 
     def load(self) -> Any:
         data = self.read("data.pkl")
-        return unpickle.Unpickler(
-            unpickle.Bounded(io.BytesIO(data), len(data)), ALLOWED, self.storage
-        ).load()
+        unpickle.check_length(len(data))
+        return unpickle.Unpickler(io.BytesIO(data), ALLOWED, self.storage).load()
 
     def storage(self, persistent_id: Any) -> Storage:
         match persistent_id:

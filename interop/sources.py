@@ -18,9 +18,19 @@ import flax.traverse_util
 import jax
 import numpy as np
 
-from interop import diffusers, diffusers_config, flax_msgpack, formats, official, pth
-
-SIGMAS = "module.sigmas"
+from interop import (
+    diffusers,
+    diffusers_config,
+    flax_msgpack,
+    formats,
+    official,
+    pth,
+    schedulers,
+    state_dicts,
+    traits,
+    unpickle,
+)
+from runtime import errors
 
 
 class Weights(NamedTuple):
@@ -33,15 +43,7 @@ class Weights(NamedTuple):
     second_moment: official.Params | None = None
     updates: int = 0  # that the moments have seen
     step: int = 0
-
-
-class Traits(NamedTuple):
-    """Properties that tell most networks apart at a glance."""
-
-    channels: int
-    nf: int
-    fourier: bool
-    residual_blocks: int
+    only_averages: bool = False  # `params` are averages, and the file has no others
 
 
 class Source(Protocol):
@@ -50,6 +52,8 @@ class Source(Protocol):
     path: pathlib.Path  # the file of weights
     format: str
     num_tensors: int
+    types: set[str]  # of the tensors that are not float32
+    unused: list[str]  # names of what is in the file and is not read
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool: ...
 
@@ -66,28 +70,27 @@ class PytorchFile:
     format = "official PyTorch checkpoint"
 
     def __init__(self, path: pathlib.Path):
-        content = pth.read_pth(path)
-        bare = bool(content) and all(isinstance(x, np.ndarray) for x in content.values())
-        state = {"model": content} if bare else content
-        model = state.get("model")
-        marks = ("all_modules.", "begin_conv.")  # of a U-Net, of NCSN and NCSNv2
-        if not isinstance(model, dict) or not any(m in str(name) for name in model for m in marks):
-            raise ValueError(
-                f"{path} is no official checkpoint: it has no state_dict 'model' with all_modules "
-                "or begin_conv (of a diffusers model, name the folder)"
-            )
-        strange = [name for name, x in model.items() if not isinstance(x, np.ndarray)]
-        if strange:
-            raise ValueError(f"{path}: {strange[0]} is no tensor")
+        content = pth.read(path)
+        try:
+            self.parts = state_dicts.parts(content)
+        except ValueError as error:
+            raise ValueError(f"{path} is no official checkpoint: {error}") from error
         self.path = path
-        self.state = state
-        self.model = {str(name).removeprefix("module."): x for name, x in model.items()}
+        self.model = dict(self.parts.model)
         self.sigmas = self.model.pop("sigmas", None)
-        self.num_tensors = sum(isinstance(x, np.ndarray) for x in jax.tree.leaves(state))
+        self.unused = self.parts.unused
+        leaves = unpickle.leaves(content)
+        self.num_tensors = sum(isinstance(leaf, np.ndarray) for leaf in leaves)
+        average = self.parts.average.weights if self.parts.average else []
+        arrays = [
+            *self.model.values(),
+            *(average.values() if isinstance(average, dict) else average),
+        ]
+        self.types = {str(array.dtype) for array in arrays if array.dtype != np.float32}
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         shapes = {name: x.shape for name, x in self.model.items()}
-        if traits(module, image_shape) != torch_traits(shapes):
+        if traits.of_network(module, image_shape) != traits.of_torch(shapes):
             return False
         try:
             _check_sigmas(self.path, self.sigmas, module)
@@ -102,23 +105,37 @@ class PytorchFile:
         """Raises ValueError for anything that is not the network's; names all of it."""
         params = official.params_from_torch(module, self.model, image_shape)
         _check_sigmas(self.path, self.sigmas, module)
-        weights = Weights(params)
-        if "step" in self.state:
-            weights = weights._replace(step=_count(self.state["step"], "step"))
-        if "ema" in self.state:
-            ema = _fields(self.state["ema"], "ema", ("shadow_params", "decay"))
-            shadow, rate = ema["shadow_params"], np.asarray(ema["decay"])
-            if not isinstance(shadow, list) or not all(isinstance(x, np.ndarray) for x in shadow):
-                raise ValueError("ema.shadow_params is no list of tensors")
-            if rate.size != 1 or rate.dtype.kind not in "iuf":
-                raise ValueError(f"ema.decay is {str(ema['decay'])[:40]}, expected a number")
-            averaged = official.params_from_torch_average(module, shadow, self.model, image_shape)
-            weights = weights._replace(ema=averaged, ema_rate=rate.item())
-        if "optimizer" in self.state:
-            optimizer = _fields(self.state["optimizer"], "optimizer", ("state",))
+        parts = self.parts
+        weights = Weights(params, only_averages=parts.only_averages)
+        if parts.step is not None:
+            weights = weights._replace(step=_count(parts.step, "step"))
+        if parts.average is not None:
+            averaged = self._averaged(parts.average.weights, module, image_shape)
+            weights = weights._replace(ema=averaged, ema_rate=parts.average.rate)
+        if parts.optimizer is not None:
+            optimizer = _fields(parts.optimizer, "optimizer", ("state",))
             states = _fields(optimizer["state"], "optimizer state", ())
+            numbers = _numbers(optimizer.get("param_groups"))
+            states = {numbers.get(name, name): state for name, state in states.items()}
             weights = self._with_moments(weights, states, module, image_shape)
         return weights
+
+    def _averaged(
+        self,
+        average: Mapping[str, np.ndarray] | list[np.ndarray],
+        module: nn.Module,
+        image_shape: official.Shape,
+    ) -> official.Params:
+        """The averages, in a list or by name; what is never trained is taken from the model."""
+        if isinstance(average, list):
+            return official.params_from_torch_average(module, average, self.model, image_shape)
+        trained = {
+            e.torch_name
+            for e in official.correspondence(module, image_shape)
+            if e.trainable and e.path is not None
+        }
+        fixed = {name: tensor for name, tensor in self.model.items() if name not in trained}
+        return official.params_from_torch(module, {**fixed, **average}, image_shape, "PyTorch ema")
 
     def _with_moments(
         self,
@@ -138,8 +155,8 @@ class PytorchFile:
             if e.trainable and e.path is not None and i not in states
         ]
         if beyond or absent:
-            problems = [f"of parameters number {', '.join(beyond)}"] * bool(beyond)
-            problems += [f"none of {', '.join(absent)}"] * bool(absent)
+            problems = [f"of parameters number {errors.abridged(beyond, ', ')}"] * bool(beyond)
+            problems += [f"none of {errors.abridged(absent, ', ')}"] * bool(absent)
             raise ValueError(f"optimizer state: {'; '.join(problems)}")
         moments: dict[str, official.Params] = {}
         counts = set()
@@ -151,7 +168,8 @@ class PytorchFile:
                     state = _fields(states[i], f"optimizer state {i}", (moment, "step"))
                     named[entry.torch_name] = state[moment]
                     counts.add(_count(state["step"], f"step of {entry.torch_name}"))
-            moments[moment] = official.params_from_torch(module, named, image_shape)
+            what = f"optimizer state ({moment})"
+            moments[moment] = official.params_from_torch(module, named, image_shape, what)
         if len(counts) != 1:
             raise ValueError(f"optimizer state: parameters disagree in step: {sorted(counts)}")
         return weights._replace(
@@ -165,6 +183,7 @@ class FlaxFile:
     """An official JAX checkpoint."""
 
     format = "official JAX checkpoint"
+    TREES = ("params", "params_ema", "grad_ema", "grad_sq_ema")
 
     def __init__(self, path: pathlib.Path):
         self.path = path
@@ -174,9 +193,12 @@ class FlaxFile:
             for place, leaf in flax.traverse_util.flatten_dict(self.state["params"]).items()
         }
         self.num_tensors = 4 * len(self.shapes)
+        leaves = jax.tree.leaves([self.state[name] for name in self.TREES])
+        self.types = {str(leaf.dtype) for leaf in leaves if leaf.dtype != np.float32}
+        self.unused = self.state["unused"]
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
-        if traits(module, image_shape) != jax_traits(self.shapes):
+        if traits.of_network(module, image_shape) != traits.of_jax(self.shapes):
             return False
         try:
             expected = official.parameter_shapes(module, image_shape)
@@ -189,9 +211,9 @@ class FlaxFile:
 
     def weights(self, module: nn.Module, image_shape: official.Shape) -> Weights:
         """Raises ValueError for anything that is not the network's; names all of it."""
-        names = ("params", "params_ema", "grad_ema", "grad_sq_ema")
         params, ema, first, second = (
-            official.params_from_jax(module, self.state[name], image_shape) for name in names
+            official.params_from_jax(module, self.state[name], image_shape, name)
+            for name in self.TREES
         )
         return Weights(
             params=params,
@@ -205,19 +227,47 @@ class FlaxFile:
 
 
 class DiffusersFolder:
-    """A `UNet2DModel` folder: one set of weights, which may be averages or not."""
+    """A `UNet2DModel` folder, with the averages and the scheduler that stand beside it.
+
+    Raises:
+      FileNotFoundError: a file is missing.
+      ValueError: a damaged file, or one that describes none of our networks or SDEs.
+    """
 
     format = "diffusers UNet2DModel"
 
     def __init__(self, folder: pathlib.Path):
         content = diffusers.read(folder)
+        beside = folder.resolve().parent if folder.resolve().name in diffusers.NETWORKS else folder
         self.path = content.weights
         self.description = content.description
         self.tensors = content.tensors
-        self.num_tensors = len(content.tensors)
+        self.average: diffusers.Folder | None = None
+        if folder.resolve().name == "unet" and (beside / "unet_ema" / "config.json").is_file():
+            self.average = diffusers.read(beside / "unet_ema")
+        self.scheduler = diffusers.find_scheduler([folder, beside])
+        self.unused = content.unused + diffusers.unread(folder, beside)
+        tensors = [content.tensors, self.average.tensors if self.average else {}]
+        arrays = [array for named in tensors for array in named.values()]
+        self.num_tensors = len(arrays)
+        self.types = {str(array.dtype) for array in arrays if array.dtype != np.float32}
 
     def config_values(self, image_size: int | None) -> dict[str, Any]:
-        return diffusers_config.architecture(self.description, image_size)
+        """The fields of the network and, where there is a scheduler, of SDE and prediction."""
+        values = diffusers_config.architecture(self.description, image_size)
+        if self.average is not None:
+            others = diffusers_config.architecture(self.average.description, image_size)
+            if others != values:
+                raise ValueError(f"{self.average.weights.parent} is of another network than unet")
+        if self.scheduler is None:
+            return values
+        try:
+            described = diffusers.read_json(self.scheduler)
+            return values | schedulers.config_values(described, values["model.name"] == "ncsnpp")
+        except ValueError as error:
+            raise ValueError(
+                f"{self.scheduler} describes no SDE and prediction of ours: {error}"
+            ) from error
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         try:
@@ -229,7 +279,13 @@ class DiffusersFolder:
 
     def weights(self, module: nn.Module, image_shape: official.Shape) -> Weights:
         """Raises ValueError for anything that is not the network's; names all of it."""
-        return Weights(diffusers.params_from_diffusers(module, self.tensors, image_shape))
+        params = diffusers.params_from_diffusers(module, self.tensors, image_shape)
+        if self.average is None:
+            return Weights(params)
+        ema = diffusers.params_from_diffusers(module, self.average.tensors, image_shape)
+        rate = self.average.description.get("decay", 0.0)
+        rate = rate if isinstance(rate, float) and 0.0 < rate < 1.0 else 0.0
+        return Weights(params, ema, rate)
 
 
 def open_source(path: str | os.PathLike[str]) -> PytorchFile | FlaxFile | DiffusersFolder:
@@ -246,7 +302,7 @@ def open_source(path: str | os.PathLike[str]) -> PytorchFile | FlaxFile | Diffus
     if (path / "unet" / "config.json").is_file():
         path = path / "unet"
     kind = formats.recognise(path)
-    beside = path.name in (diffusers.WEIGHTS, diffusers.PICKLED)
+    beside = path.name.startswith(diffusers.STEM)
     if kind == "diffusers" or (beside and (path.parent / "config.json").is_file()):
         return DiffusersFolder(path if kind == "diffusers" else path.parent)
     if kind == "pth":
@@ -264,33 +320,6 @@ def sha256(path: pathlib.Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def torch_traits(shapes: Mapping[str, official.Shape]) -> Traits:
-    """The traits of an official PyTorch network, from its tensors in order."""
-    kernels = [shape for shape in shapes.values() if len(shape) == 4 and shape[2:] == (3, 3)]
-    nf, channels = kernels[0][:2] if kernels else (0, 0)
-    fourier = any(name.count(".") == 2 and name.endswith(".W") for name in shapes)
-    blocks = sum(name.endswith("GroupNorm_1.weight") for name in shapes)
-    return Traits(channels, nf, fourier, blocks)
-
-
-def jax_traits(shapes: Mapping[official.Path, official.Shape]) -> Traits:
-    """The traits of an official JAX network."""
-    kernel = shapes.get(("Conv_0", "kernel"), (0, 0, 0, 0))
-    fourier = any(place[0].startswith("GaussianFourier") for place in shapes)
-    blocks = sum(place[1:] == ("GroupNorm_1", "scale") for place in shapes)
-    return Traits(kernel[-2], kernel[-1], fourier, blocks)
-
-
-def traits(module: nn.Module, image_shape: official.Shape) -> Traits:
-    """The traits of a network, without evaluating it."""
-    nf, fourier = getattr(module, "nf", 0), getattr(module, "embedding_type", "") == "fourier"
-    levels = len(getattr(module, "ch_mult", ()))
-    per_level = 2 * getattr(module, "num_res_blocks", 0) + 1
-    resampling = 2 * (levels - 1) if getattr(module, "resblock_type", "") == "biggan" else 0
-    blocks = levels * per_level + resampling + 2 if levels else 0
-    return Traits(image_shape[-1], nf, fourier, blocks)
-
-
 def _check_sigmas(path: pathlib.Path, sigmas: np.ndarray | None, module: nn.Module) -> None:
     """Refuses a file whose noise levels are not those of the config."""
     if sigmas is None:
@@ -305,6 +334,20 @@ def _check_sigmas(path: pathlib.Path, sigmas: np.ndarray | None, module: nn.Modu
             f"{path}: its sigmas are {theirs}; by config.model (num_scales, sigma_max, sigma_min) "
             f"they would be {ours}"
         )
+
+
+def _numbers(groups: Any) -> dict[int, int]:
+    """Numbers of parameters by the addresses that optimisers of PyTorch before 1.5 know them by."""
+    try:
+        addresses = [int(address) for group in groups for address in group["params"]]
+    except (
+        KeyError,
+        OverflowError,
+        TypeError,
+        ValueError,
+    ):  # another optimiser: its states have the numbers
+        return {}
+    return {address: number for number, address in enumerate(addresses)}
 
 
 def _fields(value: Any, what: str, names: tuple[str, ...]) -> Mapping[Any, Any]:

@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from configs.names import lookup
-from interop import formats
+from interop import formats, official
 from models.clip_vit import ACTIVATIONS, ClipViT, Encoder
 
 WEIGHTS = "model.safetensors"
@@ -112,7 +112,7 @@ def _params(module: ClipViT, tensors: dict[str, np.ndarray], path: pathlib.Path)
         name = ".".join([*layers, kind]).replace("layers_", "layers.")
         if name not in tensors:
             raise ValueError(f"{path} lacks {name}")
-        tensor = np.asarray(tensors[name], np.float32)
+        tensor = official.float32(str(path), {name: tensors[name]})[name]
         if last == "kernel":  # [out, in, ...] to [..., in, out]
             tensor = np.moveaxis(tensor, (0, 1), (-1, -2))
         if tensor.shape != leaf.shape:

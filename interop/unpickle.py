@@ -52,8 +52,14 @@ def key_of(key: Any) -> Any:
     return key
 
 
+def check_length(length: int) -> None:
+    """Raises ValueError for a pickle of too many bytes."""
+    if length > MAX_PICKLE:
+        raise ValueError(f"its pickle has more than {MAX_PICKLE:,} bytes")
+
+
 class Bounded:
-    """A stream of pickles that gives no more bytes than a pickle may have."""
+    """A stream of pickles and other things that gives no more bytes than a pickle may have."""
 
     def __init__(self, file: IO[bytes], size: int):
         self.file, self.left = file, min(size, MAX_PICKLE)
@@ -67,7 +73,7 @@ class Bounded:
     def _within(self, data: bytes) -> bytes:
         self.left -= len(data)
         if self.left < 0:
-            raise ValueError(f"its pickle has more than {MAX_PICKLE:,} bytes")
+            raise ValueError(f"its pickles have more than {MAX_PICKLE:,} bytes, or the file ends")
         return data
 
 
@@ -95,7 +101,12 @@ class Unpickler(_PYTHON):
 
     dispatch: ClassVar[_Dispatch] = {}
 
-    def __init__(self, file: Bounded, allowed: Mapping[str, Any], persistent: Callable[[Any], Any]):
+    def __init__(
+        self,
+        file: Bounded | IO[bytes],
+        allowed: Mapping[str, Any],
+        persistent: Callable[[Any], Any],
+    ):
         super().__init__(file)
         self.allowed = allowed
         self.persistent_load = persistent
@@ -195,11 +206,12 @@ def _values(content: Any) -> Iterator[tuple[Any, int]]:
 def check_extent(content: Any, size: int) -> None:
     """Refuses what is nested too deeply, or would be too large if all of it were looked at."""
     room = MAX_VIEWS * size + 2**20
+    most = min(MAX_VALUES, size + 1000)  # a value takes more than a byte
     for count, (value, depth) in enumerate(_values(content)):
         if depth > MAX_DEPTH:
             raise ValueError(f"it is nested deeper than {MAX_DEPTH} levels, or contains itself")
-        if count > MAX_VALUES:
-            raise ValueError(f"it holds more than {MAX_VALUES:,} values")
+        if count > most:
+            raise ValueError(f"it holds more than {most:,} values, in {size:,} bytes")
         if isinstance(value, np.ndarray):
             room -= value.nbytes
             if room < 0:

@@ -29,29 +29,63 @@ def join_processes(required: bool) -> None:
     `jax.distributed.initialize`, from the environment's three variables or the cluster's own.
 
     Raises:
-      Refused: it is required, and there is no cluster.
+      Refused: it is required, and there is no cluster; or a variable that is no number.
     """
     cluster = _cluster_detected()
     if not (required or cluster):
         return
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    address, count, index = (os.environ.get(name) for name in names)
-    if address and count and index:
-        jax.distributed.initialize(address, int(count), int(index))
+    address = os.environ.get(names[0])
+    count, index = (_count(name) for name in names[1:])
+    if address and count is not None and index is not None:
+        if index >= count:
+            raise Refused(f"JAX_PROCESS_ID={index} must be below JAX_NUM_PROCESSES={count}")
+        jax.distributed.initialize(address, count, index)
     elif cluster:
         jax.distributed.initialize()
     else:
         raise Refused(f"--distributed found no cluster; set {', '.join(names)}")
 
 
+def start_platform() -> None:
+    """Starts the platform that JAX computes on, after `join_processes`.
+
+    Raises:
+      Refused: this machine has none of those in JAX_PLATFORMS.
+    """
+    try:
+        jax.devices()
+    except (RuntimeError, AssertionError) as error:  # AssertionError: a plugin that is not there
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+        if not wanted:
+            raise
+        jax.config.update("jax_platforms", None)
+        why = (
+            str(error).partition(" (set JAX_PLATFORMS")[0].rstrip(".")
+            or "its plugin is not installed"
+        )
+        raise Refused(
+            f"JAX_PLATFORMS={wanted}: {' '.join(why.split())}; without it, JAX takes "
+            f"{jax.default_backend()} on this machine"
+        ) from error
+
+
 def _cluster_detected() -> bool:
     """True if a scheduler or a TPU pod started several processes of this program."""
-    environment = os.environ
-    return (
-        int(environment.get("SLURM_NTASKS", "1")) > 1
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
-        or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
-    )
+    tasks = (_count(name) or 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
+    return max(tasks) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
+
+
+def _count(name: str) -> int | None:
+    """The number in a variable of the environment, None where it is empty or not set.
+
+    Raises:
+      Refused: it holds something else.
+    """
+    text = os.environ.get(name, "").strip()
+    if text and not (text.isascii() and text.isdecimal()):
+        raise Refused(f"{name}={text!r} in the environment must be a number of processes")
+    return int(text) if text else None
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:

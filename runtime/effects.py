@@ -173,7 +173,7 @@ OF_NETWORK = (
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
-SAMPLES = "num_samples seeds keep_samples samplers features metrics bootstrap"
+SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
 def score_only(config: Config, mode: str) -> bool:
@@ -257,6 +257,11 @@ EFFECTS: tuple[Effect, ...] = (
     Effect("sampling.num_steps", has_steps, "sampling.method is another than ode"),
     Effect("sampling.time_grid", has_grid, "sampling.method is sde or one of few steps"),
     setting(prefixed("eval", SAMPLES), "eval.enable_sampling", True),
+    Effect(
+        "eval.features",
+        lambda config, mode: mode == "stats" or config.eval.enable_sampling,
+        "eval.enable_sampling is True",
+    ),
     Effect(
         "eval.resize eval.inception_path eval.repeat_grey eval.stats_*",
         by_inception,

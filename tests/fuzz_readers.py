@@ -116,7 +116,7 @@ def pth_seeds() -> list[bytes]:
         folder = pathlib.Path(name)
         seeds.append(write_pth(folder / "new", state).read_bytes())
         seeds.append(write_legacy_pth(folder / "old", state).read_bytes())
-    seeds.append(b"\x80\x02" + b"]" * 5000 + b"a" * 4999 + b".")  # very deep
+    seeds.append(b"\x80\x02" + b"]" * 60 + b"a" * 59 + b".")  # very deep
     seeds.append(  # an OrderedDict with another `items`
         b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb."
     )

@@ -1,6 +1,6 @@
 """Every public function of the mathematics traced once with its shapes and types checked.
 
-    python -m tests.shape_checks
+    python -m tests.shape_checks vp ve subvp    # the processes to trace them for
 
 jaxtyping's import hook checks the annotations of CHECKED by beartype. Tracing is enough for that:
 nothing is compiled. `tests/test_shapes.py` runs this in a process of its own, before whose imports
@@ -10,6 +10,7 @@ the hook is installed.
 from __future__ import annotations
 
 import functools
+import sys
 from typing import Any
 
 from jaxtyping import TypeCheckError, install_import_hook
@@ -142,7 +143,7 @@ def check_refusals(sde: SDE, score_fn: Any) -> None:
 
 
 if __name__ == "__main__":
-    for kind in ("vp", "ve", "subvp"):
+    for kind in sys.argv[1:]:
         process = gaussians.SDES[kind]
         exact_score = gaussians.linear_score(process, 0.3, 0.5)
         check_samplers(process, exact_score)

@@ -6,6 +6,7 @@ import functools
 import json
 import pathlib
 import re
+import shutil
 from collections.abc import Callable
 from typing import Any
 
@@ -14,17 +15,18 @@ import jax
 import numpy as np
 import optax
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 import configs
 import models
-from interop import convert, diffusers, diffusers_config, official, sources
+from interop import convert, diffusers, diffusers_config, official, sources, traits
 from runtime import ema, experiment
 from runtime.arrays import unflatten
 from runtime.checkpoints import Checkpoints
 from runtime.workdir import open_run
 from tests import golden_cases, tiny
-from tests.test_diffusers import GOLDEN, NCSNPP, SHAPE, folder_of, random_params
+from tests.test_diffusers import DDPM, GOLDEN, NCSNPP, SHAPE, folder_of, random_params
 from tests.test_interop_files import Reduced, Tensor, write_pth
 from tests.test_official_names import NAMES, network
 from tests.test_training import use_devices
@@ -253,6 +255,9 @@ def test_the_table_says_what_was_read(
         r"weights +EMA, rate 0\.999",
         r"optimiser +moments of 7 updates",
         r"step +7",
+        r"SDE +\w+, all times \(from --config\)",
+        r"prediction +\w+ \(from --config\)",
+        r"not used +ema\.num_updates, optimizer\.param_groups",
     ):
         assert re.search(row, text), row
 
@@ -300,7 +305,8 @@ def other_sigmas(content: dict[str, Any]) -> dict[str, Any]:
         (optimizer(lambda s: s | {0: s[0] | {"step": 6}}), r"disagree in step: \[6, 7\]"),
         (optimizer(lambda s: s | {0: s[1]}), r"wrong shape: all_modules\.0\.weight"),
         (lambda c: edited(c, step=-1), "step is -1, expected a count"),
-        (lambda c: edited(c, ema=[1]), "ema is a list, expected a dictionary"),
+        (lambda c: edited(c, ema=[1]), "ema is no list of tensors"),
+        (lambda c: edited(c, ema="x"), "ema is a str, expected averaged weights"),
         (lambda c: edited(c, ema={"decay": "x", "shadow_params": []}), "decay is x, expected a"),
         (lambda c: edited(c, ema={"decay": 0.9, "shadow_params": [3]}), "no list of tensors"),
         (lambda c: edited(c, optimizer={"state": 3}), "optimizer state is a int, expected"),
@@ -396,6 +402,50 @@ def test_a_workdir_with_checkpoints_is_left_alone(
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before
 
 
+# --- Averages, under all the names that they have ---
+
+
+def test_averages_of_other_projects_are_used(
+    content: dict[str, Any], tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """{"model", "ema_model"} is not one set of weights; what is not read is named."""
+    averaged = {name: 2 * tensor for name, tensor in content["model"].items()}
+    averaged["module.sigmas"] = content["model"]["module.sigmas"]
+    source = save(
+        tmp_path / "a.pth", {"model": content["model"], "model_ema": averaged, "scaler": {"a": 1}}
+    )
+    state = convert.import_weights(tiny.config(), source, tmp_path / "run")
+    kept = official.params_to_torch(
+        models.from_config(tiny.config()), state.ema_params, experiment.image_shape(tiny.config())
+    )
+    trained = [name for name in kept if not name.endswith(".W")]
+    for name in trained:
+        np.testing.assert_array_equal(kept[name], averaged[f"module.{name}"])
+    text = capsys.readouterr().out
+    assert re.search(r"weights +EMA, of an unknown rate, and raw", text)
+    assert re.search(r"not used +scaler", text)
+
+
+def test_averages_must_be_all_there(content: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    averaged = dict(list(content["model"].items())[1:5])
+    source = save(tmp_path / "a.pth", {"model": content["model"], "ema_model": averaged})
+    with pytest.raises(ValueError, match=r"PyTorch ema does not fit the network: missing: .*more"):
+        convert.import_weights(tiny.config(), source, tmp_path / "run")
+
+
+def test_weights_that_are_not_finite(content: dict[str, Any], tmp_path: pathlib.Path) -> None:
+    broken = {**content["model"], NAME: np.full_like(content["model"][NAME], np.nan)}
+    source = save(tmp_path / "a.pth", {"model": broken})
+    name = re.escape(NAME.removeprefix("module."))
+    with pytest.raises(ValueError, match=rf"NaN or infinite values in 1 tensors: {name}$"):
+        convert.import_weights(tiny.config(), source, tmp_path / "run")
+    averaged = [np.full_like(x, np.inf) for x in content["ema"]["shadow_params"]]
+    shadow = edited(content, ema={"decay": 0.9, "shadow_params": averaged})
+    with pytest.raises(ValueError, match=r"PyTorch ema has NaN .* and \d+ more$"):
+        convert.import_weights(tiny.config(), save(source, shadow), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
 # --- Without --config ---
 
 
@@ -437,14 +487,16 @@ def test_traits_of_the_official_networks(name: str) -> None:
     entries = NAMES[name]["params"]
     by_torch = {torch: tuple(shape) for torch, shape, *_ in entries}
     by_jax = {tuple(place.split("/")): tuple(shape) for *_, place, shape, _ in entries if place}
-    expected = sources.traits(*network(name))
-    assert sources.torch_traits(by_torch) == expected
-    assert sources.jax_traits(by_jax) == expected
+    expected = traits.of_network(*network(name))
+    assert traits.of_torch(by_torch) == expected
+    assert traits.of_jax(by_jax) == expected
     assert expected.nf
     assert expected.residual_blocks
 
 
-def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> None:
+def test_a_diffusers_folder_describes_its_network(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     """Alone, as the unet of a pipeline, or by its file of weights; then config.py leads back."""
     folder = folder_of(NCSNPP, tmp_path / "pipeline" / "unet")
     for number, path in enumerate((folder, folder.parent, folder / diffusers.WEIGHTS)):
@@ -455,6 +507,9 @@ def test_a_diffusers_folder_describes_its_network(tmp_path: pathlib.Path) -> Non
         assert (module.nf, module.ch_mult, module.progressive) == (32, (1, 4), "output_skip")
         jax.tree.map(np.testing.assert_array_equal, state.params, random_params(NCSNPP))
         open_run(config, workdir)  # is the run's own config
+        text = " ".join(capsys.readouterr().out.split())
+        for row in ("SDE vesde, all times", "prediction score"):
+            assert f"{row} (from the default of such networks, as there is no scheduler" in text
 
 
 @pytest.mark.parametrize("name", ["church", "bedroom", "ffhq_256", "celebahq_256", "ffhq"])
@@ -483,6 +538,59 @@ def test_a_config_must_agree_with_the_folder(tmp_path: pathlib.Path) -> None:
     ):
         convert.import_weights(config, folder, tmp_path / "other")
     assert not (tmp_path / "other").exists()
+
+
+SCHEDULER = {
+    "_class_name": "DDPMScheduler",
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "num_train_timesteps": 1000,
+}
+
+
+def pipeline(folder: pathlib.Path, module: Any, scheduler: dict[str, Any]) -> pathlib.Path:
+    """A pipeline's folder with a random network and this scheduler."""
+    folder_of(module, folder / "unet")
+    (folder / "scheduler").mkdir()
+    (folder / "scheduler" / "scheduler_config.json").write_text(json.dumps(scheduler))
+    return folder
+
+
+def test_a_pipeline_brings_its_scheduler(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Cosine betas and v-prediction are not imported as linear ones and noise; averages beside."""
+    folder = pipeline(tmp_path / "pipeline", DDPM, SCHEDULER)
+    (folder / "vae").mkdir()
+    shutil.copytree(folder / "unet", folder / "unet_ema")
+    described = json.loads((folder / "unet_ema" / "config.json").read_text())
+    described |= {"decay": 0.999, "optimization_step": 3}
+    (folder / "unet_ema" / "config.json").write_text(json.dumps(described))
+    weights = folder / "unet_ema" / diffusers.WEIGHTS
+    tensors = {name: x / 2 for name, x in safetensors.numpy.load_file(weights).items()}
+    safetensors.numpy.save_file(tensors, weights)
+
+    state = convert.import_weights(None, folder, tmp_path / "run")
+    jax.tree.map(
+        lambda a, b: np.testing.assert_array_equal(a / 2, b), state.params, state.ema_params
+    )
+    config = configs.from_file(tmp_path / "run" / "config.py")
+    assert (config.training.sde, config.training.continuous) == ("cosine_vpsde", True)
+    assert (config.model.prediction, config.model.num_scales) == ("velocity", 1000)
+    text = " ".join(capsys.readouterr().out.split())
+    place = re.escape(str(folder / "scheduler" / "scheduler_config.json"))
+    assert re.search(rf"SDE cosine_vpsde, all times \(from {place}\)", text)
+    assert re.search(rf"prediction velocity \(from {place}\)", text)
+    assert "weights EMA, rate 0.999, and raw" in text
+    assert "not used vae" in text
+
+    config.training.sde, config.model.prediction = "vpsde", ""
+    overrides = r"--config\.model\.prediction=velocity --config\.training\.sde=cosine_vpsde$"
+    with pytest.raises(ValueError, match=f"it would need {overrides}"):
+        convert.import_weights(config, folder, tmp_path / "other")
+    (folder / "scheduler" / "scheduler_config.json").unlink()
+    convert.import_weights(config, folder, tmp_path / "other")
+    assert "vpsde, all times (from --config)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_export_takes_the_average(

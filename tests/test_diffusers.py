@@ -15,7 +15,7 @@ import pytest
 import safetensors.numpy
 
 import models
-from interop import diffusers, diffusers_config
+from interop import diffusers, diffusers_config, sources
 from tests import golden_cases
 from tests.test_interop_files import Reduced, Tensor, write_pth
 
@@ -237,6 +237,31 @@ def test_files_that_are_damaged_or_absent(tmp_path: pathlib.Path) -> None:
         diffusers.read(folder)
     (folder / "config.json").write_text("{")
     with pytest.raises(ValueError, match="does not describe a diffusers model"):
+        diffusers.read(folder)
+
+
+def test_variants_of_the_weights(tmp_path: pathlib.Path) -> None:
+    """Half precision alone is read; weights in several files, or several variants, are named."""
+    folder = folder_of(DDPM, tmp_path / "out")
+    whole = diffusers.read(folder)
+    assert whole.unused == []
+    half = {f"model.{name}": x.astype(np.float16) for name, x in whole.tensors.items()}
+    safetensors.numpy.save_file(half, folder / f"{diffusers.STEM}.fp16.safetensors")
+    assert diffusers.read(folder).unused == ["diffusion_pytorch_model.fp16.safetensors"]
+    (folder / diffusers.WEIGHTS).unlink()
+    read = diffusers.read(folder)
+    assert read.weights.name == "diffusion_pytorch_model.fp16.safetensors"
+    opened = sources.open_source(read.weights)
+    assert opened.types == {"float16"}
+    theirs = DDPM.clone(attn_each_up_block=True)
+    params = opened.weights(theirs, SHAPE).params
+    assert {leaf.dtype for leaf in jax.tree.leaves(params)} == {np.dtype("float32")}
+
+    safetensors.numpy.save_file(half, folder / f"{diffusers.STEM}.bf16.safetensors")
+    with pytest.raises(ValueError, match=r"has neither .*, but \S+bf16\S+, \S+fp16\.safetensors;"):
+        diffusers.read(folder)
+    (folder / f"{diffusers.STEM}.safetensors.index.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"index\.json: weights in several files are not read"):
         diffusers.read(folder)
 
 

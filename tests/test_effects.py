@@ -72,6 +72,7 @@ def test_an_override_that_cannot_act_is_named_with_where_it_acts(
         ("quickstart", "train", {"training.objective": "ssm", "training.directions": "gaussian"}),
         ("quickstart", "eval", {"eval.samplers": ("ddim",), "sampling.eta": 1.0}),
         ("quickstart", "eval", {"eval.features": "inception", "eval.resize": "pytorch"}),
+        ("vp/cifar10_ddpmpp", "stats", {"eval.features": "inception", "eval.resize": "pytorch"}),
         ("quickstart", "control", {"control.method": "replace", "sampling.predictor": "none"}),
         ("quickstart", "control", {"sampling.time_grid": "karras", "sampling.num_steps": 9}),
         ("vp/cifar10_ddpmpp", "train", {"model.attn_resolutions": (8,), "model.dropout": 0.5}),

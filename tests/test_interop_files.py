@@ -8,6 +8,7 @@ import io
 import json
 import pathlib
 import pickle
+import time
 import zipfile
 from typing import Any
 
@@ -390,6 +391,79 @@ def test_odd_pytorch_files(tmp_path):
         pth.read_pth(tmp_path / "a.npz")
 
 
+def nested(depth: int, times: int) -> list[Any]:
+    """A list of `times` the same list, and so on."""
+    value: list[Any] = []
+    for _ in range(depth):
+        value = [value] * times
+    return value
+
+
+def circle() -> list[Any]:
+    value: list[Any] = []
+    value.append(value)
+    return value
+
+
+def pickled(value: Any) -> bytes:
+    stream = io.BytesIO()
+    Pickler(stream).dump(value)
+    return stream.getvalue()
+
+
+def expanded(size: int) -> Tensor:
+    return Tensor(np.zeros(1, np.float32), 0, (size,), (0,))
+
+
+@pytest.mark.parametrize(
+    ("data", "message"),
+    [
+        (pickled({"model": nested(29, 2)}), r"more than [\d,]+ values, in [\d,]+ bytes"),
+        (pickled({"model": nested(40, 2)}), "deeper than 32 levels, or contains itself"),
+        (pickled({"model": circle()}), "deeper than 32 levels, or contains itself"),
+        (b"\x80\x02" + b"]" * 9999 + b"a" * 9998 + b".", "deeper than 32 levels"),
+        (pickled({"w": expanded(10**12)}), "tensors have over 16 times the bytes"),
+        (pickled({"w": [expanded(10**5)] * 9}), "tensors have over 16 times the bytes"),
+        (b"\x80\x02}" + 40 * b"\x86" + b"K\x01s.", "cannot be read"),
+        (b"\x80\x02})" + b"2\x86" * 40 + b"K\x01s.", "a tuple as the key of a dictionary"),
+        (b"\x80\x02]r\xff\xff\xff\x7f.", "holds a list"),  # memo number 2^31 - 1
+        (
+            b"\x80\x02ccollections\nOrderedDict\n)R}X\x05\x00\x00\x00itemsK\x01sb.",
+            "it replaces OrderedDict.items, which is not allowed",
+        ),
+        (b"\x80\x04\x8d" + b"\xff" * 7 + b"\x00.", "cannot be read"),
+    ],
+)
+def test_small_files_that_make_much(tmp_path, data, message):
+    """Refused by name, at once; they took 10 GB, half a minute, or a call that is not there."""
+    path = tmp_path / "a.pth"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", data)
+        archive.writestr("archive/data/0", bytes(4))
+    start = time.process_time()
+    with pytest.raises(ValueError, match=message) as error:
+        pth.read_pth(path)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 600
+    assert time.process_time() - start < 2
+
+
+def test_storages_are_no_larger_than_the_file(tmp_path):
+    """Members of an archive may overlap; each would be read again."""
+    path = write_pth(tmp_path / "a.pth", {"w": Tensor(np.zeros(999, np.float32), 0, (1,), (1,))})
+    data = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        (info,) = (i for i in archive.infolist() if i.filename.endswith("data/0"))
+    place = data.rindex(b"archive/data/0") - 46
+    entry = bytearray(data[place:])
+    assert entry[:4] == b"PK\x01\x02"
+    assert info.file_size == 3996
+    entry[20:28] = 2 * (2**31).to_bytes(4, "little")
+    path.write_bytes(data[:place] + entry)
+    with pytest.raises(ValueError, match=r"data/0 and .* are larger than the file"):
+        pth.read_pth(path)
+
+
 # --- the official JAX format, written with Flax's own serialisation ---
 
 
@@ -432,6 +506,7 @@ def test_jax_checkpoint(tmp_path):
     }
     for name, tree in expected.items():
         jax.tree.map(np.testing.assert_array_equal, read.pop(name), tree)
+    assert read.pop("unused") == ["lr", "rng"]
     assert read == {"step": 7, "optimizer_step": 7, "lr": 2e-4, "ema_rate": 0.999}
     assert type(read["step"]) is int
 

@@ -85,7 +85,7 @@ ODD = (
 def test_odd_lines_of_metrics_are_passed_over_with_a_warning(
     odd: bytes, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """They stop no run: neither the one that resumes, nor the curves after its training."""
+    """They stop no run: neither the one that resumes, nor, as it reads them, its curves."""
     path = tmp_path / "metrics.jsonl"
     path.write_bytes(b'{"step": 10, "loss": 2, "by": [1]}\n' + odd + b'\n{"step": 20, "loss": 1}\n')
     assert metric_log.read_metrics(path)["loss"][0].tolist() == [10, 20]
@@ -97,9 +97,21 @@ def test_odd_lines_of_metrics_are_passed_over_with_a_warning(
     log.write(30, {"loss": -1.0, "by": [1, 2]})
     log.close()
     caplog.clear()
-    metric_log.save_curves(tmp_path)
+    curves = metric_log.read_metrics(path)
     assert not caplog.messages, "they are in a file of their own"
     kept = (tmp_path / "metrics_odd.txt").read_text()
     assert kept == odd.decode(errors="replace") + "\n"
-    assert metric_log.read_metrics(path)["by"][1].tolist() == [[1, 2]], "lists of the newest length"
+    assert curves["loss"][1].tolist() == [2, 1, -1]
+    assert curves["by"][1].tolist() == [[1, 2]], "lists of the newest length"
+
+
+def test_curves_of_odd_metrics_are_drawn(tmp_path: pathlib.Path) -> None:
+    """Nulls, and numbers that no float holds, on a logarithmic axis."""
+    lines = [
+        '{"step": 1, "loss": null}',
+        '{"step": 2, "loss": 0.5}',
+        '{"step": 3, "eval_loss": 1e400}',
+    ]
+    (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, "odd", ""]))
+    metric_log.save_curves(tmp_path)
     assert (tmp_path / "loss.png").stat().st_size > 0

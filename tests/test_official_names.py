@@ -241,3 +241,23 @@ def test_pytorch_weights_of_ncsn_give_the_pytorch_outputs(path: pathlib.Path, na
 def test_networks_without_counterpart_are_refused() -> None:
     with pytest.raises(ValueError, match="class-conditional networks do not exist"):
         official.correspondence(SMALL.clone(num_labels=10), SHAPE)
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [
+        np.array([1.0, np.nan], np.float32),
+        np.array([np.inf], np.float16),
+        np.array([1e300]),  # beyond float32
+        np.array([1, 2]),
+        np.array([True]),
+        np.array([1j]),
+        np.array(["text"]),
+    ],
+    ids=str,
+)
+def test_tensors_that_are_no_finite_floats_are_named(tensor: np.ndarray) -> None:
+    fine = {"half": np.ones(2, np.float16), "bf16": np.ones(2, jnp.bfloat16)}
+    assert {x.dtype for x in official.float32("the file", fine).values()} == {np.dtype("float32")}
+    with pytest.raises(ValueError, match=r"^the file has .*: w( \S+)?$"):
+        official.float32("the file", {**fine, "w": tensor})

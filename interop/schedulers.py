@@ -1,0 +1,165 @@
+"""scheduler_config.json of a diffusers pipeline, as fields of our configs: its SDE, its prediction.
+
+What a scheduler says of sampling (steps, solvers, thresholds) is not taken over. A network is told
+the number k of its noise level, of which ours are the same ones: `alphas_cumprod[k]` is the product
+of all `1 - beta_j` with j <= k, as in `sde_lib.BetaSDE`. So a network that predicts the noise is a
+discrete one here, with not a digit changed. One that predicts the velocity or x_0 is one at all
+times, t = k / 999, whose levels differ from the chain's by at most one step of its 1000.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+ConfigValues = dict[str, Any]  # by dotted name, such as "model.beta_min"
+
+# Schedulers of a chain of betas, with the values of the fields that their files leave out.
+_CHAIN: dict[str, Any] = {
+    "beta_start": 1e-4,
+    "beta_end": 0.02,
+    "beta_schedule": "linear",
+    "num_train_timesteps": 1000,
+    "prediction_type": "epsilon",
+}
+_NARROW = {**_CHAIN, "beta_start": 0.00085, "beta_end": 0.012}
+CHAINS: dict[str, dict[str, Any]] = {
+    **dict.fromkeys(
+        (
+            "DDPMScheduler", "DDPMParallelScheduler", "DDIMScheduler", "DDIMParallelScheduler",
+            "DDIMInverseScheduler", "PNDMScheduler", "LMSDiscreteScheduler",
+            "EulerDiscreteScheduler", "EulerAncestralDiscreteScheduler", "DEISMultistepScheduler",
+            "DPMSolverMultistepScheduler", "DPMSolverSinglestepScheduler",
+            "DPMSolverMultistepInverseScheduler", "UniPCMultistepScheduler",
+        ),
+        _CHAIN,
+    ),
+    **dict.fromkeys(
+        (
+            "DPMSolverSDEScheduler", "HeunDiscreteScheduler", "KDPM2DiscreteScheduler",
+            "KDPM2AncestralDiscreteScheduler",
+        ),
+        _NARROW,
+    ),
+}  # fmt: skip
+# Fields that make another chain than beta_schedule says, unless they have this value.
+OTHER_CHAINS = {"trained_betas": None, "rescale_betas_zero_snr": False, "use_flow_sigmas": False}
+VE = {"num_train_timesteps": 2000, "sigma_min": 0.01, "sigma_max": 1348.0}
+VP = {"num_train_timesteps": 2000, "beta_min": 0.1, "beta_max": 20.0}
+PREDICTIONS = {"epsilon": "", "v_prediction": "velocity", "sample": "x0"}  # of a chain, as ours
+
+
+def config_values(description: Mapping[str, Any], fourier: bool) -> ConfigValues:
+    """The config values of the SDE and the prediction that scheduler_config.json describes.
+
+    Args:
+      fourier: True of a network that embeds noise levels, False of one that embeds times.
+
+    Raises:
+      ValueError: an SDE or prediction that is none of ours; names the field and what could be
+        served.
+    """
+    name = description.get("_class_name")
+    if name == "ScoreSdeVeScheduler":
+        return _variance_exploding(description)
+    if not isinstance(name, str) or name not in {*CHAINS, "ScoreSdeVpScheduler"}:
+        served = ", ".join([*CHAINS, "ScoreSdeVeScheduler", "ScoreSdeVpScheduler"])
+        raise ValueError(f"_class_name is {name!r:.60}; served are {served}")
+    if fourier:
+        raise ValueError(
+            f"_class_name is {name!r}, which counts its noise levels; a network whose "
+            "time_embedding_type is 'fourier' is served with ScoreSdeVeScheduler"
+        )
+    if name == "ScoreSdeVpScheduler":
+        return _variance_preserving(description)
+    return _chain(CHAINS[name] | dict(description))
+
+
+def _variance_exploding(description: Mapping[str, Any]) -> ConfigValues:
+    """Song et al.'s VE SDE (eq. 30), whose networks are told sigma."""
+    fields = VE | dict(description)
+    return {
+        "training.sde": "vesde",
+        "training.continuous": True,
+        "model.sigma_min": _number(fields, "sigma_min"),
+        "model.sigma_max": _number(fields, "sigma_max"),
+        "model.num_scales": _count(fields),
+        "model.prediction": "",
+    }
+
+
+def _variance_preserving(description: Mapping[str, Any]) -> ConfigValues:
+    """Song et al.'s VP SDE (eq. 32), whose networks are told (N - 1) t."""
+    fields = VP | dict(description)
+    _at_all_times(fields, "ScoreSdeVpScheduler")
+    return {
+        "training.sde": "vpsde",
+        "training.continuous": True,
+        "model.beta_min": _number(fields, "beta_min"),
+        "model.beta_max": _number(fields, "beta_max"),
+        "model.num_scales": _count(fields),
+        "model.prediction": "",
+    }
+
+
+def _chain(fields: Mapping[str, Any]) -> ConfigValues:
+    """DDPM's chain: its betas are ours, times their number; see `sde_lib.BetaSDE.step_betas`."""
+    for name, value in OTHER_CHAINS.items():
+        if fields.get(name, value) != value:
+            raise ValueError(f"{name} is {fields[name]!r:.60}; served is {value!r}")
+    prediction = fields["prediction_type"]
+    if fields.get("predict_epsilon") is False:  # what diffusers said before it had a type
+        prediction = "sample"
+    if not isinstance(prediction, str) or prediction not in PREDICTIONS:
+        raise ValueError(
+            f"prediction_type is {prediction!r:.60}; served are {', '.join(PREDICTIONS)}"
+        )
+    if prediction != "epsilon":
+        _at_all_times(fields, f"prediction_type {prediction!r}")
+    steps = _count(fields)
+    values: ConfigValues = {
+        "training.continuous": prediction != "epsilon",
+        "model.num_scales": steps,
+        "model.prediction": PREDICTIONS[prediction],
+    }
+    match fields["beta_schedule"]:
+        case "linear":
+            return values | {
+                "training.sde": "vpsde",
+                "model.beta_min": _tidy(steps * _number(fields, "beta_start")),
+                "model.beta_max": _tidy(steps * _number(fields, "beta_end")),
+            }
+        case "squaredcos_cap_v2":
+            return values | {"training.sde": "cosine_vpsde"}
+        case other:
+            raise ValueError(
+                f"beta_schedule is {other!r:.60}; served are linear, squaredcos_cap_v2"
+            )
+
+
+def _at_all_times(fields: Mapping[str, Any], what: str) -> None:
+    """Refuses a number of levels that is not the one by which our networks know all times."""
+    if _count(fields) != 1000:
+        raise ValueError(
+            f"num_train_timesteps is {fields['num_train_timesteps']}; with {what} served is 1000"
+        )
+
+
+def _number(fields: Mapping[str, Any], name: str) -> float:
+    value = fields[name]
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < 1e9:
+        raise ValueError(f"{name} is {str(value)[:60]!r}; needed is a positive number")
+    return float(value)
+
+
+def _count(fields: Mapping[str, Any]) -> int:
+    value = fields["num_train_timesteps"]
+    if isinstance(value, bool) or not isinstance(value, int) or not 0 < value < 10**6:
+        raise ValueError(f"num_train_timesteps is {str(value)[:60]!r}; needed is a count")
+    return value
+
+
+def _tidy(value: float) -> float:
+    """The number without the rounding of its last digits: 1000 * 0.02 is 20."""
+    return float(f"{value:.12g}") if math.isfinite(value) else value

@@ -1,0 +1,101 @@
+"""The parts of PyTorch files: weights and averages under the names of many projects."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from interop import state_dicts
+
+NAMES = ("all_modules.0.weight", "all_modules.0.bias")
+
+
+def tensors(value: float, prefix: str = "") -> dict[str, Any]:
+    return {f"{prefix}{name}": np.full(2, value, np.float32) for name in NAMES}
+
+
+def value_of(weights: Any) -> float:
+    """The one number in all tensors, whose names are without a prefix."""
+    assert tuple(weights) == NAMES
+    (value,) = {float(x) for tensor in weights.values() for x in tensor}
+    return value
+
+
+@pytest.mark.parametrize(
+    ("content", "raw", "average", "unused"),
+    [
+        (tensors(1), 1, None, []),
+        ({"model": tensors(1), "ema_model": tensors(2), "step": 7}, 1, 2, []),
+        ({"model": tensors(1), "model_ema": tensors(2), "epoch": 3}, 1, 2, ["epoch"]),
+        ({"state_dict": tensors(1), "state_dict_ema": tensors(2)}, 1, 2, []),
+        ({"net": tensors(1), "ema": tensors(2, "module."), "args": None}, 1, 2, ["args"]),
+        ({"model": tensors(1), "ema": {"decay": 0.9, "shadow": tensors(2)}}, 1, 2, []),
+        ({"model": tensors(1), "ema": tensors(2), "model_ema": tensors(3)}, 1, 2, ["model_ema"]),
+        (
+            {
+                "model": tensors(1),
+                "ema": {
+                    **tensors(3, "online_model."),
+                    **tensors(2, "ema_model."),
+                    "initted": np.array(True),
+                },
+            },
+            1,
+            2,
+            ["ema.initted", "ema.online_model"],
+        ),
+        ({**tensors(1, "online_model."), **tensors(2, "ema_model.")}, 1, 2, []),
+        ({"ema_model": tensors(2)}, 2, None, []),
+        ({"model": tensors(1), "ema": {n.replace(".", ""): x for n, x in tensors(2).items()}},
+         1, 2, []),
+        ([tensors(1, "module."), {"state": {}}, 3, 400, tensors(2)], 1, 2, ["epoch"]),
+        ([tensors(1), {"state": {}, "param_groups": []}], 1, None, ["optimizer.param_groups"]),
+        ({"model": tensors(1), "optimizer": {"state": {}}, "ema": None}, 1, None, []),
+    ],
+)  # fmt: skip
+def test_parts(content: Any, raw: float, average: float | None, unused: list[str]) -> None:
+    parts = state_dicts.parts(content)
+    assert value_of(parts.model) == raw
+    assert (parts.average and value_of(parts.average.weights)) == average
+    assert sorted(parts.unused) == unused
+    assert parts.only_averages is (raw == 2)
+
+
+def test_the_ncsn_authors_list() -> None:
+    parts = state_dicts.parts([tensors(1), {"state": {1: 2}}, 3, 400, tensors(2)])
+    assert (parts.step, parts.optimizer) == (400, {"state": {1: 2}})
+
+
+@pytest.mark.parametrize(
+    "prefix", ["", "module.", "_orig_mod.", "model.", "diffusion_model.", "module._orig_mod."]
+)
+def test_prefixes_of_all_names_are_stripped(prefix: str) -> None:
+    assert value_of(state_dicts.parts({"model": tensors(1, prefix)}).model) == 1
+    content = {"state_dict": {**tensors(1, prefix), f"{prefix}sigmas": np.zeros(3)}}
+    assert state_dicts.parts(content).model.keys() == {*NAMES, "sigmas"}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (
+            {**tensors(1, "net."), **{f"loss.{i}": np.zeros(1) for i in range(500)}},
+            r"the weights begin with 'net.', but for 500 of 502: loss.0, .*, and 492 more$",
+        ),
+        ({**tensors(1, "a."), **tensors(1, "b.")}, "have several prefixes, a., b.; one network"),
+        ({**tensors(1), "x": "text"}, "in model, x is no tensor"),
+        ({"conv.weight": np.zeros(1)}, "no state_dict 'model' with all_modules or begin_conv"),
+    ],
+)
+def test_other_names_are_refused_in_a_short_line(model: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        state_dicts.parts({"model": model})
+    assert len(str(error.value)) < 400
+
+
+@pytest.mark.parametrize("content", [[], [1], [[1], 2], "text", [tensors(1)] * 6, 3])
+def test_what_is_no_checkpoint(content: Any) -> None:
+    with pytest.raises(ValueError, match="expected a dictionary"):
+        state_dicts.parts(content)
