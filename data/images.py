@@ -14,7 +14,7 @@ import stat
 import threading
 import warnings
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import IO, Any, TypeVar
 
 import numpy as np
@@ -38,6 +38,7 @@ FORMATS = tuple(kind for kind in _RASTERS if kind in Image.OPEN)  # the one for 
 DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer are used
 DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
+IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do side by side
 _one_large = threading.Lock()
 _one_parser = threading.Lock()  # warnings are caught for all threads alike
 
@@ -50,11 +51,6 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
-
-# Pillow warns of images above 89 megapixels, and refuses them above 179: `MANY` bounds the memory
-# of those between. Of broken EXIF data `upright` tells, and names the file.
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-warnings.filterwarnings("ignore", "Corrupt EXIF data")
 
 
 def shown(path: str | os.PathLike[str]) -> str:
@@ -111,12 +107,19 @@ def decoded(
     def flaw(kind: str, what: str) -> None:
         warn(kind, f"{shown(path)} {what}")
 
-    def attempt(file: str | os.PathLike[str] | IO[bytes]) -> T:
-        with Image.open(file, formats=FORMATS) as picture:
+    def attempt(file: IO[bytes]) -> T:
+        with _warnings_as(flaw):
+            opened = Image.open(file, formats=FORMATS)
+            if opened.format == "TIFF":  # parsed while it is loaded; others when `upright` asks
+                with contextlib.suppress(Exception):  # of which `upright` tells
+                    opened.getexif()
+        with opened as picture:
             return make(picture, flaw)
 
     try:
-        return attempt(path)
+        with open(path, "rb") as file:  # by its name, Pillow maps it, and then turns no grey TIFF
+            small = os.path.getsize(path) <= IN_MEMORY
+            return attempt(io.BytesIO(file.read()) if small else file)
     except Exception as error:  # Pillow's decoders each have their own
         reason = _reason(error)
         pixels = pixels_of_png(path)
@@ -176,23 +179,29 @@ def upright(picture: Image.Image, flaw: Warn) -> Image.Image:
     """The picture as its EXIF data say that it is to be shown, as far as they can be read."""
     turn = None
     try:
-        turn = picture.getexif().get(ExifTags.Base.Orientation)
-        reason = _exif_flaw(picture.info.get("exif"))
+        with _warnings_as(flaw):
+            turn = picture.getexif().get(ExifTags.Base.Orientation)
     except Exception as error:  # Pillow's parser has many
-        reason = _reason(error)
-    if reason:
-        flaw("metadata", f"has broken metadata, which is left out ({reason})")
+        flaw("metadata", f"has broken metadata, which is left out ({_reason(error)})")
     return picture.transpose(_TURNS[turn]) if turn in _TURNS else picture
 
 
-def _exif_flaw(content: bytes | None) -> str:
-    """What Pillow warns of when it parses EXIF data, "" if it is content."""
-    if not content:
-        return ""
+@contextlib.contextmanager
+def _warnings_as(flaw: Warn) -> Iterator[None]:
+    """Tells of the first thing that Pillow warns of inside, other than of many pixels (`MANY`)."""
     with _one_parser, warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        Image.Exif().load(content)
-    return " ".join(str(caught[0].message).split()) if caught else ""
+        yield
+    reasons = []
+    for warning in caught:
+        if "PIL" not in pathlib.Path(warning.filename).parts:  # another thread's
+            warnings.warn_explicit(
+                warning.message, warning.category, warning.filename, warning.lineno
+            )
+        elif not issubclass(warning.category, Image.DecompressionBombWarning):
+            reasons.append(" ".join(str(warning.message).split()))
+    if reasons:
+        flaw("metadata", f"has broken metadata, which is left out ({reasons[0]})")
 
 
 def fitted(picture: Image.Image, shape: Shape, white: float = DEEP) -> np.ndarray:

@@ -141,6 +141,18 @@ def test_turns_are_those_of_pillow(tmp_path: pathlib.Path, turn: int) -> None:
     np.testing.assert_array_equal(read(path, (8, 8, 3))[0], expected)
 
 
+@pytest.mark.parametrize("in_memory", [True, False])
+def test_a_grey_tiff_is_turned_too(
+    tmp_path: pathlib.Path, in_memory: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(images, "IN_MEMORY", 2**26 if in_memory else 0)
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    Image.fromarray(NOISE[..., 0]).save(tmp_path / "a.tif", exif=exif)
+    image, _ = read(tmp_path / "a.tif")
+    np.testing.assert_array_equal(image[..., 0], np.rot90(NOISE[..., 0], -1))
+
+
 def test_lab_is_read_in_grey_and_colour(tmp_path: pathlib.Path) -> None:
     from PIL import ImageCms
 
@@ -268,3 +280,23 @@ def test_names_that_are_no_text_are_shown_in_one_line(tmp_path: pathlib.Path) ->
     Image.fromarray(NOISE).save(io.BytesIO(), "PNG")
     png(path)
     assert images.read_image(path, SHAPE).shape == SHAPE
+
+
+def test_what_pillow_warns_of_is_told_with_the_name_of_the_file(
+    tmp_path: pathlib.Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = tmp_path / "a.tif"
+    tags = TiffImagePlugin.ImageFileDirectory_v2()
+    tags[270] = "a description that lies far away"
+    Image.fromarray(NOISE).save(path, tiffinfo=tags)
+    expected, lines = read(path)
+    assert not lines
+    content = bytearray(path.read_bytes())
+    entry = content.index(struct.pack("<HH", 270, 2))
+    content[entry + 4 : entry + 8] = struct.pack("<I", 2**30)  # characters, beyond the file's end
+    path.write_bytes(content)
+    image, lines = read(path)
+    np.testing.assert_array_equal(image, expected)
+    assert len(lines) == 1
+    assert "has broken metadata, which is left out (" in lines[0]
+    assert not recwarn.list
