@@ -17,6 +17,7 @@ from evaluation.metrics import classifier, inception, inception_weights, sliced
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin
 from runtime import devices, experiment
+from runtime.progress import progress
 
 PER_DEVICE = 32  # images in one call of Inception
 
@@ -147,7 +148,7 @@ class InceptionExtractor:
 
     def see(self, dataset: data.Dataset, count: int, features: FeatureSet) -> None:
         """Adds the outputs of the first `count` images of a data set to `features`."""
-        with devices.progress(count, f"Inception of {dataset.name}", "img") as bar:
+        with progress(count, f"Inception of {dataset.name}", "img") as bar:
             for start in range(0, count, self.run.batch_size):
                 rows = np.arange(start, min(start + self.run.batch_size, count))
                 for outputs in self(dataset.take(rows)[0]):

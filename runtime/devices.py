@@ -14,9 +14,10 @@ from typing import Any, TypeVar
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
-from tqdm import tqdm
 
-from runtime.errors import Refused
+from runtime import stop
+from runtime.errors import Refused, one_line
+from runtime.progress import compiling, progress
 
 AXIS = "devices"
 Tree = Any  # a pytree of arrays
@@ -29,15 +30,17 @@ def join_processes(required: bool) -> None:
     `jax.distributed.initialize`, from the environment's three variables or the cluster's own.
 
     Raises:
-      Refused: it is required, and there is no cluster.
+      Refused: it is required, and there is no cluster; a variable that is no number; a platform
+        that is not there.
     """
     cluster = _cluster_detected()
     if not (required or cluster):
+        _check_platforms()
         return
     names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    address, count, index = (os.environ.get(name) for name in names)
-    if address and count and index:
-        jax.distributed.initialize(address, int(count), int(index))
+    address, count, index = os.environ.get(names[0]), _number(names[1]), _number(names[2])
+    if address and count is not None and index is not None:
+        jax.distributed.initialize(address, count, index)
     elif cluster:
         jax.distributed.initialize()
     else:
@@ -48,10 +51,41 @@ def _cluster_detected() -> bool:
     """True if a scheduler or a TPU pod started several processes of this program."""
     environment = os.environ
     return (
-        int(environment.get("SLURM_NTASKS", "1")) > 1
-        or int(environment.get("OMPI_COMM_WORLD_SIZE", "1")) > 1
+        (_number("SLURM_NTASKS") or 1) > 1
+        or (_number("OMPI_COMM_WORLD_SIZE") or 1) > 1
         or "," in environment.get("TPU_WORKER_HOSTNAMES", "")
     )
+
+
+def _number(name: str) -> int | None:
+    """The number in an environment variable; None if it is not set, or empty."""
+    text = os.environ.get(name, "").strip()
+    if text and not text.isdecimal():
+        raise Refused(f"the environment's {name}={text!r} is not a number")
+    return int(text) if text else None
+
+
+def _check_platforms() -> None:
+    """Starts JAX's devices.
+
+    Raises:
+      Refused: the platform that JAX_PLATFORMS names is not there; lists what is.
+    """
+    try:
+        jax.devices()
+    except RuntimeError as error:
+        asked = os.environ.get("JAX_PLATFORMS", "")
+        if not asked:
+            raise
+        jax.config.update("jax_platforms", "")
+        try:
+            names = ", ".join(sorted({device.platform for device in jax.devices()}))
+        except RuntimeError:
+            names = "nothing"
+        raise Refused(
+            f"the environment's JAX_PLATFORMS={asked!r}: not there ({one_line(error, limit=120)}); "
+            f"this machine has {names}"
+        ) from error
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:
@@ -115,6 +149,19 @@ def on_all(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(flag)).all())
 
 
+def on_any(flag: bool) -> bool:
+    """True if the flag is true on one of the processes."""
+    return not on_all(not flag)
+
+
+def asked_to_stop(step: int) -> bool:
+    """True on all processes if one of them was asked to stop by the time of this step."""
+    if jax.process_count() == 1:
+        return stop.requested()
+    stop.pass_on()
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def per_device(batch_size: int, what: str) -> int:
     """Images per device of a global batch; refuses one that the devices cannot share evenly."""
     count = jax.device_count()
@@ -146,6 +193,7 @@ class ImageMap:
         self.batch_size = batch_size
         self.share = per_device(batch_size, setting)
         self.compiled = jax.pmap(function, axis_name=AXIS)
+        self.calls = 0
 
     def __call__(
         self, params: Tree, indices: np.ndarray, arrays: Tree = None, description: str = ""
@@ -155,11 +203,22 @@ class ImageMap:
         `params` is replicated already; row i of `arrays` belongs to `indices[i]`. The last batch
         is filled up with copies of the last image, which are dropped again. A progress bar is
         shown if it has a `description`.
+
+        Raises:
+          Stopped: the program was asked to stop, and the batches before are finished.
         """
         local = jax.local_device_count()
         first = jax.process_index() * local * self.share
-        with progress(len(indices), description, "img") as bar:
+        with (
+            stop.listening() as outermost,
+            progress(len(indices), description, "img") as bar,
+        ):
             for start in range(0, len(indices), self.batch_size):
+                if outermost and on_any(stop.requested()):
+                    raise stop.Stopped(
+                        f"stopped at image {start} of {len(indices)}"
+                        f"{description and f' ({description})'}; {stop.GOES_ON}"
+                    )
                 rows = np.minimum(start + np.arange(self.batch_size), len(indices) - 1)
                 rows_here = rows[first : first + local * self.share]
 
@@ -167,18 +226,12 @@ class ImageMap:
                     share: np.ndarray = np.asarray(array)[rows]
                     return share.reshape(local, self.share, *share.shape[1:])
 
-                result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
+                with compiling(bar, description, self.calls == 0):
+                    result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
+                self.calls += 1
                 result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)
                 if jax.process_count() > 1:
                     result = multihost_utils.process_allgather(result, tiled=True)
                 count = min(self.batch_size, len(indices) - start)
                 bar.update(count)
                 yield indices[rows[:count]], jax.tree.map(lambda x, n=count: x[:n], result)
-
-
-def progress(total: int, description: str, unit: str, initial: int = 0) -> tqdm:
-    """A progress bar with rate and remaining time, on the primary host, if it has a description."""
-    hidden = not description or not is_primary()
-    return tqdm(
-        total=total, initial=initial, desc=description, unit=unit, disable=hidden, smoothing=0.1
-    )
