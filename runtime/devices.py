@@ -73,14 +73,14 @@ def _check_platforms() -> None:
     """
     try:
         jax.devices()
-    except RuntimeError as error:
+    except (RuntimeError, AssertionError) as error:
         asked = os.environ.get("JAX_PLATFORMS", "")
         if not asked:
             raise
         jax.config.update("jax_platforms", "")
         try:
             names = ", ".join(sorted({device.platform for device in jax.devices()}))
-        except RuntimeError:
+        except (RuntimeError, AssertionError):  # JAX raises both
             names = "nothing"
         raise Refused(
             f"the environment's JAX_PLATFORMS={asked!r}: not there ({one_line(error, limit=120)}); "
