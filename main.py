@@ -8,14 +8,17 @@ import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from runtime import backend
+from runtime import backend, stop
 
+if __name__ == "__main__":
+    stop.end_imports()
 backend.prepare()
 
-from absl import app, flags, logging
+from absl import app, flags
 from ml_collections import config_flags
 
 from configs import command_line
+from runtime import config_flag, endings
 from runtime.errors import Refused, one_line
 
 
@@ -26,20 +29,23 @@ class Mode(NamedTuple):
       function: "package.module:function", imported late so that --help is quick.
       required: the flags that it needs; they are arguments of the function, by name.
       optional: further flags that the function takes.
+      writes: the folder inside the workdir that it alone may write to meanwhile, from the flags;
+        None if it writes nothing there.
     """
 
     function: str
     required: tuple[str, ...] = ("config", "workdir")
     optional: tuple[str, ...] = ()
+    writes: str | None = None
 
 
 MODES = {
-    "train": Mode("training.loop:train"),
-    "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",)),
-    "sample": Mode("generation.sample:sample"),
-    "control": Mode("control.run:control"),
+    "train": Mode("training.loop:train", writes="."),
+    "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",), writes="{eval_folder}"),
+    "sample": Mode("generation.sample:sample", writes="samples"),
+    "control": Mode("control.run:control", writes="control/{config.control.task}"),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
-    "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",)),
+    "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
     "export": Mode("interop.convert:export_weights", ("config", "workdir", "target")),
 }
 
@@ -66,42 +72,28 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ shows each mode.")
         sys.exit(0)
     try:
-        rest = FLAGS(command_line.last_overrides(argv))
-        if len(rest) > 1:
-            raise Refused(f"unexpected argument {rest[1]!r}; options begin with --")
-        for name in ("mode", *(MODES[FLAGS.mode].required if FLAGS.mode else ())):
-            if FLAGS[name].value is None:
-                raise Refused(f"--{name} is required; see python main.py --help")
-        readers = {name: mode.required + mode.optional for name, mode in MODES.items()}
-        if complaint := command_line.idle_flags(FLAGS, readers):
-            raise Refused(complaint)
-        if FLAGS.config is not None:
-            path = config_flags.get_config_filename(FLAGS["config"]).partition(":")[0]
-            if not pathlib.Path(path).is_file():
-                raise Refused(f"--config={path}: there is no such file; see configs/")
-        return rest
-    except Refused:
-        raise
+        argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+        argv = command_line.last_overrides(argv)
+        config_flag.check(argv)
+        rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        raise Refused(f"{blamed(argv, error)}{one_line(error)}") from error
-
-
-def blamed(argv: Sequence[str], error: BaseException) -> str:
-    """The config override that a parser's error is about: the one that its text names first."""
-    text = str(error)
-    overrides = {arg: arg.partition("=")[0].rpartition(".")[2] for arg in argv if ".py" not in arg}
-    places = {text.find(name): arg for arg, name in overrides.items() if name and name in text}
-    return f"{places[min(places)]}: " if places else ""
+        raise Refused(one_line(error)) from error
+    required = {name: mode.required for name, mode in MODES.items()}
+    optional = {name: mode.optional for name, mode in MODES.items()}
+    if complaint := command_line.complaint(FLAGS, rest[1:], required, optional):
+        raise Refused(complaint)
+    return rest
 
 
 def run(argv: Sequence[str]) -> None:
     """Runs the function of the mode."""
     del argv
-    logging.set_verbosity(logging.WARNING)
-    from runtime import devices, effects
+    from runtime import devices, effects, lock
 
     devices.join_processes(FLAGS.distributed)
     devices.start_platform()
+    if FLAGS.mode != "train":  # where jax.distributed has the signals agree on a step
+        stop.reclaim()
     if FLAGS.config is not None:
         effects.warn(FLAGS.config, FLAGS.mode, config_flags.get_override_values(FLAGS["config"]))
     mode = MODES[FLAGS.mode]
@@ -109,18 +101,17 @@ def run(argv: Sequence[str]) -> None:
     arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
     if "workdir" in arguments:
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
-    getattr(importlib.import_module(module), name)(**arguments)
+    function = getattr(importlib.import_module(module), name)
+    folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})
+    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}"):
+        function(**arguments)
+    stop.check("stopped when the command was finished")
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Runs the program; a user's mistake ends in one line and an exit code (usage 2, else 1)."""
-    try:
+    """Runs the program; whatever stops it ends in one line and an exit code."""
+    with endings.in_one_line(FLAGS):
         app.run(run, argv=None if argv is None else list(argv), flags_parser=parse_flags)
-    except (Refused, ValueError, FloatingPointError, OSError) as error:
-        if FLAGS.is_parsed() and FLAGS.traceback:
-            raise
-        print(f"error: {one_line(error)}", file=sys.stderr)
-        sys.exit(2 if isinstance(error, Refused) else 1)
 
 
 if __name__ == "__main__":

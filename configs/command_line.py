@@ -30,16 +30,31 @@ def last_overrides(argv: Sequence[str]) -> list[str]:
     return [argument for group in arguments.values() for argument in group]
 
 
-def idle_flags(values: flags.FlagValues, readers: Mapping[str, Sequence[str]]) -> str:
-    """What is wrong with flags that are empty or that the mode does not read; "" if nothing is.
+def complaint(
+    values: flags.FlagValues,
+    surplus: Sequence[str],
+    required: Mapping[str, Sequence[str]],
+    optional: Mapping[str, Sequence[str]],
+) -> str:
+    """What is wrong with a command line whose flags are read; "" if nothing is.
+
+    A mode must have the flags that it requires, none may be empty, and none may be there that
+    another mode alone reads.
 
     Args:
-      values: the flags of the program, read.
-      readers: the flags that each mode reads.
+      values: the flags of the program.
+      surplus: arguments that are no flags.
+      required, optional: the flags of each mode.
     """
+    if surplus:
+        return f"unexpected argument {surplus[0]!r}; options begin with --"
     mode = str(values["mode"].value)
+    for name in ("mode", *required.get(mode, ())):
+        if values[name].value is None:
+            return f"--{name} is required; see python main.py --help"
+    readers = {other: (*required[other], *optional[other]) for other in required}
     for name in dict.fromkeys(name for names in readers.values() for name in names):
-        modes = ", ".join(f"--mode={mode}" for mode, names in readers.items() if name in names)
+        modes = ", ".join(f"--mode={other}" for other, names in readers.items() if name in names)
         flag = values[name]
         if flag.present and isinstance(flag.value, str) and not flag.value.strip():
             return f"--{name}= is empty; it must name something"

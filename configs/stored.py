@@ -118,9 +118,16 @@ def config_differences(
         if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
             continue
         values = before.get(name, ABSENT), after.get(name, ABSENT)
-        if values[0] != values[1]:
+        if not _equal(*values):
             lines.append(wording(name, *values))
     return lines
+
+
+def _equal(old: Any, new: Any) -> bool:
+    """True for equal values; of numbers, NaN equals NaN."""
+    if isinstance(old, list) and isinstance(new, list):
+        return len(old) == len(new) and all(map(_equal, old, new))
+    return bool(old == new or (old != old and new != new))
 
 
 def _lists_by_name(config: Mapping[str, Any]) -> dict[str, Any]:

@@ -81,13 +81,37 @@ class Checkpoints:
         self._manager: ocp.CheckpointManager | None = None
         self._pending: int | None = None
         self._damaged: set[int] = set()
+        self._warned = False  # of what is not a step
         orbax_handlers.silence()
 
     def steps(self) -> list[int]:
-        """The steps on disk, ascending, damaged ones among them."""
+        """The finished steps on disk, ascending, damaged ones among them.
+
+        What is not one is passed over, with one warning if its name could be a step's; without, if
+        it is the rest of an older step, whose removal was interrupted.
+        """
         if not self.directory.is_dir():
             return []
-        return sorted(int(path.name) for path in self.directory.iterdir() if path.name.isdecimal())
+        numbers, others = [], []
+        for path in self.directory.iterdir():
+            if orbax_handlers.is_finished(path):
+                numbers.append(int(path.name))
+            elif path.name.isdecimal() and path.exists():
+                others.append(path)
+        newest = max(numbers, default=-1)
+        strays = [
+            p.name
+            for p in others
+            if not (p.is_dir() and p.name == str(int(p.name)) and int(p.name) < newest)
+        ]
+        if strays and not self._warned:
+            self._warned = True
+            logging.warning(
+                "%s: passed over, as they are not finished checkpoints: %s",
+                self.directory,
+                errors.abridged(sorted(strays), ", "),
+            )
+        return sorted(numbers)
 
     def save(
         self,
@@ -128,6 +152,7 @@ class Checkpoints:
         }
         self._pending = step
         try:
+            self._make_room(step)
             self._writer().save(
                 step,
                 force=True,
@@ -142,6 +167,14 @@ class Checkpoints:
         if body["metric"] is not None:
             self._best.metrics[step] = body["metric"]
         return True
+
+    def _make_room(self, step: int) -> None:
+        """Moves aside what has the name of a step and is not one."""
+        path = self.directory / str(step)
+        if jax.process_index() == 0 and path.exists() and not orbax_handlers.is_finished(path):
+            aside = self.directory / f"{step}.not-a-checkpoint"
+            logging.warning("%s is not a checkpoint; it is moved to %s", path, aside)
+            path.rename(aside)
 
     def wait(self) -> None:
         """Blocks until the last save is on disk.
@@ -181,7 +214,7 @@ class Checkpoints:
                 raise
             except Exception as error:
                 path = self.directory / str(candidate)
-                if not path.is_dir():  # a running training has just retired it
+                if candidate not in self.steps():  # a running training has just retired it
                     return self.restore(template, step)
                 damages.append(f"checkpoint {path} is damaged: {_reason(error)}")
                 self._damaged.add(candidate)
@@ -212,7 +245,9 @@ class Checkpoints:
         if isinstance(choice, str) and choice.isdecimal():
             choice = int(choice)
         if isinstance(choice, str) and choice not in ("latest", "best"):
-            raise ValueError(f"checkpoint step {choice!r}: expected a number, 'latest' or 'best'")
+            raise ValueError(
+                f"eval.checkpoint={choice!r}: valid values are a step's number, 'latest', 'best'"
+            )
         steps = self.steps()
         if not steps:
             raise FileNotFoundError(f"there is no checkpoint in {self.directory}")
@@ -263,6 +298,7 @@ class Checkpoints:
                     create=True,
                     cleanup_tmp_directories=True,
                     preservation_policy=self._policy,
+                    step_name_format=orbax_handlers.FinishedSteps(),
                 ),
             )
         return self._manager

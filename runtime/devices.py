@@ -15,6 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+from runtime import stop
 from runtime.errors import Refused
 from runtime.progress import Bar
 
@@ -149,6 +150,19 @@ def on_all(flag: bool) -> bool:
     return bool(multihost_utils.process_allgather(np.asarray(flag)).all())
 
 
+def on_any(flag: bool) -> bool:
+    """True if the flag is true on one of the processes."""
+    return not on_all(not flag)
+
+
+def asked_to_stop(step: int) -> bool:
+    """True on all processes if one of them was asked to stop by the time of this step."""
+    if jax.process_count() == 1:
+        return stop.requested()
+    stop.pass_on()
+    return multihost_utils.reached_preemption_sync_point(step)
+
+
 def per_device(batch_size: int, what: str) -> int:
     """Images per device of a global batch; refuses one that the devices cannot share evenly."""
     count = jax.device_count()
@@ -189,11 +203,22 @@ class ImageMap:
         `params` is replicated already; row i of `arrays` belongs to `indices[i]`. The last batch
         is filled up with copies of the last image, which are dropped again. A progress bar is
         shown if it has a `description`.
+
+        Raises:
+          Stopped: the program was asked to stop, and the batches before are finished.
         """
         local = jax.local_device_count()
         first = jax.process_index() * local * self.share
-        with progress(len(indices), description, "img") as bar:
+        with (
+            stop.listening() as outermost,
+            progress(len(indices), description, "img") as bar,
+        ):
             for start in range(0, len(indices), self.batch_size):
+                if outermost and on_any(stop.requested()):
+                    raise stop.Stopped(
+                        f"stopped at image {start} of {len(indices)}"
+                        f"{description and f' ({description})'}; {stop.GOES_ON}"
+                    )
                 rows = np.minimum(start + np.arange(self.batch_size), len(indices) - 1)
                 rows_here = rows[first : first + local * self.share]
 

@@ -37,7 +37,9 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     try:
         yield temporary
         os.replace(temporary, target)
-    except BaseException:
+    except BaseException as error:
+        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
+            error.filename = str(target)  # a full disk names no file by itself
         _remove(temporary)
         raise
 

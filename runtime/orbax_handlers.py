@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -68,6 +68,33 @@ class BestSteps:
         measured = [info.step for info in checkpoints if info.step in self.metrics]
         best = sorted(measured, key=lambda step: (self.metrics[step], -step))[: self.n]
         return [info.step in best for info in checkpoints]
+
+
+ITEMS = ("state", "data", "config", "checksums")  # of a step, a folder each
+
+
+def is_finished(path: epath.Path) -> bool:
+    """True for the folder of a finished step, whole or damaged; orbax names it last."""
+    number = path.name.isascii() and path.name.isdecimal() and path.name == str(int(path.name))
+    return number and path.is_dir() and any((path / item).exists() for item in ITEMS)
+
+
+class FinishedSteps:
+    """Orbax's names of steps, of which it does not see what is not a finished one."""
+
+    def build_name(self, step: int) -> str:
+        return str(step)
+
+    def find_all(self, base_path: epath.PathLike) -> Iterator[ocp.path.step.Metadata]:
+        for path in epath.Path(base_path).iterdir():
+            if is_finished(path):
+                yield ocp.path.step.Metadata(step=int(path.name), path=path)
+
+    def find_step(self, base_path: epath.PathLike, step: int) -> ocp.path.step.Metadata:
+        path = epath.Path(base_path) / self.build_name(step)
+        if not is_finished(path):
+            raise ValueError(f"{path} is no finished step")
+        return ocp.path.step.Metadata(step=step, path=path)
 
 
 def silence() -> None:

@@ -160,7 +160,9 @@ def test_no_checkpoint(tmp_path, two_steps):
     assert not (tmp_path / "nowhere").exists(), "reading creates nothing"
     with pytest.raises(FileNotFoundError, match=r"no checkpoint of step 15 in .*there are 10, 20"):
         Checkpoints(two_steps).restore(step=15)
-    with pytest.raises(ValueError, match="'newest': expected a number, 'latest' or 'best'"):
+    with pytest.raises(
+        ValueError, match=r"eval\.checkpoint='newest': valid values are a step's number"
+    ):
         Checkpoints(two_steps).restore(step="newest")
 
 
@@ -423,6 +425,57 @@ def test_two_processes_share_one_checkpoint(tmp_path):
     assert (alone.step, alone.data_state) == (3, None)
 
 
+@pytest.mark.parametrize("kind", ["file", "renamed", "empty", "other contents", "temporary"])
+def test_what_is_not_a_finished_step_is_passed_over(tmp_path, warnings, kind):
+    folder = tmp_path / "run"
+    checkpoints = Checkpoints(folder)
+    state = {"w": np.arange(3.0)}
+    for step in (2, 4):
+        checkpoints.save(step, state)
+    checkpoints.wait()
+    name = {"renamed": "0004", "temporary": "9.orbax-checkpoint-tmp-1"}.get(kind, "9")
+    if kind == "file":
+        (folder / name).write_text("a note")
+    elif kind == "renamed":
+        shutil.copytree(folder / "4", folder / name)
+    else:
+        (folder / name).mkdir()
+    if kind == "other contents":
+        (folder / name / "notes.txt").write_text("a note")
+    reader = Checkpoints(folder)
+    assert reader.steps() == [2, 4] == reader.steps()
+    assert reader.restore().step == 4
+    assert len(warnings) == (kind != "temporary")
+    with pytest.raises(FileNotFoundError, match="no checkpoint of step 9"):
+        reader.restore(step=9)
+    for step in (6, 9, 10):  # beside it, and in its place
+        assert reader.save(step, state)
+    reader.wait()
+    assert reader.steps() == [9, 10]
+    np.testing.assert_array_equal(reader.restore(step=9).state["w"], state["w"])
+    if kind != "temporary":
+        name = name if kind == "renamed" else f"{name}.not-a-checkpoint"
+        assert (folder / name).exists()
+
+
+def test_a_step_that_vanishes_while_it_is_read_is_replaced_by_the_newest(damageable, monkeypatch):
+    checkpoints = Checkpoints(damageable)
+    read = checkpoints._read
+
+    def retired(step):
+        if step == checkpoints.steps()[-1] and len(checkpoints.steps()) > 1:
+            shutil.rmtree(damageable / str(step))
+        return read(step)
+
+    monkeypatch.setattr(checkpoints, "_read", retired)
+    assert checkpoints.restore().step == 10
+
+
+def test_an_unknown_choice_names_the_field(two_steps):
+    with pytest.raises(ValueError, match=r"eval\.checkpoint='foo'.*latest"):
+        Checkpoints(two_steps).restore(step="foo")
+
+
 def test_config_differences():
     old = {"model": {"nf": 64, "ch_mult": [1, 2], "fir": True}, "seed": 1, "log": {"freq": 5}}
     new = {"model": {"nf": 32, "ch_mult": (1, 2), "ema": 0.9}, "seed": 1, "log": {"freq": 9}}
@@ -436,3 +489,4 @@ def test_config_differences():
         "a: {} (stored), nothing (given)",
         "a.b: nothing (stored), None (given)",
     ]
+    assert stored.config_differences({"a": [1, float("nan")]}, {"a": (1, float("nan"))}) == []

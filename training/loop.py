@@ -5,18 +5,16 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-import signal
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import ml_collections
 import optax
-from jax.experimental import multihost_utils
 
 import data
 from generation import score_field
-from runtime import devices, ema, errors, experiment, files
+from runtime import devices, ema, errors, experiment, files, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
@@ -27,31 +25,6 @@ from training.objective import objective_from_config
 from training.records import Periodic, Records
 from training.state import TrainState, new_state, state_from_host
 from training.step import Step, step_from_config
-
-
-class StopRequest:
-    """Notes SIGTERM (or a pod's preemption notice), so that the loop can save and leave.
-
-    It is a context, at whose end the signal goes back to whoever had it.
-    """
-
-    def __enter__(self) -> StopRequest:
-        self.received = False
-        self.before = signal.signal(signal.SIGTERM, self._receive)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self.before)
-
-    def _receive(self, signum: int, frame: Any) -> None:
-        del signum, frame
-        self.received = True
-
-    def __call__(self, step: int) -> bool:
-        """True on all processes if one of them was asked to stop by the time of this step."""
-        if jax.process_count() > 1:
-            return multihost_utils.reached_preemption_sync_point(step)
-        return self.received
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -65,6 +38,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       ValueError: a config that cannot be served, or another than the workdir's.
       FloatingPointError: the loss stopped being finite.
       OSError: a checkpoint could not be written.
+      Stopped: a signal asked to stop; the step was finished and saved.
     """
     options = config.training
     parts = experiment.build(config)
@@ -85,8 +59,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     )
     log = MetricLog(workdir, start) if devices.is_primary() else None
     with (
-        StopRequest() as stop,
-        devices.progress(n_iters, "training", "step", initial=start) as bar,
+        stop.handled(),
+        stop.listening(),
+        devices.progress(n_iters, "training", "step", start) as bar,
     ):
         records = Records(
             history=History(log),
@@ -100,8 +75,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         )
         actions = records.actions(options)
         make_up(actions, start, state, options)
-        take_steps(step_fn, state, batches, records.history, actions, start, n_iters, stop)
-    records.close(workdir)
+        last = take_steps(
+            step_fn,
+            *(state, batches, records.history, actions, start, n_iters, devices.asked_to_stop),
+        )
+        records.close(workdir)
+        if last < n_iters:
+            raise stop.Stopped(f"stopped at step {last} of {n_iters}; the same command goes on")
     try:
         score_field.draw(config, workdir)
     except (ValueError, OSError) as error:  # the run is trained, and its weights are kept
@@ -117,9 +97,11 @@ def take_steps(
     actions: Sequence[Periodic],
     start: int,
     n_iters: int,
-    stop: StopRequest,
-) -> None:
-    """Steps from `start` to `n_iters`, or until `stop`; after each call the actions that are due.
+    asked_to_stop: Callable[[int], bool],
+) -> int:
+    """Steps from `start` to `n_iters`, or until asked to stop; returns the last one.
+
+    After each call come the actions that are due.
 
     `step_fn` takes several steps in one call, the last call perhaps fewer; `state` is given away.
     """
@@ -130,10 +112,11 @@ def take_steps(
         history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
-        stopping = not finished and stop(step)
+        stopping = not finished and asked_to_stop(step)
         for periodic in actions:
             if periodic.due(before, step, finished, stopping):
                 periodic.action(step, state)
+    return step
 
 
 def make_up(

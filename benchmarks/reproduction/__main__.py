@@ -22,7 +22,7 @@ import jax
 
 from benchmarks.reproduction import study, tables
 from benchmarks.reproduction.cells import SCALES
-from runtime import files
+from runtime import endings, files
 
 
 def run() -> None:
@@ -50,4 +50,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    run()
+    with endings.in_one_line():
+        run()

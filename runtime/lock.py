@@ -1,0 +1,142 @@
+"""One writer of a folder at a time."""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import errno
+import fcntl
+import json
+import os
+import pathlib
+import socket
+import threading
+import time
+from collections.abc import Iterator
+
+from runtime import devices
+
+NAME = ".lock"
+BEAT = 10.0  # seconds between signs of life, where the file system has no locks
+DEAD = 60.0  # seconds without one
+
+
+@contextlib.contextmanager
+def held(folder: pathlib.Path, what: str) -> Iterator[None]:
+    """Inside, no other program that asks for `folder` may write to it.
+
+    The lock is the kernel's, on the file `.lock`, which says who holds it; it ends with the
+    process, however that ends, and network disks share it. Where a file system has no locks, the
+    age of the file tells a living holder from a dead one. The folder is made if need be, and
+    removed again if it is empty. Of several processes of one program the primary has the lock.
+
+    Raises:
+      BlockingIOError: another program holds it; says which, where and since when.
+    """
+    with contextlib.ExitStack() as stack:
+        refusal = ""
+        if devices.is_primary():
+            try:
+                stack.enter_context(_locked(folder, what))
+            except BlockingIOError as error:
+                refusal = str(error)
+        if not devices.of_primary(not refusal):
+            raise BlockingIOError(refusal or f"{folder} is in use by another program")
+        yield
+
+
+def inside(
+    workdir: pathlib.Path | None, name: str | None, what: str
+) -> contextlib.AbstractContextManager[None]:
+    """`held` for the folder `name` of `workdir`; no lock without them, or for one elsewhere, which
+    is for others to refuse."""
+    if workdir is None or name is None:
+        return contextlib.nullcontext()
+    folder = workdir / name
+    if not folder.resolve().is_relative_to(workdir.resolve()):
+        return contextlib.nullcontext()
+    return held(folder, what)
+
+
+@contextlib.contextmanager
+def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
+    new = [path for path in (folder, *folder.parents) if not path.exists()]
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / NAME
+    try:
+        descriptor, heart = _acquired(path)
+        holder = {
+            "host": socket.gethostname(),
+            "process": os.getpid(),
+            "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "what": what,
+        }
+        try:
+            os.truncate(descriptor, 0)
+            os.write(descriptor, json.dumps(holder).encode())
+            with heart:
+                yield
+        finally:
+            path.unlink(missing_ok=True)  # before the lock ends: see `_acquired`
+            os.close(descriptor)
+    finally:
+        for parent in new:
+            with contextlib.suppress(OSError):  # there is something in it
+                parent.rmdir()
+
+
+def _acquired(path: pathlib.Path) -> tuple[int, contextlib.AbstractContextManager[None]]:
+    """The descriptor of the locked file, and what keeps the lock alive."""
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
+        try:
+            age = time.time() - os.fstat(descriptor).st_mtime
+            is_new = os.fstat(descriptor).st_size == 0
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                heart: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+            except OSError as error:
+                if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    raise BlockingIOError(_refusal(path)) from None
+                if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
+                    raise
+                if not is_new and age < DEAD:
+                    raise BlockingIOError(_refusal(path)) from None
+                heart = _beating(path)
+            if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
+                return descriptor, heart
+        except BaseException:
+            os.close(descriptor)
+            raise
+        os.close(descriptor)  # its holder has just removed it: the next one is another file
+
+
+@contextlib.contextmanager
+def _beating(path: pathlib.Path) -> Iterator[None]:
+    """Inside, the file's time stamp is renewed."""
+    over = threading.Event()
+
+    def beat() -> None:
+        while not over.wait(BEAT):
+            with contextlib.suppress(OSError):  # the next one may succeed
+                os.utime(path)
+
+    thread = threading.Thread(target=beat, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def _refusal(path: pathlib.Path) -> str:
+    """The line for whoever comes second."""
+    holder = "another program"
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        facts = json.loads(path.read_text())
+        holder = (
+            f"{facts['what']} (process {facts['process']} on {facts['host']}, "
+            f"since {facts['since']})"
+        )
+    return f"{path.parent} is in use by {holder}; wait for it, stop it, or use another --workdir"

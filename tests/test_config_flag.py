@@ -1,0 +1,91 @@
+"""A config file that gives no config, and an override of no field, are refused by name and line."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+from runtime import config_flag
+from runtime.errors import Refused
+from tests import tiny
+
+GOOD = "from configs.quickstart import get_config\n"
+
+FILES: dict[str, tuple[bytes, str]] = {
+    "syntax": (b"x = 1\ndef get_config(:\n", "line 2: SyntaxError"),
+    "import": (b"\nimport no_such_module\n", "line 2: ModuleNotFoundError: .*no_such_module"),
+    "raises": (b"def get_config():\n    return 1 / 0\n", "line 2: ZeroDivisionError"),
+    "raises_value": (b"def get_config():\n    raise ValueError('a\\nb')\n", "line 2: Val.*: a b"),
+    "raises_os": (b"def get_config():\n    open('/absent/x')\n", "line 2: FileNotFoundError"),
+    "absent": (b"def config():\n    return 1\n", r"defines no function get_config\(\)"),
+    "no_function": (b"get_config = 3\n", r"defines no function get_config\(\)"),
+    "arguments": (b"def get_config(a, b):\n    pass\n", "TypeError.*missing 2"),
+    "dict": (b"def get_config():\n    return {}\n", r"get_config\(\) returned dict"),
+    "none": (b"def get_config():\n    pass\n", r"get_config\(\) returned NoneType"),
+    "picture": (b"\x89PNG\r\n\x1a\n\x00\x00\x00\rIHDR", "SyntaxError|ValueError"),
+    "null": (b"x = 1\n\x00\n", "null bytes"),
+    "encoding": ("x = 'ä'\n".encode("latin-1"), "SyntaxError.*utf-8"),
+    "recursion": (b"def get_config():\n    return get_config()\n", "line 2: RecursionError"),
+    "exits": (b"import sys\nsys.exit(0)\n", "line 2: SystemExit"),
+    "indentation": (b"def get_config():\nreturn 1\n", "line 2: IndentationError"),
+    "empty": (b"", r"defines no function get_config\(\)"),
+}
+
+
+@pytest.mark.parametrize("kind", FILES)
+def test_a_broken_config_is_named_with_its_line(kind: str, tmp_path: pathlib.Path) -> None:
+    content, pattern = FILES[kind]
+    path = tmp_path / "broken.py"
+    path.write_bytes(content)
+    with pytest.raises(Refused) as refused:
+        config_flag.check(["main.py", f"--config={path}", "--config.model.nf=8"])
+    assert re.search(pattern, str(refused.value)), str(refused.value)
+    assert str(refused.value).startswith(f"--config={path}")
+
+
+@pytest.mark.parametrize("path", [".", "configs", "absent.py", ""])
+def test_what_is_no_file_is_no_config(path: str) -> None:
+    with pytest.raises(Refused, match=re.escape(f"--config={path}: ")):
+        config_flag.read(path)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--config.training.batchsize=8",
+        "--config.modle.nf=8",
+        "--config.model.nf.x=8",
+        "--config.=1",
+    ],
+)
+@pytest.mark.parametrize("equals", [True, False])
+def test_an_override_of_no_field_is_blamed_alone(
+    wrong: str, equals: bool, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "good.py"
+    path.write_text(GOOD)
+    flag = [f"--config={path}"] if equals else ["--config", str(path)]
+    with pytest.raises(Refused, match=f"^{re.escape(wrong)}: "):
+        config_flag.check(["main.py", *flag, "--config.model.nf=8", wrong, "--config.seed=1"])
+    config_flag.check(["main.py", *flag, "--config.model.nf=8", "--config.seed", "1"])
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        "--config.training.n_iters=many",
+        "--config.model.nonlinearity.x=1",
+        "--config.model.ch_mult=(1,",
+        "--config.model.fir=perhaps",
+        "--config.optim=3",
+    ],
+)
+def test_a_wrong_value_is_blamed_on_its_own_flag(
+    wrong: str, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    code, lines = tiny.run(capsys, *tiny.arguments(tmp_path, "train", wrong))
+    assert (code, len(lines)) == (2, 1), lines
+    assert wrong.removeprefix("--") in lines[0]
+    assert "model.nf" not in lines[0]
