@@ -530,9 +530,9 @@ class Server:
 def ends_of_lines(
     seed: int, numbers: range, whole: bool = False, show: bool = False
 ) -> list[tuple[Line, End]]:
-    """The lines and their ends; failures are printed as they come."""
+    """The lines and their ends, up to Ctrl-C; failures are printed as they come."""
     ends = []
-    with Server(seed, whole) as server:
+    with contextlib.suppress(KeyboardInterrupt), Server(seed, whole) as server:
         for number in numbers:
             each, end = line(seed, number), server.run(number)
             ends.append((each, end))
