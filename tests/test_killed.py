@@ -132,7 +132,9 @@ class Command:
             config.update_from_flattened_dict(
                 CHURCH | {"model.ch_mult": (1,), "model.attn_resolutions": ()}
             )
-            source = save(self.home.with_name("church.pth"), tiny_checkpoint(config))
+            weights = tiny_checkpoint(config)
+            del weights["optimizer"]
+            source = save(self.home.with_name("church.pth"), weights)
             convert.import_weights(config, source, self.home / "run")
         shutil.copytree(self.data, self.home / "data", dirs_exist_ok=True)
 
