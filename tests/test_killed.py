@@ -175,8 +175,9 @@ def content(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def skipped(path: pathlib.Path) -> bool:
-    """True for events (times and hosts), compiled programs, and the lock of a run."""
-    return {"tensorboard", ".cache"} & set(path.parts) != set() or path.name.endswith("lock")
+    """True for events and orbax's times of writing, compiled programs, and the lock of a run."""
+    times = {"tensorboard", ".cache", "_CHECKPOINT_METADATA"}
+    return bool(times & set(path.parts)) or path.name.endswith("lock")
 
 
 def content_of(path: pathlib.Path) -> Any:
