@@ -180,7 +180,9 @@ class Reader:
         """Makes the weights of others, or the run of another page, that a command goes on from."""
         config.update_from_flattened_dict(overrides)
         if "--source=checkpoint_24.pth" in words:
-            save(self.home / "checkpoint_24.pth", tiny_checkpoint(config))
+            weights = tiny_checkpoint(config)
+            del weights["optimizer"]
+            save(self.home / "checkpoint_24.pth", weights)
         if "--source=church" in words:
             module, shape = models.from_config(config), experiment.image_shape(config)
             params = tiny_params(module, shape)

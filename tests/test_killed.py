@@ -132,7 +132,9 @@ class Command:
             config.update_from_flattened_dict(
                 CHURCH | {"model.ch_mult": (1,), "model.attn_resolutions": ()}
             )
-            source = save(self.home.with_name("church.pth"), tiny_checkpoint(config))
+            weights = tiny_checkpoint(config)
+            del weights["optimizer"]
+            source = save(self.home.with_name("church.pth"), weights)
             convert.import_weights(config, source, self.home / "run")
         shutil.copytree(self.data, self.home / "data", dirs_exist_ok=True)
 
@@ -173,8 +175,9 @@ def content(folder: pathlib.Path) -> dict[str, Any]:
 
 
 def skipped(path: pathlib.Path) -> bool:
-    """True for events (times and hosts), compiled programs, and the lock of a run."""
-    return {"tensorboard", ".cache"} & set(path.parts) != set() or path.name.endswith("lock")
+    """True for events and orbax's times of writing, compiled programs, and the lock of a run."""
+    times = {"tensorboard", ".cache", "_CHECKPOINT_METADATA"}
+    return bool(times & set(path.parts)) or path.name.endswith("lock")
 
 
 def content_of(path: pathlib.Path) -> Any:
