@@ -96,5 +96,7 @@ def test_levels_are_truncated_and_saturate():
 
 
 def test_an_unknown_method_is_refused():
-    with pytest.raises(ValueError, match=r"unknown data.resize 'nearest'; known: bicubic, bilinear"):
+    with pytest.raises(
+        ValueError, match=r"unknown data.resize 'nearest'; known: bicubic, bilinear"
+    ):
         resize.resize(np.zeros((4, 4, 1)), 2, 2, "nearest")
