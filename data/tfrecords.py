@@ -21,6 +21,8 @@ import numpy as np
 from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
+from data import index
+
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
 
@@ -30,24 +32,21 @@ class TFRecords:
 
     Args:
       path: of the file.
+      index_folder: where the list of records is kept, see `index.cached`.
 
     Raises:
       ValueError: no TFRecord file, or one that is damaged or cut off; names the first bad record.
       OSError: it cannot be read.
     """
 
-    def __init__(self, path: str | os.PathLike[str]):
+    def __init__(self, path: str | os.PathLike[str], index_folder: pathlib.Path):
         self.path = pathlib.Path(path)
         with self.path.open("rb") as file:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 raise ValueError(f"{self.path} is empty; it should be a TFRecord file")
             self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        offsets, at = [], 0
-        while at < size:
-            offsets.append(at)
-            at = self._end(at, len(offsets) - 1)
-        self.offsets = np.array(offsets, np.int64)
+        self.offsets = index.cached(index_folder, self.path, "tfrecords", self._list_offsets)
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -65,6 +64,14 @@ class TFRecords:
                 "fetch it again"
             )
         return data
+
+    def _list_offsets(self) -> np.ndarray:
+        """Where the records begin, int64 [n]."""
+        offsets, at = [], 0
+        while at < len(self._bytes):
+            offsets.append(at)
+            at = self._end(at, len(offsets) - 1)
+        return np.array(offsets, np.int64)
 
     def _end(self, begin: int, row: int) -> int:
         """Where the record that begins at `begin` ends."""

@@ -28,19 +28,13 @@ def test_celeba_is_the_official_one_to_the_last_bit(path):
 
 
 @of_pictures("lsun*.npz")
-def test_lsun_is_the_official_one_to_the_last_bit(path):
+def test_lsun_of_128_pixels_is_the_official_one_to_the_last_bit(path):
     golden = golden_cases.load(path)
     for name, expected in golden.items():
         number, _, kind = name.partition("/")
-        picture = golden.get(f"{number}/input")
         if kind == "lsun128":
-            side = resize.shorter_side(picture * LEVEL, 128, "bilinear")
+            side = resize.shorter_side(golden[f"{number}/input"] * LEVEL, 128, "bilinear")
             np.testing.assert_array_equal(resize.centre_crop(side, 128, 128), expected)
-        elif kind.startswith("crop_resize"):
-            square = resize.centre_crop(picture, *2 * [min(picture.shape[:2])])
-            size = expected.shape[0]
-            floats = resize.resize(square, size, size, "bicubic")
-            np.testing.assert_array_equal(resize.truncated(floats), expected)
 
 
 @of_pictures("small32*.npz")
@@ -60,7 +54,9 @@ def test_other_sizes_of_small_pictures_are_the_official_ones_to_the_last_bit(pat
 def test_methods_are_those_of_jax(method, jax_method, shape):
     picture = np.random.default_rng(0).random((24, 31, 3), np.float32)
     expected = jax.image.resize(picture, (*shape, 3), jax_method, antialias=True)
-    np.testing.assert_allclose(resize.resize(picture, *shape, method), expected, atol=2e-6)
+    np.testing.assert_allclose(
+        resize.resize(picture, shape[0], shape[1], method), expected, atol=2e-6
+    )
 
 
 @pytest.mark.parametrize("method", resize.KERNELS)
