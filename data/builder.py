@@ -7,6 +7,7 @@ official files with NumPy and write array_record files, which are read at random
 from __future__ import annotations
 
 import hashlib
+import os
 import pathlib
 import socket
 import urllib.parse
@@ -143,6 +144,12 @@ class ImageBuilder(  # type: ignore[call-arg]
             f"({type(error).__name__}): fetch {', '.join(self.CHECKSUMS)} from {self.URL} into "
             f"{folder}, or name the folder that holds them with --config.data.data_dir"
         )
+
+
+def default_folder() -> pathlib.Path:
+    """The folder of prepared data and trained classifiers, unless the user names another."""
+    named = os.environ.get("SCORE_SDE_DATA")
+    return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
 
 
 def digest(text: str) -> bytes:

@@ -32,11 +32,11 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from configs.names import lookup
-from data.builder import ImageBuilder
-from data.folder import ImageFolder
+from data.builder import ImageBuilder, default_folder
+from data.pictures import Pictures
 from data.toy import PointSet
 
-Kind = type[ImageBuilder] | type[ImageFolder] | type[PointSet]
+Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
 _WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "images", "transforms")
 
 
@@ -48,9 +48,12 @@ def discover(path: Iterable[str]) -> dict[str, Kind]:
             continue
         module = importlib.import_module(f"{__package__}.{file.name}")
         for kind in vars(module).values():
-            if not isinstance(kind, type) or kind.__module__ != module.__name__ or kind is PointSet:
-                continue
-            if issubclass(kind, ImageBuilder | ImageFolder | PointSet):
+            if (
+                isinstance(kind, type)
+                and kind.__module__ == module.__name__
+                and issubclass(kind, ImageBuilder | Pictures | PointSet)
+                and hasattr(kind, "name")
+            ):
                 kinds[kind.name] = kind
     return dict(sorted(kinds.items()))
 
@@ -163,7 +166,7 @@ def load(
     summary = ""
     builder = lookup(DATASETS, name.lower(), "data.dataset")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
-    if issubclass(builder, ImageFolder):
+    if issubclass(builder, Pictures):
         files = builder(data_dir, split, image_size, num_channels)
         images, _ = _columns(files, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
@@ -227,12 +230,6 @@ def check_points(config: Any) -> None:
                 f"config.data.{field} is True, but {section.dataset} has points, not images of "
                 "grey levels; it must be False"
             )
-
-
-def default_folder() -> pathlib.Path:
-    """The folder of prepared data and trained classifiers, unless the user names another."""
-    named = os.environ.get("SCORE_SDE_DATA")
-    return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
 
 
 def _open(

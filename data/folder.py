@@ -9,22 +9,22 @@ import pathlib
 import unicodedata
 import zlib
 from collections.abc import Sequence
-from concurrent import futures
-from typing import Any, ClassVar, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from absl import logging
 
 from data.builder import digest
 from data.images import SUFFIXES, read_image, shown
+from data.pictures import Pictures
 
 TEST_SHARE = 0.1
 VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
 
 
-class ImageFolder:
-    """One split of a folder: random-access records {"image", "label"}, read when asked for.
+class ImageFolder(Pictures):
+    """One split of a folder.
 
     The splits are the sub-folders `train` and `test` (or one of `VALIDATION`), in any case, where
     both are there; else the tenth (at least one) of all images whose names have the smallest hashes
@@ -43,9 +43,7 @@ class ImageFolder:
       ValueError: no folder or none with images for both splits, or a number out of range.
     """
 
-    name: ClassVar[str] = "folder"
-    SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
-    LEVELS: ClassVar[int] = 256
+    name = "folder"
 
     def __init__(
         self,
@@ -78,16 +76,8 @@ class ImageFolder:
         self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
         self._warned: dict[str, str] = {}
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, row: int) -> dict[str, Any]:
-        image = read_image(self.folder / self.names[row], self.image_shape, self._warn)
-        return {"image": image, "label": self.labels[row]}
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
-            return list(pool.map(self.__getitem__, rows))
+    def image(self, row: int) -> np.ndarray:
+        return read_image(self.folder / self.names[row], self.image_shape, self._warn)
 
     def _warn(self, kind: str, line: str) -> None:
         """Warns of the first file with a kind of flaw."""
@@ -95,7 +85,7 @@ class ImageFolder:
             logging.warning("%s; of others like it nothing is said", line)
 
     @functools.cached_property
-    def checksum(self) -> int:
+    def checksum(self) -> int:  # type: ignore[override]
         """The CRC of the files' names and sizes, labels and the images' shape; reads no image."""
         sizes = [(self.folder / name).stat().st_size for name in self.names]
         content = list(zip(map(portable, self.names), sizes, self.labels.tolist(), strict=True))

@@ -1,6 +1,6 @@
 """Finds golden files: the ones kept in `tests/golden` and those under `$GOLDEN_DIR`.
 
-Both have the sub-folders networks/, math/, checkpoints/, diffusers/ and metrics/. A file in
+Both have the sub-folders networks/, math/, checkpoints/, data/, diffusers/ and metrics/. A file in
 `$GOLDEN_DIR` takes the place of one with the same name in `tests/golden`; under any other name it
 is one more case. Tests ask for a kind of file, by what it is about or what it holds, never for
 one exact name.

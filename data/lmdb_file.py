@@ -1,0 +1,71 @@
+"""LMDB environments of encoded pictures, as LSUN publishes them: `<category>_<split>_lmdb/`.
+
+An entry's key is the 40 hexadecimal digits of a hash, its value a WebP file. Entries are in the
+order of their keys.
+
+F. Yu et al., LSUN: Construction of a Large-scale Image Dataset using Deep Learning with Humans in
+the Loop, arXiv:1506.03365.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+
+import lmdb
+import numpy as np
+
+from data import index
+
+MAP_SIZE = 1 << 42  # bytes of address space; the file may have no more
+
+
+class LmdbFile:
+    """The values of an environment by their number in the order of the keys.
+
+    Args:
+      folder: with data.mdb in it.
+      index_folder: where the list of keys is kept, see `index.cached`.
+
+    Raises:
+      FileNotFoundError: there is no data.mdb.
+      ValueError: it is no LMDB, it is damaged, has no entries, or keys of different lengths.
+    """
+
+    def __init__(self, folder: str | os.PathLike[str], index_folder: pathlib.Path):
+        self.folder = pathlib.Path(folder)
+        data = self.folder / "data.mdb"
+        if not data.is_file():
+            raise FileNotFoundError(f"{self.folder} has no data.mdb; an LMDB is a folder with one")
+        try:
+            self._environment = lmdb.open(
+                str(self.folder), readonly=True, lock=False, readahead=False, map_size=MAP_SIZE
+            )
+            self.keys = index.cached(index_folder, data, "lmdb", self._list_keys)
+        except lmdb.Error as error:
+            raise ValueError(f"{data} is no LMDB, or is damaged: {error}") from error
+        self._transaction = self._environment.begin(buffers=False)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def __getitem__(self, row: int) -> bytes:
+        """Raises ValueError if the entry cannot be read."""
+        try:
+            value = self._transaction.get(self.keys[row].tobytes())
+        except lmdb.Error as error:
+            raise ValueError(f"{self.folder}: entry {row} is damaged: {error}") from error
+        if value is None:
+            raise ValueError(f"{self.folder}: there is no entry {row} any more; remove its index")
+        content: bytes = value
+        return content
+
+    def _list_keys(self) -> np.ndarray:
+        """The keys in order, uint8 [n, length]."""
+        with self._environment.begin() as transaction:
+            keys = list(transaction.cursor().iternext(keys=True, values=False))
+        lengths = {len(key) for key in keys}
+        if len(lengths) != 1:
+            what = "has no entries" if not keys else "has keys of different lengths"
+            raise ValueError(f"{self.folder} {what}; LSUN's have 40 hexadecimal digits")
+        return np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)

@@ -1,0 +1,127 @@
+"""TFRecord files read at random, without TensorFlow.
+
+A record is the length of its data (uint64, little-endian), the masked CRC-32C of that length
+(uint32), the data, and the masked CRC-32C of the data, where mask(c) = (c rotated right by 15 bits)
++ 0xa282ead8 (TensorFlow, core/lib/io/record_writer.h). Nothing says where records begin: they are
+found in one pass over the lengths, which reads 12 bytes of each record.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import os
+import pathlib
+import struct
+from collections.abc import Mapping
+from typing import Any
+
+import google_crc32c
+import numpy as np
+from google.protobuf.message import DecodeError
+from tensorflow_datasets.proto import tf_example_generated_pb2
+
+from data import index
+
+_HEADER = struct.Struct("<QI")
+_CHECKSUM = struct.Struct("<I")
+
+
+class TFRecords:
+    """The records of a file, in its order: `records[i]` is the data of record i, as bytes.
+
+    Args:
+      path: of the file.
+      index_folder: where the list of records is kept, see `index.cached`.
+
+    Raises:
+      ValueError: no TFRecord file, or one that is damaged or cut off; names the first bad record.
+      OSError: it cannot be read.
+    """
+
+    def __init__(self, path: str | os.PathLike[str], index_folder: pathlib.Path):
+        self.path = pathlib.Path(path)
+        with self.path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            if not size:
+                raise ValueError(f"{self.path} is empty; it should be a TFRecord file")
+            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self.offsets = index.cached(index_folder, self.path, "tfrecords", self._list_offsets)
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def __getitem__(self, row: int) -> bytes:
+        """Raises ValueError if the record does not match its checksum."""
+        begin = int(self.offsets[row])
+        length, _ = _HEADER.unpack_from(self._bytes, begin)
+        first = begin + _HEADER.size
+        data = self._bytes[first : first + length]
+        (checksum,) = _CHECKSUM.unpack_from(self._bytes, first + length)
+        if masked_crc(data) != checksum:
+            raise ValueError(
+                f"{self.path}: record {row} does not match its checksum; the file is damaged, "
+                "fetch it again"
+            )
+        return data
+
+    def _list_offsets(self) -> np.ndarray:
+        """Where the records begin, int64 [n]."""
+        offsets, at = [], 0
+        while at < len(self._bytes):
+            offsets.append(at)
+            at = self._end(at, len(offsets) - 1)
+        return np.array(offsets, np.int64)
+
+    def _end(self, begin: int, row: int) -> int:
+        """Where the record that begins at `begin` ends."""
+        left = len(self._bytes) - begin
+        if left >= _HEADER.size:
+            length, checksum = _HEADER.unpack_from(self._bytes, begin)
+            if masked_crc(self._bytes[begin : begin + 8]) != checksum:
+                what = "is no TFRecord file" if row == 0 else f"is damaged at record {row}"
+                raise ValueError(f"{self.path} {what}: the length there has another checksum")
+            size = _HEADER.size + length + _CHECKSUM.size
+            if size <= left:
+                return int(begin + size)
+        raise ValueError(f"{self.path} is cut off in record {row}, {row} are whole; fetch it again")
+
+
+def masked_crc(data: bytes) -> int:
+    """The masked CRC-32C of TFRecord files."""
+    crc: int = google_crc32c.value(data)
+    return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
+
+
+def features(data: bytes) -> Mapping[str, Any]:
+    """The features of a serialised `tf.train.Example`: a list of integers, floats or bytes each.
+
+    Raises:
+      ValueError: the data are no Example.
+    """
+    try:
+        example = tf_example_generated_pb2.Example.FromString(data)
+    except DecodeError as error:
+        raise ValueError("no tf.train.Example") from error
+    return {
+        name: getattr(feature, feature.WhichOneof("kind") or "int64_list").value
+        for name, feature in example.features.feature.items()
+    }
+
+
+def stylegan_image(data: bytes) -> np.ndarray:
+    """The picture uint8 [H, W, C] of a StyleGAN record: "shape" is C, H, W, "data" its levels.
+
+    Raises:
+      ValueError: another kind of record.
+    """
+    parts = features(data)
+    shape, content = list(parts.get("shape", ())), list(parts.get("data", ()))
+    if len(shape) != 3 or len(content) != 1 or not isinstance(content[0], bytes):
+        raise ValueError(
+            f"a record has the features {', '.join(sorted(parts)) or 'none'}; a StyleGAN record "
+            "has shape (three numbers) and data (bytes)"
+        )
+    if min(shape) < 1 or functools.reduce(lambda a, b: a * b, shape) != len(content[0]):
+        raise ValueError(f"a record has the shape {shape}, but {len(content[0])} levels")
+    return np.frombuffer(content[0], np.uint8).reshape(shape).transpose(1, 2, 0)
