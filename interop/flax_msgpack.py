@@ -89,8 +89,10 @@ def _number(value: Any, where: str, kind: type) -> Any:
 
 
 def _tree(value: Any, where: str) -> dict[str, Any]:
-    """Nested dictionaries whose leaves are all arrays."""
+    """Nested dictionaries, by texts, whose leaves are all arrays."""
     for name, branch in _dict(value, where, ()).items():
+        if not isinstance(name, str):
+            raise ValueError(f"{where} has the name {name!r:.40}, expected a text")
         if isinstance(branch, dict):
             _tree(branch, f"{where}/{name}")
         elif not isinstance(branch, np.ndarray):
