@@ -36,11 +36,14 @@ def with_levels_only(config: Mapping[str, Any]) -> dict[str, Any]:
 
     In earlier runs they could be given and had no effect.
     """
-    data, model = config.get("data", {}), config.get("model", {})
-    needed = data.get("image_size"), model.get("ch_mult"), model.get("attn_resolutions")
-    if model.get("name") not in UNETS or not all(needed):
+    data, model = config.get("data"), config.get("model")
+    if not isinstance(data, dict) or not isinstance(model, dict):
         return dict(config)
-    levels = heights(data["image_size"], model["ch_mult"])
-    attended = [height for height in model["attn_resolutions"] if height in levels]
-    attention = type(model["attn_resolutions"])(attended)
+    size, factors = data.get("image_size"), model.get("ch_mult", ())
+    attended: Any = model.get("attn_resolutions")
+    lists = isinstance(factors, tuple | list) and isinstance(attended, tuple | list)
+    if model.get("name") not in UNETS or not isinstance(size, int) or not lists:
+        return dict(config)  # what is of another type is refused where configs are checked
+    levels = heights(size, factors)
+    attention = type(attended)(height for height in attended if height in levels)
     return {**config, "model": {**model, "attn_resolutions": attention}}

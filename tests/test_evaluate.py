@@ -96,8 +96,15 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
         done.append(folder)
         results = {
             "step": step,
+            "weights": "EMA weights",
             "nfe": 5.0,
             "fid": len(done),
+            "num_samples": 8,
+            "num_train": 16,
+            "examples": "images",
+            "features": "a classifier",
+            "seed": 0,
+            "versions": {},
             "made_by": evaluate.made_by(one),
             "program": batch_cache.program(batch_cache.EVALUATION),
             "weights_sha256": weights[0],
