@@ -38,6 +38,7 @@ FORMATS = tuple(kind for kind in _RASTERS if kind in Image.OPEN)  # the one for 
 DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer are used
 DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
+PACKED = 10_000  # pixels that a byte of a larger image's file may stand for, generously
 IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do side by side
 _one_large = threading.Lock()
 _one_parser = threading.Lock()  # warnings are caught for all threads alike
@@ -73,6 +74,9 @@ def read_image(path: pathlib.Path, shape: Shape, warn: Warn = warn_always) -> np
     """
 
     def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
+        count, size = picture.width * picture.height, path.stat().st_size
+        if count > max(MANY, PACKED * size):
+            raise ValueError(f"it declares {count} pixels in a file of {size} bytes")
         picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
         deep, stated = _is_deep(picture), _stated_white(picture, path)
         with _one_large if picture.width * picture.height > MANY else contextlib.nullcontext():

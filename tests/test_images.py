@@ -300,3 +300,11 @@ def test_what_pillow_warns_of_is_told_with_the_name_of_the_file(
     assert len(lines) == 1
     assert "has broken metadata, which is left out (" in lines[0]
     assert not recwarn.list
+
+
+def test_a_file_that_declares_more_pixels_than_it_can_hold_is_not_decoded(tmp_path):
+    path = tmp_path / "a.bmp"
+    head = struct.pack("<IiiHHIIiiII", 40, 2**24, 7, 1, 8, 0, 0, 0, 0, 0, 0)
+    path.write_bytes(b"BM" + struct.pack("<IHHI", 62, 0, 0, 62) + head + bytes(8))
+    with pytest.raises(ValueError, match="it declares 117440512 pixels in a file of 62 bytes"):
+        images.read_image(path, (8, 8, 3))
