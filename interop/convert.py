@@ -283,6 +283,15 @@ def is_exported(
     )
 
 
+def left_out(config: ml_collections.ConfigDict) -> str:
+    """What a UNet2DModel folder, which is a network alone, does not say of a run."""
+    prediction = config.model.prediction or "its default"
+    return (
+        f"the process ({config.training.sde}, model.* of it), the prediction ({prediction}), the "
+        f"range of pixels (data.centered={config.data.centered})"
+    )
+
+
 def export_weights(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
 ) -> None:
@@ -303,6 +312,7 @@ def export_weights(
     rows = [
         ("checkpoint", f"step {weights.step}, {weights.label}"),
         ("tensors written", str(len(tensors))),
+        ("not in the folder", left_out(config)),
         ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
         ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),
     ]

@@ -157,7 +157,10 @@ def write(folder: str | os.PathLike[str], description: dict[str, Any], tensors: 
         partial.mkdir()
         text = json.dumps(description, indent=2, sort_keys=True)
         (partial / "config.json").write_text(f"{text}\n")
-        safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        try:
+            safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
+        except safetensors.SafetensorError as error:  # a full disk, for instance
+            raise OSError(f"{folder} could not be written: {error}") from error
 
 
 def _modules(module: NCSNpp | DDPM, height: int) -> Iterator[tuple[str, str]]:

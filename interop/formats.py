@@ -24,9 +24,13 @@ def recognise(path: str | os.PathLike[str]) -> str:
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
-      ValueError: none of the known formats.
+      ValueError: none of the known formats, or no file at all, as a pipe, which has no end.
     """
     path = pathlib.Path(path)
+    if not path.exists():
+        raise FileNotFoundError(f"--source={path}: there is no such file or folder")
+    if not path.is_dir() and not path.is_file():
+        raise ValueError(f"--source={path} is a pipe, socket or device, not a file or folder")
     if path.is_dir():
         if (path / "config.json").is_file():
             return "diffusers"

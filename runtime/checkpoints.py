@@ -14,7 +14,6 @@ name is whole) and retires old ones. What it does not do is to notice bytes that
 
 from __future__ import annotations
 
-import base64
 import contextlib
 import json
 import math
@@ -141,13 +140,14 @@ class Checkpoints:
           OSError: the previous save failed (see `wait`), or this one could not start.
         """
         arrays = flatten(state)
-        items = {"data": _encode(data_state), "config": json.loads(config_json)}
+        items = {"data": orbax_handlers.to_json(data_state), "config": json.loads(config_json)}
         self.wait()
         if step <= max(set(self.steps()) - self._damaged, default=-1):
             return False
         body: dict[str, Any] = {
             "leaves": {name: _fingerprint(array) for name, array in arrays.items()},
             **{name: _crc_json(item) for name, item in items.items()},
+            "step": step,
             "metric": None if metric is None or math.isnan(metric) else float(metric),
         }
         self._pending = step
@@ -239,6 +239,17 @@ class Checkpoints:
             if metric is not None:
                 metrics[step] = metric
         return metrics
+
+    def config(self) -> dict[str, Any]:
+        """The config that the newest undamaged step was saved with, empty if there is none."""
+        for step in reversed(self.steps()):
+            try:
+                config = self._json(step, "config")["value"]
+                if _crc_json(config) == self._checksums(step)["config"]:
+                    return dict(config)
+            except Exception:  # of which `restore` tells
+                continue
+        return {}
 
     def _candidates(self, choice: int | str) -> list[int]:
         """The steps that `restore` tries one after the other, for its argument `step`."""
@@ -343,8 +354,13 @@ class Checkpoints:
             items[name] = self._json(step, name)["value"]
             if _crc_json(items[name]) != checksums[name]:
                 raise ValueError(f"{name} does not match its checksum")
+        data_state = orbax_handlers.from_json(items["data"])
+        stated = data_state.get("step") if isinstance(data_state, dict) else None
+        stated = checksums.get("step", stated)  # of earlier versions, that of the data
+        if stated not in (None, step):
+            raise ValueError(f"it is that of step {stated}; give the folder that name")
         arrays = dict(self._verified_arrays(step, checksums["leaves"]))
-        return Restored(step, arrays, _decode(items["data"]), json.dumps(items["config"]))
+        return Restored(step, arrays, data_state, json.dumps(items["config"]))
 
     def _verified_arrays(
         self, step: int, fingerprints: dict[str, Any]
@@ -380,13 +396,3 @@ def _reason(error: BaseException) -> str:
 
 def _crc_json(value: Any) -> int:
     return zlib.crc32(json.dumps(value, sort_keys=True).encode())
-
-
-def _encode(data_state: Any) -> Any:
-    if isinstance(data_state, bytes):
-        return {"base64": base64.b64encode(data_state).decode()}
-    return {"json": json.loads(json.dumps(data_state))}
-
-
-def _decode(item: dict[str, Any]) -> Any:
-    return base64.b64decode(item["base64"]) if "base64" in item else item["json"]

@@ -61,10 +61,18 @@ def inside(
 @contextlib.contextmanager
 def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
-    folder.mkdir(parents=True, exist_ok=True)
     path = folder / NAME
     try:
-        descriptor, heart = _acquired(path)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            descriptor, heart = _acquired(path)
+        except BlockingIOError:
+            raise
+        except (FileExistsError, NotADirectoryError) as error:
+            file = next(path for path in (folder, *folder.parents) if path.exists())
+            raise NotADirectoryError(f"{file} is a file; a folder is needed") from error
+        except OSError as error:
+            raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
         holder = {
             "host": socket.gethostname(),
             "process": os.getpid(),

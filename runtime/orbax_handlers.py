@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import base64
 import dataclasses
+import json
 import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -106,3 +108,15 @@ def silence() -> None:
 
 def _not_from_orbax(record: logging.LogRecord) -> bool:
     return "/orbax/" not in record.pathname.replace("\\", "/")
+
+
+def to_json(data_state: Any) -> dict[str, Any]:
+    """A state of the data, bytes or what JSON can hold, as JSON."""
+    if isinstance(data_state, bytes):
+        return {"base64": base64.b64encode(data_state).decode()}
+    return {"json": json.loads(json.dumps(data_state))}
+
+
+def from_json(item: dict[str, Any]) -> Any:
+    """The inverse of `to_json`."""
+    return base64.b64decode(item["base64"]) if "base64" in item else item["json"]

@@ -49,26 +49,29 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
     """The checkpoints of the run in this folder.
 
     Raises:
-      ValueError: the folder holds a run whose config differs in what matters; says in what. Its
-        config.json is damaged.
+      ValueError: the folder holds a run whose config, in config.json or else in its newest
+        checkpoint, differs in what matters; says in what. Its config.json is damaged.
     """
     path = workdir / CONFIG
-    if path.exists():
-        stored = configs.complete(_stored_sections(path))
-        guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
-        free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
-        differences = config_differences(stored, configs.complete(config.to_dict()), free)
-        if differences:
-            raise ValueError(
-                f"{path} belongs to another run: {'; '.join(differences)}; "
-                "use its config or another --workdir"
-            )
-    return Checkpoints(
+    checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_latest=2,
         keep_best=1,
         keep_every=config.training.snapshot_freq,
     )
+    stored = _stored_sections(path) if path.exists() else checkpoints.config()
+    if stored:
+        guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
+        free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
+        differences = config_differences(
+            configs.complete(stored), configs.complete(config.to_dict()), free
+        )
+        if differences:
+            raise ValueError(
+                f"{path if path.exists() else checkpoints.directory} belongs to another run: "
+                f"{'; '.join(differences)}; use its config or another --workdir"
+            )
+    return checkpoints
 
 
 def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:

@@ -310,6 +310,14 @@ def test_damaged_descriptions_do_not_stop_saving(damageable, damage, warnings):
     assert not list(damageable.glob("*tmp*"))
 
 
+def test_a_renamed_step_is_not_believed(damageable, warnings):
+    newest = Checkpoints(damageable).steps()[-1]
+    (damageable / str(newest)).rename(damageable / "999")
+    with pytest.raises(ValueError, match=rf"999 is damaged: it is that of step {newest}; give"):
+        Checkpoints(damageable).restore(step=999)
+    assert Checkpoints(damageable).restore().step < newest
+
+
 def test_everything_damaged(damageable, warnings):
     for step in ("10", "20"):
         flip_byte(largest(damageable / step / "state"))

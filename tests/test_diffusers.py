@@ -274,10 +274,10 @@ def test_a_folder_appears_whole_or_not_at_all(
     assert len(safetensors.numpy.load_file(kept / diffusers.WEIGHTS)) > 100
 
     def full(*args: Any, **kwargs: Any) -> None:
-        raise OSError("No space left on device")
+        raise safetensors.SafetensorError("No space left on device")
 
     monkeypatch.setattr(safetensors.numpy, "save_file", full)
-    with pytest.raises(OSError, match="No space"):
+    with pytest.raises(OSError, match="new could not be written: No space"):
         diffusers.write(tmp_path / "new", {}, {})
     assert [path.name for path in tmp_path.iterdir()] == ["kept"]
     shutil.rmtree(kept)

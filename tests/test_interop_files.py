@@ -6,6 +6,7 @@ import collections
 import contextlib
 import io
 import json
+import os
 import pathlib
 import pickle
 import time
@@ -574,6 +575,15 @@ def test_safetensors(tmp_path):
         formats.read_safetensors(path)
     with pytest.raises(FileNotFoundError):
         formats.read_safetensors(tmp_path / "other")
+
+
+def test_what_is_no_file_is_refused_unread(tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    for path in (tmp_path / "pipe", pathlib.Path("/dev/zero")):
+        with pytest.raises(ValueError, match=rf"--source={path} is a pipe, socket or device"):
+            formats.recognise(path)
+    with pytest.raises(FileNotFoundError, match=r"--source=.*none: there is no such file"):
+        formats.recognise(tmp_path / "none")
 
 
 def test_formats_are_recognised_from_the_content(tmp_path):

@@ -89,3 +89,13 @@ def test_without_locks_of_the_file_system_its_age_tells(
 def test_a_folder_elsewhere_is_not_touched(tmp_path: pathlib.Path) -> None:
     with lock.inside(tmp_path / "run", "../other", "--mode=eval"):
         assert not any(tmp_path.iterdir())
+
+
+def test_a_file_in_place_of_the_folder_is_named(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file", tmp_path / "file" / "samples"):
+        with (
+            pytest.raises(NotADirectoryError, match="file is a file; a folder is needed"),
+            lock.held(folder, "a test"),
+        ):
+            pass

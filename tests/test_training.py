@@ -7,6 +7,7 @@ import functools
 import json
 import os
 import pathlib
+import shutil
 import signal
 import socket
 import subprocess
@@ -504,6 +505,16 @@ def test_a_workdir_of_another_run_is_refused(one_device_run: pathlib.Path) -> No
     with pytest.raises(ValueError, match=r"model.nf: 8 \(stored\) != 16 \(given\)"):
         open_run(tiny.config(model__nf=16), one_device_run)
     open_run(tiny.config(training__n_iters=99, sampling__num_steps=50), one_device_run)
+
+
+def test_without_config_json_the_newest_checkpoint_says_whose_it_is(
+    one_device_run: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    shutil.copytree(one_device_run / "checkpoints", tmp_path / "checkpoints")
+    open_run(tiny.config(), tmp_path)
+    message = r"checkpoints belongs to another run: model.beta_max: 20.0 \(stored\) != 5.0"
+    with pytest.raises(ValueError, match=message):
+        open_run(tiny.config(model__beta_max=5.0), tmp_path)
 
 
 def test_fields_newer_than_a_run_had_their_defaults(
