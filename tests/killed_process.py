@@ -71,6 +71,14 @@ def study_is_small() -> None:
     cells.LEVELS = 4
 
 
+def forget_flags() -> None:
+    """Removes the flags of main.py, which the tests' modules import, so that it can be run."""
+    from absl import flags
+
+    for flag in list(flags.FLAGS.flags_by_module_dict().get("main", [])):
+        delattr(flags.FLAGS, flag.name)
+
+
 def nothing() -> None:
     """Leaves all as it is."""
 
@@ -83,6 +91,7 @@ if __name__ == "__main__":
 
     backend.prepare()
     globals()[setup]()
+    forget_flags()
     watch(folder, int(moment), float(delay), log)
     sys.argv = [program, *options]
     if program.endswith(".py"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import gzip
+import importlib.util
 import pathlib
 import re
 import shlex
@@ -35,6 +36,9 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 
 # Commands that are not run, and why. Each must stand on some page.
 LEFT_OUT: dict[str, str] = {}
+if importlib.util.find_spec("atheris") is None:
+    FUZZER = "-m tests.fuzz_readers --reader pth --seconds 3600"
+    LEFT_OUT[FUZZER] = "the extra `fuzz` (atheris) is not installed"
 
 # Words for which a reader puts his own.
 PLACEHOLDERS = (
@@ -44,6 +48,9 @@ PLACEHOLDERS = (
     ("--source=<folder of google/ncsnpp-church-256>", "--source=church"),
     ("--target=<new folder>", "--target=exported"),
 )
+
+# Options of `python -m ...` that make it small.
+SHORT = (("--lines 500", "--lines 4"), ("--seconds 3600", "--seconds 5"))
 
 # What makes a command small: few steps, images and evaluations, and a network of two blocks.
 SMALL: dict[str, Any] = {
@@ -77,7 +84,7 @@ PHOTOGRAPHS = {  # in place of data sets that would have to be fetched
     "data.image_size": 8,
     "data.num_channels": 3,
 }
-FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celebahq_256", "lsun")
+FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celebahq", "lsun", "ffhq")
 
 
 def commands(page: pathlib.Path) -> list[str]:
@@ -134,6 +141,8 @@ class Reader:
     def type(self, command: str) -> None:
         """Runs a command, which must end well."""
         if command.startswith("-m "):
+            for long, short in SHORT:
+                command = command.replace(long, short)
             line = [sys.executable, *shlex.split(command)]
             ended = subprocess.run(line, cwd=self.home, capture_output=True, text=True, check=False)
             assert ended.returncode == 0, ended.stderr

@@ -156,7 +156,10 @@ class Command:
                 *(self.case.setup, self.case.program, *options),
             ],
             cwd=ROOT,
-            env=subprocess_environment(SCORE_SDE_DATA=str(self.home / "data")),
+            env=subprocess_environment(
+                SCORE_SDE_DATA=str(self.home / "data"),
+                JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS="0",  # compiled by the whole run only
+            ),
             capture_output=True,
             text=True,
             check=False,
