@@ -28,7 +28,7 @@ from interop import diffusers, diffusers_config
 from runtime import experiment
 from tests import tiny
 from tests.test_convert import save, tiny_checkpoint
-from tests.test_data import idx
+from tests.test_data import idx, published
 from tests.test_judge import stand_in
 from tests.test_training import ROOT, use_devices
 
@@ -114,6 +114,7 @@ def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
         for kind, array in (("images-idx3", images), ("labels-idx1", labels)):
             (clothes / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
     monkeypatch.setattr(FashionMnist, "FOLDERS", (str(clothes),))
+    published(monkeypatch, FashionMnist, clothes, train=120, test=60)
     weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
     monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
