@@ -240,7 +240,7 @@ def pc_sampler(
             x = after_update(x, t, noise(draw + predictions))
         return x, x_mean
 
-    times = grids.sampling_times(sde, last_time(sde, eps))
+    times = grids.sampling_times(sde, eps)
     per_time = corrections + predictions
     draws = 1 + (per_time + (2 if after_update else 0)) * jnp.arange(sde.N)
     x, x_mean, frames = drive(step, x, x, (jnp.asarray(times), draws), num_frames)

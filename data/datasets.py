@@ -33,7 +33,7 @@ import tqdm
 
 from configs.names import lookup
 from data.builder import ImageBuilder, default_folder
-from data.pictures import Pictures
+from data.pictures import Pictures, Request
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
@@ -167,7 +167,7 @@ def load(
     builder = lookup(DATASETS, name.lower(), "data.dataset")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
-        files = builder(data_dir, split, image_size, num_channels)
+        files = builder(Request(data_dir, split, image_size, num_channels))
         images, _ = _columns(files, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
         summary = files.summary

@@ -16,7 +16,7 @@ from absl import logging
 
 from data.builder import digest
 from data.images import SUFFIXES, read_image, shown
-from data.pictures import Pictures
+from data.pictures import Pictures, Request
 
 TEST_SHARE = 0.1
 VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
@@ -34,33 +34,17 @@ class ImageFolder(Pictures):
     and is the same on every file system. Links are followed, to each folder once. `summary` counts
     what was read, and what was passed over: hidden files, and files of other kinds.
 
-    Args:
-      folder: where the images are.
-      split: "train" or "test".
-      image_size, num_channels: size of the images after `images.fitted`.
-
     Raises:
       ValueError: no folder or none with images for both splits, or a number out of range.
     """
 
     name = "folder"
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        split: str,
-        image_size: int | None,
-        num_channels: int | None,
-    ):
-        if not folder:
+    def __init__(self, request: Request):
+        if not request.folder:
             raise ValueError("data set folder: name the folder with --config.data.data_dir")
-        if not image_size or num_channels not in (1, 3):
-            raise ValueError(
-                "data set folder: data.image_size must be positive and data.num_channels 1 or 3, "
-                f"not {image_size} and {num_channels}"
-            )
-        self.folder = pathlib.Path(folder).expanduser()
-        self.image_shape = (image_size, image_size, num_channels)
+        self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
+        self.folder = request.place(self.name)
         contents = listed(self.folder)
         labels = dict(item for names in contents.splits.values() for item in names.items())
         for name in self.SPLITS:
@@ -71,7 +55,7 @@ class ImageFolder(Pictures):
                 )
         classes = sorted(set(labels.values()))
         self.num_classes = len(classes)
-        self.names = sorted(contents.splits[split], key=lambda name: digest(portable(name)))
+        self.names = sorted(contents.splits[request.split], key=lambda name: digest(portable(name)))
         self.labels = np.array([classes.index(labels[name]) for name in self.names], np.int32)
         self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
         self._warned: dict[str, str] = {}

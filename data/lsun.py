@@ -8,8 +8,6 @@ from __future__ import annotations
 
 import functools
 import io
-import os
-import pathlib
 import zlib
 from typing import ClassVar
 
@@ -19,7 +17,7 @@ from PIL import Image
 from data import resize
 from data.builder import default_folder
 from data.lmdb_file import LmdbFile
-from data.pictures import Pictures
+from data.pictures import Pictures, Request
 
 FOLDERS = {"train": "train", "test": "val"}
 URL = "http://dl.yf.io/lsun/scenes"
@@ -31,45 +29,29 @@ class LsunPictures(Pictures):
     As in the official code of score_sde the middle square of a picture becomes `image_size` pixels
     wide by bicubic resampling, whose levels are cut off, not rounded.
 
-    Args:
-      folder: that the LMDBs are in; None: that of this data set among the prepared data.
-      image_size: of the images.
-      num_channels: 3.
-
     Raises:
-      ValueError: another number of channels, what is no LMDB, or 128 pixels, which the official
-        code makes in another way, without levels.
+      ValueError: another number of channels than 3, what is no LMDB, or 128 pixels, which the
+        official code makes in another way, without levels.
       FileNotFoundError: the LMDB is not here; says which is wanted, and from where.
     """
 
     CATEGORY: ClassVar[str]
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        split: str,
-        image_size: int | None,
-        num_channels: int | None,
-    ):
-        if not image_size or num_channels != 3:
-            raise ValueError(
-                f"data set {self.name}: data.image_size must be positive and data.num_channels 3, "
-                f"not {image_size} and {num_channels}"
-            )
-        if image_size == 128:
+    def __init__(self, request: Request):
+        self.image_shape = request.shape(self.name, "positive", fits=True)
+        if request.image_size == 128:
             raise ValueError(
                 f"data set {self.name}: the official images of data.image_size=128 are not rounded "
                 "to levels, which no data set here can hold; other sizes are served"
             )
-        root = pathlib.Path(folder).expanduser() if folder else default_folder() / self.name
-        file = f"{self.CATEGORY}_{FOLDERS[split]}_lmdb"
+        root = request.place(self.name)
+        file = f"{self.CATEGORY}_{FOLDERS[request.split]}_lmdb"
         if not (root / file).is_dir():
             raise FileNotFoundError(
                 f"data set {self.name}: there is no {root / file}; fetch and unpack {file}.zip "
                 f"from {URL}, and name its folder with --config.data.data_dir"
             )
         self.entries = LmdbFile(root / file, default_folder() / "index")
-        self.image_shape = (image_size, image_size, 3)
         self.labels = np.zeros(len(self.entries), np.int32)
         self.summary = f"{root / file}: {len(self.entries)} images"
 

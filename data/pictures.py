@@ -3,20 +3,54 @@
 from __future__ import annotations
 
 import os
+import pathlib
 from collections.abc import Sequence
 from concurrent import futures
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from data.builder import default_folder
+
 Shape = tuple[int, int, int]
+
+
+class Request(NamedTuple):
+    """What a config asks of a data set: `data_dir`, a split, `image_size` and `num_channels`."""
+
+    folder: str | os.PathLike[str] | None
+    split: str
+    image_size: int | None
+    num_channels: int | None
+
+    def place(self, name: str) -> pathlib.Path:
+        """The folder of the files: the one asked for, else that of data set `name`'s own."""
+        return pathlib.Path(self.folder).expanduser() if self.folder else default_folder() / name
+
+    def shape(self, name: str, sizes: str, fits: bool, channels: Sequence[int] = (3,)) -> Shape:
+        """The shape of the images.
+
+        Args:
+          sizes: what `image_size` must be, in words; `fits` is True if it is.
+          channels: the numbers that there can be.
+
+        Raises:
+          ValueError: another size, or another number of channels.
+        """
+        size, count = self.image_size, self.num_channels
+        if not size or not fits or count is None or count not in channels:
+            numbers = " or ".join(map(str, channels))
+            raise ValueError(
+                f"data set {name}: data.image_size must be {sizes} and data.num_channels "
+                f"{numbers}, not {size} and {count}"
+            )
+        return size, size, count
 
 
 class Pictures:
     """One split of a data set: random-access records {"image", "label"}, read when asked for.
 
-    A subclass is made from (folder, split, image_size, num_channels), as the config has them, and
-    has a record's image in `image`.
+    A subclass is made from a `Request`, and has a record's image in `image`.
 
     Attributes:
       image_shape: of every image, after the data set's own crop and change of size.
@@ -36,13 +70,7 @@ class Pictures:
     summary: str = ""
     checksum: int = 0
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        split: str,
-        image_size: int | None,
-        num_channels: int | None,
-    ):
+    def __init__(self, request: Request):
         raise NotImplementedError
 
     def image(self, row: int) -> np.ndarray:

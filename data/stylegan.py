@@ -7,62 +7,45 @@ data sets have no other split.
 from __future__ import annotations
 
 import functools
-import os
-import pathlib
 import zlib
 from typing import ClassVar
 
 import numpy as np
 
 from data.builder import default_folder
-from data.pictures import Pictures
+from data.pictures import Pictures, Request
 from data.tfrecords import TFRecords, stylegan_image
 
 
 class StyleganPictures(Pictures):
     """The images of `<prefix>-r<log2 of the size>.tfrecords`, in the file's order.
 
-    Args:
-      folder: where the file is; None: the folder of this data set among the prepared data.
-      image_size: a power of two, of which there is a file.
-      num_channels: 3.
-
     Raises:
-      ValueError: a size of which there is no file, damaged records.
+      ValueError: other channels than 3, a size of which there is no file, damaged records.
       FileNotFoundError: the file is not here; says which is wanted, and from where.
     """
 
     PREFIX: ClassVar[str]
     URL: ClassVar[str]
 
-    def __init__(
-        self,
-        folder: str | os.PathLike[str] | None,
-        split: str,
-        image_size: int | None,
-        num_channels: int | None,
-    ):
-        size = image_size or 0
-        if size < 4 or size & (size - 1) or num_channels != 3:
-            raise ValueError(
-                f"data set {self.name}: data.image_size must be a power of two, 4 or more, and "
-                f"data.num_channels 3, not {image_size} and {num_channels}"
-            )
-        root = pathlib.Path(folder).expanduser() if folder else default_folder() / self.name
-        path = root / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
+    def __init__(self, request: Request):
+        size = request.image_size or 0
+        fits = size >= 4 and not size & (size - 1)
+        self.image_shape = request.shape(self.name, "a power of two, 4 or more,", fits)
+        path = request.place(self.name) / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
         if not path.is_file():
             raise FileNotFoundError(
                 f"data set {self.name}: there is no {path}; make it of the images at {self.URL} by "
                 "StyleGAN's dataset_tool.py, and name its folder with --config.data.data_dir"
             )
         self.records = TFRecords(path, default_folder() / "index")
-        self.image_shape = (size, size, 3)
         self.labels = np.zeros(len(self.records), np.int32)
         self.summary = f"{path}: {len(self.records)} images, for training and testing alike"
 
     def image(self, row: int) -> np.ndarray:
+        data = self.records[row]
         try:
-            picture = stylegan_image(self.records[row])
+            picture = stylegan_image(data)
         except ValueError as error:
             raise ValueError(f"{self.records.path}: record {row}: {error}") from error
         if picture.shape != self.image_shape:

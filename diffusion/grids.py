@@ -61,7 +61,7 @@ def time_grid(sde: SDE, name: str, num_steps: int, eps: float | None = None) -> 
     return times
 
 
-def sampling_times(sde: SDE, eps: float) -> np.ndarray:
+def sampling_times(sde: SDE, eps: float | None = None) -> np.ndarray:
     """N times [N] from T down to `eps`, equally spaced, in float32: the levels of a discrete chain.
 
     They are late by 3e-7 of themselves: `sde.timestep` cuts to an integer, and a time rounded down

@@ -46,9 +46,10 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     origin |= {"ema": config.eval.ema} if config.eval.ema else {}
     refuse_others(folder, origin)
     numbers = missing(folder, config.sampling.num_samples, kind, parts.image_shape)
-    for indices, batch in generator(trained.params, numbers):
+    for i, (indices, batch) in enumerate(generator(trained.params, numbers)):
         if devices.is_primary():
-            files.write_json(folder / ORIGIN, origin)
+            if i == 0:
+                files.write_json(folder / ORIGIN, origin)
             save_batch(folder, indices, batch, kind)
     if devices.is_primary():
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(numbers)} new)")

@@ -244,9 +244,7 @@ class Checkpoints:
         """The config that the newest undamaged step was saved with, empty if there is none."""
         for step in reversed(self.steps()):
             try:
-                config = self._json(step, "config")["value"]
-                if _crc_json(config) == self._checksums(step)["config"]:
-                    return dict(config)
+                return dict(self._item(step, "config", self._checksums(step)))
             except Exception:  # of which `restore` tells
                 continue
         return {}
@@ -346,14 +344,16 @@ class Checkpoints:
         except ValueError as error:
             raise ValueError(f"{item} cannot be read: {_reason(error)}") from error
 
+    def _item(self, step: int, name: str, checksums: dict[str, Any]) -> Any:
+        value = self._json(step, name)["value"]
+        if _crc_json(value) != checksums[name]:
+            raise ValueError(f"{name} does not match its checksum")
+        return value
+
     def _read(self, step: int) -> Restored:
         """One step, its state as `{name: array}`. Any exception means that it is damaged."""
         checksums = self._checksums(step)
-        items = {}
-        for name in ("data", "config"):
-            items[name] = self._json(step, name)["value"]
-            if _crc_json(items[name]) != checksums[name]:
-                raise ValueError(f"{name} does not match its checksum")
+        items = {name: self._item(step, name, checksums) for name in ("data", "config")}
         data_state = orbax_handlers.from_json(items["data"])
         stated = data_state.get("step") if isinstance(data_state, dict) else None
         stated = checksums.get("step", stated)  # of earlier versions, that of the data

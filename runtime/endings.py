@@ -108,7 +108,7 @@ def ending(error: BaseException, mode: str | None = None) -> Ending:
     if isinstance(error, stop.Stopped):
         return Ending(one_line(error), int(error.code or 0))
     if isinstance(error, KeyboardInterrupt):
-        return Ending("stopped; the same command goes on from what is on disk", 130)
+        return Ending(f"stopped; {stop.GOES_ON}", 130)
     if is_memory(error):
         return Ending(f"error: {memory_line(error, mode)}", 1)
     if isinstance(error, USERS):

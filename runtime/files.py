@@ -44,6 +44,11 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         raise
 
 
+def contains(folder: pathlib.Path, path: pathlib.Path) -> bool:
+    """True if the path, where links lead, is in the folder or is it."""
+    return path.resolve().is_relative_to(folder.resolve())
+
+
 def is_running(process: int) -> bool:
     """True if there is a process of this number on this machine."""
     try:

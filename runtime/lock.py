@@ -14,7 +14,7 @@ import threading
 import time
 from collections.abc import Iterator
 
-from runtime import devices
+from runtime import devices, files
 
 NAME = ".lock"
 BEAT = 10.0  # seconds between signs of life, where the file system has no locks
@@ -53,7 +53,7 @@ def inside(
     if workdir is None or name is None:
         return contextlib.nullcontext()
     folder = workdir / name
-    if not folder.resolve().is_relative_to(workdir.resolve()):
+    if not files.contains(workdir, folder):
         return contextlib.nullcontext()
     return held(folder, what)
 

@@ -81,21 +81,20 @@ def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
       ValueError: it is not inside the run's folder, or it holds what the run itself writes.
     """
     folder = workdir / name
-    inside = folder.resolve().relative_to(workdir.resolve()) if _contains(workdir, folder) else None
-    if inside is None or not inside.parts:
+    inside = (
+        folder.resolve().relative_to(workdir.resolve()).parts
+        if files.contains(workdir, folder)
+        else ()
+    )
+    if not inside:
         raise ValueError(
             f"--eval_folder={name!r} is not inside {workdir}; it must be the name of a folder there"
         )
-    if inside.parts[0] in RESERVED:
+    if inside[0] in RESERVED:
         raise ValueError(
-            f"--eval_folder={name!r} is where the run keeps its {inside.parts[0]}; name another"
+            f"--eval_folder={name!r} is where the run keeps its {inside[0]}; name another"
         )
     return folder
-
-
-def _contains(workdir: pathlib.Path, folder: pathlib.Path) -> bool:
-    """True if the folder, where links lead, is in the workdir or is it."""
-    return folder.resolve().is_relative_to(workdir.resolve())
 
 
 def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import gzip
 import importlib.util
 import pathlib
@@ -22,14 +21,13 @@ from PIL import Image
 import models
 from configs import from_file
 from data.fashion_mnist import FashionMnist
-from evaluation import features
-from evaluation.metrics import inception, inception_weights, kernel, metric
+from evaluation.metrics import metric
 from interop import diffusers, diffusers_config
 from runtime import experiment
 from tests import tiny
 from tests.test_convert import save, tiny_checkpoint
 from tests.test_data import idx, published
-from tests.test_judge import stand_in
+from tests.test_judge import replace_inception
 from tests.test_training import ROOT, use_devices
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -115,13 +113,7 @@ def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
             (clothes / f"{name}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx(array)))
     monkeypatch.setattr(FashionMnist, "FOLDERS", (str(clothes),))
     published(monkeypatch, FashionMnist, clothes, train=120, test=60)
-    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
-    monkeypatch.setattr(inception, "apply", stand_in)
-    monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
-    monkeypatch.setattr(inception, "NUM_FEATURES", 5)
-    few = functools.partial(kernel.kernel_distance, subsets=4, size=100)
-    monkeypatch.setattr(kernel, "kernel_distance", few)
-    monkeypatch.setattr(features, "PER_DEVICE", 64)
+    replace_inception(monkeypatch)
     for name, entry in metric.table().items():
         few_images = dataclasses.replace(entry, least=min(entry.least, 100))
         monkeypatch.setitem(metric.table(), name, few_images)

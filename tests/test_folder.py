@@ -14,6 +14,7 @@ import data
 from data import folder as folders
 from data import images
 from data.datasets import Column
+from data.pictures import Request
 from evaluation.metrics import classifier
 from runtime import experiment
 from tests import tiny
@@ -222,7 +223,7 @@ def test_sets_larger_than_memory_are_read_when_asked(pictures):
     # Caches are named by fingerprints: another size, or another file, is another set.
     assert lazy.fingerprint != load(pictures, size=5, ram_limit=100).fingerprint
     before = lazy.fingerprint
-    path = pictures / folders.ImageFolder(pictures, "train", 4, 3).names[5]
+    path = pictures / folders.ImageFolder(Request(pictures, "train", 4, 3)).names[5]
     path.rename(path.with_stem("renamed"))
     assert load(pictures, ram_limit=100).fingerprint != before
 

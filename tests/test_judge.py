@@ -54,18 +54,23 @@ def prepared(tmp_path_factory):
     return folder
 
 
-@pytest.fixture
-def small(tmp_path, prepared, monkeypatch):
-    """Inception replaced, a cache of one's own, one device."""
+def replace_inception(monkeypatch):
+    """Puts `stand_in` in the place of Inception and its weights, for sets of few images."""
     weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
     monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
     monkeypatch.setattr(inception, "NUM_FEATURES", 5)
     few = functools.partial(kernel.kernel_distance, subsets=4, size=100)
     monkeypatch.setattr(kernel, "kernel_distance", few)
+    monkeypatch.setattr(features, "PER_DEVICE", 64)
+
+
+@pytest.fixture
+def small(tmp_path, prepared, monkeypatch):
+    """Inception replaced, a cache of one's own, one device."""
+    replace_inception(monkeypatch)
     fewer = dataclasses.replace(metric.table()["kid"], least=100)
     monkeypatch.setitem(metric.table(), "kid", fewer)
-    monkeypatch.setattr(features, "PER_DEVICE", 64)
     monkeypatch.setattr(feature_set, "PENDING", 100)
     monkeypatch.setenv("SCORE_SDE_DATA", str(prepared))
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path)
