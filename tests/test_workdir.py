@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import json
 import pathlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import arrays
+from runtime import arrays, errors
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run, stored_config
 from tests import tiny
+from training.metric_log import MetricLog
 
 DAMAGED = (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"7", b"null", b"[" * 10_000)
 ODD: tuple[dict[str, Any], ...] = (
@@ -33,6 +35,19 @@ def test_a_damaged_config_is_named_with_what_to_do(content: Any, tmp_path: pathl
             read()
         assert str(refusal.value).startswith(f"{path} is damaged: ")
         assert "\n" not in str(refusal.value)
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(name: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / name).mkdir()
+    read: dict[str, Callable[[], Any]] = {
+        "config.json": lambda: open_run(tiny.config(), tmp_path),
+        "metrics.jsonl": lambda: MetricLog(tmp_path),
+    }
+    with pytest.raises(IsADirectoryError) as refusal:
+        read[name]()
+    line = f"{tmp_path / name}: this is a folder, and a file is needed"
+    assert errors.one_line(refusal.value) == line
 
 
 @pytest.mark.parametrize(
