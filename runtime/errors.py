@@ -10,7 +10,6 @@ from collections.abc import Sequence
 
 import numpy as np
 
-
 # Where the operating system says what it met, and not what would be valid.
 REASONS = {
     errno.EISDIR: "this is a folder, and a file is needed",
@@ -29,8 +28,8 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     """
     text = str(error)
     if isinstance(error, OSError) and error.filename is not None and error.strerror:
-        known = error.errno in REASONS and error.strerror == os.strerror(error.errno)
-        text = f"{error.filename}: {REASONS[error.errno] if known else error.strerror}"
+        reasons = {os.strerror(number): words for number, words in REASONS.items()}
+        text = f"{error.filename}: {reasons.get(error.strerror, error.strerror)}"
     if text.startswith(("'", '"')):  # KeyError quotes its message
         with contextlib.suppress(SyntaxError, ValueError):
             text = str(ast.literal_eval(text))

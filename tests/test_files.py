@@ -46,7 +46,7 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_the_file(
 
 
 def failure(path, make):
-    with pytest.raises(OSError, match=".") as failed, files.whole(path) as temporary:
+    with pytest.raises(OSError, match=": ") as failed, files.whole(path) as temporary:
         make(temporary)
     return errors.one_line(failed.value)
 
