@@ -234,7 +234,7 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: pathlib.Path) -> None:
     ("content", "kind"),
     [
         (
-            b"hello, these are words and no pixels\n",
+            b"hello, these are words\n",
             "text that begins with 'hello, these are words'",
         ),
         (b"\n<html>\n<body>\n", r"text that begins with '<html>\n<body>'"),
