@@ -31,18 +31,20 @@ class Mode(NamedTuple):
       optional: further flags that the function takes.
       writes: the folder inside the workdir that it alone may write to meanwhile, from the flags;
         None if it writes nothing there.
+      must_write: False if it may find all that it is to write there already.
     """
 
     function: str
     required: tuple[str, ...] = ("config", "workdir")
     optional: tuple[str, ...] = ()
     writes: str | None = None
+    must_write: bool = True
 
 
 MODES = {
     "train": Mode("training.loop:train", writes="."),
     "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",), writes="{eval_folder}"),
-    "sample": Mode("generation.sample:sample", writes="samples"),
+    "sample": Mode("generation.sample:sample", writes="samples", must_write=False),
     "control": Mode("control.run:control", writes="control/{config.control.task}"),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
@@ -103,7 +105,7 @@ def run(argv: Sequence[str]) -> None:
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
     function = getattr(importlib.import_module(module), name)
     folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})
-    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}"):
+    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}", mode.must_write):
         function(**arguments)
     stop.check("stopped when the command was finished")
 

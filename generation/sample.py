@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import pathlib
 from typing import Any
 
@@ -98,7 +99,8 @@ def refuse_others(folder: pathlib.Path, origin: dict[str, Any]) -> None:
     differences = config_differences(stored, origin, free)
     if differences:
         raise ValueError(
-            f"{folder} holds samples made otherwise: {'; '.join(differences)}; {ADVICE}"
+            f"{folder} holds samples made otherwise: {errors.abridged(differences, '; ', 4)}; "
+            f"{ADVICE}"
         )
 
 
@@ -111,6 +113,13 @@ def missing(
     """
     row = {"image": kind.row(shape), "nfe": NUMBER}
     stored: set[int] = set()
+    names = sorted(path.name for path in folder.glob("[!.]*.npz"))
+    others = [name for name in names if not fnmatch.fnmatchcase(name, SHARDS)]
+    if others:
+        logging.warning(
+            "%s: %s passed over; samples are in files named %s, and others are drawn again",
+            *(folder, errors.abridged(others, ", "), SHARDS),
+        )
     for path in sorted(folder.glob(SHARDS)):
         try:
             stored |= {int(i) for i in read_shard(path, row)["index"]}

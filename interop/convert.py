@@ -73,6 +73,7 @@ def import_weights(
     if config is None:
         config, origin = find_config(opened)
     configs.check(config)
+    sde_lib.from_config(config)
     if isinstance(opened, sources.DiffusersFolder):
         refuse_differences(config, opened.config_values(config.data.image_size), opened)
         origin = str(opened.scheduler or origin)

@@ -15,7 +15,7 @@ import configs
 import models
 from configs import schema
 from configs.stored import config_differences
-from runtime import devices, ema, experiment, files
+from runtime import devices, ema, errors, experiment, files
 from runtime.arrays import fingerprint, unflatten
 from runtime.checkpoints import Checkpoints, Restored
 from runtime.ema_snapshots import Snapshots
@@ -70,7 +70,7 @@ def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkp
         if differences:
             raise ValueError(
                 f"{path if path.exists() else checkpoints.directory} belongs to another run: "
-                f"{'; '.join(differences)}; use its config or another --workdir"
+                f"{errors.abridged(differences, '; ', 4)}; use its config or another --workdir"
             )
     return checkpoints
 

@@ -313,7 +313,10 @@ def bomb(path: pathlib.Path) -> None:
             "none of half, box, random, nor .*: it is a pipe, socket or device, not a file",
         ),
         (os.mkdir, "none of half, box, random, nor .*: it is a folder, not a file$"),
-        (lambda path: path.write_bytes(b"hello"), "nor .*: it is no image of a known kind$"),
+        (
+            lambda path: path.write_bytes(b"hello"),
+            "nor .*: it is no image of a known kind, but text .* 'hello'$",
+        ),
         (lambda path: None, "none of half, box, random, nor .*: No such file or directory$"),
     ],
 )
