@@ -162,6 +162,7 @@ EVAL = {
 DATA = {
     "dataset": Field("cifar10", ANY, "a name in data.DATASETS: cifar10, digits, folder, ..."),
     "data_dir": Field("", ANY, "folder of the data set; empty: its usual place"),
+    "cache": Field(True, ANY, "keep large sets of compressed images decoded on disk"),
     "image_size": Field(32, POSITIVE, "height and width in pixels; points: 1"),
     "num_channels": Field(3, POSITIVE, "channels of an image; coordinates of a point"),
     "random_flip": Field(True, ANY, "mirror half of the training images, by chance"),

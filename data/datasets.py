@@ -33,12 +33,21 @@ import tqdm
 
 from configs.names import lookup
 from data.builder import ImageBuilder, default_folder
+from data.decoded import cached
 from data.folder import ImageFolder
 from data.pictures import Pictures, Request
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
-_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "images", "transforms")
+_WITHOUT_DATASETS = (
+    "batches",
+    "builder",
+    "captions",
+    "datasets",
+    "decoded",
+    "images",
+    "transforms",
+)
 
 
 def discover(path: Iterable[str]) -> dict[str, Kind]:
@@ -92,6 +101,16 @@ def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
     return [records[row] for row in numbers]
 
 
+def take(records: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Images [k, H, W, C] and labels int32 [k] of a random-access source of records."""
+    if hasattr(records, "take"):
+        images, labels = records.take(rows)
+        return images, labels
+    items = fetch(records, rows)
+    images = np.stack([item["image"] for item in items])
+    return images, np.asarray([item["label"] for item in items], np.int32)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Dataset:
     """One split of a labelled data set.
@@ -132,9 +151,7 @@ class Dataset:
         """Images (or points) [k, H, W, C] and labels int32 [k] of `rows` [k]; reads each once."""
         if isinstance(self.images, np.ndarray):
             return self.images[rows], np.asarray(self.labels[rows])
-        items = fetch(self.images.records, rows)
-        images = np.stack([item["image"] for item in items])
-        return images, np.asarray([item["label"] for item in items], np.int32)
+        return take(self.images.records, rows)
 
     @functools.cached_property
     def fingerprint(self) -> str:
@@ -165,6 +182,7 @@ def load(
     image_size: int | None = None,
     num_channels: int | None = None,
     ram_limit: int = RAM_LIMIT,
+    cache: bool = False,
 ) -> Dataset:
     """The data set `name`, split "train" or "test".
 
@@ -174,6 +192,7 @@ def load(
       data_dir: a folder with the official files, or one with prepared data; the folder of "folder".
       image_size, num_channels: what the caller expects; only images of "folder" are made to fit.
       ram_limit: bytes of images up to which the set is kept in RAM.
+      cache: keep images that had to be decoded on disk, see `data.decoded`.
 
     Raises:
       ValueError: unknown name or split, another image size, damaged files.
@@ -184,7 +203,8 @@ def load(
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
         files = builder(Request(data_dir, split, image_size, num_channels))
-        images, _ = _columns(files, files.image_shape, ram_limit)
+        records = cached(files, split, default_folder()) if cache else files
+        images, _ = _columns(records, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
         words = {"summary": files.summary, "transform": files.transform}
         words["folder"] = str(data_dir) if is_users_own(name) else ""
@@ -210,6 +230,7 @@ def from_config(config: Any, split: str) -> Dataset:
         options.data_dir or None,
         options.image_size,
         options.num_channels,
+        cache=options.cache,
     )
 
 
@@ -337,7 +358,5 @@ def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple
     starts = range(0, len(records), _CHUNK)
     for start in tqdm.tqdm(starts, "reading images", leave=False, delay=5.0, unit_scale=_CHUNK):
         rows = np.arange(start, min(start + _CHUNK, len(records)))
-        items = fetch(records, rows)
-        images[rows] = [item["image"] for item in items]
-        labels[rows] = [item["label"] for item in items]
+        images[rows], labels[rows] = take(records, rows)
     return images, labels

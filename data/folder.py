@@ -46,6 +46,7 @@ class ImageFolder(Pictures):
             raise ValueError("data set folder: name the folder with --config.data.data_dir")
         self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
         self.folder = request.place(self.name)
+        self.source = str(self.folder.resolve())
         contents = listed(self.folder)
         labels = dict(item for names in contents.splits.values() for item in names.items())
         for name in self.SPLITS:
@@ -64,6 +65,11 @@ class ImageFolder(Pictures):
 
     def image(self, row: int) -> np.ndarray:
         return read_image(self.folder / self.names[row], self.image_shape, self._warn)
+
+    def stamp(self, row: int) -> bytes:
+        """The file's name, size and time of change."""
+        status = os.stat(self.folder / self.names[row])
+        return os.fsencode(f"{self.names[row]} {status.st_size} {status.st_mtime_ns}")
 
     def _warn(self, kind: str, line: str) -> None:
         """Warns of the first file with a kind of flaw."""

@@ -52,6 +52,7 @@ class LsunPictures(Pictures):
                 f"from {URL}, and name its folder with --config.data.data_dir"
             )
         self.entries = LmdbFile(root / file, default_folder() / "index")
+        self.source = str((root / file).resolve())
         self.labels = np.zeros(len(self.entries), np.int32)
         self.transform = f"middle square, antialiased bicubic to {request.image_size}"
         self.summary = f"{root / file}: {len(self.entries)} images"
@@ -66,6 +67,11 @@ class LsunPictures(Pictures):
                 f"{self.entries.folder}: entry {row} is no picture that can be read ({error})"
             ) from error
         return square(picture, self.image_shape[0])
+
+    def stamp(self, row: int) -> bytes:
+        """The entry's key, a hash of the picture."""
+        key: bytes = self.entries.keys[row].tobytes()
+        return key
 
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]

@@ -53,6 +53,9 @@ class Pictures:
     A subclass is made from a `Request`, and has a record's image in `image`.
 
     Attributes:
+      DTYPE: of the images.
+      COMPRESSED: False where a record holds the pixels themselves, which nothing need decode.
+      source: the absolute path of the files.
       image_shape: of every image, after the data set's own crop and change of size.
       labels: int32 [n], in 0..num_classes-1.
       summary: what was read, in one line.
@@ -64,8 +67,11 @@ class Pictures:
     name: ClassVar[str]
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     LEVELS: ClassVar[int] = 256
+    DTYPE: ClassVar[type[np.generic]] = np.uint8
+    COMPRESSED: ClassVar[bool] = True
 
     image_shape: Shape
+    source: str
     num_classes: int = 1
     labels: np.ndarray
     summary: str = ""
@@ -80,6 +86,13 @@ class Pictures:
 
         Raises:
           ValueError: it cannot be read; names the file, and the record in it.
+        """
+        raise NotImplementedError
+
+    def stamp(self, row: int) -> bytes:
+        """What changes when the file of a record does, as far as that is known without reading it.
+
+        Decoded pixels that are kept (`data.decoded`) are those of this stamp.
         """
         raise NotImplementedError
 

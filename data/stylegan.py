@@ -25,6 +25,7 @@ class StyleganPictures(Pictures):
       FileNotFoundError: the file is not here; says which is wanted, and from where.
     """
 
+    COMPRESSED = False
     PREFIX: ClassVar[str]
     URL: ClassVar[str]
 

@@ -58,7 +58,8 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
     """The settings beside the sampler's that samples of the same weights depend on."""
     data, training = config.data.to_dict(), config.training
-    del data["data_dir"]
+    for field in ("data_dir", "cache"):
+        del data[field]
     return {
         "data": data,
         "model": config.model.to_dict(),

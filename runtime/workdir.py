@@ -29,6 +29,7 @@ FREE_TO_CHANGE = (
     "training.snapshot_sampling",
     "training.n_jitted_steps",
     "data.data_dir",
+    "data.cache",
     "model.normalization",  # of earlier runs: it has no effect, and must now be the network's
     "classifier.*",
     "clip.*",
@@ -38,7 +39,7 @@ FREE_TO_CHANGE = (
 )
 
 # Fields on where images come from: where no training goes on, others may serve as well.
-SOURCE = ("data.dataset", "data.data_dir", "data.crop", "data.resize")
+SOURCE = ("data.dataset", "data.data_dir", "data.cache", "data.crop", "data.resize")
 
 # What a run and its other modes write into the folder of the run.
 RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")

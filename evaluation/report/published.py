@@ -64,6 +64,7 @@ FREE = (  # what no number depends on, or what stands beside the number anyway
     "training.n_jitted_steps",
     "training.snapshot_*",
     "data.data_dir",
+    "data.cache",
     "model.remat",
 )
 
