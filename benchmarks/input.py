@@ -130,9 +130,7 @@ def prepared(folder: pathlib.Path, ending: str, target: pathlib.Path) -> Any:
     if kind is None:
         return None
 
-    class Pictures(
-        tfds.core.GeneratorBasedBuilder, skip_registration=True
-    ):  # type: ignore[misc, call-arg]
+    class Pictures(tfds.core.GeneratorBasedBuilder, skip_registration=True):  # type: ignore[misc, call-arg]
         VERSION = tfds.core.Version("1.0.0")
         name = f"pictures_{kind}"
 

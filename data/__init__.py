@@ -9,6 +9,7 @@ from data.datasets import (
     default_folder,
     from_config,
     grey_levels,
+    is_users_own,
     load,
 )
 
@@ -22,5 +23,6 @@ __all__ = [
     "eval_batches",
     "from_config",
     "grey_levels",
+    "is_users_own",
     "load",
 ]

@@ -34,6 +34,7 @@ import tqdm
 from configs.names import lookup
 from data.builder import ImageBuilder, default_folder
 from data.decoded import cached
+from data.folder import ImageFolder
 from data.pictures import Pictures, Request
 from data.toy import PointSet
 
@@ -124,6 +125,8 @@ class Dataset:
       image_shape: (H, W, C).
       num_classes: labels are in 0..num_classes-1.
       summary: a line about the files of a user's folder, which the program prints; else "".
+      folder: the user's folder that the images are from; "" of a published data set.
+      transform: how their crop and size were made, in words; "" where they are as published.
     """
 
     name: str
@@ -134,6 +137,8 @@ class Dataset:
     image_shape: tuple[int, int, int]
     num_classes: int
     summary: str = ""
+    folder: str = ""
+    transform: str = ""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -157,6 +162,17 @@ class Dataset:
             content = zlib.crc32(np.ascontiguousarray(self.images).data)
             content = zlib.crc32(np.ascontiguousarray(self.labels).data, content)
         return f"{self.name}/{self.split}/{len(self)}/{content:08x}"
+
+    def facts(self) -> dict[str, Any]:
+        """The examples' origin, as it stands beside what was made with them."""
+        return {
+            "dataset": f"{self.name}/{self.split}",
+            "fingerprint": self.fingerprint,
+            "folder": self.folder,
+            "image_size": self.image_shape[0],
+            "channels": self.image_shape[-1],
+            "transform": self.transform,
+        }
 
 
 def load(
@@ -182,7 +198,7 @@ def load(
       ValueError: unknown name or split, another image size, damaged files.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
-    summary = ""
+    words = {}
     builder = lookup(DATASETS, name.lower(), "data.dataset")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
@@ -190,7 +206,8 @@ def load(
         records = cached(files, split, default_folder()) if cache else files
         images, _ = _columns(records, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
-        summary = files.summary
+        words = {"summary": files.summary, "transform": files.transform}
+        words["folder"] = str(data_dir) if is_users_own(name) else ""
     else:
         shape, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
         if image_size is not None and (image_size, image_size) != shape[:2]:
@@ -201,7 +218,7 @@ def load(
             images, labels = builder.draw(split)
         else:
             images, labels = _open(builder, split, data_dir, ram_limit)
-    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes, summary)
+    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes, **words)
 
 
 def from_config(config: Any, split: str) -> Dataset:
@@ -220,6 +237,11 @@ def from_config(config: Any, split: str) -> Dataset:
 def grey_levels(name: str) -> int:
     """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`."""
     return DATASETS.get(name.lower(), ImageBuilder).LEVELS
+
+
+def is_users_own(name: str) -> bool:
+    """True for the data set of a user's folder, whose name does not say what is in it."""
+    return name.lower() == ImageFolder.name
 
 
 def class_names(name: str) -> tuple[str, ...]:

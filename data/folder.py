@@ -35,7 +35,8 @@ class ImageFolder(Pictures):
     what was read, and what was passed over: hidden files, and files of other kinds.
 
     Raises:
-      ValueError: no folder or none with images for both splits, or a number out of range.
+      ValueError: a folder without images for both splits, or a number out of range.
+      FileNotFoundError: no such folder.
     """
 
     name = "folder"
@@ -58,6 +59,7 @@ class ImageFolder(Pictures):
         self.num_classes = len(classes)
         self.names = sorted(contents.splits[request.split], key=lambda name: digest(portable(name)))
         self.labels = np.array([classes.index(labels[name]) for name in self.names], np.int32)
+        self.transform = f"shorter side to {request.image_size} by Lanczos, longer one cut"
         self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
         self._warned: dict[str, str] = {}
 
@@ -119,11 +121,11 @@ def listed(folder: pathlib.Path) -> Contents:
     """What a folder holds.
 
     Raises:
-      ValueError: no such folder, one that cannot be read, or one of `train` and `test` without the
-        other.
+      ValueError: a folder that cannot be read, or one of `train` and `test` without the other.
+      FileNotFoundError: no such folder.
     """
     if not folder.is_dir():
-        raise ValueError(f"data set folder: there is no folder {shown(folder)}")
+        raise FileNotFoundError(f"data set folder: there is no folder {shown(folder)}")
     passed_over: collections.Counter[str] = collections.Counter()
     folders, notes = split_folders(folder)
     if folders:

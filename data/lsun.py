@@ -54,6 +54,7 @@ class LsunPictures(Pictures):
         self.entries = LmdbFile(root / file, default_folder() / "index")
         self.source = str((root / file).resolve())
         self.labels = np.zeros(len(self.entries), np.int32)
+        self.transform = f"middle square, antialiased bicubic to {request.image_size}"
         self.summary = f"{root / file}: {len(self.entries)} images"
 
     def image(self, row: int) -> np.ndarray:

@@ -59,6 +59,7 @@ class Pictures:
       image_shape: of every image, after the data set's own crop and change of size.
       labels: int32 [n], in 0..num_classes-1.
       summary: what was read, in one line.
+      transform: how their crop and size were made, in words; "" where they are as published.
       checksum: equal for equal examples in equal order, as far as that is known without reading
         all of them.
     """
@@ -74,6 +75,7 @@ class Pictures:
     num_classes: int = 1
     labels: np.ndarray
     summary: str = ""
+    transform: str = ""
     checksum: int = 0
 
     def __init__(self, request: Request):

@@ -16,6 +16,7 @@ import likelihood
 import sampling
 from configs.stored import config_differences
 from evaluation import batch_cache, features, judge, likelihoods, samples
+from evaluation.metrics import statistics
 from evaluation.report import console, content
 from generation import examples
 from runtime import devices, errors, experiment, figures, files
@@ -45,6 +46,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     parts = experiment.build(config)
     refuse(config, parts)
     trained = restore(config, parts, workdir)
+    warn_of_other_data(config, trained)
     folder = results_folder(workdir, eval_folder)
     results = origin(config, parts, trained)
     if config.eval.enable_loss:
@@ -121,6 +123,7 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "weights": trained.label,
         "weights_sha256": trained.sha256,
         "dataset": config.data.dataset,
+        "trained_on": trained.dataset or config.data.dataset,
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
@@ -172,9 +175,26 @@ def loss_results(
     trained: Trained,
     folder: pathlib.Path,
 ) -> Results:
-    """The loss of test images and its parts by time; draws loss_by_time.png into `folder`."""
-    objective = objective_from_config(config, parts, parts.dataset("train"))
-    loss = held_out.HeldOutLoss(parts, objective, config.eval.batch_size, config.seed)
+    """The loss of test images and its parts by time; draws loss_by_time.png into `folder`.
+
+    It is empty, with a warning, where the data set is not here and nothing else that is asked for
+    needs it.
+
+    Raises:
+      FileNotFoundError: the data set is not here.
+    """
+    loss, absence = None, ""
+    try:
+        objective = objective_from_config(config, parts, parts.dataset("train"))
+        dataset = parts.dataset("test")
+        loss = held_out.HeldOutLoss(parts, objective, config.eval.batch_size, config.seed, dataset)
+    except FileNotFoundError as error:
+        if needs_dataset(config, parts):
+            raise
+        absence = errors.one_line(error, 300)
+    if not devices.on_all(loss is not None) or loss is None:
+        logging.warning("the loss of test images is left out: %s", absence or "no data set")
+        return {}
     held = loss(trained.params, "loss")
     if devices.is_primary():
         held_out.save_loss_by_time(folder, held, trained.label)
@@ -182,7 +202,33 @@ def loss_results(
         "loss": held.loss,
         "loss_images": len(held.per_image["loss"]),
         "loss_by_time": held.by_time(),
+        "loss_data": dataset.facts(),
     }
+
+
+def needs_dataset(config: ml_collections.ConfigDict, parts: experiment.Parts) -> bool:
+    """True if what is asked for beside the loss needs the data set, or nothing else is asked for.
+
+    Samples need none whose metrics are computed from a file of statistics alone.
+    """
+    options = config.eval
+    if options.enable_bpd or not options.enable_sampling:
+        return True
+    if not (options.stats_path and features.uses_inception(parts, options)):
+        return True
+    single = any(entry.real for entry in judge.metrics_of(parts, options).values())
+    return single and statistics.read(options.stats_path).features is None
+
+
+def warn_of_other_data(config: ml_collections.ConfigDict, trained: Trained) -> None:
+    """Warns that a run is compared with another data set than the one it was trained on."""
+    if trained.dataset and trained.dataset.lower() != config.data.dataset.lower():
+        logging.warning(
+            "data.dataset is %r, and the run was trained on %r: its numbers compare with the "
+            "former",
+            config.data.dataset,
+            trained.dataset,
+        )
 
 
 # --- several checkpoints and samplers ---
@@ -224,7 +270,7 @@ def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> lis
         return [config.eval.checkpoint]
     first, last = config.eval.begin_ckpt, config.eval.end_ckpt
     frequency = config.training.snapshot_freq
-    run = open_run(config, workdir)
+    run = open_run(config, workdir, training=False)
     steps = {i * frequency for i in range(first, last + 1)}
     stored = [str(step) for step in run.steps() if step in steps]
     if not stored:

@@ -56,6 +56,7 @@ def likelihood_results(
         name: float(per_image[kind.unit].mean()),
         f"{name}_stderr": standard_error(per_image[kind.unit]),
         f"{name}_split": options.bpd_dataset,
+        f"{name}_data": dataset.facts(),
         f"{name}_images": count,
         f"{name}_repeats": options.bpd_num_repeats,
         f"{name}_nfe": float(per_image["nfe"].mean()),

@@ -38,17 +38,15 @@ def make_statistics(
 
 def origin_of(extractor: features.InceptionExtractor, dataset: data.Dataset, count: int) -> Origin:
     """The origin of statistics of the first `count` images."""
-    return dataclasses.replace(
-        extractor.origin,
-        dataset=f"{dataset.name}/{dataset.split}",
-        fingerprint=dataset.fingerprint,
-        images=count,
-    )
+    return dataclasses.replace(extractor.origin, **dataset.facts(), images=count)
+
+
+IDENTITY = ("network", "weights_sha256", "resize", "dataset", "fingerprint", "images")
 
 
 def cache_file(origin: Origin) -> pathlib.Path:
-    """The file that keeps statistics of that origin."""
-    key = json.dumps(dataclasses.asdict(origin)).encode()
+    """The file that keeps statistics of that origin: the rest follows from its `IDENTITY`."""
+    key = json.dumps({name: getattr(origin, name) for name in IDENTITY}).encode()
     name = f"{origin.dataset.replace('/', '-')}-{hashlib.sha256(key).hexdigest()[:16]}.npz"
     return data.default_folder() / "statistics" / name
 
@@ -61,6 +59,8 @@ def cached_statistics(origin: Origin) -> Statistics | None:
     try:
         stored = statistics.read(file)
         statistics.check(stored, origin, inception.NUM_FEATURES)
+        if statistics.other_data(stored.origin, origin):
+            raise ValueError(f"the statistics in {file} are not of {origin.fingerprint}")
     except ValueError as error:
         logging.warning("%s; they are made again", errors.one_line(error, 300))
         return None
@@ -93,7 +93,8 @@ def reference(
     """The statistics that `eval.stats_path` names, or those of the training images.
 
     The latter are made once and cached. `with_features` asks for the features of single images too,
-    which few files have: they are computed again.
+    which few files have: they are computed again. Only what is not in the file of statistics has
+    the data set opened.
 
     Raises:
       FileNotFoundError: no such file.
@@ -101,13 +102,21 @@ def reference(
     """
     if options.stats_path:
         stored = statistics.read(options.stats_path)
-        name = f"{parts.dataset_name.lower()}/train"
-        expected = dataclasses.replace(extractor.origin, dataset=name, images=options.stats_images)
+        height, _, channels = parts.image_shape
+        expected = dataclasses.replace(
+            extractor.origin,
+            dataset=f"{parts.dataset_name.lower()}/train",
+            folder=parts.dataset_folder,
+            image_size=height,
+            channels=channels,
+            images=options.stats_images,
+        )
         statistics.check(stored, expected, inception.NUM_FEATURES)
         if not with_features or stored.features is not None:
+            warn_of_other_data(stored, expected)
             return stored
         dataset, count = training_images(parts, options)
-        statistics.check(stored, origin_of(extractor, dataset, count), inception.NUM_FEATURES)
+        stored = beside(stored, origin_of(extractor, dataset, count))
     else:
         dataset, count = training_images(parts, options)
         cached = cached_statistics(origin_of(extractor, dataset, count))
@@ -119,6 +128,37 @@ def reference(
     images = FeatureSet([], ["pool"])
     extractor.see(dataset, count, images)
     return dataclasses.replace(stored, features=images.array("pool"))
+
+
+def beside(stored: Statistics, origin: Origin) -> Statistics:
+    """Statistics beside which features of that origin stand, of another data set perhaps.
+
+    Raises:
+      ValueError: of the same data set, but made otherwise or of another number of images.
+    """
+    if not warn_of_other_data(stored, origin):
+        statistics.check(stored, origin, inception.NUM_FEATURES)
+        return stored
+    return dataclasses.replace(stored, features_of=f"{origin.name}, {origin.fingerprint}")
+
+
+def warn_of_other_data(stored: Statistics, origin: Origin) -> bool:
+    """True, and a warning with both names, if statistics are known to be of another data set."""
+    other = statistics.other_data(stored.origin, origin)
+    if other:
+        logging.warning(
+            "the statistics in %s are of %s, the data set is %s: distances are to the former",
+            stored.path,
+            shown_data(stored.origin),
+            shown_data(origin),
+        )
+    return other
+
+
+def shown_data(origin: Origin) -> str:
+    """A data set by its name and, where that is known, the checksum of its examples."""
+    checksum = origin.fingerprint.rpartition("/")[2]
+    return origin.name + (f", CRC-32 {checksum}" if checksum else "")
 
 
 def write_statistics(config: ml_collections.ConfigDict) -> Statistics:

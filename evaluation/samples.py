@@ -20,7 +20,7 @@ from generation import examples
 from generation.generator import Generator
 from runtime import devices, experiment
 from runtime.arrays import NUMBER
-from runtime.workdir import Trained
+from runtime.workdir import Trained, without_source
 
 Results = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -64,6 +64,7 @@ def shards_by_seed(
     for seed in range(config.sampling.seed, config.sampling.seed + config.eval.seeds):
         sections = ("data", "model", "sampling", "training")
         origin = {name: config[name].to_dict() for name in sections}
+        origin["data"] = without_source(origin["data"]) | {"levels": parts.levels}
         origin["sampling"]["seed"] = seed
         by_seed[seed] = store.open(row, config.eval.keep_samples, what="samples", config=origin)
     return by_seed
@@ -116,6 +117,7 @@ def frechet_judge(
             "num_samples": len(images),
             "num_train": len(train),
             "train_fingerprint": train.fingerprint,
+            "train_data": train.facts(),
             **extractor.compare(images, train_images, test),
             **compare_features(parts, options, generated, real),
             "nfe": mean_nfe(samples),

@@ -16,7 +16,7 @@ from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
 from runtime.arrays import NUMBER, read_shard
-from runtime.workdir import restore
+from runtime.workdir import SOURCE, restore
 
 ORIGIN = "made_by.json"
 SHARDS = "shard_*.npz"
@@ -96,6 +96,7 @@ def refuse_others(folder: pathlib.Path, origin: dict[str, Any]) -> None:
             f"those of now have {origin['weights_sha256'][:12]}, step {origin['step']}; {ADVICE}"
         )
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
+    free += [f"config.{name}" for name in SOURCE]
     differences = config_differences(stored, origin, free)
     if differences:
         raise ValueError(

@@ -52,7 +52,8 @@ class Parts:
       module: the network, a Flax module, whose `apply` takes parameters.
       image_shape: (H, W, C).
       pixels: the range in which the network sees images.
-      dataset_name: of the images that the network has learnt, or learns.
+      dataset_name: of the images that the network learns, or is compared with.
+      dataset_folder: where a user's own images of that data set are; "" for other sets.
       dataset: from the name of a split to these images.
       objective: the name of the training objective, which decides whether there is a score.
       continuous: True if the network knows all times in [0, T], not the SDE's N noise levels alone.
@@ -67,6 +68,7 @@ class Parts:
     image_shape: tuple[int, int, int]
     pixels: Pixels
     dataset_name: str
+    dataset_folder: str
     dataset: Callable[[str], data.Dataset]
     objective: str
     continuous: bool
@@ -128,6 +130,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         image_shape=image_shape(config),
         pixels=Pixels(levels, images.centered, images.uniform_dequantization),
         dataset_name=images.dataset,
+        dataset_folder=images.data_dir if data.is_users_own(images.dataset) else "",
         dataset=_opener(config),
         objective=config.training.objective,
         continuous=config.training.continuous,

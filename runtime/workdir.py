@@ -6,12 +6,14 @@ import contextlib
 import functools
 import pathlib
 import re
+from collections.abc import Collection, Mapping
 from typing import Any, NamedTuple
 
 import jax
 import ml_collections
 
 import configs
+import data
 import models
 from configs import schema
 from configs.stored import config_differences
@@ -36,6 +38,9 @@ FREE_TO_CHANGE = (
     "eval.*",
 )
 
+# Fields on where images come from: where no training goes on, others may serve as well.
+SOURCE = ("data.dataset", "data.data_dir", "data.cache", "data.crop", "data.resize")
+
 # What a run and its other modes write into the folder of the run.
 RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")
 
@@ -46,33 +51,65 @@ CONFIG_ADVICE = (
 )
 
 
-def open_run(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Checkpoints:
+def open_run(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, training: bool = True
+) -> Checkpoints:
     """The checkpoints of the run in this folder.
+
+    Where no `training` goes on its `SOURCE` of images may be another, of as many grey levels.
 
     Raises:
       ValueError: the folder holds a run whose config, in config.json or else in its newest
         checkpoint, differs in what matters; says in what. Its config.json is damaged.
     """
-    path = workdir / CONFIG
     checkpoints = Checkpoints(
         workdir / "checkpoints",
         keep_latest=2,
         keep_best=1,
         keep_every=config.training.snapshot_freq,
     )
-    stored = _stored_sections(path) if path.exists() else checkpoints.config()
+    path, stored = _config_of(workdir, checkpoints)
     if stored:
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
-        differences = config_differences(
-            configs.complete(stored), configs.complete(config.to_dict()), free
-        )
+        free += [] if training else SOURCE
+        old, new = configs.complete(stored), configs.complete(config.to_dict())
+        differences = config_differences(old, new, free) + _other_levels(old, new, free)
         if differences:
             raise ValueError(
-                f"{path if path.exists() else checkpoints.directory} belongs to another run: "
-                f"{errors.abridged(differences, '; ', 4)}; use its config or another --workdir"
+                f"{path} belongs to another run: {errors.abridged(differences, '; ', 4)}; use its "
+                "config or another --workdir"
             )
     return checkpoints
+
+
+def _config_of(
+    workdir: pathlib.Path, checkpoints: Checkpoints
+) -> tuple[pathlib.Path, Mapping[str, Any] | None]:
+    """The config of the run in a folder, if it has one, and where that stands."""
+    path = workdir / CONFIG
+    if path.exists():
+        return path, _stored_sections(path)
+    return checkpoints.directory, checkpoints.config()
+
+
+def _other_levels(
+    old: Mapping[str, Any], new: Mapping[str, Any], free: Collection[str]
+) -> list[str]:
+    """A line where a data set that is free to change has other grey levels than the run's."""
+    names = [str(config["data"]["dataset"]) for config in (old, new)]
+    stored, given = map(data.grey_levels, names)
+    if stored == given or "data.dataset" not in free:
+        return []
+    return [
+        f"data.dataset: {names[0]!r} (stored) != {names[1]!r} (given), which have {stored} and "
+        f"{given} grey levels (points have 0)"
+    ]
+
+
+def without_source(section: Mapping[str, Any]) -> dict[str, Any]:
+    """Section `data` of a config without what samples do not depend on: where images are from."""
+    return {name: value for name, value in section.items() if f"data.{name}" not in SOURCE}
 
 
 def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -133,12 +170,14 @@ class Trained(NamedTuple):
       step: of the training that they are from.
       label: what they are called in tables.
       sha256: their `arrays.fingerprint`, by which all that is made with them and kept is named.
+      dataset: the name of the data set that they were trained on; "" where nobody knows.
     """
 
     params: Any
     step: int
     label: str
     sha256: str
+    dataset: str = ""
 
 
 def restore(
@@ -167,11 +206,16 @@ def load_weights(
       ValueError: it belongs to another config, or is damaged; weights that the run did not keep.
     """
     choice = weights_choice(config.eval.ema)
-    restored = open_run(config, workdir).restore(step=config.eval.checkpoint)
+    checkpoints = open_run(config, workdir, training=False)
+    restored = checkpoints.restore(step=config.eval.checkpoint)
+    _, stored = _config_of(workdir, checkpoints)
+    dataset = (stored or config.to_dict()).get("data", {}).get("dataset", config.data.dataset)
     init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
     if isinstance(choice, PostHocAverage):
-        return _post_hoc_weights(config, choice, restored, template, Snapshots(workdir / "ema"))
+        snapshots = Snapshots(workdir / "ema")
+        trained = _post_hoc_weights(config, choice, restored, template, snapshots)
+        return trained._replace(dataset=dataset)
     trees = _stored_trees(config)
     name = ema.rate_name(choice) if isinstance(choice, float) else choice
     if name not in trees:
@@ -182,7 +226,7 @@ def load_weights(
         )
     prefix, label = trees[name]
     params = unflatten(template, restored.state, prefix=prefix)
-    return Trained(params, restored.step, label, fingerprint(params))
+    return Trained(params, restored.step, label, fingerprint(params), dataset)
 
 
 class PostHocAverage(NamedTuple):

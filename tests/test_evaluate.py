@@ -29,7 +29,7 @@ def run_with(monkeypatch):
 
     def have(*steps):
         run = SimpleNamespace(steps=lambda: list(steps), directory="run/checkpoints")
-        monkeypatch.setattr(evaluate, "open_run", lambda config, workdir: run)
+        monkeypatch.setattr(evaluate, "open_run", lambda config, workdir, training: run)
 
     return have
 

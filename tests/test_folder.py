@@ -284,7 +284,6 @@ def test_broken_files_are_named(pictures, damage):
 def test_refusals(tmp_path):
     for arguments, expected in [
         ((None,), "name the folder with --config.data.data_dir"),
-        ((tmp_path / "none",), f"there is no folder {tmp_path / 'none'}"),
         ((tmp_path,), "has no images for the split 'train'"),
         ((tmp_path, "train", 4, 2), "num_channels 1 or 3, not 4 and 2"),
         ((tmp_path, "valid"), "unknown split of folder 'valid'"),
@@ -292,6 +291,9 @@ def test_refusals(tmp_path):
         with pytest.raises(ValueError, match=re.escape(expected)) as caught:
             load(*arguments)
         one_line(caught)
+    absent = tmp_path / "none"
+    with pytest.raises(FileNotFoundError, match=f"there is no folder {absent}$"):
+        load(absent)
     picture(tmp_path / "only.png")
     (tmp_path / "a.txt").write_text("")
     with pytest.raises(

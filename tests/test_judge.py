@@ -162,6 +162,7 @@ def test_every_number_has_its_origin_and_statistics_are_made_once(small, monkeyp
         "dataset": "digits/train",
         "fingerprint": data.load("digits", "train").fingerprint,
         "images": 1500,
+        **{"folder": "", "image_size": 8, "channels": 1, "transform": ""},
     }
     assert first["inception"]["resize"] == "tensorflow"
     printed = "\n".join(map(" ".join, console.sample_rows(first)))
@@ -227,6 +228,40 @@ def test_what_cannot_be_judged_is_refused_before_anything_is_drawn(small, change
         judge_of(config(**changes))
 
 
+def test_statistics_of_another_data_set_serve_with_a_warning_and_open_none(
+    small, monkeypatch, caplog
+):
+    """Where single images are needed, of which the file has no features, the data set is opened."""
+    path = str(small / "s.npz")
+    reference.write_statistics(config(eval__stats_path=path))
+    stored = statistics.read(path)
+    assert stored.origin.name == "digits/train"
+    assert (stored.origin.image_size, stored.origin.channels) == (8, 1)
+    opened = experiment.data.from_config
+    monkeypatch.setattr(experiment.data, "from_config", None)
+    judge_of(config(eval__stats_path=path, eval__metrics=("fid", "sfid")))
+    assert not caplog.messages
+    other = {"data__dataset": "folder", "data__data_dir": str(small / "cats")}
+    judge_of(config(eval__stats_path=path, eval__metrics=("fid",), **other))
+    assert caplog.messages == [
+        f"the statistics in {path} are of digits/train, CRC-32 "
+        f"{stored.origin.fingerprint.rpartition('/')[2]}, the data set is folder/train (cats): "
+        "distances are to the former"
+    ]
+
+    def renamed(config, split):
+        return dataclasses.replace(opened(config, split), name="others")
+
+    caplog.clear()
+    monkeypatch.setattr(experiment.data, "from_config", renamed)
+    facts = judge_of(config(eval__stats_path=path)).real.facts()
+    assert facts["features_of"].startswith("others/train, others/train/1500/")
+    assert facts["dataset"] == "digits/train"
+    assert len(caplog.messages) == 1
+    rows = dict(console.statistics_rows(facts))
+    assert rows["  single images"] == facts["features_of"]
+
+
 def test_statistics_that_do_not_fit_are_refused(small, monkeypatch):
     reference.write_statistics(config(eval__stats_path=str(small / "s.npz")))
     fits = {"eval__stats_path": str(small / "s.npz"), "eval__metrics": ("fid",)}
@@ -234,7 +269,8 @@ def test_statistics_that_do_not_fit_are_refused(small, monkeypatch):
     for changes, message in (
         ({"eval__resize": "pytorch"}, "resize tensorflow, not pytorch"),
         ({"eval__stats_images": 1000}, "1500 images, not 1000"),
-        ({"data__dataset": "fashion_mnist"}, "dataset digits/train, not fashion_mnist/train"),
+        ({"data__image_size": 16}, "image size 8, not 16"),
+        ({"data__num_channels": 3}, "channels 1, not 3"),
     ):
         with pytest.raises(ValueError, match=message):
             judge_of(config(**fits | changes))

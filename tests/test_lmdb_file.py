@@ -1,25 +1,14 @@
 """LMDB environments: LSUN's layout, and what is none."""
 
 import io
-import pathlib
 
-import lmdb
 import numpy as np
 import pytest
 from PIL import Image
 
 from data import lmdb_file
 from tests import golden_cases
-
-
-def write(folder: pathlib.Path, entries: dict[bytes, bytes]) -> pathlib.Path:
-    with (
-        lmdb.open(str(folder), map_size=1 << 22) as environment,
-        environment.begin(write=True) as writer,
-    ):
-        for key, value in entries.items():
-            writer.put(key, value)
-    return folder
+from tests.official_files import write_lmdb as write
 
 
 @pytest.mark.parametrize(

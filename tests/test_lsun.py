@@ -9,7 +9,7 @@ from PIL import Image
 import data
 from data import lsun
 from tests import golden_cases
-from tests.test_lmdb_file import write
+from tests.official_files import write_lmdb as write
 
 
 @pytest.fixture(autouse=True)

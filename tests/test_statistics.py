@@ -11,12 +11,17 @@ from typing import Any
 import numpy as np
 import pytest
 
+from evaluation import reference
 from evaluation.metrics import statistics
 from evaluation.metrics.moments import Gaussian
 from evaluation.metrics.statistics import Origin, Statistics
+from evaluation.report import console
 
 MU, SIGMA = np.array([1.0, 2.0, 3.0]), np.diag([1.0, 2.0, 3.0]) + 0.5
-ORIGIN = Origin("inception-2015-12-05", "ab" * 32, "tensorflow", "digits/train", "digits/x", 100)
+ORIGIN = Origin(
+    *("inception-2015-12-05", "ab" * 32, "tensorflow", "digits/train", "digits/x", 100),
+    *("", 8, 1, "none"),
+)
 
 
 def test_our_own_file_is_read_back_and_by_others(tmp_path):
@@ -146,8 +151,8 @@ def test_covariances_of_few_images_and_of_float32_stand(tmp_path):
         ("network", "inception-v3"),
         ("weights_sha256", "cd" * 32),
         ("resize", "pytorch"),
-        ("dataset", "cifar10/train"),
-        ("fingerprint", "digits/y"),
+        ("image_size", 64),
+        ("channels", 3),
         ("images", 99),
         ("images", 101),
     ],
@@ -158,11 +163,43 @@ def test_statistics_made_otherwise_are_refused(field, value):
     statistics.check(stored, ORIGIN, 3)
     statistics.check(stored, Origin(), 3)
     other = dataclasses.replace(ORIGIN, **{field: value})
-    word = "images" if field == "images" else field
+    word = field.replace("_", " ")
     with pytest.raises(ValueError, match=rf"^the statistics in s\.npz are of [^\n]*{word}[^\n]*$"):
         statistics.check(stored, other, 3)
     with pytest.raises(ValueError, match="3 features, not 2048"):
         statistics.check(stored, ORIGIN, 2048)
+
+
+@pytest.mark.parametrize(
+    ("stored", "expected", "other"),
+    [
+        ({}, {}, False),
+        ({"dataset": "a/train"}, {}, False),
+        ({"dataset": "a/train"}, {"dataset": "b/train"}, True),
+        ({"dataset": "a/train"}, {"dataset": "a/test"}, True),
+        ({"folder": "x/cats"}, {"folder": "y/cats"}, False),
+        ({"folder": "x/cats"}, {"folder": "x/dogs"}, True),
+        ({"fingerprint": "1"}, {"fingerprint": "2"}, True),
+        ({"fingerprint": "1", "folder": "cats"}, {"fingerprint": "1", "folder": "moved"}, False),
+    ],
+)
+def test_statistics_of_another_data_set_are_known_by_what_both_say(stored, expected, other):
+    ours, wanted = ({"dataset": "folder/train"} | one if one else {} for one in (stored, expected))
+    assert statistics.other_data(Origin(**ours), Origin(**wanted)) is other
+
+
+def test_files_of_before_the_origin_had_a_size_are_read_and_found(tmp_path):
+    fields = dataclasses.asdict(ORIGIN)
+    old = {name: fields[name] for name in reference.IDENTITY}
+    np.savez(tmp_path / "s.npz", mu=MU, sigma=SIGMA, origin=np.array(json.dumps(old)))
+    stored = statistics.read(tmp_path / "s.npz")
+    statistics.check(stored, ORIGIN, 3)
+    assert not statistics.other_data(stored.origin, ORIGIN)
+    assert reference.cache_file(stored.origin) == reference.cache_file(ORIGIN)
+    rows = dict(console.statistics_rows({**old, "path": "s", "sha256": "", "form": ""}))
+    assert rows["  made from"] == "100 images of digits/train"
+    rows = dict(console.statistics_rows(stored.facts() | fields | {"folder": "a/b"}))
+    assert rows["  made from"] == "100 images of digits/train (a/b), 8x8x1, none"
 
 
 def test_statistics_of_unknown_origin_need_only_be_enough():

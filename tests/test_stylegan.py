@@ -7,7 +7,8 @@ import pytest
 
 import data
 from tests import golden_cases
-from tests.test_tfrecords import stylegan_files, write
+from tests.official_files import write_records as write
+from tests.test_tfrecords import stylegan_files
 
 
 @pytest.fixture(autouse=True)

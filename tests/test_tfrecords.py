@@ -1,27 +1,17 @@
 """TFRecord files: those that TensorFlow wrote, whole, damaged and cut off."""
 
-import struct
-
 import numpy as np
 import pytest
 
 from data import tfrecords
 from tests import golden_cases
+from tests.official_files import write_records as write
 
 
 def stylegan_files():
     names = [path.stem for path in golden_cases.files("data", "*_expected.npz")]
     stems = [name.removesuffix("_expected") for name in names]
     return [path for path in golden_cases.files("data", "*.tfrecords") if path.stem in stems]
-
-
-def write(path, *records):
-    with path.open("wb") as file:
-        for data in records:
-            length = struct.pack("<Q", len(data))
-            file.write(length + struct.pack("<I", tfrecords.masked_crc(length)))
-            file.write(data + struct.pack("<I", tfrecords.masked_crc(data)))
-    return path
 
 
 @pytest.mark.parametrize("path", stylegan_files(), ids=lambda path: path.stem)

@@ -14,7 +14,7 @@ import pytest
 import configs
 from runtime import arrays, errors, files
 from runtime.ema_snapshots import Snapshots
-from runtime.workdir import open_run, stored_config
+from runtime.workdir import SOURCE, open_run, stored_config, without_source
 from tests import tiny
 from training.metric_log import MetricLog
 
@@ -86,6 +86,38 @@ def test_a_config_with_fields_of_other_types_is_named(
         stored_config(tmp_path)
     assert str(refusal.value).startswith(f"{path}: ")
     assert "\n" not in str(refusal.value)
+
+
+def test_images_of_another_source_serve_where_no_training_goes_on(tmp_path: pathlib.Path) -> None:
+    run = tiny.config(data__dataset="cifar10", data__image_size=32, data__num_channels=3)
+    (tmp_path / "config.json").write_text(json.dumps(run.to_dict()))
+    other = run.copy_and_resolve_references()
+    other.data.dataset, other.data.data_dir = "folder", "photographs"
+    open_run(other, tmp_path, training=False)
+    with pytest.raises(ValueError, match=r"another run: data\.dataset: 'cifar10' \(stored\) != "):
+        open_run(other, tmp_path)
+    other.data.image_size = 64
+    with pytest.raises(ValueError, match=r"another run: data\.image_size: 32 \(stored\) != 64"):
+        open_run(other, tmp_path, training=False)
+
+
+@pytest.mark.parametrize(("name", "levels"), [("digits", 17), ("mixture", 0)])
+def test_images_of_other_grey_levels_are_refused(
+    name: str, levels: int, tmp_path: pathlib.Path
+) -> None:
+    """The network's samples, and its likelihoods, are of the levels that it was trained on."""
+    run = tiny.config(data__dataset=name)
+    (tmp_path / "config.json").write_text(json.dumps(run.to_dict()))
+    run.data.dataset = "fashion_mnist"
+    message = rf"data\.dataset: '{name}' .* 'fashion_mnist' .*, which have {levels} and 256 grey"
+    with pytest.raises(ValueError, match=message):
+        open_run(run, tmp_path, training=False)
+
+
+def test_samples_do_not_depend_on_the_source_of_images() -> None:
+    section = tiny.config().data.to_dict()
+    assert section.keys() - without_source(section).keys() <= {n.split(".")[1] for n in SOURCE}
+    assert "image_size" in without_source(section)
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200, -30, -1])

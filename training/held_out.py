@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+import data
 from runtime import devices, experiment, figures, files
 from training.objective import Objective
 
@@ -38,12 +39,20 @@ class HeldOutLoss:
     """The loss of the EMA weights on fixed test images at fixed times with fixed noise.
 
     It makes the curves, and chooses the best checkpoint.
+
+    Args:
+      dataset: the test images, which `parts` open if they are not given.
     """
 
     def __init__(
-        self, parts: experiment.Parts, objective: Objective, batch_size: int, seed: int
+        self,
+        parts: experiment.Parts,
+        objective: Objective,
+        batch_size: int,
+        seed: int,
+        dataset: data.Dataset | None = None,
     ) -> None:
-        dataset = parts.dataset("test")
+        dataset = dataset or parts.dataset("test")
         count = min(len(dataset), batch_size)
         self.images, self.classes = dataset.take(np.arange(count))
         key = jax.random.key(seed)

@@ -45,6 +45,9 @@ class Origin:
       dataset: name of the data set and split, "cifar10/train".
       fingerprint: of the data set's examples.
       images: how many of them.
+      folder: the user's folder that they are from; "" for a published data set.
+      image_size, channels: of each.
+      transform: how their crop and size were made, in words.
     """
 
     network: str = ""
@@ -53,6 +56,16 @@ class Origin:
     dataset: str = ""
     fingerprint: str = ""
     images: int = 0
+    folder: str = ""
+    image_size: int = 0
+    channels: int = 0
+    transform: str = ""
+
+    @property
+    def name(self) -> str:
+        """The data set, with its folder where it is a user's: "folder/train (photographs)"."""
+        last = pathlib.PurePath(self.folder).name
+        return f"{self.dataset} ({last})" if last else self.dataset
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -64,6 +77,7 @@ class Statistics:
       spatial: of the spatial ones, where there are any.
       features: the pool features [n, d] themselves, where there are any.
       origin: their making.
+      features_of: the name of the data set that `features` are of, where it is another one.
       form: which of the forms above.
       path, sha256: of the file; "" before there is one.
     """
@@ -75,11 +89,13 @@ class Statistics:
     form: str = ""
     path: str = ""
     sha256: str = ""
+    features_of: str = ""
 
     def facts(self) -> dict[str, Any]:
         """The file's path, SHA-256 and form, and its origin, as they stand in results.json."""
         file = {"path": self.path, "sha256": self.sha256, "form": self.form}
-        return file | dataclasses.asdict(self.origin)
+        other = {"features_of": self.features_of} if self.features_of else {}
+        return file | dataclasses.asdict(self.origin) | other
 
 
 def read(path: str | os.PathLike[str]) -> Statistics:
@@ -220,24 +236,37 @@ def check(statistics: Statistics, expected: Origin, num_features: int) -> None:
     """Refuses statistics that were made otherwise than the features they shall stand beside.
 
     What the file does not say is not compared, nor what `expected` leaves open; there may be more
-    images than `expected.images`, if the file does not come from this project.
+    images than `expected.images`, if the file does not come from this project. Statistics of
+    another data set have numbers that mean something: see `other_data`.
 
     Raises:
-      ValueError: another network, weights, resize or data set; fewer images; names all of it.
+      ValueError: another network, weights or resize; images of another size, or with another number
+        of channels; fewer images; names all of it.
     """
     origin, wrong = statistics.origin, []
     if len(statistics.pool.mean) != num_features:
         wrong.append(f"{len(statistics.pool.mean)} features, not {num_features}")
-    for name in ("network", "weights_sha256", "resize", "dataset", "fingerprint"):
+    for name in ("network", "weights_sha256", "resize", "image_size", "channels"):
         stored, wanted = getattr(origin, name), getattr(expected, name)
         if stored and wanted and stored != wanted:
-            wrong.append(f"{name} {stored}, not {wanted}")
+            wrong.append(f"{name.replace('_', ' ')} {stored}, not {wanted}")
     ours = bool(origin.network)  # our files say of how many images they are, others had to know
     other = origin.images != expected.images if ours else origin.images < expected.images
     if origin.images and expected.images and other:
         wrong.append(f"{origin.images} images, not {expected.images}")
     if wrong:
         raise ValueError(f"the statistics in {statistics.path} are of {'; '.join(wrong)}")
+
+
+def other_data(origin: Origin, expected: Origin) -> bool:
+    """True if an origin is known to be another data set than the one expected.
+
+    Names tell, and the checksums of examples where both are known.
+    """
+    pairs = [(origin.dataset, expected.dataset), (origin.fingerprint, expected.fingerprint)]
+    if not (origin.fingerprint and expected.fingerprint):
+        pairs.append((origin.name, expected.name))
+    return any(stored and wanted and stored != wanted for stored, wanted in pairs)
 
 
 def _gaussian(path: pathlib.Path, arrays: dict[str, np.ndarray], suffix: str) -> Gaussian:

@@ -15,6 +15,8 @@ def table(results: Results) -> Rows:
     """The rows that are printed: every number with what it was made from."""
     seed = f"step {results['step']}, {results['weights']}, seed {results['seed']}"
     rows = [("checkpoint", seed)]
+    if quantities.other_training_data(results):
+        rows.append(("trained on", f"{results['trained_on']}; compared with {results['dataset']}"))
     if "num_samples" in results:
         rows += sample_rows(results) + seed_rows(results)
         seconds = f"{results['sampling_seconds']:.0f} s"
@@ -74,8 +76,10 @@ def statistics_rows(facts: Mapping[str, Any]) -> Rows:
     images = f"{facts['images']} images" if facts["images"] else "of an unknown number of images"
     rows = [
         ("statistics", f"{facts['path']} ({facts['form']}), SHA-256 {facts['sha256'][:16]}"),
-        ("  made from", f"{images} of {facts['dataset'] or 'an unknown data set'}"),
+        ("  made from", f"{images} of {quantities.data_words(facts)}"),
     ]
+    if facts.get("features_of"):
+        rows.append(("  single images", facts["features_of"]))
     if facts["network"]:
         weights = f"weights {facts['weights_sha256'][:8]}"
         rows.append(("  made by", f"{facts['network']}, {weights}, {facts['resize']} resize"))

@@ -77,7 +77,19 @@ def shared_facts(results: Results, of_network: bool) -> Facts:
         weights += f" (SHA-256 {results['weights_sha256'][:12]})"
     versions = ", ".join(f"{name} {version}" for name, version in results["versions"].items())
     facts = {"versions": versions}
-    return {"step": f"{results['step']:,}", "weights": weights, **facts} if of_network else facts
+    if not of_network:
+        return facts
+    if quantities.other_training_data(results):
+        facts = {"trained on": results["trained_on"], **facts}
+    return {"step": f"{results['step']:,}", "weights": weights, **facts}
+
+
+def data_facts(results: Results, name: str) -> Facts:
+    """The fact of which data set a number is, if the results say so."""
+    if name not in results:
+        return {}
+    checksum = results[name]["fingerprint"].rpartition("/")[2]
+    return {"data": f"{quantities.data_words(results[name])}, CRC-32 {checksum}"}
 
 
 def sample_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
@@ -126,6 +138,7 @@ def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> Fac
         "probe(s)",
         "seed": str(options["seed"]),
         "dequantisation": f"{results['likelihood_of']}, {repeats} draw(s) per image",
+        **data_facts(results, f"{name}_data"),
     }
 
 
@@ -138,6 +151,7 @@ def loss_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
         "NFE": "1 per image",
         "seed": str(config.seed),
         "dequantisation": dequantised,
+        **data_facts(results, "loss_data"),
     }
 
 
@@ -155,9 +169,12 @@ def statistics(results: Results) -> str:
     if "statistics" in results:
         stored = results["statistics"]
         images = f", {stored['images']:,} images" if stored["images"] else ""
-        of = f" of {stored['dataset']}" if stored["dataset"] else ""
-        return f"SHA-256 {stored['sha256'][:16]} ({stored['form']}{images}{of})"
+        of = f" of {quantities.data_words(stored)}" if stored["dataset"] else ""
+        other = f"; single images: {stored['features_of']}" if "features_of" in stored else ""
+        return f"SHA-256 {stored['sha256'][:16]} ({stored['form']}{images}{of}){other}"
     images = f"all {results['num_train']:,} training {results['examples']}"
+    if "train_data" in results:
+        images += f" of {quantities.data_words(results['train_data'])}"
     hashed = results.get("train_fingerprint", "").rpartition("/")[2]
     return f"{images}, CRC-32 {hashed}" if hashed else images
 

@@ -215,6 +215,22 @@ def numbers(results: Results) -> dict[str, Number]:
     }
 
 
+def data_words(facts: Mapping[str, Any]) -> str:
+    """A data set in words, from `Dataset.facts` or `Statistics.facts`: its name, the folder of a
+    user's images, their shape, and how they came to have it."""
+    place = f" ({facts['folder']})" if facts.get("folder") else ""
+    size, channels = facts.get("image_size"), facts.get("channels")
+    shape = f", {size}x{size}x{channels}" if size else ""
+    transform = f", {facts['transform']}" if facts.get("transform") else ""
+    return f"{facts['dataset'] or 'an unknown data set'}{place}{shape}{transform}"
+
+
+def other_training_data(results: Results) -> bool:
+    """True if a run is compared with another data set than the one it was trained on."""
+    name = results.get("dataset", "")
+    return results.get("trained_on", name).lower() != name.lower()
+
+
 def leading() -> list[str]:
     """The names of the numbers that stand first, in their order."""
     return [name for name, quantity in QUANTITIES.items() if quantity.leading]
