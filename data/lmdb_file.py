@@ -12,6 +12,7 @@ from __future__ import annotations
 import os
 import pathlib
 import weakref
+from typing import ClassVar
 
 import lmdb
 import numpy as np
@@ -24,7 +25,9 @@ MAP_SIZE = 1 << 42  # bytes of address space; the file may have no more
 class _Environment:
     """An environment, opened once in a process for all who read it at a time, as LMDB wants it."""
 
-    _all: weakref.WeakValueDictionary[pathlib.Path, _Environment] = weakref.WeakValueDictionary()
+    _all: ClassVar[weakref.WeakValueDictionary[pathlib.Path, _Environment]] = (
+        weakref.WeakValueDictionary()
+    )
 
     def __init__(self, folder: pathlib.Path):
         self.environment = lmdb.open(
