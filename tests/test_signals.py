@@ -201,7 +201,7 @@ def test_of_two_commands_in_a_workdir_the_second_is_told_of_the_first(
         first.communicate()
     assert (folder / ".lock").exists()
     newest = max(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdecimal())
-    more = f"--config.training.n_iters={newest + 4}" if mode == "train" else "--config.seed=0"
+    more = f"--config.training.n_iters={newest + 4}" if mode == "train" else "--config.seed=42"
     third = start(workdir, more, mode=mode)
     output, _ = third.communicate(timeout=240)
     assert third.returncode == 0, output
