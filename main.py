@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from runtime import stop
+
+if __name__ == "__main__":
+    stop.end_imports()  # of all else
+
 import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from runtime import backend, stop
+from runtime import backend
 
-if __name__ == "__main__":
-    stop.end_imports()
 backend.prepare()
 
 from absl import app, flags

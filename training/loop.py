@@ -123,7 +123,8 @@ def take_steps(
     step, stopping = start, False
     while step < n_iters and not stopping:
         arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
-        state, metrics = step_fn(state, devices.lay_out(arrays))
+        with stop.compiling(step == start and jax.process_count() == 1):
+            state, metrics = step_fn(state, devices.lay_out(arrays))
         history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
