@@ -62,9 +62,8 @@ def shards_by_seed(
     row = {"image": examples.kind_of(parts.pixels).row(parts.image_shape), "nfe": NUMBER}
     by_seed = {}
     for seed in range(config.sampling.seed, config.sampling.seed + config.eval.seeds):
-        sections = ("data", "model", "sampling", "training")
-        origin = {name: config[name].to_dict() for name in sections}
-        origin["sampling"]["seed"] = seed
+        sampler = {**config.sampling.to_dict(), "seed": seed}
+        origin = {**experiment.settings(config), "sampling": sampler}
         by_seed[seed] = store.open(row, config.eval.keep_samples, what="samples", config=origin)
     return by_seed
 

@@ -164,3 +164,14 @@ def _network(config: ml_collections.ConfigDict) -> Any:
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """(H, W, C) by the config alone; a data set of another shape is refused when it is opened."""
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings beside the sampler's that samples of the same weights depend on."""
+    images, training = config.data.to_dict(), config.training
+    del images["data_dir"]
+    return {
+        "data": images,
+        "model": config.model.to_dict(),
+        "training": {name: training[name] for name in ("sde", "continuous", "objective")},
+    }
