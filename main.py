@@ -32,8 +32,7 @@ class Mode(NamedTuple):
       function: "package.module:function", imported late so that --help is quick.
       required: the flags that it needs; they are arguments of the function, by name.
       optional: further flags that the function takes.
-      writes: the folder inside the workdir that it alone may write to meanwhile, from the flags;
-        None if it writes nothing there.
+      writes: the folder in the workdir that it alone may write to, from the flags; or None.
       must_write: False if it may find all that it is to write there already.
     """
 
@@ -55,7 +54,7 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config; override a value by --config.a.b=value.")
+config_flag.define("Config; override a value by --config.a.b=value.")
 flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")

@@ -150,9 +150,12 @@ def keep_earlier(folder: pathlib.Path, results: Results) -> None:
     for name in RESULTS:
         if (folder / name).is_file():
             (folder / name).replace(kept / name)
-    then, now = (each.get("made_by") for each in (earlier, results))
-    comparable = isinstance(then, dict) and isinstance(now, dict)
-    differences = config_differences(then, now, wording=then_and_now) if comparable else []
+    then, now = earlier.get("made_by"), results.get("made_by")
+    differences = (
+        config_differences(then, now, wording=then_and_now)
+        if isinstance(then, dict) and isinstance(now, dict)
+        else []
+    )
     what = errors.abridged(differences, "; ", 3) or "other weights or evaluations"
     print(f"{folder} had results of {what}; they are kept in {kept}")
 

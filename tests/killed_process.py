@@ -43,16 +43,11 @@ def watch(folder: str, moment: int, delay: float, number: int, log: str) -> None
 
 def inception_is_small() -> None:
     """Replaces Inception by a few mixtures of pixels, as the tests of the judge do."""
-    import numpy as np
+    import pytest
 
-    from evaluation.metrics import inception, inception_weights
-    from tests.test_judge import stand_in
+    from tests.test_judge import replace_inception
 
-    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
-    module: Any = inception
-    module.apply, module.NUM_FEATURES = stand_in, 5
-    source: Any = inception_weights
-    source.load_weights = lambda path: weights
+    replace_inception(pytest.MonkeyPatch())
 
 
 def study_is_small() -> None:

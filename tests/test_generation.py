@@ -160,15 +160,15 @@ def test_samples_under_another_name_are_passed_over_with_a_warning(
 
 def test_samples_are_of_a_process_and_a_range_of_pixels_too() -> None:
     """A hash of the weights says nothing of the SDE in which they were asked."""
-    settings = sample.settings(tiny.config())
+    settings = experiment.settings(tiny.config())
     for change in (
         {"model__beta_max": 5.0},
         {"data__centered": False},
         {"training__sde": "subvpsde"},
     ):
-        assert sample.settings(tiny.config(**change)) != settings
+        assert experiment.settings(tiny.config(**change)) != settings
     elsewhere = {"data__data_dir": "x", "training__n_iters": 99, "sampling__num_steps": 7}
-    assert sample.settings(tiny.config(**elsewhere)) == settings
+    assert experiment.settings(tiny.config(**elsewhere)) == settings
 
 
 @pytest.mark.parametrize(
