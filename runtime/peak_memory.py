@@ -27,7 +27,7 @@ WHOLE = {"conv", "conv_dx", "conv_dw", "conv_general_dilated", "norm", "norm_jvp
 # Their result is their operand.
 SAME = {"reshape", "squeeze", "expand_dims", "materialise", "materialise_cotangent", "copy"}
 
-HOPELESS = 2.0  # `peak` was 0.8 to 0.9 of what XLA takes; so many times the memory it cannot be
+HOPELESS = 2.0  # a `peak` of so many times what is free; it was 0.86 of what XLA takes in training
 
 
 def require(pmapped: Any, arguments: tuple[Any, ...], what: str, lower: str = "it") -> None:

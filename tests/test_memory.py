@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import pathlib
 import resource
+import subprocess
+import sys
 from typing import Any
+from unittest import mock
 
 import jax
 import numpy as np
@@ -12,8 +15,11 @@ import pytest
 
 from runtime import devices, endings, memory, peak_memory
 from tests import tiny
+from tests.test_training import use_devices
 from training import loop
 
+ROOT = pathlib.Path(__file__).parent.parent
+ADDRESSES = 12 * 2**30  # of a command that would take more memory than the machine has
 WHAT = "training.batch_size=8"
 
 
@@ -24,7 +30,8 @@ def square(state: jax.Array, rows: jax.Array) -> tuple[jax.Array, jax.Array]:
 
 def arguments(count: int = 500) -> tuple[jax.Array, np.ndarray]:
     shape = (jax.local_device_count(), count, 3)
-    return devices.replicate(np.ones(7, np.float32)), np.ones(shape, np.float32)
+    state: Any = devices.replicate(np.ones(7, np.float32))
+    return state, np.ones(shape, np.float32)
 
 
 @pytest.fixture
@@ -35,9 +42,11 @@ def program() -> Any:
 def test_what_fits_is_compiled_and_traced_once(program: Any) -> None:
     state, rows = arguments()
     durations: list[str] = []
-    jax.monitoring.register_event_duration_secs_listener(
-        lambda name, *_, **__: durations.append(name)
-    )
+
+    def listen(event: str, duration_secs: float, **_: str | int) -> None:
+        durations.append(event)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
     try:
         peak_memory.require(program, (state, rows), WHAT)
         assert sum("backend_compile" in name for name in durations) == 1
@@ -45,7 +54,7 @@ def test_what_fits_is_compiled_and_traced_once(program: Any) -> None:
         program(state, rows)
         assert not durations
     finally:
-        jax.monitoring.clear_event_listeners()
+        jax.monitoring.unregister_event_duration_listener(listen)
     assert state.is_deleted()
 
 
@@ -54,14 +63,13 @@ def test_a_program_that_does_not_fit_is_refused_before_it_runs(
     program: Any, monkeypatch: pytest.MonkeyPatch, free: int, lowered: bool
 ) -> None:
     """What is hopeless, before it is compiled."""
-    compiled = []
-    lower = program.lower
-    program.lower = lambda *operands: compiled.append(1) or lower(*operands)
+    lower = mock.Mock(side_effect=program.lower)
+    program.lower = lower
     monkeypatch.setattr(memory, "free", lambda: free)
     state, rows = arguments()
     with pytest.raises(MemoryError) as caught:
         peak_memory.require(program, (state, rows), WHAT)
-    assert bool(compiled) == lowered
+    assert lower.called == lowered
     assert not state.is_deleted()
     line, code = endings.ending(caught.value, "train")
     assert code == 1
@@ -86,7 +94,9 @@ def test_a_batch_that_does_not_fit_leaves_the_workdir_as_it_was(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(memory, "free", lambda: 1000)
-    with pytest.raises(MemoryError, match=r"training\.batch_size=8 needs .*; lower it, or .*remat"):
+    with pytest.raises(
+        MemoryError, match=r"training\.batch_size=8 needs .*; lower it, or .*accumulation"
+    ):
         loop.train(tiny.config(), tmp_path)
     assert not (tmp_path / "config.json").exists()
 
@@ -131,3 +141,42 @@ def test_what_is_free_is_the_least_of_machine_groups_and_limit(
     assert memory.free() == min(2029, resource.getpagesize())
     limit = resource.getpagesize()
     assert memory.free() == 0
+
+
+def command(*arguments: str) -> tuple[int, list[str]]:
+    """Exit code and errors of `main.py`, which cannot take more than `ADDRESSES`."""
+
+    def limit() -> None:
+        resource.setrlimit(resource.RLIMIT_AS, (ADDRESSES, ADDRESSES))
+
+    done = subprocess.run(
+        [sys.executable, *arguments],
+        cwd=ROOT, preexec_fn=limit, capture_output=True, text=True, timeout=900, check=False,
+    )  # fmt: skip
+    return done.returncode, [line for line in done.stderr.splitlines() if "error: " in line]
+
+
+@pytest.mark.slow
+def test_a_million_images_at_a_time_end_in_one_line(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    new = ("main.py", "--mode=train", "--config=configs/quickstart.py")
+    code, lines = command(
+        *new, f"--workdir={tmp_path / 'new'}", "--config.training.batch_size=1000000"
+    )
+    assert code == 1
+    assert len(lines) == 1
+    assert "training.batch_size=1000000 needs about" in lines[0]
+    assert not (tmp_path / "new" / "config.json").exists()
+
+    use_devices(monkeypatch, 1)
+    run = tmp_path / "run"
+    loop.train(tiny.config(), run)
+    before = sorted(path for path in run.rglob("*") if path.name != ".lock")
+    many = "--config.sampling.batch_size=20000000"  # of a network with 8 channels
+    code, lines = command(*tiny.arguments(run, "sample", many))
+    assert code == 1
+    assert len(lines) == 1
+    assert "sampling.batch_size=20000000 needs about" in lines[0]
+    files = sorted(path for path in run.rglob("*") if path.name != ".lock")
+    assert [path for path in files if path.is_file()] == [p for p in before if p.is_file()]
