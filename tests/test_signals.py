@@ -21,7 +21,10 @@ from tests.test_killed import trained as trained  # a fixture
 from tests.test_training import ROOT, start, start_two, subprocess_environment
 
 SIGNALS = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
-LINE = re.compile(r"stopped(?! at once).*; the same command goes on( from what is on disk)?")
+LINE = re.compile(
+    r"stopped(?! at once).*; the same command goes on( from what is on disk)?"
+    r"|stopped when the command was finished"
+)
 
 
 def lines_of(output: str) -> list[str]:
@@ -37,7 +40,8 @@ def check_stop(output: str) -> None:
     assert not [line for line in before if re.search(r"stopped|Traceback|Error", line)], output
 
 
-MODES = {"train": case("train", "run", trained=False), **CASES}
+TRAIN = case("train", "run", "--config.training.n_iters=20", trained=False)
+MODES = {"train": TRAIN, **CASES}
 
 
 @pytest.mark.slow
