@@ -155,12 +155,16 @@ def on_any(flag: bool) -> bool:
     return not on_all(not flag)
 
 
-def asked_to_stop(step: int) -> bool:
-    """True on all processes if one of them was asked to stop by the time of this step."""
+def asked_to_stop(call: int) -> bool:
+    """True on all processes if one of them was asked to stop by the time of this call.
+
+    Calls are numbered 1, 2, 3, ...: the processes agree on one of the next numbers, and would pass
+    over it for ever if some were left out.
+    """
     if jax.process_count() == 1:
         return stop.requested()
     stop.pass_on()
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(call)
 
 
 def per_device(batch_size: int, what: str) -> int:

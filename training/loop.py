@@ -125,15 +125,16 @@ def take_steps(
 
     `step_fn` takes several steps in one call, the last call perhaps fewer; `state` is given away.
     """
-    step, stopping = start, False
+    step, call, stopping = start, 0, False
     while step < n_iters and not stopping:
+        call += 1
         arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
-        with stop.compiling(step == start and jax.process_count() == 1):
+        with stop.compiling(call == 1 and jax.process_count() == 1):
             state, metrics = step_fn(state, devices.lay_out(arrays))
         history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
-        stopping = not finished and asked_to_stop(step)
+        stopping = not finished and asked_to_stop(call)
         for periodic in actions:
             if periodic.due(before, step, finished, stopping):
                 periodic.action(step, state)
