@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from runtime import stop
+
+if __name__ == "__main__":
+    stop.end_imports()  # of all else
+
 import importlib
 import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from runtime import backend, stop
+from runtime import backend
 
-if __name__ == "__main__":
-    stop.end_imports()
 backend.prepare()
 
 from absl import app, flags
@@ -29,20 +32,21 @@ class Mode(NamedTuple):
       function: "package.module:function", imported late so that --help is quick.
       required: the flags that it needs; they are arguments of the function, by name.
       optional: further flags that the function takes.
-      writes: the folder inside the workdir that it alone may write to meanwhile, from the flags;
-        None if it writes nothing there.
+      writes: the folder in the workdir that it alone may write to, from the flags; or None.
+      must_write: False if it may find all that it is to write there already.
     """
 
     function: str
     required: tuple[str, ...] = ("config", "workdir")
     optional: tuple[str, ...] = ()
     writes: str | None = None
+    must_write: bool = True
 
 
 MODES = {
     "train": Mode("training.loop:train", writes="."),
     "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",), writes="{eval_folder}"),
-    "sample": Mode("generation.sample:sample", writes="samples"),
+    "sample": Mode("generation.sample:sample", writes="samples", must_write=False),
     "control": Mode("control.run:control", writes="control/{config.control.task}"),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
@@ -50,7 +54,7 @@ MODES = {
 }
 
 FLAGS = flags.FLAGS
-config_flags.DEFINE_config_file("config", None, "Config; override a value by --config.a.b=value.")
+config_flag.define("Config; override a value by --config.a.b=value.")
 flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
@@ -103,7 +107,7 @@ def run(argv: Sequence[str]) -> None:
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
     function = getattr(importlib.import_module(module), name)
     folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})
-    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}"):
+    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}", mode.must_write):
         function(**arguments)
     stop.check("stopped when the command was finished")
 

@@ -86,6 +86,7 @@ class _Absent:
 
 
 ABSENT = _Absent()
+LONGEST = 40  # characters of a value that are said
 
 # How one difference is said, from (dotted name, old value, new value), where a value may be ABSENT.
 Wording = Callable[[str, Any, Any], str]
@@ -94,7 +95,12 @@ Wording = Callable[[str, Any, Any], str]
 def stored_and_given(name: str, old: Any, new: Any) -> str:
     """`model.nf: 64 (stored) != 32 (given)`, or with a comma where one of the two has no value."""
     relation = "," if old is ABSENT or new is ABSENT else " !="
-    return f"{name}: {old!r} (stored){relation} {new!r} (given)"
+    return f"{name}: {_short(old)} (stored){relation} {_short(new)} (given)"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 
 
 def config_differences(

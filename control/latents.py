@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import jax
@@ -17,7 +17,9 @@ from control.problem import Condition, Problem, ScoreOf, input_images, variant_n
 from diffusion import grids, latent
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, all_finite
+from evaluation.batch_cache import Store
 from runtime import devices, errors
+from runtime.arrays import FLAG, fingerprint
 from sde_lib import SDE, ScoreFn, batch_mul
 
 
@@ -156,9 +158,10 @@ def attribute(prior: Prior, options: Options, method: Method) -> Problem:
     )
     shares = np.linspace(0.0, 1.0, options.num_variants + 1)[1:]
 
-    def prepare(params: Any) -> dict[str, np.ndarray]:
+    def prepare(params: Any, store: Store) -> dict[str, np.ndarray]:
         """The direction, once for each input."""
-        z = latents(prior, coding, params, np.concatenate([source, target]), options.batch_size)
+        x = np.concatenate([source, target])
+        z = latents(prior, coding, params, x, options.batch_size, store)
         direction = latent.direction(jnp.asarray(z), jnp.arange(len(z)) >= len(source))
         return {"direction": np.asarray(direction)[None].repeat(len(images), 0)}
 
@@ -182,25 +185,33 @@ def attribute(prior: Prior, options: Options, method: Method) -> Problem:
 
 
 def latents(
-    prior: Prior, coding: Coding, params: Any, x: np.ndarray, batch_size: int
+    prior: Prior, coding: Coding, params: Any, x: np.ndarray, batch_size: int, store: Store
 ) -> np.ndarray:
     """The latents of images x [n, ...], each encoded on its own, by all devices.
+
+    Those of finished batches are in the store, which is that of all else that they depend on.
 
     Raises:
       ValueError: images that could not be encoded.
     """
 
-    def encode(params: Any, numbers: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
+    def encode(params: Any, numbers: jax.Array, x: jax.Array) -> dict[str, jax.Array]:
         def one(x: jax.Array) -> Samples:
             return coding.encode(prior.score(params), x[None])
 
         codes = jax.vmap(one)(x)
-        return codes.x[:, 0], codes.ok[:, 0]
+        return {"z": codes.x[:, 0], "ok": codes.ok[:, 0]}
 
     batch = devices.fitting_batch(min(batch_size, len(x)))
     run = devices.ImageMap(encode, batch, "control.batch_size")
-    batches = [codes for _, codes in run(params, np.arange(len(x)), x, "latents")]
-    z, ok = jax.tree.map(lambda *leaves: np.concatenate(leaves), *batches)
+
+    def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
+        yield from run(params, missing, x[missing], "latents")
+
+    row = {"z": ("f", x.shape[1:]), "ok": FLAG}
+    shards = store.open(row, what="latents", images=fingerprint(x))
+    batches = list(shards.batches(np.arange(len(x)), run.batch_size, compute))
+    z, ok = (np.concatenate([batch[name] for batch in batches]) for name in row)
     errors.refuse(np.flatnonzero(~ok), "could not be encoded")
     return z
 

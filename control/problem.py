@@ -12,6 +12,7 @@ import numpy as np
 import data
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
+from evaluation.batch_cache import Store
 from sde_lib import ScoreFn
 
 Condition = dict[str, jax.Array]  # of one image: leaves [1, ...]
@@ -46,7 +47,8 @@ class Problem:
       columns_after: the same, shown behind them; the variants are compared with "original".
       titles: of the inputs, written below their rows in place of the variants' names.
       guidance: of the scores that `draw` is given, whatever it does with them.
-      prepare: from the network's weights to further conditions [n, ...] that depend on them.
+      prepare: from the network's weights to further conditions [n, ...] that depend on them; it
+        keeps its finished batches in the store.
       target_classes: [n, variants], the class that each image should be taken for; -1: none.
       to_levels: how an image becomes levels, where that is not `Pixels.to_levels`.
       error: mean square of A x - y [1] for an image and its condition, where something is measured.
@@ -59,7 +61,7 @@ class Problem:
     columns_after: dict[str, np.ndarray] = dataclasses.field(default_factory=dict)
     titles: list[str] | None = None
     guidance: Guidance | None = None
-    prepare: Callable[[Any], dict[str, np.ndarray]] | None = None
+    prepare: Callable[[Any, Store], dict[str, np.ndarray]] | None = None
     target_classes: np.ndarray | None = None
     to_levels: Callable[[jax.Array], jax.Array] | None = None
     error: Callable[[jax.Array, Condition], jax.Array] | None = None

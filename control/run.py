@@ -25,7 +25,7 @@ from control.problem import Condition, Problem
 from diffusion import latent
 from diffusion.noise import image_noise
 from evaluation import batch_cache
-from evaluation.batch_cache import Shards
+from evaluation.batch_cache import Shards, Store
 from runtime import devices, errors, experiment, figures
 from runtime.arrays import FLAG, NUMBER, fingerprint
 from runtime.workdir import Trained, restore
@@ -125,11 +125,12 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
         raise ValueError(f"data.dataset={config.data.dataset!r} has points; control draws images")
     problem, prior, options = pose(config, parts)
     trained = restore(config, parts, workdir)
-    if problem.prepare is not None:
-        conditions = problem.conditions | problem.prepare(trained.params)
-        problem = dataclasses.replace(problem, conditions=conditions)
     folder = workdir / "control" / options.task
-    shards = shards_of(folder, problem, config, options, trained)
+    store = store_of(folder, problem, config, options, trained)
+    if problem.prepare is not None:
+        conditions = problem.conditions | problem.prepare(trained.params, store)
+        problem = dataclasses.replace(problem, conditions=conditions)
+    shards = shards_of(store, problem, experiment.image_shape(config))
     arrays = draw(problem, prior, options, trained.params, shards)
     error = arrays.pop("error", None)
     metrics: dict[str, Any] = {}
@@ -156,7 +157,7 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
         results.write(folder, problem, arrays, parts.levels, summary)
         print(figures.table(results.table(summary)))
         print(f"grid.png, results.npz and results.json are in {folder}")
-    shards.remove()
+    store.close()
     return summary
 
 
@@ -174,34 +175,35 @@ def origin(options: Options, prior: Prior, trained: Trained) -> dict[str, Any]:
     }
 
 
-def shards_of(
+def store_of(
     folder: pathlib.Path,
     problem: Problem,
     config: ml_collections.ConfigDict,
     options: Options,
     trained: Trained,
-) -> Shards:
-    """The finished batches of this problem: an interrupted run goes on with those that are missing.
+) -> Store:
+    """The store of finished batches: an interrupted run goes on with those that are missing.
 
-    Their name is a hash of the weights, those of the guide, the settings, the program, and what the
-    images are drawn from: inputs, measurements, masks.
+    They are kept by a hash of the weights, those of the guide, the settings and the program.
     """
     guide = problem.guidance and fingerprint(devices.fetch(problem.guidance.weights))
-    inputs = problem.conditions, problem.columns_before, problem.columns_after
-    sections = ("data", "model", "training", "sampling")
-    settings = {name: config[name].to_dict() for name in sections}
+    sampler, chosen = config.sampling.to_dict(), options.to_dict()
     made_by = {
         "weights": trained.sha256,
         "guide": guide or "",
-        "inputs": fingerprint(inputs),
-        "variants": problem.variants,
-        "config": settings | {"control": options.to_dict()},
+        "config": experiment.settings(config) | {"sampling": sampler, "control": chosen},
         **batch_cache.program(MAKERS),
     }
-    shape = experiment.image_shape(config)
+    return Store(folder, made_by)
+
+
+def shards_of(store: Store, problem: Problem, shape: tuple[int, ...]) -> Shards:
+    """The finished batches of images [*shape], which are kept by a hash of what they are drawn from
+    besides: inputs, measurements, masks."""
     row = {"x": ("f", shape), "image": ("u", shape), "nfe": NUMBER, "ok": FLAG}
     row |= {} if problem.error is None else {"error": NUMBER}
-    return Shards(folder / "shards", made_by, row)
+    inputs = fingerprint((problem.conditions, problem.columns_before, problem.columns_after))
+    return store.open(row, what="images", inputs=inputs, variants=problem.variants)
 
 
 def draw(

@@ -126,6 +126,8 @@ def decoded(
             return attempt(io.BytesIO(file.read()) if small else file)
     except Exception as error:  # Pillow's decoders each have their own
         reason = _reason(error)
+        if isinstance(error, UnidentifiedImageError):
+            reason += f", but {_beginning(path)}"
         pixels = pixels_of_png(path)
         if pixels is not None:
             with contextlib.suppress(Exception):  # damaged pixels: the first error says so
@@ -142,6 +144,18 @@ def _reason(error: Exception) -> str:
     if isinstance(error, Image.DecompressionBombError):
         return f"{error} Make it smaller".replace("\n", " ")
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
+def _beginning(path: str | os.PathLike[str]) -> str:
+    """What a file is, by its first bytes."""
+    with open(path, "rb") as file:
+        head = file.read(24)
+    if not head:
+        return "empty"
+    text = head.decode(errors="replace").rstrip("\ufffd").strip()  # a letter may be cut
+    if text and all((c.isprintable() or c.isspace()) and c != "\ufffd" for c in text):
+        return f"text that begins with {text!r}"
+    return f"begins with the bytes {head[:8].hex(' ')}"
 
 
 def regular(path: str | os.PathLike[str]) -> None:

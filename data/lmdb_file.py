@@ -11,6 +11,8 @@ from __future__ import annotations
 
 import os
 import pathlib
+import weakref
+from typing import ClassVar
 
 import lmdb
 import numpy as np
@@ -18,6 +20,27 @@ import numpy as np
 from data import index
 
 MAP_SIZE = 1 << 42  # bytes of address space; the file may have no more
+
+
+class _Environment:
+    """An environment, opened once in a process for all who read it at a time, as LMDB wants it."""
+
+    _all: ClassVar[weakref.WeakValueDictionary[pathlib.Path, _Environment]] = (
+        weakref.WeakValueDictionary()
+    )
+
+    def __init__(self, folder: pathlib.Path):
+        self.environment = lmdb.open(
+            str(folder), readonly=True, lock=False, readahead=False, map_size=MAP_SIZE
+        )
+
+    @classmethod
+    def of(cls, folder: pathlib.Path) -> _Environment:
+        place = folder.resolve()
+        opened = cls._all.get(place)
+        if opened is None:
+            opened = cls._all[place] = cls(place)
+        return opened
 
 
 class LmdbFile:
@@ -38,9 +61,8 @@ class LmdbFile:
         if not data.is_file():
             raise FileNotFoundError(f"{self.folder} has no data.mdb; an LMDB is a folder with one")
         try:
-            self._environment = lmdb.open(
-                str(self.folder), readonly=True, lock=False, readahead=False, map_size=MAP_SIZE
-            )
+            self._opened = _Environment.of(self.folder)
+            self._environment = self._opened.environment
             self.keys = index.cached(index_folder, data, "lmdb", self._list_keys)
         except lmdb.Error as error:
             raise ValueError(f"{data} is no LMDB, or is damaged: {error}") from error
@@ -62,10 +84,13 @@ class LmdbFile:
 
     def _list_keys(self) -> np.ndarray:
         """The keys in order, uint8 [n, length]."""
+        content, count, lengths = bytearray(), 0, set()
         with self._environment.begin() as transaction:
-            keys = list(transaction.cursor().iternext(keys=True, values=False))
-        lengths = {len(key) for key in keys}
+            for key in transaction.cursor().iternext(keys=True, values=False):
+                content += key
+                count += 1
+                lengths.add(len(key))
         if len(lengths) != 1:
-            what = "has no entries" if not keys else "has keys of different lengths"
+            what = "has no entries" if not count else "has keys of different lengths"
             raise ValueError(f"{self.folder} {what}; LSUN's have 40 hexadecimal digits")
-        return np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
+        return np.frombuffer(content, np.uint8).reshape(count, -1)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.metadata
 import json
 import pathlib
@@ -13,6 +14,7 @@ from absl import logging
 import configs
 import likelihood
 import sampling
+from configs.stored import config_differences
 from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content
@@ -23,6 +25,9 @@ from training import held_out
 from training.objective import objective_from_config
 
 Results = dict[str, Any]
+
+# What an evaluation writes for reading, in the order in which it is moved; the last finishes it.
+RESULTS = ("report.html", "report.json", "results.json")
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
@@ -52,6 +57,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     if config.eval.enable_bpd:
         results |= likelihoods.likelihood_results(config, parts, trained, folder, store)
     if devices.is_primary():
+        keep_earlier(folder, results)
         content.write(folder, workdir, {"": config}, {"": results})
         files.write_json(folder / "results.json", results)  # with it the evaluation is finished
         print(figures.table(console.table(results)))
@@ -127,9 +133,47 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
-    """The settings that results depend on beside the checkpoint, as JSON gives them back."""
+    """The settings that results depend on beside the checkpoint, as JSON gives them back: of
+    section `data` those on where the images are from."""
     sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
+    images = config.data.to_dict().items()
+    sections["data"] = {n: v for n, v in images if f"data.{n}" in experiment.SOURCE}
+    del sections["data"]["cache"]  # has no effect on what is read
     return json.loads(json.dumps(sections))
+
+
+def keep_earlier(folder: pathlib.Path, results: Results) -> None:
+    """Moves report and results of other settings or weights into a folder of their own in `folder`,
+    where `results` are to be written; of the same ones, they are replaced."""
+    earlier = results_in(folder / RESULTS[-1])
+    of_earlier, of_now = (json.dumps(identity(each), sort_keys=True) for each in (earlier, results))
+    if not earlier or of_earlier == of_now:
+        return
+    kept = folder / f"earlier_{hashlib.sha256(of_earlier.encode()).hexdigest()[:8]}"
+    kept.mkdir(exist_ok=True)
+    for name in RESULTS:
+        if (folder / name).is_file():
+            (folder / name).replace(kept / name)
+    then, now = earlier.get("made_by"), results.get("made_by")
+    differences = (
+        config_differences(then, now, wording=then_and_now)
+        if isinstance(then, dict) and isinstance(now, dict)
+        else []
+    )
+    what = errors.abridged(differences, "; ", 3) or "other weights or evaluations"
+    print(f"{folder} had results of {what}; they are kept in {kept}")
+
+
+def identity(results: Results) -> Any:
+    """The settings and weights that results are of; of several evaluations, those of each."""
+    if isinstance(results.get("runs"), dict):
+        return {name: identity(each) for name, each in results["runs"].items()}
+    return [results.get(name) for name in ("made_by", "weights_sha256")]
+
+
+def then_and_now(name: str, old: Any, new: Any) -> str:
+    """`eval.ema='raw' (now '')`."""
+    return f"{name}={old!r:.40} (now {new!r:.40})"
 
 
 def loss_results(
@@ -331,6 +375,7 @@ def evaluate_each(
             runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")
     if devices.is_primary():
         folder = workdir / eval_folder
+        keep_earlier(folder, {"runs": runs})
         files.write_json(folder / "results.json", {"runs": runs})
         content.write(folder, workdir, plan, runs)
         print(figures.table(*console.comparison(runs)))

@@ -20,7 +20,7 @@ from generation import examples
 from generation.generator import Generator
 from runtime import devices, experiment
 from runtime.arrays import NUMBER
-from runtime.workdir import Trained, without_source
+from runtime.workdir import Trained
 
 Results = dict[str, Any]
 Batch = dict[str, np.ndarray]
@@ -62,10 +62,9 @@ def shards_by_seed(
     row = {"image": examples.kind_of(parts.pixels).row(parts.image_shape), "nfe": NUMBER}
     by_seed = {}
     for seed in range(config.sampling.seed, config.sampling.seed + config.eval.seeds):
-        sections = ("data", "model", "sampling", "training")
-        origin = {name: config[name].to_dict() for name in sections}
-        origin["data"] = without_source(origin["data"]) | {"levels": parts.levels}
-        origin["sampling"]["seed"] = seed
+        sampler = {**config.sampling.to_dict(), "seed": seed}
+        origin = {**experiment.settings(config), "sampling": sampler}
+        origin["data"] |= {"levels": parts.levels}
         by_seed[seed] = store.open(row, config.eval.keep_samples, what="samples", config=origin)
     return by_seed
 

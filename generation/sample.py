@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fnmatch
 import pathlib
 from typing import Any
 
@@ -15,7 +16,7 @@ from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
 from runtime.arrays import NUMBER, read_shard
-from runtime.workdir import SOURCE, restore
+from runtime.workdir import restore
 
 ORIGIN = "made_by.json"
 SHARDS = "shard_*.npz"
@@ -42,7 +43,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     folder = workdir / "samples"
     kind = examples.kind_of(parts.pixels)
     origin = {"step": trained.step, "weights_sha256": trained.sha256}
-    origin |= {"sampling": config.sampling.to_dict(), "config": settings(config)}
+    origin |= {"sampling": config.sampling.to_dict(), "config": experiment.settings(config)}
     origin |= {"ema": config.eval.ema} if config.eval.ema else {}
     refuse_others(folder, origin)
     numbers = missing(folder, config.sampling.num_samples, kind, parts.image_shape)
@@ -53,18 +54,6 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             save_batch(folder, indices, batch, kind)
     if devices.is_primary():
         print(f"{config.sampling.num_samples} samples are in {folder} ({len(numbers)} new)")
-
-
-def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
-    """The settings beside the sampler's that samples of the same weights depend on."""
-    data, training = config.data.to_dict(), config.training
-    for field in ("data_dir", "cache"):
-        del data[field]
-    return {
-        "data": data,
-        "model": config.model.to_dict(),
-        "training": {name: training[name] for name in ("sde", "continuous", "objective")},
-    }
 
 
 def refuse_others(folder: pathlib.Path, origin: dict[str, Any]) -> None:
@@ -95,11 +84,12 @@ def refuse_others(folder: pathlib.Path, origin: dict[str, Any]) -> None:
             f"those of now have {origin['weights_sha256'][:12]}, step {origin['step']}; {ADVICE}"
         )
     free = ["sampling.num_samples", "sampling.batch_size", "sampling.num_frames"]
-    free += [f"config.{name}" for name in SOURCE]
+    free += [f"config.{name}" for name in experiment.SOURCE]
     differences = config_differences(stored, origin, free)
     if differences:
         raise ValueError(
-            f"{folder} holds samples made otherwise: {'; '.join(differences)}; {ADVICE}"
+            f"{folder} holds samples made otherwise: {errors.abridged(differences, '; ', 4)}; "
+            f"{ADVICE}"
         )
 
 
@@ -112,6 +102,13 @@ def missing(
     """
     row = {"image": kind.row(shape), "nfe": NUMBER}
     stored: set[int] = set()
+    names = sorted(path.name for path in folder.glob("[!.]*.npz"))
+    others = [name for name in names if not fnmatch.fnmatchcase(name, SHARDS)]
+    if others:
+        logging.warning(
+            "%s: %s passed over; samples are in files named %s, and others are drawn again",
+            *(folder, errors.abridged(others, ", "), SHARDS),
+        )
     for path in sorted(folder.glob(SHARDS)):
         try:
             stored |= {int(i) for i in read_shard(path, row)["index"]}

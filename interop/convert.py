@@ -73,6 +73,7 @@ def import_weights(
     if config is None:
         config, origin = find_config(opened)
     configs.check(config)
+    sde_lib.from_config(config)
     if isinstance(opened, sources.DiffusersFolder):
         refuse_differences(config, opened.config_values(config.data.image_size), opened)
         origin = str(opened.scheduler or origin)
@@ -144,7 +145,7 @@ def prediction(config: ml_collections.ConfigDict) -> str:
 
 def usual_prediction(config: ml_collections.ConfigDict) -> str:
     """What a network of the config's SDE predicts where the config does not say."""
-    return "score" if sde_lib.SDES[config.training.sde].variance_exploding else "noise"
+    return "score" if sde_lib.SDES[config.training.sde.lower()].variance_exploding else "noise"
 
 
 def state_of(
@@ -239,6 +240,7 @@ def described_config(
 def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> list[str]:
     """Overrides, such as `--config.model.nf=32`, that would give `config` these `values`."""
     fields = flax.traverse_util.flatten_dict(config.to_dict(), sep=".")
+    fields["training.sde"] = fields["training.sde"].lower()
     described = {name: fields[name] for name in values}
     levels = heights(values["data.image_size"], values["model.ch_mult"])
     attention = described["model.attn_resolutions"]  # at heights that the network has
@@ -285,10 +287,9 @@ def is_exported(
 
 def left_out(config: ml_collections.ConfigDict) -> str:
     """What a UNet2DModel folder, which is a network alone, does not say of a run."""
-    prediction = config.model.prediction or "its default"
     return (
-        f"the process ({config.training.sde}, model.* of it), the prediction ({prediction}), the "
-        f"range of pixels (data.centered={config.data.centered})"
+        f"the process ({config.training.sde}, model.* of it), the prediction "
+        f"({prediction(config)}), the range of pixels (data.centered={config.data.centered})"
     )
 
 

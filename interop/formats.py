@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
+import pickle
 
 import numpy as np
 import safetensors
@@ -31,6 +32,11 @@ def recognise(path: str | os.PathLike[str]) -> str:
         raise FileNotFoundError(f"--source={path}: there is no such file or folder")
     if not path.is_dir() and not path.is_file():
         raise ValueError(f"--source={path} is a pipe, socket or device, not a file or folder")
+    if run := _run_of(path):
+        raise ValueError(
+            f"--source={path} is a run of this program, and needs no import: any mode reads it "
+            f"with --workdir={run} and its own --config; --mode=export writes it for diffusers"
+        )
     if path.is_dir():
         if (path / "config.json").is_file():
             return "diffusers"
@@ -41,9 +47,25 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return "pth"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return "safetensors"
+    if head[:1] == pickle.PROTO and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL]):
+        raise ValueError(
+            f"{path} is a plain pickle, which may do anything when it is read; wanted is what "
+            "torch.save(model.state_dict(), path) writes"
+        )
     if head and (head[0] >> 4 == 0x8 or head[0] in (0xDE, 0xDF)):  # a msgpack map
         return "flax"
     raise ValueError(f"{path} is in no known format; known: {', '.join(FORMATS.values())}")
+
+
+def _run_of(path: pathlib.Path) -> pathlib.Path | None:
+    """The workdir that `path` is, or is among the checkpoints of; None of what is none."""
+    for folder in (path, *path.absolute().parents):
+        if (folder / "checkpoints").is_dir() and (folder / "config.json").is_file():
+            inside = folder is path or path.absolute().is_relative_to(
+                folder.absolute() / "checkpoints"
+            )
+            return folder if inside else None
+    return None
 
 
 def read_safetensors(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:

@@ -79,11 +79,17 @@ def config_values(description: Mapping[str, Any], fourier: bool) -> ConfigValues
 def _variance_exploding(description: Mapping[str, Any]) -> ConfigValues:
     """Song et al.'s VE SDE (eq. 30), whose networks are told sigma."""
     fields = VE | dict(description)
+    sigma_min, sigma_max = _number(fields, "sigma_min"), _number(fields, "sigma_max")
+    if not 0.0 < sigma_min < sigma_max:
+        raise ValueError(
+            f"sigma_min is {sigma_min:g} and sigma_max {sigma_max:g}; served are "
+            "0 < sigma_min < sigma_max"
+        )
     return {
         "training.sde": "vesde",
         "training.continuous": True,
-        "model.sigma_min": _number(fields, "sigma_min"),
-        "model.sigma_max": _number(fields, "sigma_max"),
+        "model.sigma_min": sigma_min,
+        "model.sigma_max": sigma_max,
         "model.num_scales": _count(fields),
         "model.prediction": "",
     }
@@ -93,11 +99,12 @@ def _variance_preserving(description: Mapping[str, Any]) -> ConfigValues:
     """Song et al.'s VP SDE (eq. 32), whose networks are told (N - 1) t."""
     fields = VP | dict(description)
     _at_all_times(fields, "ScoreSdeVpScheduler")
+    beta_min, beta_max = _betas(fields, "beta_min", "beta_max", _count(fields))
     return {
         "training.sde": "vpsde",
         "training.continuous": True,
-        "model.beta_min": _number(fields, "beta_min"),
-        "model.beta_max": _number(fields, "beta_max"),
+        "model.beta_min": beta_min,
+        "model.beta_max": beta_max,
         "model.num_scales": _count(fields),
         "model.prediction": "",
     }
@@ -125,10 +132,11 @@ def _chain(fields: Mapping[str, Any]) -> ConfigValues:
     }
     match fields["beta_schedule"]:
         case "linear":
+            beta_start, beta_end = _betas(fields, "beta_start", "beta_end", 1)
             return values | {
                 "training.sde": "vpsde",
-                "model.beta_min": _tidy(steps * _number(fields, "beta_start")),
-                "model.beta_max": _tidy(steps * _number(fields, "beta_end")),
+                "model.beta_min": _tidy(steps * beta_start),
+                "model.beta_max": _tidy(steps * beta_end),
             }
         case "squaredcos_cap_v2":
             return values | {"training.sde": "cosine_vpsde"}
@@ -136,6 +144,17 @@ def _chain(fields: Mapping[str, Any]) -> ConfigValues:
             raise ValueError(
                 f"beta_schedule is {other!r:.60}; served are linear, squaredcos_cap_v2"
             )
+
+
+def _betas(fields: Mapping[str, Any], first: str, last: str, below: int) -> tuple[float, float]:
+    """The ends of a chain's betas, none of which may fall, or add more noise than there can be."""
+    low, high = _number(fields, first), _number(fields, last)
+    if not 0.0 <= low <= high < below or not high:
+        raise ValueError(
+            f"{first} is {low:g} and {last} {high:g}; served are 0 <= {first} <= {last} < {below}, "
+            f"and {last} above 0"
+        )
+    return low, high
 
 
 def _at_all_times(fields: Mapping[str, Any], what: str) -> None:

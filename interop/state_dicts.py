@@ -75,8 +75,9 @@ def parts(content: Any) -> Parts:
         raw, average = average.weights, None
     if raw is None:
         raise ValueError(
-            "it has no state_dict 'model' with all_modules or begin_conv (of a diffusers model, "
-            "name the folder)"
+            f"it holds {_contents(state)}, but no state_dict 'model' with {' or '.join(OFFICIAL)} "
+            "in its names; wanted are weights of an official network, as "
+            "torch.save(model.state_dict()) writes them (of a diffusers model, name the folder)"
         )
     model = stripped(raw, OFFICIAL, "the weights")
     if average is not None and isinstance(average.weights, dict):
@@ -94,15 +95,33 @@ def _by_name(content: Any) -> dict[str, Any]:
     """The entries of a file by name, whichever of its forms it has."""
     if isinstance(content, list | tuple):
         if not content or len(content) > len(LIST) or not _is_network(content[0]):
-            kind = type(content).__name__
-            raise ValueError(f"it holds a {kind}, expected a dictionary, or {', '.join(LIST)}")
+            raise ValueError(
+                f"it holds {_kind(content)}, expected a dictionary, or {', '.join(LIST)}"
+            )
         return dict(zip(LIST, content, strict=False))
     if not isinstance(content, dict):
-        raise ValueError(f"it holds a {type(content).__name__}, expected a dictionary")
+        raise ValueError(f"it holds {_kind(content)}, expected a dictionary of weights")
     if content and all(isinstance(value, np.ndarray) for value in content.values()):
         both = any(str(name).startswith("ema_model.") for name in content)
         return {"ema" if both else "model": content}
     return content
+
+
+def _contents(state: Mapping[Any, Any]) -> str:
+    """The entries of a file in a few words: "epoch (int), model (dictionary of conv.weight)"."""
+    names = [f"{str(name)[:40]} ({_kind(value)})" for name, value in state.items()]
+    return errors.abridged(names, ", ", 4) or "nothing"
+
+
+def _kind(value: Any) -> str:
+    """A value in a few words, such as "tensor", "dictionary of conv.weight", "float nan"."""
+    if isinstance(value, np.ndarray):
+        return "tensor"
+    if isinstance(value, dict):
+        return f"dictionary of {errors.abridged([str(name)[:40] for name in value], ', ', 2)}"
+    if isinstance(value, int | float):
+        return f"{type(value).__name__} {str(value)[:20]}"
+    return type(value).__name__
 
 
 def _is_network(value: Any) -> bool:

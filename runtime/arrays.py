@@ -155,6 +155,12 @@ def read_shard(path: str | os.PathLike[str], row: Mapping[str, Row]) -> dict[str
     return arrays
 
 
+def checksum(array: np.ndarray) -> dict[str, Any]:
+    """CRC-32, dtype and shape of an array."""
+    crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
+    return {"crc32": crc, "dtype": array.dtype.name, "shape": list(array.shape)}
+
+
 def fingerprint(tree: PyTree) -> str:
     """SHA-256 of all arrays of a tree, with their names, and the types that they have on a device.
 

@@ -31,7 +31,7 @@ from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
 from runtime import errors, orbax_handlers
-from runtime.arrays import PyTree, flatten, unflatten
+from runtime.arrays import PyTree, checksum, flatten, unflatten
 
 
 class Restored(NamedTuple):
@@ -145,7 +145,7 @@ class Checkpoints:
         if step <= max(set(self.steps()) - self._damaged, default=-1):
             return False
         body: dict[str, Any] = {
-            "leaves": {name: _fingerprint(array) for name, array in arrays.items()},
+            "leaves": {name: checksum(array) for name, array in arrays.items()},
             **{name: _crc_json(item) for name, item in items.items()},
             "step": step,
             "metric": None if metric is None or math.isnan(metric) else float(metric),
@@ -224,7 +224,14 @@ class Checkpoints:
                 return self._fitted(contents, template)
         if len(candidates) > 1:
             damages.insert(0, f"every checkpoint in {self.directory} is damaged")
-        raise ValueError("; ".join(damages[:2]))
+        raise ValueError("; ".join([*damages[:2], self._way_out(candidates)]))
+
+    def _way_out(self, damaged: list[int]) -> str:
+        """What to do where `damaged`, all steps that were asked for, are."""
+        if others := [str(step) for step in self.steps() if step not in damaged]:
+            return f"eval.checkpoint may name another: {errors.abridged(others, ', ')}"
+        anew = f"move {self.directory} away, and --mode=train begins anew"
+        return f"the run has no other weights: put a copy of them there, or {anew}"
 
     def metrics(self) -> dict[int, float]:
         """The metric of every step that was saved with one."""
@@ -379,15 +386,9 @@ class Checkpoints:
             array = arrays[name]
             if array.dtype.kind == "V":  # bfloat16, to NumPy
                 array = array.view(jnp.dtype(fingerprint["dtype"]))
-            if _fingerprint(array) != fingerprint:
+            if checksum(array) != fingerprint:
                 raise ValueError(f"array {name} does not match its checksum")
             yield name, array
-
-
-def _fingerprint(array: np.ndarray) -> dict[str, Any]:
-    """CRC-32, dtype and shape of an array."""
-    crc = zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data)
-    return {"crc32": crc, "dtype": array.dtype.name, "shape": list(array.shape)}
 
 
 def _reason(error: BaseException) -> str:

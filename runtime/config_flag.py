@@ -8,13 +8,38 @@ import pathlib
 import traceback
 from collections.abc import Iterator, Sequence
 
-from ml_collections import ConfigDict
+from absl import flags
+from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
 from runtime.errors import Refused, one_line
 from runtime.stop import Stopped
 
 FLAG = "config"
+
+
+class Parser(flags.ArgumentParser[ConfigDict]):
+    """The parser of the flag, which executes no file that `check` has executed."""
+
+    def __init__(self) -> None:
+        self.configs: dict[str, ConfigDict] = {}  # that were read and not yet taken
+
+    def parse(self, argument: str) -> ConfigDict:
+        """The config of a file, locked, which is the caller's to change."""
+        config = self.configs.pop(argument) if argument in self.configs else read(argument)
+        return config.lock()
+
+    def flag_type(self) -> str:
+        return "config object"
+
+
+PARSER = Parser()
+
+
+def define(words: str) -> None:
+    """Defines the flag and its overrides."""
+    config_flags.DEFINE_config_file(FLAG, None, words)
+    flags.FLAGS[FLAG].parser = PARSER
 
 
 def check(argv: Sequence[str]) -> None:
@@ -27,7 +52,7 @@ def check(argv: Sequence[str]) -> None:
     """
     config = None
     for value in _values(argv):
-        config = read(value)
+        config = PARSER.configs[value] = read(value)
     for argument in argv[1:]:
         name = argument.lstrip("-").partition("=")[0]
         if config is None or not argument.startswith("-") or not name.startswith(f"{FLAG}."):

@@ -237,7 +237,8 @@ class ImageMap:
                     share: np.ndarray = array[rows]
                     return share.reshape(local, self.share, *share.shape[1:])
 
-                result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
+                with stop.compiling(outermost and start == 0 and jax.process_count() == 1):
+                    result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
                 result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)
                 if jax.process_count() > 1:
                     result = multihost_utils.process_allgather(result, tiled=True)

@@ -80,7 +80,9 @@ def in_one_line(flags: Any = None) -> Iterator[None]:
             parsed = flags is not None and flags.is_parsed()
             if parsed and flags.traceback:
                 raise
-            _leave(error, flags.mode if parsed else None)
+            interrupted = stop.interrupted()  # and a library made another exception of it
+            stopped = stop.Stopped(f"stopped; {stop.GOES_ON}") if interrupted else error
+            _leave(stopped, flags.mode if parsed else None)
 
 
 def _leave(error: BaseException, mode: str | None) -> NoReturn:

@@ -4,9 +4,17 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
+import os
 from collections.abc import Sequence
 
 import numpy as np
+
+# Where the operating system says what it met, and not what would be valid.
+REASONS = {
+    errno.EISDIR: "this is a folder, and a file is needed",
+    errno.ENOTDIR: "a file stands where a folder is needed",
+}
 
 
 class Refused(Exception):
@@ -14,8 +22,14 @@ class Refused(Exception):
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    """The message of an error without line breaks, cut at `limit` characters if that is given."""
+    """The message of an error without line breaks, cut at `limit` characters if that is given.
+
+    One of the operating system begins with the file's name.
+    """
     text = str(error)
+    if isinstance(error, OSError) and error.filename is not None and error.strerror:
+        reasons = {os.strerror(number): words for number, words in REASONS.items()}
+        text = f"{error.filename}: {reasons.get(error.strerror, error.strerror)}"
     if text.startswith(("'", '"')):  # KeyError quotes its message
         with contextlib.suppress(SyntaxError, ValueError):
             text = str(ast.literal_eval(text))

@@ -18,6 +18,9 @@ import sde_lib
 from data import captions, transforms
 from runtime import devices, ema
 
+# Fields on where images come from: where no training goes on, others may serve as well.
+SOURCE = ("data.dataset", "data.data_dir", "data.cache", "data.crop", "data.resize")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
@@ -167,3 +170,16 @@ def _network(config: ml_collections.ConfigDict) -> Any:
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
     """(H, W, C) by the config alone; a data set of another shape is refused when it is opened."""
     return (config.data.image_size, config.data.image_size, config.data.num_channels)
+
+
+def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """The settings beside the sampler's that samples of the same weights depend on.
+
+    They do not depend on where images come from.
+    """
+    images, training = config.data.to_dict(), config.training
+    return {
+        "data": {name: value for name, value in images.items() if f"data.{name}" not in SOURCE},
+        "model": config.model.to_dict(),
+        "training": {name: training[name] for name in ("sde", "continuous", "objective")},
+    }

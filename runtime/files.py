@@ -38,10 +38,21 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
         yield temporary
         os.replace(temporary, target)
     except BaseException as error:
-        if isinstance(error, OSError) and error.errno is not None and error.filename is None:
-            error.filename = str(target)  # a full disk names no file by itself
+        if isinstance(error, OSError):
+            _blame(error, target, temporary)
         _remove(temporary)
         raise
+
+
+def _blame(error: OSError, target: pathlib.Path, temporary: pathlib.Path) -> None:
+    """Lets an error that arose on the way to `target` name it, in place of what stood for it.
+
+    A full disk names no file by itself.
+    """
+    path = pathlib.Path(temporary if error.filename is None else str(error.filename))
+    if error.errno is not None and path.is_relative_to(temporary):
+        error.filename, error.filename2 = str(target), None
+        error.strerror = f"it cannot be written ({error.strerror})"
 
 
 def contains(folder: pathlib.Path, path: pathlib.Path) -> bool:

@@ -19,10 +19,11 @@ from runtime import devices, files
 NAME = ".lock"
 BEAT = 10.0  # seconds between signs of life, where the file system has no locks
 DEAD = 60.0  # seconds without one
+UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @contextlib.contextmanager
-def held(folder: pathlib.Path, what: str) -> Iterator[None]:
+def held(folder: pathlib.Path, what: str, needed: bool = True) -> Iterator[None]:
     """Inside, no other program that asks for `folder` may write to it.
 
     The lock is the kernel's, on the file `.lock`, which says who holds it; it ends with the
@@ -30,8 +31,14 @@ def held(folder: pathlib.Path, what: str) -> Iterator[None]:
     age of the file tells a living holder from a dead one. The folder is made if need be, and
     removed again if it is empty. Of several processes of one program the primary has the lock.
 
+    Args:
+      what: the program that asks, in words.
+      needed: False if the program may find that there is nothing to write: then a folder that
+        cannot be written to needs no lock.
+
     Raises:
       BlockingIOError: another program holds it; says which, where and since when.
+      OSError: the folder cannot be written to.
     """
     with contextlib.ExitStack() as stack:
         refusal = ""
@@ -40,13 +47,16 @@ def held(folder: pathlib.Path, what: str) -> Iterator[None]:
                 stack.enter_context(_locked(folder, what))
             except BlockingIOError as error:
                 refusal = str(error)
+            except OSError as error:
+                if needed or error.errno not in UNWRITABLE or not folder.is_dir():
+                    raise
         if not devices.of_primary(not refusal):
             raise BlockingIOError(refusal or f"{folder} is in use by another program")
         yield
 
 
 def inside(
-    workdir: pathlib.Path | None, name: str | None, what: str
+    workdir: pathlib.Path | None, name: str | None, what: str, needed: bool = True
 ) -> contextlib.AbstractContextManager[None]:
     """`held` for the folder `name` of `workdir`; no lock without them, or for one elsewhere, which
     is for others to refuse."""
@@ -55,7 +65,7 @@ def inside(
     folder = workdir / name
     if not files.contains(workdir, folder):
         return contextlib.nullcontext()
-    return held(folder, what)
+    return held(folder, what, needed)
 
 
 @contextlib.contextmanager
@@ -72,7 +82,8 @@ def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
             file = next(path for path in (folder, *folder.parents) if path.exists())
             raise NotADirectoryError(f"{file} is a file; a folder is needed") from error
         except OSError as error:
-            raise OSError(f"{folder} cannot be written to: {error.strerror}") from error
+            reason = f"{what} cannot write {NAME} there ({error.strerror})"
+            raise OSError(error.errno, reason, str(folder)) from error
         holder = {
             "host": socket.gethostname(),
             "process": os.getpid(),

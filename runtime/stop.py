@@ -3,20 +3,28 @@
 SIGINT (Ctrl-C) and SIGTERM. Where nobody is `listening`, the first one raises `Stopped` at once. A
 loop that listens finishes its step or its batch, keeps it, and raises `Stopped` by itself. The main
 thread cannot run a handler while XLA compiles; the second signal is therefore read by a thread.
-Standard library only.
+Where Python ignores what is raised, in destructors and callbacks, that thread sends the first one
+again. Standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
+import select
 import signal
+import sys
 import threading
-from collections.abc import Iterator
+import time
+import types
+from collections.abc import Callable, Iterator
 from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOES_ON = "the same command goes on from what is on disk"
+TWIN = 0.25  # seconds in which a signal that comes twice is one: `timeout` sends it to both
+AGAIN = 0  # what asks the thread to send the first signal again
 
 
 class _State:
@@ -25,6 +33,8 @@ class _State:
     handled = False
     listeners = 0
     received: int | None = None  # the first signal
+    raised = False  # it raised `Stopped` where nobody was listening
+    compiling = False  # it would wait for XLA, and there is nothing to keep
 
 
 class Stopped(SystemExit):
@@ -49,6 +59,8 @@ def handled() -> Iterator[None]:
     os.set_blocking(writer, False)
     wakeup = signal.set_wakeup_fd(writer, warn_on_full_buffer=False)
     threading.Thread(target=_watch, args=(reader,), daemon=True).start()
+    hook = sys.unraisablehook
+    sys.unraisablehook = functools.partial(_ignored, hook, writer)
     _State.handled = True
     try:
         reclaim()
@@ -57,8 +69,9 @@ def handled() -> Iterator[None]:
         for number, handler in before.items():
             signal.signal(number, signal.SIG_DFL if handler is None else handler)
         signal.set_wakeup_fd(wakeup)
+        sys.unraisablehook = hook
         os.close(writer)
-        _State.handled, _State.received = False, None
+        _State.handled, _State.received, _State.raised = False, None, False
 
 
 def reclaim() -> None:
@@ -81,9 +94,29 @@ def listening() -> Iterator[bool]:
         _State.listeners -= 1
 
 
+@contextlib.contextmanager
+def compiling(alone: bool) -> Iterator[None]:
+    """Inside, if `alone`, the first signal ends the process at once, though somebody listens.
+
+    For a first call, which waits for XLA's compiler, before there is anything to keep; `alone`
+    says that no other process of this program waits for this one.
+    """
+    _State.compiling = alone
+    try:
+        yield
+    finally:
+        _State.compiling = False
+
+
 def requested() -> bool:
     """True if this process received a signal."""
     return _State.received is not None
+
+
+def interrupted() -> bool:
+    """True if a signal raised `Stopped` where nobody listened: what else is raised then, by a
+    library that was interrupted, comes of it."""
+    return _State.raised
 
 
 def check(line: str) -> None:
@@ -112,18 +145,43 @@ def end_imports() -> None:
 
 
 def _receive(number: int, frame: Any) -> None:
-    del frame
     if not requested():
         _State.received = number
         if not _State.listeners:
+            if _imports(frame):
+                end_at_once(number)
+            _State.raised = True
             raise Stopped(f"stopped; {GOES_ON}")
 
 
+def _imports(frame: types.FrameType | None) -> bool:
+    """True if an import goes on: raised there, an exception makes extension modules crash."""
+    while frame is not None and not frame.f_code.co_filename.startswith("<frozen importlib"):
+        frame = frame.f_back
+    return frame is not None
+
+
+def _ignored(hook: Callable[[Any], object], writer: int, unraisable: Any) -> None:
+    """Asks for the signal again if `Stopped` was raised where Python has to ignore it."""
+    if isinstance(unraisable.exc_value, Stopped):
+        os.write(writer, bytes([AGAIN]))
+    else:
+        hook(unraisable)
+
+
 def _watch(reader: int) -> None:
-    """Ends the process at the second signal of which the pipe tells."""
-    count = 0
-    while byte := os.read(reader, 1):
-        count += byte[0] in SIGNALS
-        if count == 2:
-            end_at_once(byte[0])
+    """Ends the process at the second signal of which the pipe tells, if not at the first."""
+    asked = False
+    while numbers := os.read(reader, 64):
+        signals = [number for number in numbers if number in SIGNALS]
+        if signals and (asked or _State.compiling):
+            end_at_once(signals[0])
+        if signals:
+            asked = True
+            time.sleep(TWIN)
+            numbers += os.read(reader, 64) if select.select([reader], [], [], 0)[0] else b""
+        if AGAIN in numbers and _State.received is not None:
+            time.sleep(0.01)  # until the main thread is elsewhere
+            number, _State.received, asked = _State.received, None, False
+            signal.pthread_kill(threading.main_thread().ident or 0, number)
     os.close(reader)

@@ -17,7 +17,7 @@ import data
 import models
 from configs import schema
 from configs.stored import config_differences
-from runtime import devices, ema, experiment, files
+from runtime import devices, ema, errors, experiment, files
 from runtime.arrays import fingerprint, unflatten
 from runtime.checkpoints import Checkpoints, Restored
 from runtime.ema_snapshots import Snapshots
@@ -38,9 +38,6 @@ FREE_TO_CHANGE = (
     "eval.*",
 )
 
-# Fields on where images come from: where no training goes on, others may serve as well.
-SOURCE = ("data.dataset", "data.data_dir", "data.cache", "data.crop", "data.resize")
-
 # What a run and its other modes write into the folder of the run.
 RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")
 
@@ -56,7 +53,7 @@ def open_run(
 ) -> Checkpoints:
     """The checkpoints of the run in this folder.
 
-    Where no `training` goes on its `SOURCE` of images may be another, of as many grey levels.
+    Where no `training` goes on `experiment.SOURCE` may be another, of as many grey levels.
 
     Raises:
       ValueError: the folder holds a run whose config, in config.json or else in its newest
@@ -72,13 +69,13 @@ def open_run(
     if old:
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
-        free += [] if training else SOURCE
+        free += [] if training else experiment.SOURCE
         new = configs.complete(config.to_dict())
         differences = config_differences(old, new, free) + _other_levels(old, new, free)
         if differences:
             raise ValueError(
-                f"{path} belongs to another run: {'; '.join(differences)}; use its config or "
-                "another --workdir"
+                f"{path} belongs to another run: {errors.abridged(differences, '; ', 4)}; use its "
+                "config or another --workdir"
             )
     return checkpoints
 
@@ -106,11 +103,6 @@ def _other_levels(
         f"data.dataset: {names[0]!r} (stored) != {names[1]!r} (given), which have {stored} and "
         f"{given} grey levels (points have 0)"
     ]
-
-
-def without_source(section: Mapping[str, Any]) -> dict[str, Any]:
-    """Section `data` of a config without what samples do not depend on: where images are from."""
-    return {name: value for name, value in section.items() if f"data.{name}" not in SOURCE}
 
 
 def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:

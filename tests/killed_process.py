@@ -1,10 +1,10 @@
-"""A run of the program that kills itself at a chosen change of its files, as `kill -9` does.
+"""A run of the program that gets a signal at a chosen change of its files, as of `kill -9`.
 
-    python -m tests.killed_process <folder> <moment> <delay> <log> <setup> main.py --mode=...
+    python -m tests.killed_process <folder> <moment> <delay> <signal> <log> <setup> main.py ...
 
 Every file that is opened to be written, moved, made or removed below the folder is a moment; at the
-one of that number (0: never) the process gets SIGKILL, `delay` seconds after it began. The number
-of all moments so far is in the file `log`.
+one of that number (0: never) the process gets the signal, `delay` seconds after it began. The
+number of all moments so far is in the file `log`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ from __future__ import annotations
 import os
 import pathlib
 import runpy
-import signal
 import sys
 import threading
 from typing import Any
@@ -21,8 +20,8 @@ CHANGES = {"os.rename", "os.mkdir", "os.remove", "os.rmdir", "os.link", "os.trun
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 
-def watch(folder: str, moment: int, delay: float, log: str) -> None:
-    """Counts the moments from now on, and ends the process at the one that is asked for."""
+def watch(folder: str, moment: int, delay: float, number: int, log: str) -> None:
+    """Counts the moments from now on, and sends the signal at the one that is asked for."""
     count, file = 0, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.pwrite(file, b"0", 0)
 
@@ -36,24 +35,19 @@ def watch(folder: str, moment: int, delay: float, log: str) -> None:
         count += 1
         os.pwrite(file, str(count).encode(), 0)
         if count == moment:
-            end = threading.Timer(delay, os.kill, (os.getpid(), signal.SIGKILL))
-            end.start() if delay else os.kill(os.getpid(), signal.SIGKILL)
+            later = threading.Timer(delay, os.kill, (os.getpid(), number))
+            later.start() if delay else os.kill(os.getpid(), number)
 
     sys.addaudithook(hook)
 
 
 def inception_is_small() -> None:
     """Replaces Inception by a few mixtures of pixels, as the tests of the judge do."""
-    import numpy as np
+    import pytest
 
-    from evaluation.metrics import inception, inception_weights
-    from tests.test_judge import stand_in
+    from tests.test_judge import replace_inception
 
-    weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
-    module: Any = inception
-    module.apply, module.NUM_FEATURES = stand_in, 5
-    source: Any = inception_weights
-    source.load_weights = lambda path: weights
+    replace_inception(pytest.MonkeyPatch())
 
 
 def study_is_small() -> None:
@@ -84,7 +78,7 @@ def nothing() -> None:
 
 
 if __name__ == "__main__":
-    folder, moment, delay, log, setup, program, *options = sys.argv[1:]
+    folder, moment, delay, number, log, setup, program, *options = sys.argv[1:]
     root = pathlib.Path(__file__).resolve().parent.parent
     sys.path.insert(0, str(root))
     from runtime import backend
@@ -92,7 +86,7 @@ if __name__ == "__main__":
     backend.prepare()
     globals()[setup]()
     forget_flags()
-    watch(folder, int(moment), float(delay), log)
+    watch(folder, int(moment), float(delay), int(number), log)
     sys.argv = [program, *options]
     if program.endswith(".py"):
         runpy.run_path(str(root / program), run_name="__main__")

@@ -321,8 +321,21 @@ def test_a_renamed_step_is_not_believed(damageable, warnings):
 def test_everything_damaged(damageable, warnings):
     for step in ("10", "20"):
         flip_byte(largest(damageable / step / "state"))
-    with pytest.raises(ValueError, match=r"every checkpoint in .*; checkpoint .*20 is damaged"):
+    with pytest.raises(
+        ValueError, match=r"every checkpoint in .*; checkpoint .*20 is damaged.*copy"
+    ):
         Checkpoints(damageable).restore()
+
+
+def test_who_asked_for_damage_is_told_what_to_do(damageable, warnings):
+    flip_byte(largest(damageable / "20" / "state"))
+    with pytest.raises(ValueError, match=r"; eval\.checkpoint may name another: 10$"):
+        Checkpoints(damageable).restore(step=20)
+    shutil.rmtree(damageable / "10")
+    advice = f"put a copy of them there, or move {damageable} away, and --mode=train begins anew"
+    for step in (20, "latest", "best"):
+        with pytest.raises(ValueError, match=f"the run has no other weights: {advice}$"):
+            Checkpoints(damageable).restore(step=step)
 
 
 def test_disk_full(tmp_path, capfd, caplog):

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 import pathlib
 import re
+import sys
+from typing import Any
+from unittest import mock
 
 import pytest
+from absl import flags
+from ml_collections import config_flags
 
 from runtime import config_flag
 from runtime.errors import Refused
@@ -43,6 +48,23 @@ def test_a_broken_config_is_named_with_its_line(kind: str, tmp_path: pathlib.Pat
         config_flag.check(["main.py", f"--config={path}", "--config.model.nf=8"])
     assert re.search(pattern, str(refused.value)), str(refused.value)
     assert str(refused.value).startswith(f"--config={path}")
+
+
+def test_a_config_is_executed_once(tmp_path: pathlib.Path) -> None:
+    """It may take long, or do something."""
+    path = tmp_path / "config.py"
+    path.write_text(f"open({str(tmp_path / 'log')!r}, 'a').write('x')\n{GOOD}")
+    argv = ["main.py", f"--config={path}", "--config.model.nf=8"]
+    for count in (1, 2):  # each command line anew
+        values = flags.FlagValues()
+        config_flags.DEFINE_config_file("config", flag_values=values)
+        values["config"].parser = config_flag.PARSER
+        config_flag.check(argv)
+        with mock.patch.object(sys, "argv", argv):  # where config_flags looks for overrides
+            values(argv)
+        config: Any = values["config"].value
+        assert (config.model.nf, config.is_locked) == (8, True)
+        assert (tmp_path / "log").read_text() == count * "x"
 
 
 @pytest.mark.parametrize("path", [".", "configs", "absent.py", ""])

@@ -10,19 +10,23 @@ import pathlib
 import struct
 import zlib
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from PIL import Image
 
 import data
 import models
-from control import masks, results
+from control import latents, masks, results
 from control import run as control_run
 from control.problem import Guidance, Problem
 from control.run import TASKS, control
+from diffusion.trajectory import Samples
+from evaluation.batch_cache import Store
 from evaluation.metrics import fidelity
 from runtime import devices, experiment
 from runtime.arrays import fingerprint
@@ -313,7 +317,10 @@ def bomb(path: pathlib.Path) -> None:
             "none of half, box, random, nor .*: it is a pipe, socket or device, not a file",
         ),
         (os.mkdir, "none of half, box, random, nor .*: it is a folder, not a file$"),
-        (lambda path: path.write_bytes(b"hello"), "nor .*: it is no image of a known kind$"),
+        (
+            lambda path: path.write_bytes(b"hello"),
+            "nor .*: it is no image of a known kind, but text .* 'hello'$",
+        ),
         (lambda path: None, "none of half, box, random, nor .*: No such file or directory$"),
     ],
 )
@@ -367,7 +374,8 @@ def test_batches_are_kept_by_weights_guide_and_inputs(tmp_path: pathlib.Path) ->
 
     def folder(**changes: Any) -> str:
         given = {"problem": problem, "options": options, "trained": trained} | changes
-        return control_run.shards_of(tmp_path, config=config, **given).folder.name
+        store = control_run.store_of(tmp_path, config=config, **given)
+        return control_run.shards_of(store, given["problem"], (8, 8, 1)).folder.name
 
     def guided(weights: Any) -> Problem:
         guidance = Guidance(replicate(weights), lambda *_: None, "a classifier")  # type: ignore
@@ -386,6 +394,39 @@ def test_batches_are_kept_by_weights_guide_and_inputs(tmp_path: pathlib.Path) ->
     ]
     assert len(set(names)) == len(names)
     assert folder() == names[0]
+
+
+def test_latents_of_finished_batches_are_kept(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def encode(score: Any, x: jax.Array) -> Samples:
+        return Samples(2.0 * x, jnp.zeros(()), jnp.ones(len(x), bool))
+
+    prior: Any = SimpleNamespace(score=lambda params: None)
+    coding, batch = latents.Coding(encode, encode), devices.fitting_batch(1)
+    x = np.arange(3 * batch, dtype=np.float32).reshape(-1, 1, 1, 1)
+    given: Any = prior, coding, replicate({}), x, batch
+    rows, call = list[int](), devices.ImageMap.__call__
+
+    def mortal(self: Any, *arguments: Any) -> Any:
+        for numbers, values in call(self, *arguments):
+            if len(rows) == batch:
+                rows.append(-1)
+                raise KeyboardInterrupt
+            rows.extend(numbers)
+            yield numbers, values
+
+    monkeypatch.setattr(devices.ImageMap, "__call__", mortal)
+    with pytest.raises(KeyboardInterrupt):
+        latents.latents(*given, Store(tmp_path, {"weights": "ab"}))
+    store = Store(tmp_path, {"weights": "ab"})
+    np.testing.assert_array_equal(latents.latents(*given, store), 2.0 * x)
+    assert rows == [*range(batch), -1, *range(batch, 3 * batch)]
+    rows.clear()
+    latents.latents(*given[:-2], x + 1.0, 3 * batch, store)  # other images: other latents
+    assert len(rows) == 3 * batch
+    store.close()
+    assert not any(tmp_path.iterdir())
 
 
 @pytest.mark.slow

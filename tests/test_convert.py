@@ -667,3 +667,12 @@ def test_export_refuses_what_the_format_cannot_hold(
     assert (code, len(lines)) == (1, 1)
     assert "a diffusers UNet2DModel cannot hold it: " in lines[0]
     assert not (tmp_path / "out").exists()
+
+
+def test_a_usual_prediction_is_named_whatever_the_case_of_the_sde() -> None:
+    for sde, usual in (("VPSDE", "noise"), ("vesde", "score")):
+        config = tiny.config(training__sde=sde)
+        assert convert.prediction(config) == usual
+        assert f"({sde}, model.* of it), the prediction ({usual})" in convert.left_out(config)
+        values = {"training.sde": sde.lower(), "data.image_size": 8, "model.ch_mult": (1,)}
+        assert not convert.differences(config, {**values, "model.attn_resolutions": ()})

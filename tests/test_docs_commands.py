@@ -174,6 +174,10 @@ class Reader:
             values |= NETWORK
         if config.data.dataset.startswith(FETCHED):
             values |= PHOTOGRAPHS
+        if not config.training.continuous:  # a step for each of its levels
+            values |= {"model.num_scales": 100, "sampling.num_steps": 0}
+        if "--config.sampling.predictor=reverse_diffusion" in words:
+            values["sampling.num_steps"] = 30  # with fewer the discrete betas are no variances
         if "interpolate" in " ".join(words):
             del values["sampling.rtol"], values["sampling.atol"]
         return values

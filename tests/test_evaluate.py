@@ -132,6 +132,8 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     config = tiny.config(**RANGE | {"sampling__seed": 1})
     whole(config, tmp_path, "eval")
     assert len(done) == 9  # another seed: all four again
+    moved = tiny.config(**RANGE | {"sampling__seed": 1, "data__data_dir": "elsewhere"})
+    assert evaluate.made_by(moved) != evaluate.made_by(config)  # results of other images
     whole(config, tmp_path, "eval")
     assert len(done) == 9
     monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "other code")
@@ -282,6 +284,43 @@ def test_two_processes_killed_and_restarted_evaluate_as_one(
     for file, written in stored.items():
         assert file.stat().st_mtime_ns == written, "a finished batch was computed again"
     same_numbers(folder, evaluated / "eval")
+
+
+def results_of(weights: str, *names: str, **settings: Any) -> dict[str, Any]:
+    """Results of one evaluation, or of several `names`."""
+    one = {"made_by": {"eval": settings}, "weights_sha256": weights, "fid": 3.0}
+    return {"runs": dict.fromkeys(names, one)} if names else one
+
+
+def test_results_of_other_settings_are_kept_beside(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(results: dict[str, Any]) -> str:
+        evaluate.keep_earlier(tmp_path, results)
+        for name in evaluate.RESULTS:
+            files.write_json(tmp_path / name, results)
+        return capsys.readouterr().out
+
+    def kept() -> list[dict[str, Any]]:
+        paths = sorted(tmp_path.glob("earlier_*"), key=lambda path: path.stat().st_mtime_ns)
+        assert all({file.name for file in path.iterdir()} == {*evaluate.RESULTS} for path in paths)
+        return [json.loads((path / "results.json").read_text()) for path in paths]
+
+    first, second = results_of("ab", ema="raw", seeds=1), results_of("ab", ema="", seeds=1)
+    assert not write(first)
+    assert not write(first)
+    line = write(second)
+    assert line.startswith(f"{tmp_path} had results of eval.ema='raw' (now ''); they are kept in ")
+    assert kept() == [first]
+    assert "of other weights or evaluations; they" in write(results_of("cd", ema="", seeds=1))
+    assert kept() == [first, second]
+    several = results_of("cd", "step_2", ema="", seeds=1), results_of("cd", "step_4", ema="")
+    assert "they are kept in" in write(several[0])
+    assert not write(several[0])
+    assert "they are kept in" in write(several[1])
+    assert len(kept()) == 4
+    assert "of other weights or evaluations; they" in write(first)
+    assert not (tmp_path / "results.json").with_name("earlier").exists()
 
 
 @pytest.mark.parametrize(

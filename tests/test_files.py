@@ -9,7 +9,7 @@ import socket
 import numpy as np
 import pytest
 
-from runtime import files
+from runtime import errors, files
 
 
 def test_json_is_written_whole_or_not_at_all(tmp_path):
@@ -43,6 +43,26 @@ def test_what_a_killed_process_left_is_removed_by_the_next_that_writes_the_file(
         folder.mkdir()
     written = [tmp_path / "results.json", tmp_path / "unet"]
     assert sorted(tmp_path.iterdir()) == sorted([*others, *written])
+
+
+def failure(path, make):
+    with pytest.raises(OSError, match=": ") as failed, files.whole(path) as temporary:
+        make(temporary)
+    return errors.one_line(failed.value)
+
+
+def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
+    """Not by the name that it has until it is whole; also where another path is to blame."""
+    target = tmp_path / "export"
+    absent = f"{target}: it cannot be written (No such file or directory)"
+    assert failure(target, lambda path: (path / "config.json").write_text("{}")) == absent
+    assert failure(target, lambda path: None) == absent
+    other = f"{tmp_path}: this is a folder, and a file is needed"
+    assert failure(target, lambda path: tmp_path.read_bytes()) == other
+    (target / "x").mkdir(parents=True)
+    refusal = f"{target}: it cannot be written (Is a directory)"
+    assert failure(target, lambda path: path.write_text("")) == refusal
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
 
 
 @pytest.mark.parametrize(

@@ -159,17 +159,34 @@ def samples_in(folder: pathlib.Path, index: Any = range(4), **arrays: Any) -> pa
     return folder / "shard_000000.npz"
 
 
+def test_samples_under_another_name_are_passed_over_with_a_warning(
+    tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    shard = samples_in(tmp_path)
+    shard.rename(tmp_path / "old.npz")
+    (tmp_path / ".shard_000000.host.1.npz").touch()  # another process writes it
+    assert sample.missing(tmp_path, 2, DIGITS, (8, 8, 1)).tolist() == [0, 1]
+    (line,) = caplog.messages
+    assert line == (
+        f"{tmp_path}: old.npz passed over; samples are in files named shard_*.npz, and others are "
+        "drawn again"
+    )
+    (tmp_path / "old.npz").rename(tmp_path / "shard_of_old.npz")
+    assert not sample.missing(tmp_path, 2, DIGITS, (8, 8, 1)).size
+    assert len(caplog.messages) == 1
+
+
 def test_samples_are_of_a_process_and_a_range_of_pixels_too() -> None:
     """A hash of the weights says nothing of the SDE in which they were asked."""
-    settings = sample.settings(tiny.config())
+    settings = experiment.settings(tiny.config())
     for change in (
         {"model__beta_max": 5.0},
         {"data__centered": False},
         {"training__sde": "subvpsde"},
     ):
-        assert sample.settings(tiny.config(**change)) != settings
+        assert experiment.settings(tiny.config(**change)) != settings
     elsewhere = {"data__data_dir": "x", "training__n_iters": 99, "sampling__num_steps": 7}
-    assert sample.settings(tiny.config(**elsewhere)) == settings
+    assert experiment.settings(tiny.config(**elsewhere)) == settings
 
 
 @pytest.mark.parametrize(

@@ -75,7 +75,9 @@ def test_further_formats_are_read(tmp_path: pathlib.Path, suffix: str) -> None:
 
 def test_files_that_other_programs_would_interpret_are_not_opened(tmp_path: pathlib.Path) -> None:
     (tmp_path / "a.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 8 8\n%%EOF\n")
-    with pytest.raises(ValueError, match=r"a\.png cannot be read: it is no image of a known kind$"):
+    with pytest.raises(
+        ValueError, match=r"a\.png cannot be read: it is no image of a known kind, but t"
+    ):
         read(tmp_path / "a.png")
 
 
@@ -226,6 +228,30 @@ def test_what_is_no_regular_file_is_not_opened(tmp_path: pathlib.Path) -> None:
     ):
         with pytest.raises(ValueError, match=f"^{path} cannot be read: {reason}$"):
             read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "kind"),
+    [
+        (
+            b"hello, these are words\n",
+            "text that begins with 'hello, these are words'",
+        ),
+        (b"\n<html>\n<body>\n", r"text that begins with '<html>\n<body>'"),
+        (b"", "empty"),
+        (b"PK\x03\x04\x14\x00\x08\x00\x08", "begins with the bytes 50 4b 03 04 14 00 08 00"),
+    ],
+)
+def test_what_is_no_image_is_told_by_its_beginning(
+    content: bytes, kind: str, tmp_path: pathlib.Path
+) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(content)
+    with pytest.raises(ValueError, match=r"a\.png cannot be read") as refusal:
+        read(path)
+    assert str(refusal.value) == (
+        f"{path} cannot be read: it is no image of a known kind, but {kind}"
+    )
 
 
 def bomb(path: pathlib.Path, side: int) -> pathlib.Path:

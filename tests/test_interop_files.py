@@ -586,6 +586,29 @@ def test_what_is_no_file_is_refused_unread(tmp_path):
         formats.recognise(tmp_path / "none")
 
 
+def test_a_plain_pickle_is_told_what_is_wanted(tmp_path):
+    for protocol in range(2, pickle.HIGHEST_PROTOCOL + 1):
+        path = tmp_path / f"{protocol}.pth"
+        path.write_bytes(pickle.dumps({"epoch": 3}, protocol))
+        with pytest.raises(ValueError, match=r"is a plain pickle, .*; wanted is what torch\.save"):
+            formats.recognise(path)
+
+
+def test_a_run_of_our_own_needs_no_import(tmp_path):
+    step = tmp_path / "checkpoints" / "6"
+    step.mkdir(parents=True)
+    (step / "state.npz").write_bytes(b"")
+    (tmp_path / "config.json").write_text("{}")
+    for path in (tmp_path, step.parent, step, step / "state.npz"):
+        with pytest.raises(ValueError, match=r"is a run of this program") as refusal:
+            formats.recognise(path)
+        assert f"--workdir={tmp_path} " in str(refusal.value)
+    export = tmp_path / "export"
+    export.mkdir()
+    (export / "config.json").write_text("{}")
+    assert formats.recognise(export) == "diffusers"
+
+
 def test_formats_are_recognised_from_the_content(tmp_path):
     pytorch = write_pth(tmp_path / "a", {"w": 1})
     assert formats.recognise(pytorch) == "pth"

@@ -138,8 +138,14 @@ class Command:
             convert.import_weights(config, source, self.home / "run")
         shutil.copytree(self.data, self.home / "data", dirs_exist_ok=True)
 
-    def __call__(self, moment: int = 0, delay: float = 0.0) -> tuple[int, int, str]:
-        """Runs it, and returns its exit code, the number of moments and what it printed."""
+    def __call__(
+        self, moment: int = 0, delay: float = 0.0, number: int = signal.SIGKILL
+    ) -> tuple[int, int, str]:
+        """Runs it, with a signal at a moment.
+
+        Returns:
+          Its exit code, the number of moments, and what it printed.
+        """
         places = {"run": self.home / "run", "source": self.source}
         places["exported"] = self.home / "exported" / "unet"
         options = []
@@ -152,7 +158,7 @@ class Command:
         ended = subprocess.run(
             [
                 *(sys.executable, "-m", "tests.killed_process"),
-                *(str(watched), str(moment), str(delay), str(log)),
+                *(str(watched), str(moment), str(delay), str(int(number)), str(log)),
                 *(self.case.setup, self.case.program, *options),
             ],
             cwd=ROOT,

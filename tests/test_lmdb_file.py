@@ -51,3 +51,11 @@ def test_what_is_no_lmdb_is_refused(tmp_path):
     odd = write(tmp_path / "odd_lmdb", {b"1": b"", b"22": b""})
     with pytest.raises(ValueError, match="keys of different lengths"):
         lmdb_file.LmdbFile(odd, tmp_path)
+
+
+def test_two_may_read_one_environment_at_once(tmp_path):
+    folder = write(tmp_path / "a_lmdb", {b"11": b"one", b"22": b"two"})
+    first = lmdb_file.LmdbFile(folder, tmp_path / "index")
+    second = lmdb_file.LmdbFile(folder, tmp_path / "index")
+    del first
+    assert second[1] == b"two"

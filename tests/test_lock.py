@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 import pathlib
@@ -13,7 +14,7 @@ import sys
 
 import pytest
 
-from runtime import lock
+from runtime import errors, lock
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 
@@ -99,3 +100,18 @@ def test_a_file_in_place_of_the_folder_is_named(tmp_path: pathlib.Path) -> None:
             lock.held(folder, "a test"),
         ):
             pass
+
+
+def test_a_folder_that_nobody_can_write_to_needs_no_lock_where_there_may_be_nothing_to_write(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def read_only(path: pathlib.Path, *_: object) -> int:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(os, "open", read_only)
+    with lock.inside(tmp_path, ".", "--mode=sample", needed=False):
+        assert not any(tmp_path.iterdir())
+    with pytest.raises(OSError, match="Read-only") as refused:
+        acquire(tmp_path)
+    line = f"{tmp_path}: --mode=eval cannot write .lock there (Read-only file system)"
+    assert errors.one_line(refused.value) == line

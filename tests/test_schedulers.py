@@ -137,10 +137,18 @@ def test_schedulers_of_the_paper() -> None:
         ({"trained_betas": [0.1, 0.2]}, r"trained_betas is \[0.1, 0.2\]; served is None"),
         ({"beta_start": "x"}, "beta_start is 'x'; needed is a positive number"),
         ({"beta_end": math.nan}, "beta_end is 'nan'"),
+        ({"beta_start": 0.02, "beta_end": 1e-4}, "beta_start is 0.02 and beta_end 0.0001; served"),
+        ({"beta_end": 1.0}, "beta_start is 0.0001 and beta_end 1; served are 0 <= beta_start <= b"),
+        ({"beta_end": 20}, "beta_end 20; served are 0 <= beta_start <= beta_end < 1, and"),
+        ({"beta_start": 0, "beta_end": 0}, "beta_end 0; .* and beta_end above 0"),
         ({"num_train_timesteps": 0}, "num_train_timesteps is '0'; needed is a count"),
         (
             {"prediction_type": "v_prediction", "num_train_timesteps": 500},
             "num_train_timesteps is 500; with prediction_type 'v_prediction' served is 1000",
+        ),
+        (
+            {"_class_name": "ScoreSdeVpScheduler", "num_train_timesteps": 1000, "beta_min": 30},
+            "beta_min is 30 and beta_max 20; served are 0 <= beta_min <= beta_max < 1000",
         ),
         ({"_class_name": "ScoreSdeVpScheduler"}, "num_train_timesteps is 2000; with ScoreSdeVp"),
     ],
@@ -149,6 +157,13 @@ def test_others_are_refused_by_their_field(fields: dict[str, Any], message: str)
     with pytest.raises(ValueError, match=message) as error:
         schedulers.config_values(described(**fields), fourier=False)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("ends", [(348.0, 0.01), (1.0, 1.0), (0.0, 1.0)])
+def test_noise_levels_that_do_not_grow_are_refused(ends: tuple[float, float]) -> None:
+    fields = {"_class_name": "ScoreSdeVeScheduler", "sigma_min": ends[0], "sigma_max": ends[1]}
+    with pytest.raises(ValueError, match=f"^sigma_min is {ends[0]:g} and sigma_max {ends[1]:g}; "):
+        schedulers.config_values(fields, fourier=True)
 
 
 def test_networks_of_noise_levels_are_told_noise_levels() -> None:

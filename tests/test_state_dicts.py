@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -86,13 +87,28 @@ def test_prefixes_of_all_names_are_stripped(prefix: str) -> None:
         ),
         ({**tensors(1, "a."), **tensors(1, "b.")}, "have several prefixes, a., b.; one network"),
         ({**tensors(1), "x": "text"}, "in model, x is no tensor"),
-        ({"conv.weight": np.zeros(1)}, "no state_dict 'model' with all_modules or begin_conv"),
+        (
+            {"conv.weight": np.zeros(1)},
+            r"it holds model \(dictionary of conv.weight\), but no state_dict 'model' with "
+            "all_modules or begin_conv in its names; wanted are weights of",
+        ),
+        (math.nan, r"^it holds model \(float nan\), but no state_dict"),
+        ({f"{i}.w": np.zeros(1) for i in range(9)}, r"dictionary of 0\.w, 1\.w, and 7 more"),
     ],
 )
 def test_other_names_are_refused_in_a_short_line(model: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message) as error:
         state_dicts.parts({"model": model})
     assert len(str(error.value)) < 400
+
+
+def test_a_file_without_weights_is_told_what_it_holds() -> None:
+    with pytest.raises(ValueError, match=r"^it holds epoch \(int 3\), but no .*; wanted are"):
+        state_dicts.parts({"epoch": 3})
+    with pytest.raises(ValueError, match=r"^it holds nothing, but no"):
+        state_dicts.parts({})
+    with pytest.raises(ValueError, match=r"^it holds float nan, expected a dictionary of weights"):
+        state_dicts.parts(math.nan)
 
 
 @pytest.mark.parametrize("content", [[], [1], [[1], 2], "text", [tensors(1)] * 6, 3])

@@ -13,7 +13,7 @@ import time
 import numpy as np
 import pytest
 
-from runtime import devices, stop
+from runtime import devices, endings, stop
 from tests import tiny
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -87,11 +87,87 @@ def test_the_second_signal_ends_a_process_that_runs_no_python() -> None:
     process.stdout.readline()
     time.sleep(0.3)  # until it is there
     process.send_signal(signal.SIGINT)
-    time.sleep(0.1)
+    time.sleep(0.02)
+    process.send_signal(signal.SIGINT)  # from a wrapper that passes on what both received
+    time.sleep(2 * stop.TWIN)
+    assert process.poll() is None
     process.send_signal(signal.SIGINT)
     _, lines = process.communicate(timeout=20)
     assert process.returncode == 130
     assert lines.split("\n") == ["", "stopped at once; what was finished is on disk", ""]
+
+
+def test_the_first_signal_ends_a_process_that_compiles_and_has_nothing_to_keep() -> None:
+    script = """if True:
+        import hashlib
+        from runtime import stop
+        with stop.handled(), stop.listening(), stop.compiling(True):
+            print("ready", flush=True)
+            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)  # a minute
+    """
+    process = subprocess.Popen(
+        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout is not None
+    process.stdout.readline()
+    time.sleep(0.3)  # until it is there
+    process.send_signal(signal.SIGTERM)
+    _, lines = process.communicate(timeout=20)
+    assert process.returncode == 143
+    assert lines == "\nstopped at once; what was finished is on disk\n"
+
+
+def test_a_signal_in_a_destructor_is_not_lost() -> None:
+    """Python ignores what is raised there."""
+
+    class Interrupted:
+        def __del__(self) -> None:
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(0.0)
+
+    def receive() -> None:
+        with stop.handled():
+            Interrupted()
+            time.sleep(5.0)
+
+    with pytest.raises(stop.Stopped) as stopped:
+        receive()
+    assert stopped.value.code == 143
+
+
+def test_a_signal_in_an_import_ends_the_process_at_once(tmp_path: pathlib.Path) -> None:
+    """An exception there makes extension modules crash."""
+    (tmp_path / "extension.py").write_text(
+        "import os, signal, time\nos.kill(os.getpid(), signal.SIGTERM)\ntime.sleep(5)"
+    )
+    script = "from runtime import stop\nwith stop.handled():\n    import extension"
+    ended = subprocess.run(
+        [sys.executable, "-c", f"import sys; sys.path += {[str(ROOT), str(tmp_path)]}\n{script}"],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=20,
+    )
+    assert ended.returncode == 143
+    assert ended.stderr == "\nstopped at once; what was finished is on disk\n"
+
+
+def test_what_a_library_makes_of_a_stop_is_a_stop(capsys: pytest.CaptureFixture[str]) -> None:
+    def run() -> None:
+        with endings.in_one_line():
+            try:
+                os.kill(os.getpid(), signal.SIGINT)
+                time.sleep(0.1)
+            except stop.Stopped:
+                raise RuntimeError("a callback failed") from None
+
+    with pytest.raises(SystemExit) as ended:
+        run()
+    assert ended.value.code == 130
+    assert capsys.readouterr().err == f"stopped; {stop.GOES_ON}\n"
 
 
 def interrupted(

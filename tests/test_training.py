@@ -484,6 +484,33 @@ def test_discrete_levels_have_times_in_the_curve(sde: str) -> None:
     np.testing.assert_array_equal(models.discrete_labels(model_sde, t), seen_labels[0])
 
 
+def test_a_run_says_where_it_goes_on() -> None:
+    workdir = pathlib.Path("runs/x")
+    assert loop.beginning(6, 7, workdir) == "resuming at step 6"
+    for n_iters in (6, 3):
+        assert loop.beginning(6, n_iters, workdir) == (
+            f"runs/x is already at step 6, and training.n_iters is {n_iters}: nothing to train; "
+            "a larger one goes on"
+        )
+
+
+@pytest.mark.slow
+def test_a_run_that_has_come_further_is_left_as_it_is(
+    one_device_run: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    use_devices(monkeypatch, 1)
+    workdir = tmp_path / "run"
+    shutil.copytree(one_device_run, workdir)
+    loop.train(tiny.config(training__n_iters=3), workdir)
+    assert f"{workdir} is already at step 6" in capsys.readouterr().out
+    for name in ("config.json", "metrics.jsonl"):
+        assert (workdir / name).read_bytes() == (one_device_run / name).read_bytes()
+    assert final_arrays(workdir)["step"] == 6
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch

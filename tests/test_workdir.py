@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import json
 import pathlib
+import re
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import pytest
 
-from runtime import arrays
+import configs
+from runtime import arrays, errors, experiment, files
 from runtime.ema_snapshots import Snapshots
-from runtime.workdir import SOURCE, open_run, stored_config, without_source
+from runtime.workdir import open_run, stored_config
 from tests import tiny
+from training.metric_log import MetricLog
 
 DAMAGED = (b"", b"{", b"\xff\xfe\x00", b"[1, 2]", b'"text"', b"7", b"null", b"[" * 10_000)
 ODD: tuple[dict[str, Any], ...] = (
@@ -33,6 +37,33 @@ def test_a_damaged_config_is_named_with_what_to_do(content: Any, tmp_path: pathl
             read()
         assert str(refusal.value).startswith(f"{path} is damaged: ")
         assert "\n" not in str(refusal.value)
+
+
+def test_a_refusal_of_another_run_is_short(tmp_path: pathlib.Path) -> None:
+    """However many fields differ, and however long they are."""
+    config = configs.load("toy/two_moons_edm")
+    config.training.objective = "x" * 5000
+    files.write_json(tmp_path / "config.json", config.to_dict())
+    with pytest.raises(ValueError, match="belongs to another run") as refusal:
+        open_run(tiny.config(), tmp_path)
+    line = str(refusal.value)
+    assert len(line) < 600
+    assert re.search(
+        r"\(given\); data\.[a-z_]+: .*; and \d\d more; use its config or another --workdir$", line
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", "metrics.jsonl"])
+def test_a_folder_in_place_of_a_file_is_named(name: str, tmp_path: pathlib.Path) -> None:
+    (tmp_path / name).mkdir()
+    read: dict[str, Callable[[], Any]] = {
+        "config.json": lambda: open_run(tiny.config(), tmp_path),
+        "metrics.jsonl": lambda: MetricLog(tmp_path),
+    }
+    with pytest.raises(IsADirectoryError) as refusal:
+        read[name]()
+    line = f"{tmp_path / name}: this is a folder, and a file is needed"
+    assert errors.one_line(refusal.value) == line
 
 
 @pytest.mark.parametrize(
@@ -84,9 +115,12 @@ def test_images_of_other_grey_levels_are_refused(
 
 
 def test_samples_do_not_depend_on_the_source_of_images() -> None:
-    section = tiny.config().data.to_dict()
-    assert section.keys() - without_source(section).keys() <= {n.split(".")[1] for n in SOURCE}
-    assert "image_size" in without_source(section)
+    config = tiny.config()
+    before = experiment.settings(config)
+    config.data.update(dataset="folder", data_dir="photographs", cache=False)
+    assert experiment.settings(config) == before
+    config.data.image_size = 16
+    assert experiment.settings(config) != before
 
 
 @pytest.mark.parametrize("cut", [0, 1, 30, 200, -30, -1])

@@ -30,6 +30,8 @@ from training.step import Step, step_from_config
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Trains to `training.n_iters` steps, from the newest checkpoint in `workdir` if there is one.
 
+    A run that is there already is left as it is, but for what a stop may have left undone.
+
     Writes checkpoints/, config.json, metrics.jsonl, TensorBoard events, loss.png and
     loss_by_time.png there, with `training.ema_profiles` ema/, snapshots of those averages, and with
     `training.snapshot_sampling` samples_in_training/ and training_samples.png.
@@ -48,10 +50,13 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     optimizer = optimizers.from_config(config)
     checkpoints = open_run(config, workdir)
     state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
-    if devices.is_primary():
-        files.write_json(workdir / "config.json", config.to_dict())
-
     start, n_iters = int(state.step), options.n_iters
+    if devices.is_primary():
+        if checkpoints.steps():
+            print(beginning(start, n_iters, workdir))
+        if start <= n_iters:
+            files.write_json(workdir / "config.json", config.to_dict())
+
     state = devices.replicate(state)
     batches = batches_from_config(config, dataset, data_state)
     step_fn = jax.pmap(
@@ -89,6 +94,16 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             print(f"field.png is not drawn: {errors.one_line(error)}")
 
 
+def beginning(start: int, n_iters: int, workdir: pathlib.Path) -> str:
+    """The line that says where an earlier run goes on, if there is anything left to do."""
+    if start >= n_iters:
+        return (
+            f"{workdir} is already at step {start}, and training.n_iters is {n_iters}: nothing to "
+            "train; a larger one goes on"
+        )
+    return f"resuming at step {start}"
+
+
 def take_steps(
     step_fn: Step,
     state: TrainState,
@@ -108,7 +123,8 @@ def take_steps(
     step, stopping = start, False
     while step < n_iters and not stopping:
         arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
-        state, metrics = step_fn(state, devices.lay_out(arrays))
+        with stop.compiling(step == start and jax.process_count() == 1):
+            state, metrics = step_fn(state, devices.lay_out(arrays))
         history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
@@ -146,8 +162,6 @@ def new_or_resumed(
     template = jax.eval_shape(fresh)
     key_data = jax.eval_shape(jax.random.key_data, template.key)
     restored = checkpoints.restore(vars(template.replace(key=key_data)))
-    if devices.is_primary():
-        print(f"resuming at step {restored.step}")
     return state_from_host(restored.state), restored.data_state
 
 

@@ -11,10 +11,15 @@ started again, it goes on where it was. `<workdir>/reproduction.md` and its pict
 
 from __future__ import annotations
 
+from runtime import stop
+
+if __name__ == "__main__":
+    stop.end_imports()  # of all else
+
 import argparse
 import pathlib
 
-from runtime import backend  # isort: skip
+from runtime import backend
 
 backend.prepare()  # before JAX is imported
 
