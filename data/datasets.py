@@ -198,7 +198,7 @@ def load(
       ValueError: unknown name or split, another image size, damaged files.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
-    words = {}
+    words: dict[str, str] = {}
     builder = lookup(DATASETS, name.lower(), "data.dataset")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):

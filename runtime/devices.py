@@ -182,6 +182,16 @@ def fitting_batch(count: int) -> int:
     return -(-count // jax.device_count()) * jax.device_count()
 
 
+class Rows:
+    """The array `source[numbers]`, of which an `ImageMap` reads the rows of a batch at its turn."""
+
+    def __init__(self, source: Any, numbers: np.ndarray) -> None:
+        self.source, self.numbers = source, numbers
+
+    def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+        return np.asarray(self.source[self.numbers[rows]])
+
+
 class ImageMap:
     """A function of single images, run over any number of them on all devices of all hosts.
 
@@ -229,8 +239,9 @@ class ImageMap:
                 rows = np.minimum(start + np.arange(self.batch_size), len(indices) - 1)
                 rows_here = rows[first : first + local * self.share]
 
-                def lay_out(array: np.ndarray, rows: np.ndarray = rows_here) -> np.ndarray:
-                    share: np.ndarray = np.asarray(array)[rows]
+                def lay_out(array: np.ndarray | Rows, rows: np.ndarray = rows_here) -> np.ndarray:
+                    array = array if isinstance(array, Rows) else np.asarray(array)
+                    share: np.ndarray = array[rows]
                     return share.reshape(local, self.share, *share.shape[1:])
 
                 operands = params, lay_out(indices), jax.tree.map(lay_out, arrays)
