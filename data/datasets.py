@@ -201,7 +201,7 @@ def load(
         that has its own.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
-    words = {}
+    words: dict[str, str] = {}
     builder, detail = _kind(name)
     if fit != Fit() and not getattr(builder, "FITS", False):
         raise ValueError(

@@ -133,8 +133,12 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
-    """The settings that results depend on beside the checkpoint, as JSON gives them back."""
+    """The settings that results depend on beside the checkpoint, as JSON gives them back: of
+    section `data` those on where the images are from."""
     sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
+    images = config.data.to_dict().items()
+    sections["data"] = {n: v for n, v in images if f"data.{n}" in experiment.SOURCE}
+    del sections["data"]["cache"]  # has no effect on what is read
     return json.loads(json.dumps(sections))
 
 
@@ -180,8 +184,8 @@ def loss_results(
 ) -> Results:
     """The loss of test images and its parts by time; draws loss_by_time.png into `folder`.
 
-    It is empty, with a warning, where the data set is not here and nothing else that is asked for
-    needs it.
+    It is left out, with a warning, where the data set is not here and nothing else that is asked
+    for needs it.
 
     Raises:
       FileNotFoundError: the data set is not here.
@@ -196,8 +200,9 @@ def loss_results(
             raise
         absence = errors.one_line(error, 300)
     if not devices.on_all(loss is not None) or loss is None:
-        logging.warning("the loss of test images is left out: %s", absence or "no data set")
-        return {}
+        absence = absence or "the data set is not on all hosts"
+        logging.warning("the loss of test images is left out: %s", absence)
+        return {"loss_left_out": absence}
     held = loss(trained.params, "loss")
     if devices.is_primary():
         held_out.save_loss_by_time(folder, held, trained.label)

@@ -108,7 +108,6 @@ def values_of_rows(
       ValueError: the solver gave up on an image; says which.
     """
     options, unit = config.eval, examples.kind_of(parts.pixels).unit
-    images, _ = dataset.take(np.arange(count))
     rows = np.arange(count * options.bpd_num_repeats)
     indices, repeats = rows % count, rows // count
     batch_size = devices.fitting_batch(min(options.batch_size, len(rows)))
@@ -116,7 +115,7 @@ def values_of_rows(
 
     def compute(missing: np.ndarray) -> Iterator[tuple[np.ndarray, Arrays]]:
         numbers = indices[missing]
-        arrays = images[numbers], repeats[missing]
+        arrays = devices.Rows(dataset.images, numbers), repeats[missing]
         yield from run(trained.params, numbers, arrays, f"{unit}/dim")
 
     batches = list(shards.batches(rows, run.batch_size, compute))

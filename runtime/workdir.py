@@ -65,12 +65,12 @@ def open_run(
         keep_best=1,
         keep_every=config.training.snapshot_freq,
     )
-    path, stored = _config_of(workdir, checkpoints)
-    if stored:
+    path, old = _config_of(workdir, checkpoints)
+    if old:
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
         free += [] if training else experiment.SOURCE
-        old, new = configs.complete(stored), configs.complete(config.to_dict())
+        new = configs.complete(config.to_dict())
         differences = config_differences(old, new, free) + _other_levels(old, new, free)
         if differences:
             raise ValueError(
@@ -83,11 +83,12 @@ def open_run(
 def _config_of(
     workdir: pathlib.Path, checkpoints: Checkpoints
 ) -> tuple[pathlib.Path, Mapping[str, Any] | None]:
-    """The config of the run in a folder, if it has one, and where that stands."""
+    """The config of the run in a folder, if it has one, as of today, and where that stands."""
     path = workdir / CONFIG
-    if path.exists():
-        return path, _stored_sections(path)
-    return checkpoints.directory, checkpoints.config()
+    exists = path.exists()
+    stored = _stored_sections(path) if exists else checkpoints.config()
+    complete = configs.complete(stored) if stored else None
+    return path if exists else checkpoints.directory, complete
 
 
 def _other_levels(
@@ -201,7 +202,7 @@ def load_weights(
     checkpoints = open_run(config, workdir, training=False)
     restored = checkpoints.restore(step=config.eval.checkpoint)
     _, stored = _config_of(workdir, checkpoints)
-    dataset = (stored or config.to_dict()).get("data", {}).get("dataset", config.data.dataset)
+    dataset = stored["data"]["dataset"] if stored else ""
     init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
     if isinstance(choice, PostHocAverage):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import pathlib
 import shutil
@@ -13,9 +14,9 @@ import numpy as np
 import pytest
 
 from evaluation import batch_cache, evaluate
-from evaluation.report import content
-from runtime import files
-from runtime.workdir import results_folder
+from evaluation.report import console, content
+from runtime import experiment, files
+from runtime.workdir import Trained, results_folder
 from tests import tiny
 from tests.test_report import load
 from tests.test_report import results as report_results
@@ -131,6 +132,8 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     config = tiny.config(**RANGE | {"sampling__seed": 1})
     whole(config, tmp_path, "eval")
     assert len(done) == 9  # another seed: all four again
+    moved = tiny.config(**RANGE | {"sampling__seed": 1, "data__data_dir": "elsewhere"})
+    assert evaluate.made_by(moved) != evaluate.made_by(config)  # results of other images
     whole(config, tmp_path, "eval")
     assert len(done) == 9
     monkeypatch.setattr(batch_cache, "code_fingerprint", lambda *_: "other code")
@@ -156,6 +159,52 @@ MORE = {
     "eval.num_samples": 48,
     "eval.seeds": 2,
 }
+
+
+FID_ALONE: dict[str, Any] = {
+    "eval__enable_bpd": False,
+    "eval__enable_sampling": True,
+    "eval__features": "inception",
+    "eval__repeat_grey": True,
+    "eval__stats_path": "s.npz",
+}
+
+
+def test_the_loss_is_left_out_where_it_alone_needs_the_data_set(tmp_path, caplog):
+    def absent(split: str) -> Any:
+        raise FileNotFoundError(f"no split {split} here")
+
+    def loss_results(**changes: Any) -> dict[str, Any]:
+        config = tiny.config(**FID_ALONE | changes)
+        parts = dataclasses.replace(experiment.build(config), dataset=absent)
+        return evaluate.loss_results(config, parts, Trained({}, 2, "", ""), tmp_path)
+
+    assert loss_results() == {"loss_left_out": "no split train here"}
+    assert caplog.messages == ["the loss of test images is left out: no split train here"]
+    for changes in (
+        {"eval__enable_sampling": False},
+        {"eval__enable_bpd": True},
+        {"eval__stats_path": ""},
+        {"eval__features": "classifier"},
+    ):
+        with pytest.raises(FileNotFoundError, match="no split train"):
+            loss_results(**changes)
+    with pytest.raises(FileNotFoundError, match=r"s\.npz: there are no statistics"):
+        loss_results(eval__metrics=("kid",), eval__num_samples=1000)
+
+
+def test_another_data_set_than_the_runs_is_said(caplog):
+    trained = Trained({}, 2, "EMA weights", "ab", "lsun_church")
+    config = tiny.config()
+    evaluate.warn_of_other_data(config, trained)
+    (message,) = caplog.messages
+    assert message.startswith("data.dataset is 'digits', and the run was trained on 'lsun_church'")
+    evaluate.warn_of_other_data(config, trained._replace(dataset="Digits"))
+    assert len(caplog.messages) == 1
+    results = evaluate.origin(config, experiment.build(config), trained)
+    rows = dict(console.table(results))
+    assert rows["trained on"] == "lsun_church; compared with digits"
+    assert content.shared_facts(results, True)["trained on"] == "lsun_church"
 
 
 @pytest.fixture(scope="module")

@@ -99,6 +99,24 @@ def test_the_mapped_function_sees_true_indices_and_rows_in_order(
     np.testing.assert_allclose(noise[1][1], alone, rtol=1e-6)
 
 
+def test_rows_of_a_large_set_are_read_batch_by_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that likelihoods of a data set that is on disk need the memory of a batch."""
+    read: list[list[int]] = []
+
+    class OnDisk:
+        def __getitem__(self, rows: np.ndarray) -> np.ndarray:
+            read.append(rows.tolist())
+            return 10 * rows
+
+    use_devices(monkeypatch, 2)
+    run = devices.ImageMap(lambda params, indices, arrays: arrays, 4, "batch_size")
+    numbers = np.array([7, 7, 3, 2, 5, 0])
+    images = devices.Rows(OnDisk(), numbers)
+    results = list(run(None, np.arange(6), (images, numbers)))
+    np.testing.assert_array_equal(np.concatenate([r[0] for _, r in results]), 10 * numbers)
+    assert read == [[7, 7, 3, 2], [5, 0, 0, 0]]
+
+
 def test_sampling_goes_on_where_it_stopped(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -237,8 +237,8 @@ def test_statistics_of_another_data_set_serve_with_a_warning_and_open_none(
     stored = statistics.read(path)
     assert stored.origin.name == "digits/train"
     assert (stored.origin.image_size, stored.origin.channels) == (8, 1)
-    opened = experiment.data.from_config
-    monkeypatch.setattr(experiment.data, "from_config", None)
+    opened = data.from_config
+    monkeypatch.setattr(data, "from_config", None)
     judge_of(config(eval__stats_path=path, eval__metrics=("fid", "sfid")))
     assert not caplog.messages
     other = {"data__dataset": "folder", "data__data_dir": str(small / "cats")}
@@ -253,7 +253,7 @@ def test_statistics_of_another_data_set_serve_with_a_warning_and_open_none(
         return dataclasses.replace(opened(config, split), name="others")
 
     caplog.clear()
-    monkeypatch.setattr(experiment.data, "from_config", renamed)
+    monkeypatch.setattr(data, "from_config", renamed)
     facts = judge_of(config(eval__stats_path=path)).real.facts()
     assert facts["features_of"].startswith("others/train, others/train/1500/")
     assert facts["dataset"] == "digits/train"

@@ -57,6 +57,7 @@ TINY: dict[str, Any] = {
     "eval.num_samples": 4,
     "eval.enable_sampling": True,
     "eval.bpd_num_images": 2,
+    "eval.bpd_solver": "Heun",
     "eval.bpd_rtol": 1e-1,
     "eval.bpd_atol": 1e-1,
 }

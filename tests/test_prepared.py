@@ -175,7 +175,7 @@ def test_labels_out_of_range_and_features_without_one_image_are_refused(root):
     ("imagenet32", (32, 32), "downsampled_imagenet/32x32/2.0.0"),
 ])  # fmt: skip
 def test_sets_that_tfds_calls_otherwise_are_found(tmp_path, monkeypatch, name, size, place):
-    pictures = [noise(*size, seed=i) for i in range(4)]
+    pictures = [noise(size[0], size[1], i) for i in range(4)]
     monkeypatch.setattr(f"{__name__}.PICTURES", pictures)
     monkeypatch.setattr(Flowers, "counts", (1, 2, 1))
     Flowers(data_dir=str(tmp_path), file_format="array_record").download_and_prepare()

@@ -261,11 +261,11 @@ def check(statistics: Statistics, expected: Origin, num_features: int) -> None:
 def other_data(origin: Origin, expected: Origin) -> bool:
     """True if an origin is known to be another data set than the one expected.
 
-    Names tell, and the checksums of examples where both are known.
+    Names tell, and the checksums of examples where both are known, else the folders' names.
     """
     pairs = [(origin.dataset, expected.dataset), (origin.fingerprint, expected.fingerprint)]
-    if not (origin.fingerprint and expected.fingerprint):
-        pairs.append((origin.name, expected.name))
+    if not all(pairs[1]):
+        pairs.append((pathlib.PurePath(origin.folder).name, pathlib.PurePath(expected.folder).name))
     return any(stored and wanted and stored != wanted for stored, wanted in pairs)
 
 

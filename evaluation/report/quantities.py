@@ -227,8 +227,8 @@ def data_words(facts: Mapping[str, Any]) -> str:
 
 def other_training_data(results: Results) -> bool:
     """True if a run is compared with another data set than the one it was trained on."""
-    name = results.get("dataset", "")
-    return results.get("trained_on", name).lower() != name.lower()
+    names = [results[name] for name in ("dataset", "trained_on") if name in results]
+    return len({name.lower() for name in names}) > 1
 
 
 def leading() -> list[str]:
