@@ -78,9 +78,11 @@ class Prepared:
                 f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
             )
         self.labels = np.zeros(count, np.int32)
+        states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
+        self._state = zlib.crc32(repr(states).encode())
         if labels and self._label:
-            folder_of_index = default_folder() / "index"
-            self.labels = index.cached(folder_of_index, paths[0], "labels", self._list_labels)
+            place, kind = default_folder() / "index", f"labels {self._state} {self._label}"
+            self.labels = index.cached(place, paths[0], kind, self._list_labels)
         else:
             self.num_classes = 1
 
@@ -105,8 +107,8 @@ class Prepared:
         return Content(name, self._value(row, self._image, bytes))
 
     def stamp(self, row: int) -> bytes:
-        """The record's number: files that are prepared do not change."""
-        return f"{self.name} {self.split} {row}".encode()
+        """The record's number, and the files' sizes and times of change."""
+        return f"{self.name} {self.split} {row} {self._state}".encode()
 
     def checksum(self, *more: Any) -> int:
         """The CRC of the number of records, some of them, the labels, and what `more` there is."""
