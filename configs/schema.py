@@ -163,6 +163,10 @@ DATA = {
     "dataset": Field("cifar10", ANY, "a name in data.DATASETS: cifar10, digits, folder, ..."),
     "data_dir": Field("", ANY, "folder of the data set; empty: its usual place"),
     "cache": Field(True, ANY, "keep large sets of compressed images decoded on disk"),
+    "crop": Field(0, NOT_NEGATIVE, "pixels of the middle square that is kept; 0: the largest"),
+    "resize": Field(
+        "lanczos", ANY, "resampling: lanczos, bicubic, bilinear; none: sizes are right"
+    ),
     "image_size": Field(32, POSITIVE, "height and width in pixels; points: 1"),
     "num_channels": Field(3, POSITIVE, "channels of an image; coordinates of a point"),
     "random_flip": Field(True, ANY, "mirror half of the training images, by chance"),

@@ -14,6 +14,7 @@ import data
 import likelihood
 from control.prior import Options, Prior
 from control.problem import Condition, Problem, ScoreOf, input_images, variant_numbers
+from data import transforms
 from diffusion import grids, latent
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, all_finite
@@ -228,4 +229,4 @@ def images_of_class(dataset: data.Dataset, y: int, count: int, setting: str) -> 
             f"{setting} is {count}, but {dataset.name}/{dataset.split} has {len(rows)} images of "
             f"class {y}"
         )
-    return dataset.take(rows[:count])[0]
+    return np.asarray(transforms.whole_levels(dataset.take(rows[:count])[0], dataset.levels))

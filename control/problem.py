@@ -10,6 +10,7 @@ import jax
 import numpy as np
 
 import data
+from data import transforms
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
 from evaluation.batch_cache import Store
@@ -73,7 +74,7 @@ def variant_numbers(count: int) -> list[str]:
 
 
 def input_images(dataset: data.Dataset, count: int) -> np.ndarray:
-    """The first `count` images [count, H, W, C] of a data set, in levels.
+    """The first `count` images [count, H, W, C] of a data set, in whole levels.
 
     Raises:
       ValueError: there are not as many.
@@ -82,4 +83,4 @@ def input_images(dataset: data.Dataset, count: int) -> np.ndarray:
         raise ValueError(
             f"control.num_images is {count}, but {dataset.name}/{dataset.split} has {len(dataset)}"
         )
-    return dataset.take(np.arange(count))[0]
+    return np.asarray(transforms.whole_levels(dataset.take(np.arange(count))[0], dataset.levels))

@@ -64,12 +64,12 @@ class _Calls:
 class Batches(Iterator[Batch]):
     """Endless training batches; an item holds `num_steps` consecutive ones.
 
-    Items are {"image": uint8 [num_steps, B, H, W, C], "label": int32 [num_steps, B]} (points:
-    float32). Global batch k holds examples [k batch_size, (k+1) batch_size) of one endless stream:
-    the data set, shuffled anew in every epoch, epoch after epoch. Host h of n gets its contiguous
-    share [h B, (h+1) B) of each global batch, with B = batch_size / n: the shares of all hosts, one
-    after the other, are the batch of a single host. A batch may span two epochs; nothing is
-    dropped.
+    Items are {"image": uint8 [num_steps, B, H, W, C], "label": int32 [num_steps, B]} (points
+    and fractions of levels: float32). Global batch k holds examples [k batch_size, (k+1)
+    batch_size) of one endless stream: the data set, shuffled anew in every epoch, epoch after
+    epoch. Host h of n gets its contiguous share [h B, (h+1) B) of each global batch, with
+    B = batch_size / n: the shares of all hosts, one after the other, are the batch of a single
+    host. A batch may span two epochs; nothing is dropped.
 
     `get_state` gives the next step and what the order depends on; it is the same on every host and
     for every `num_steps`. Batches that were read ahead do not count as used.

@@ -35,6 +35,7 @@ class ImageBuilder(  # type: ignore[call-arg]
     """
 
     VERSION = tfds.core.Version("1.0.0")
+    TFDS_NAME: ClassVar[str] = ""  # of TFDS's own builder, if it is another
     TFDS_VERSIONS: ClassVar[tuple[str, ...]] = ()  # versions of TFDS's own builder that can be read
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
 

@@ -34,8 +34,7 @@ import tqdm
 from configs.names import lookup
 from data.builder import ImageBuilder, default_folder
 from data.decoded import cached
-from data.folder import ImageFolder
-from data.pictures import Pictures, Request
+from data.pictures import Fit, Pictures, Request
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
@@ -117,8 +116,9 @@ class Dataset:
 
     Attributes:
       name, split: as given to `load`.
-      images: uint8 [n, H, W, C] with values in 0..levels-1: an array, or a `Column` of records that
-        reads from disk; either takes row numbers. Points (levels == 0): float32 [n, 1, 1, D].
+      images: uint8 [n, H, W, C] with values in 0..levels-1, or float32 where they have fractions of
+        levels: an array, or a `Column` of records that reads from disk; either takes row numbers.
+        Points (levels == 0): float32 [n, 1, 1, D].
       labels: int32 [n], likewise.
       levels: number of grey levels, of which bits per dimension count log2; 0 for points, whose
         likelihood is that of the real numbers themselves.
@@ -183,8 +183,9 @@ def load(
     num_channels: int | None = None,
     ram_limit: int = RAM_LIMIT,
     cache: bool = False,
+    fit: Fit = Fit(),
 ) -> Dataset:
-    """The data set `name`, split "train" or "test".
+    """The data set `name`, split "train" or "test"; what follows a colon in it is the set's own.
 
     Args:
       name: a key of `DATASETS`, in any case.
@@ -193,16 +194,23 @@ def load(
       image_size, num_channels: what the caller expects; only images of "folder" are made to fit.
       ram_limit: bytes of images up to which the set is kept in RAM.
       cache: keep images that had to be decoded on disk, see `data.decoded`.
+      fit: how images are cropped and resized, where a user may say so.
 
     Raises:
-      ValueError: unknown name or split, another image size, damaged files.
+      ValueError: unknown name or split, another image size, damaged files, or a `fit` for a set
+        that has its own.
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
     words: dict[str, str] = {}
-    builder = lookup(DATASETS, name.lower(), "data.dataset")
+    builder, detail = _kind(name)
+    if fit != Fit() and not getattr(builder, "FITS", False):
+        raise ValueError(
+            f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
+            f"{fit.method!r} are for {', '.join(fitting())}"
+        )
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
-        files = builder(Request(data_dir, split, image_size, num_channels))
+        files = builder(Request(data_dir, split, image_size, num_channels, fit, detail))
         records = cached(files, split, default_folder()) if cache else files
         images, _ = _columns(records, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
@@ -231,17 +239,35 @@ def from_config(config: Any, split: str) -> Dataset:
         options.image_size,
         options.num_channels,
         cache=options.cache,
+        fit=Fit(options.crop, options.resize),
     )
+
+
+def _kind(name: str) -> tuple[Kind, str]:
+    """The data set of a name, and what follows its colon."""
+    first, _, detail = name.partition(":")
+    kind = lookup(DATASETS, first.lower(), "data.dataset")
+    if (":" in name) != getattr(kind, "DETAILED", False):
+        raise ValueError(
+            f"data.dataset={name!r}: {first} is followed by "
+            + ("nothing" if detail else "a colon and the name of one of its sets")
+        )
+    return kind, detail
+
+
+def fitting() -> list[str]:
+    """The names of the data sets whose images are cropped and resized as a user says."""
+    return [name for name, kind in DATASETS.items() if getattr(kind, "FITS", False)]
 
 
 def grey_levels(name: str) -> int:
     """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`."""
-    return DATASETS.get(name.lower(), ImageBuilder).LEVELS
+    return DATASETS.get(name.lower().partition(":")[0], ImageBuilder).LEVELS
 
 
 def is_users_own(name: str) -> bool:
-    """True for the data set of a user's folder, whose name does not say what is in it."""
-    return name.lower() == ImageFolder.name
+    """True for the data sets of a user's files, whose names do not say what is in them."""
+    return getattr(DATASETS.get(name.lower()), "OWN", False)
 
 
 def class_names(name: str) -> tuple[str, ...]:
@@ -301,10 +327,12 @@ def _open(
 
 def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.Path]) -> Any:
     """TFDS's builder for prepared array_record data under the first root that has some, or None."""
+    theirs = builder.TFDS_NAME or builder.name
+    versions = [(theirs, version) for version in builder.TFDS_VERSIONS]
     for root in roots:
-        for version in (str(builder.VERSION), *builder.TFDS_VERSIONS):
-            folder = root / builder.name / version
-            if any(folder.glob(f"{builder.name}-{split}.array_record*")):
+        for name, version in [(builder.name, str(builder.VERSION)), *versions]:
+            folder = root / name / version
+            if any(folder.glob(f"{name}-{split}.array_record*")):
                 try:
                     return tfds.builder_from_directory(str(folder))
                 except Exception as error:
@@ -351,9 +379,10 @@ def _quiet(progress: bool) -> Iterator[None]:
 
 def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple[Any, Any]:
     """Images [n, *shape] and labels [n] of random-access records, in RAM if they fit."""
-    if len(records) * int(np.prod(shape)) > ram_limit:
+    kind = np.dtype(getattr(records, "DTYPE", np.uint8))
+    if len(records) * int(np.prod(shape)) * kind.itemsize > ram_limit:
         return Column(records, "image"), Column(records, "label")
-    images = np.empty((len(records), *shape), np.uint8)
+    images = np.empty((len(records), *shape), kind)
     labels = np.empty(len(records), np.int32)
     starts = range(0, len(records), _CHUNK)
     for start in tqdm.tqdm(starts, "reading images", leave=False, delay=5.0, unit_scale=_CHUNK):

@@ -15,11 +15,13 @@ import threading
 import warnings
 import zlib
 from collections.abc import Callable, Iterator
-from typing import IO, Any, TypeVar
+from typing import IO, Any, NamedTuple, TypeVar
 
 import numpy as np
 from absl import logging
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+
+from configs.names import lookup
 
 Shape = tuple[int, int, int]
 Warn = Callable[[str, str], None]  # of a kind of flaw, by a line that names the file
@@ -35,6 +37,13 @@ SUFFIXES = frozenset(
     if kind in _RASTERS and suffix != ".pfm"  # floats without a range
 )
 FORMATS = tuple(kind for kind in _RASTERS if kind in Image.OPEN)  # the one for JPEG opens MPO too
+NONE = "none"  # instead of a method of resampling
+METHODS = {  # Pillow widens their kernels where a picture shrinks: no pixel is passed over
+    "lanczos": Image.Resampling.LANCZOS,
+    "bicubic": Image.Resampling.BICUBIC,
+    "bilinear": Image.Resampling.BILINEAR,
+    NONE: Image.Resampling.LANCZOS,
+}
 DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer are used
 DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
@@ -54,9 +63,24 @@ _TURNS = {
 }
 
 
-def shown(path: str | os.PathLike[str]) -> str:
+class Content(NamedTuple):
+    """What is in a file, where that is in memory already.
+
+    Attributes:
+      name: as messages show it, "photos.zip: cats/1.png".
+      data: all of its bytes.
+    """
+
+    name: str
+    data: bytes
+
+
+File = str | os.PathLike[str] | Content
+
+
+def shown(path: File) -> str:
     """A path as messages show it: bytes that are no UTF-8, line breaks and the like escaped."""
-    text = os.fspath(path)
+    text = path.name if isinstance(path, Content) else os.fspath(path)
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
@@ -66,25 +90,31 @@ def warn_always(kind: str, line: str) -> None:
     logging.warning("%s", line)
 
 
-def read_image(path: pathlib.Path, shape: Shape, warn: Warn = warn_always) -> np.ndarray:
+def read_image(
+    path: File, shape: Shape, warn: Warn = warn_always, crop: int = 0, method: str = "lanczos"
+) -> np.ndarray:
     """The image in a file, `fitted` to `shape` and turned upright as its EXIF data say.
+
+    Args:
+      crop, method: see `fitted`.
 
     Raises:
       ValueError: a file that cannot be read; names it and says why.
     """
 
     def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
-        count, size = picture.width * picture.height, path.stat().st_size
+        count, size = picture.width * picture.height, _size(path)
         if count > max(MANY, PACKED * size):
             raise ValueError(f"it declares {count} pixels in a file of {size} bytes")
-        picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
+        if not crop and method != NONE:
+            picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
         deep, stated = _is_deep(picture), _stated_white(picture, path)
         with _one_large if picture.width * picture.height > MANY else contextlib.nullcontext():
             picture.load()
             white = _white(picture, stated, flaw) if deep else DEEP
             if picture.mode == "I" and picture.format == "PPM":  # Pillow scales these to 16 bits
                 picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
-            return fitted(upright(picture, flaw), shape, white)
+            return fitted(upright(picture, flaw), shape, white, crop, method)
 
     try:
         return decoded(path, make, warn)
@@ -92,9 +122,7 @@ def read_image(path: pathlib.Path, shape: Shape, warn: Warn = warn_always) -> np
         raise ValueError(f"{shown(path)} cannot be read: {error}") from error
 
 
-def decoded(
-    path: str | os.PathLike[str], make: Callable[[Image.Image, Warn], T], warn: Warn = warn_always
-) -> T:
+def decoded(path: File, make: Callable[[Image.Image, Warn], T], warn: Warn = warn_always) -> T:
     """What `make` makes of the opened picture in a file, where the file's metadata allow or not.
 
     A PNG file that fails is tried again without the chunks that say nothing about its pixels:
@@ -113,16 +141,16 @@ def decoded(
 
     def attempt(file: IO[bytes]) -> T:
         with _warnings_as(flaw):
-            opened = Image.open(file, formats=FORMATS)
-            if opened.format == "TIFF":  # parsed while it is loaded; others when `upright` asks
+            lazy = Image.open(file, formats=FORMATS)
+            if lazy.format == "TIFF":  # parsed while it is loaded; others when `upright` asks
                 with contextlib.suppress(Exception):  # of which `upright` tells
-                    opened.getexif()
-        with opened as picture:
+                    lazy.getexif()
+        with lazy as picture:
             return make(picture, flaw)
 
     try:
-        with open(path, "rb") as file:  # by its name, Pillow maps it, and then turns no grey TIFF
-            small = os.path.getsize(path) <= IN_MEMORY
+        with opened(path) as file:  # by its name, Pillow maps it, and then turns no grey TIFF
+            small = not isinstance(path, Content) and _size(path) <= IN_MEMORY
             return attempt(io.BytesIO(file.read()) if small else file)
     except Exception as error:  # Pillow's decoders each have their own
         reason = _reason(error)
@@ -146,9 +174,18 @@ def _reason(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
-def _beginning(path: str | os.PathLike[str]) -> str:
+def opened(path: File) -> IO[bytes]:
+    """A file's bytes, open to be read."""
+    return io.BytesIO(path.data) if isinstance(path, Content) else open(path, "rb")
+
+
+def _size(path: File) -> int:
+    return len(path.data) if isinstance(path, Content) else os.path.getsize(path)
+
+
+def _beginning(path: File) -> str:
     """What a file is, by its first bytes."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         head = file.read(24)
     if not head:
         return "empty"
@@ -158,12 +195,14 @@ def _beginning(path: str | os.PathLike[str]) -> str:
     return f"begins with the bytes {head[:8].hex(' ')}"
 
 
-def regular(path: str | os.PathLike[str]) -> None:
+def regular(path: File) -> None:
     """Refuses what is not a regular file, or a link to one: a pipe would be waited on for ever.
 
     Raises:
       ValueError: says what there is instead, without naming the path.
     """
+    if isinstance(path, Content):
+        return
     try:
         mode = os.stat(path).st_mode
     except (OSError, ValueError) as error:
@@ -173,10 +212,10 @@ def regular(path: str | os.PathLike[str]) -> None:
         raise ValueError(f"it is {kind}, not a file")
 
 
-def pixels_of_png(path: str | os.PathLike[str]) -> bytes | None:
+def pixels_of_png(path: File) -> bytes | None:
     """A PNG file with the chunks that its pixels need alone; None: no such file, or all needed."""
     kept, dropped = [b"\x89PNG\r\n\x1a\n"], False
-    with open(path, "rb") as file:
+    with opened(path) as file:
         if file.read(8) != kept[0]:
             return None
         while len(head := file.read(8)) == 8:
@@ -222,16 +261,21 @@ def _warnings_as(flaw: Warn) -> Iterator[None]:
         flaw("metadata", f"has broken metadata, which is left out ({reasons[0]})")
 
 
-def fitted(picture: Image.Image, shape: Shape, white: float = DEEP) -> np.ndarray:
-    """uint8 [S, S, C]: the shorter side is resampled (Lanczos) to S, the longer one cut to S.
+def fitted(
+    picture: Image.Image, shape: Shape, white: float = DEEP, crop: int = 0, method: str = "lanczos"
+) -> np.ndarray:
+    """uint8 [S, S, C]: the middle square is resampled to S pixels, with antialiasing.
 
     What is transparent becomes white. C = 3: red, green, blue; C = 1: their luma (ITU-R BT.601).
 
     Args:
       white: the value of white where grey pixels have 16 bits.
+      crop: the side of the middle square; 0: as large as the picture's shorter side.
+      method: one of `METHODS`; "none": what is left has S x S pixels already.
 
     Raises:
-      ValueError: pixels of 32 bits, whose range nothing tells.
+      ValueError: pixels of 32 bits, whose range nothing tells; a picture smaller than `crop`, or of
+        another size where it is not resized.
     """
     size, _, channels = shape
     if picture.mode.startswith("I;16"):
@@ -245,7 +289,16 @@ def fitted(picture: Image.Image, shape: Shape, white: float = DEEP) -> np.ndarra
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
     picture = picture.convert("L" if channels == 1 else "RGB")
-    picture = ImageOps.fit(picture, (size, size), Image.Resampling.LANCZOS)
+    if crop:
+        width, height = picture.size
+        if min(width, height) < crop:
+            raise ValueError(f"it has {height}x{width} pixels, fewer than data.crop={crop}")
+        left, top = (width - crop) // 2, (height - crop) // 2
+        picture = picture.crop((left, top, left + crop, top + crop))
+    if method == NONE and picture.size != (size, size):
+        height, width = picture.height, picture.width
+        raise ValueError(f"it has {height}x{width} pixels, not {size}x{size}, and is not resized")
+    picture = ImageOps.fit(picture, (size, size), lookup(METHODS, method, "data.resize"))
     return np.asarray(picture).reshape(shape)
 
 
@@ -259,7 +312,7 @@ def _is_deep(picture: Image.Image) -> bool:
     return picture.mode.startswith("I;16") or ";16" in raw
 
 
-def _stated_white(picture: Image.Image, path: pathlib.Path) -> int:
+def _stated_white(picture: Image.Image, path: File) -> int:
     """The white of the depth that a file with pixels of 16 bits states, 0: it states none.
 
     PNG has it in the chunk sBIT; TIFF in BitsPerSample or, as the largest value, MaxSampleValue.
@@ -275,9 +328,9 @@ def _stated_white(picture: Image.Image, path: pathlib.Path) -> int:
     return 2**bits - 1 if 8 < bits < 16 else 0
 
 
-def _significant_bits(path: pathlib.Path) -> int:
+def _significant_bits(path: File) -> int:
     """The first entry of a PNG file's chunk sBIT, 0 without one."""
-    with open(path, "rb") as file:
+    with opened(path) as file:
         file.seek(8)
         while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
             length = int.from_bytes(head[:4], "big")

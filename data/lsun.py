@@ -1,4 +1,4 @@
-"""LSUN bedrooms and churches, from the official LMDB environments.
+"""LSUN bedrooms and churches, from the official LMDB environments, or from files of images.
 
 F. Yu et al., LSUN: Construction of a Large-scale Image Dataset using Deep Learning with Humans in
 the Loop, arXiv:1506.03365.
@@ -7,76 +7,110 @@ the Loop, arXiv:1506.03365.
 from __future__ import annotations
 
 import functools
-import io
+import pathlib
 import zlib
 from typing import ClassVar
 
 import numpy as np
-from PIL import Image
 
-from data import resize
+from data import images, resize
 from data.builder import default_folder
+from data.folder import listed
+from data.images import Content, shown
 from data.lmdb_file import LmdbFile
 from data.pictures import Pictures, Request
+from data.trees import ImageFiles, images_in, is_zip, portable, tree
 
 FOLDERS = {"train": "train", "test": "val"}
 URL = "http://dl.yf.io/lsun/scenes"
+UNROUNDED = 128  # pixels: images of this size the official code makes without rounding to levels
 
 
 class LsunPictures(Pictures):
     """The images of `<category>_train_lmdb`, or of `<category>_val_lmdb` for testing.
 
+    Without it, those of `<category>_train.zip` or of the folder `<category>_train`, or those of
+    `data.data_dir` itself, a zip file or folder, with the splits of the data set `folder`. They are
+    in the order of the files' names without their folders and endings: LSUN's own export names them
+    by the keys of the LMDB.
+
     As in the official code of score_sde the middle square of a picture becomes `image_size` pixels
-    wide by bicubic resampling, whose levels are cut off, not rounded.
+    wide by bicubic resampling, whose levels are cut off, not rounded. Of 128 pixels are images
+    whose shorter side became as long by bilinear resampling, float32, with fractions of levels.
 
     Raises:
-      ValueError: another number of channels than 3, what is no LMDB, or 128 pixels, which the
-        official code makes in another way, without levels.
-      FileNotFoundError: the LMDB is not here; says which is wanted, and from where.
+      ValueError: another number of channels than 3, or what is no LMDB.
+      FileNotFoundError: the images are not here; says what is wanted, and from where.
     """
 
     CATEGORY: ClassVar[str]
 
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True)
-        if request.image_size == 128:
-            raise ValueError(
-                f"data set {self.name}: the official images of data.image_size=128 are not rounded "
-                "to levels, which no data set here can hold; other sizes are served"
-            )
+        self.DTYPE = np.float32 if request.image_size == UNROUNDED else np.uint8
         root = request.place(self.name)
         file = f"{self.CATEGORY}_{FOLDERS[request.split]}_lmdb"
-        if not (root / file).is_dir():
-            raise FileNotFoundError(
-                f"data set {self.name}: there is no {root / file}; fetch and unpack {file}.zip "
-                f"from {URL}, and name its folder with --config.data.data_dir"
-            )
-        self.entries = LmdbFile(root / file, default_folder() / "index")
-        self.source = str((root / file).resolve())
+        self.entries: LmdbFile | ImageFiles
+        if (root / file).is_dir():
+            place = root / file
+            self.entries = LmdbFile(place, default_folder() / "index")
+        else:
+            place = root / file.removesuffix("_lmdb")
+            archive = root / f"{place.name}.zip"
+            place = next((path for path in (archive, place) if path.exists()), root)
+            files = images_in(place, _key) if place != root else _share(root, request.split)
+            if not files:
+                raise FileNotFoundError(
+                    f"data set {self.name}: there is no {root / file}; fetch and unpack {file}.zip "
+                    f"from {URL}, and name its folder with --config.data.data_dir"
+                )
+            self.entries = files
+        self.source = str(place.resolve())
         self.labels = np.zeros(len(self.entries), np.int32)
-        self.transform = f"middle square, antialiased bicubic to {request.image_size}"
-        self.summary = f"{root / file}: {len(self.entries)} images"
+        how = "antialiased bilinear" if request.image_size == UNROUNDED else "antialiased bicubic"
+        self.transform = f"middle square, {how} to {request.image_size}"
+        self.summary = f"{place}: {len(self.entries)} images"
 
     def image(self, row: int) -> np.ndarray:
-        content = self.entries[row]
+        if isinstance(self.entries, ImageFiles):
+            file, what = self.entries[row], shown(self.entries[row])
+        else:
+            what = f"{self.entries.folder}: entry {row}"
+            file = Content(what, self.entries[row])
         try:
-            with Image.open(io.BytesIO(content), formats=("WEBP", "JPEG", "PNG")) as opened:
-                picture = np.asarray(opened.convert("RGB"))
-        except Exception as error:  # Pillow's decoders each have their own
-            raise ValueError(
-                f"{self.entries.folder}: entry {row} is no picture that can be read ({error})"
-            ) from error
-        return square(picture, self.image_shape[0])
+            picture = images.decoded(file, lambda opened, _: np.asarray(opened.convert("RGB")))
+        except ValueError as error:
+            raise ValueError(f"{what} is no picture that can be read ({error})") from error
+        size = self.image_shape[0]
+        return unrounded(picture, size) if size == UNROUNDED else square(picture, size)
 
     def stamp(self, row: int) -> bytes:
-        """The entry's key, a hash of the picture."""
+        """The entry's key, a hash of the picture, or the file's stamp."""
+        if isinstance(self.entries, ImageFiles):
+            return self.entries.stamp(row)
         key: bytes = self.entries.keys[row].tobytes()
         return key
 
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
         """The CRC of the keys, which are hashes themselves, and of the images' size."""
+        if isinstance(self.entries, ImageFiles):
+            return self.entries.checksum(self.image_shape)
         return zlib.crc32(np.ascontiguousarray(self.entries.keys).data, self.image_shape[0])
+
+
+def _key(name: str) -> tuple[str, str]:
+    path = pathlib.PurePosixPath(portable(name))
+    return path.stem, str(path)
+
+
+def _share(root: pathlib.Path, split: str) -> ImageFiles | None:
+    """The images of a split of a zip file or folder, None if there are none."""
+    if not root.is_dir() and not (is_zip(root) and root.is_file()):
+        return None
+    files = tree(root, "lsun")
+    names = listed(files, shown(root)).splits[split]
+    return ImageFiles(files, names, _key) if names else None
 
 
 def square(picture: np.ndarray, size: int) -> np.ndarray:
@@ -86,6 +120,12 @@ def square(picture: np.ndarray, size: int) -> np.ndarray:
     if side == size:
         return np.ascontiguousarray(middle)
     return resize.truncated(resize.resize(middle, size, size, "bicubic"))
+
+
+def unrounded(picture: np.ndarray, size: int) -> np.ndarray:
+    """The middle of a picture uint8 [H, W, C] whose shorter side became `size` pixels, float32."""
+    side = resize.shorter_side(resize.unit(picture), size, "bilinear")
+    return resize.levels(resize.centre_crop(side, size, size))
 
 
 class LsunBedroom(LsunPictures):

@@ -10,18 +10,52 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from data.builder import default_folder
+from data.builder import default_folder, digest
 
 Shape = tuple[int, int, int]
+TEST_SHARE = 0.1
+
+
+class Fit(NamedTuple):
+    """How an image becomes `image_size` pixels high and wide, see `images.fitted`.
+
+    As text it is empty where that is the usual way.
+
+    Attributes:
+      crop: the side of the middle square, in pixels; 0: as large as it can be.
+      method: of resampling.
+    """
+
+    crop: int = 0
+    method: str = "lanczos"
+
+    def words(self, size: int) -> str:
+        """What is done, beside what was made with the images."""
+        if not self.crop and self.method == "lanczos":
+            return f"shorter side to {size} by Lanczos, longer one cut"
+        middle = f"{self.crop}x{self.crop}" if self.crop else "square"
+        return f"middle {middle}" + (
+            "" if self.method == "none" else f" to {size} by {self.method}"
+        )
+
+    def __str__(self) -> str:
+        return "" if self == Fit() else f" crop {self.crop}, {self.method}"
 
 
 class Request(NamedTuple):
-    """What a config asks of a data set: `data_dir`, a split, `image_size` and `num_channels`."""
+    """What a config asks of a data set: `data_dir`, a split, `image_size` and `num_channels`.
+
+    Attributes:
+      fit: for the data sets of which a user chooses it, `FITS`.
+      detail: what follows the name of the data set and a colon.
+    """
 
     folder: str | os.PathLike[str] | None
     split: str
     image_size: int | None
     num_channels: int | None
+    fit: Fit = Fit()
+    detail: str = ""
 
     def place(self, name: str) -> pathlib.Path:
         """The folder of the files: the one asked for, else that of data set `name`'s own."""
@@ -53,9 +87,12 @@ class Pictures:
     A subclass is made from a `Request`, and has a record's image in `image`.
 
     Attributes:
-      DTYPE: of the images.
+      DTYPE: of the images: uint8, or float32 where the official ones were not rounded to levels.
       COMPRESSED: False where a record holds the pixels themselves, which nothing need decode.
-      source: the absolute path of the files.
+      DETAILED: True where the name is followed by a colon and the name of one of many sets.
+      FITS: True where a user says how images are cropped and resized.
+      OWN: True for a user's own files, where the name does not say what is in them.
+      source: the absolute path of the files, and the `Fit` if it is unusual.
       image_shape: of every image, after the data set's own crop and change of size.
       labels: int32 [n], in 0..num_classes-1.
       summary: what was read, in one line.
@@ -67,8 +104,11 @@ class Pictures:
     name: ClassVar[str]
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     LEVELS: ClassVar[int] = 256
-    DTYPE: ClassVar[type[np.generic]] = np.uint8
-    COMPRESSED: ClassVar[bool] = True
+    DTYPE: type[np.generic] = np.uint8
+    COMPRESSED: bool = True
+    FITS: ClassVar[bool] = False
+    OWN: ClassVar[bool] = False
+    DETAILED: ClassVar[bool] = False
 
     image_shape: Shape
     source: str
@@ -82,7 +122,7 @@ class Pictures:
         raise NotImplementedError
 
     def image(self, row: int) -> np.ndarray:
-        """The image uint8 [H, W, C] of a record.
+        """The image [H, W, C] of a record, in levels, of the type `DTYPE`.
 
         Raises:
           ValueError: it cannot be read; names the file, and the record in it.
@@ -105,3 +145,13 @@ class Pictures:
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
         with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
             return list(pool.map(self.__getitem__, rows))
+
+
+def shares(count: int) -> tuple[np.ndarray, np.ndarray]:
+    """The rows for training and those for testing, in order, of a set without splits.
+
+    The tenth (at least one) whose numbers have the smallest hashes is for testing.
+    """
+    by_hash = np.array(sorted(range(count), key=lambda row: digest(str(row))), np.int64)
+    tests = max(1, int(TEST_SHARE * count))
+    return np.sort(by_hash[tests:]), np.sort(by_hash[:tests])

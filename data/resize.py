@@ -131,6 +131,21 @@ def shorter_side(picture: np.ndarray, size: int, method: str) -> np.ndarray:
     return resize(picture, rows, columns, method)
 
 
+def unit(picture: np.ndarray) -> np.ndarray:
+    """Levels uint8 as float32 in [0, 1], by one multiplication, as `tf.image.convert_image_dtype`
+    has it: x * float32(1 / 255), of which half of the values differ from x / 255 in the last bit.
+    """
+    return picture * np.float32(1 / 255)
+
+
+def levels(pixels: np.ndarray) -> np.ndarray:
+    """Pixels float32 in [0, 1] as levels float32 in [0, 255], with their fractions.
+
+    Cut off they are those that the official evaluation makes of its images, (255 x) as uint8.
+    """
+    return np.clip(pixels * np.float32(255.0), np.float32(0.0), np.float32(255.0))
+
+
 def truncated(pixels: np.ndarray) -> np.ndarray:
     """Levels uint8 of float pixels, as TensorFlow casts them: cut off, and 0 or 255 beyond."""
     return np.clip(pixels, 0.0, 255.0).astype(np.uint8)

@@ -1,7 +1,7 @@
-"""CelebA-HQ and FFHQ, from the TFRecord files that StyleGAN's tools write, one for each size.
+"""CelebA-HQ and FFHQ: TFRecord files of StyleGAN's tools, one for each size, or images as they are.
 
 As in the official code of score_sde, the images of one file are for training and for testing: the
-data sets have no other split.
+data sets have no other split. None is resized.
 """
 
 from __future__ import annotations
@@ -13,19 +13,24 @@ from typing import ClassVar
 import numpy as np
 
 from data.builder import default_folder
+from data.images import NONE, read_image
 from data.pictures import Pictures, Request
 from data.tfrecords import TFRecords, stylegan_image
+from data.trees import ImageFiles, images_in, portable
 
 
 class StyleganPictures(Pictures):
     """The images of `<prefix>-r<log2 of the size>.tfrecords`, in the file's order.
+
+    Without such a file, those of `<prefix>-<size>x<size>.zip`, as EDM's tool names it, or of
+    `data.data_dir` itself, a zip file or a folder, in the order of their names, by which the tools
+    number them. Labels, of `dataset.json` or folders, are ignored.
 
     Raises:
       ValueError: other channels than 3, a size of which there is no file, damaged records.
       FileNotFoundError: the file is not here; says which is wanted, and from where.
     """
 
-    COMPRESSED = False
     PREFIX: ClassVar[str]
     URL: ClassVar[str]
 
@@ -33,17 +38,30 @@ class StyleganPictures(Pictures):
         size = request.image_size or 0
         fits = size >= 4 and not size & (size - 1)
         self.image_shape = request.shape(self.name, "a power of two, 4 or more,", fits)
-        path = request.place(self.name) / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
-        if not path.is_file():
-            raise FileNotFoundError(
-                f"data set {self.name}: there is no {path}; make it of the images at {self.URL} by "
-                "StyleGAN's dataset_tool.py, and name its folder with --config.data.data_dir"
-            )
-        self.records = TFRecords(path, default_folder() / "index")
+        root = request.place(self.name)
+        path = root / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
+        archive = root / f"{self.PREFIX}-{size}x{size}.zip"
+        self.records: TFRecords | ImageFiles
+        if path.is_file():
+            self.records = TFRecords(path, default_folder() / "index")
+        else:
+            place = archive if archive.is_file() else root
+            files = images_in(place, key=portable)
+            if not files:
+                raise FileNotFoundError(
+                    f"data set {self.name}: there is no {path}; make it of the images at "
+                    f"{self.URL} by StyleGAN's dataset_tool.py, or {archive.name} by EDM's, and "
+                    "name its folder with --config.data.data_dir"
+                )
+            self.records, path = files, place
+        self.COMPRESSED = isinstance(self.records, ImageFiles)
+        self.source = str(path.resolve())
         self.labels = np.zeros(len(self.records), np.int32)
         self.summary = f"{path}: {len(self.records)} images, for training and testing alike"
 
     def image(self, row: int) -> np.ndarray:
+        if isinstance(self.records, ImageFiles):
+            return read_image(self.records[row], self.image_shape, method=NONE)
         data = self.records[row]
         try:
             picture = stylegan_image(data)
@@ -56,9 +74,16 @@ class StyleganPictures(Pictures):
             )
         return picture
 
+    def stamp(self, row: int) -> bytes:
+        """The file's, as `trees.Tree.stamp` has it; records are not decoded."""
+        assert isinstance(self.records, ImageFiles)
+        return self.records.stamp(row)
+
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
-        """The CRC of the records' places and of the first and last ones' own checksums."""
+        """The CRC of the records' places and of the first and last ones, or of names and sizes."""
+        if isinstance(self.records, ImageFiles):
+            return self.records.checksum(self.image_shape)
         ends = self.records[0] + self.records[len(self.records) - 1]
         return zlib.crc32(ends, zlib.crc32(np.ascontiguousarray(self.records.offsets).data))
 

@@ -19,6 +19,10 @@ In the centred range ds = 2 dy, hence p_s = 2^{-D} p_y and the offset (which
     256      8              7
     17       4.087          3.087
 
+Images that were resized and not rounded to levels (CelebA, LSUN at 128 pixels) have fractions of
+levels, float32 in [0, L - 1], and are treated alike: the official code adds its noise to them, too,
+and cuts them off to whole levels before they are compared by features.
+
 Points have no levels (L = 0): the model sees them as they are, and they cannot be dequantised.
 """
 
@@ -100,8 +104,20 @@ def inverse_scale_of_grey(
 
 
 def to_display(x: Pixels, levels: int) -> jax.Array:
-    """Levels 0..L-1 to the 0..255 of picture files, uint8, rounded; any shape."""
-    return jnp.round(jnp.asarray(x, jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)
+    """Levels 0..L-1 to the 0..255 of picture files, uint8, rounded; any shape.
+
+    Fractions of levels are cut off first, `whole_levels`.
+    """
+    whole = whole_levels(x, levels)
+    return jnp.round(jnp.asarray(whole, jnp.float32) * (255.0 / (levels - 1))).astype(jnp.uint8)
+
+
+def whole_levels(x: Pixels, levels: int) -> Pixels:
+    """Levels uint8 as they are, fractions of levels cut off: floor(x), in 0..L-1; any shape."""
+    if not jnp.issubdtype(x.dtype, jnp.floating):
+        return x
+    array = jnp if isinstance(x, jax.Array) else np
+    return array.clip(x, 0, levels - 1).astype(np.uint8)
 
 
 def random_flip(x: Pixels, keys: jax.Array) -> jax.Array:

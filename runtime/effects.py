@@ -276,6 +276,11 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: data.grey_levels(config.data.dataset) > 0,
         "data.dataset has images: points are drawn where they are needed",
     ),
+    Effect(
+        "data.crop data.resize",
+        lambda config, mode: config.data.dataset.partition(":")[0].lower() in data.fitting(),
+        f"data.dataset has no size of its own: {', '.join(data.fitting())}",
+    ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
     setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
     setting("optim.decay_to", "optim.schedule", "cosine", "linear"),

@@ -76,7 +76,7 @@ ADDED = {
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
         "stats_path", "stats_images", "seeds", "keep_samples",
     },
-    "data": {"data_dir", "cache"},
+    "data": {"data_dir", "cache", "crop", "resize"},
     "model": {
         "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_data",

@@ -12,7 +12,7 @@ from PIL import Image
 
 import data
 from data import folder as folders
-from data import images
+from data import images, trees
 from data.datasets import Column
 from data.pictures import Request
 from evaluation.metrics import classifier
@@ -65,8 +65,8 @@ def test_sub_folders_are_labels_and_a_tenth_is_for_testing(pictures):
 def test_the_order_is_that_of_names_alone(pictures, tmp_path, monkeypatch):
     elsewhere = tmp_path / "copy"
     shutil.copytree(pictures, elsewhere)
-    names = folders.names_of
-    monkeypatch.setattr(folders, "names_of", lambda *where: sorted(names(*where), reverse=True))
+    names = trees.names_of
+    monkeypatch.setattr(trees, "names_of", lambda *where: sorted(names(*where), reverse=True))
     for split in ("train", "test"):
         assert load(elsewhere, split).fingerprint == load(pictures, split).fingerprint
     composed, decomposed = "caf\u00e9/a.png", "cafe\u0301/a.png"
@@ -163,7 +163,7 @@ def test_linked_folders_and_files_are_read_without_circles(tmp_path):
     labels = {n: k for d in (train, test) for n, k in zip(numbers(d), d.labels, strict=True)}
     assert labels == {i: int(10 <= i < 20) for i in range(21)}
     assert train.num_classes == 2
-    assert f"{folders.LINKED} 4" in train.summary
+    assert f"{trees.LINKED} 4" in train.summary
     assert "broken links 1" in train.summary
 
 

@@ -10,6 +10,7 @@ import data
 from data import lsun
 from tests import golden_cases
 from tests.official_files import write_lmdb as write
+from tests.test_trees import packed
 
 
 @pytest.fixture(autouse=True)
@@ -17,11 +18,18 @@ def prepared(tmp_path, monkeypatch):
     monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path / "prepared"))
 
 
-def webp(height: int, width: int, seed: int) -> bytes:
-    levels = np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+def noise(height: int, width: int, seed: int) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, (height, width, 3), np.uint8)
+
+
+def encoded(levels: np.ndarray, kind: str = "WEBP") -> bytes:
     file = io.BytesIO()
-    Image.fromarray(levels).save(file, "WEBP", lossless=True)
+    Image.fromarray(levels).save(file, kind, lossless=True)
     return file.getvalue()
+
+
+def webp(height: int, width: int, seed: int) -> bytes:
+    return encoded(noise(height, width, seed))
 
 
 @pytest.mark.parametrize(
@@ -64,9 +72,58 @@ def test_what_is_not_there_or_no_picture_is_named(tmp_path):
         data.load("lsun_bedroom", "train", tmp_path, 256, 3)
 
 
-@pytest.mark.parametrize(("size", "channels", "message"), [
-    (256, 1, "must be positive and data.num_channels 3"), (128, 3, "are not rounded to levels"),
-])  # fmt: skip
-def test_sizes_that_cannot_be_served_are_refused(size, channels, message, tmp_path):
-    with pytest.raises(ValueError, match=message):
-        data.load("lsun_bedroom", "train", tmp_path, size, channels)
+def test_channels_that_cannot_be_served_are_refused(tmp_path):
+    with pytest.raises(ValueError, match=r"must be positive and data\.num_channels 3, not 256"):
+        data.load("lsun_bedroom", "train", tmp_path, 256, 1)
+
+
+@pytest.mark.parametrize(
+    "path", golden_cases.files("data", "lsun*.npz"), ids=lambda path: path.stem
+)
+def test_images_of_128_pixels_are_the_official_ones_before_they_are_rounded(path, tmp_path):
+    golden = golden_cases.load(path)
+    numbers = sorted(name.partition("/")[0] for name in golden if name.endswith("/lsun128"))
+    pictures = {f"{number:0>40}".encode(): encoded(golden[f"{number}/input"]) for number in numbers}
+    write(tmp_path / "bedroom_train_lmdb", pictures)
+    dataset = data.load("lsun_bedroom", "train", tmp_path, 128, 3)
+    images, _ = dataset.take(np.arange(len(dataset)))
+    assert (images.dtype, dataset.levels) == (np.float32, 256)
+    for image, key in zip(images, sorted(pictures), strict=True):
+        expected = golden[f"{key.decode().lstrip('0') or '0'}/lsun128"]
+        np.testing.assert_allclose(image / 255, expected, rtol=1e-6)
+
+
+def test_images_of_128_pixels_have_fractions_of_levels(tmp_path):
+    write(tmp_path / "bedroom_train_lmdb", {b"1" * 40: encoded(noise(140, 150, 0))})
+    dataset = data.load("lsun_bedroom", "train", tmp_path, 128, 3)
+    np.testing.assert_array_equal(dataset.images[0], lsun.unrounded(noise(140, 150, 0), 128))
+    assert dataset.images.min() >= 0
+    assert dataset.images.max() <= 255
+    assert (dataset.images % 1).any()
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip", "sub-folders", "one zip"])
+def test_exported_pictures_are_those_of_the_environment_in_its_order(kind, tmp_path):
+    splits = {"train": range(12), "val": range(12, 15)}
+    for split, numbers in splits.items():
+        names = {f"{17 * i % 29:040x}": encoded(noise(9, 12, i)) for i in numbers}
+        write(tmp_path / f"bedroom_{split}_lmdb", {k.encode(): v for k, v in names.items()})
+        below = {"folder": f"a/bedroom_{split}", "zip": f"a/pack/bedroom_{split}"}
+        folder = tmp_path / below.get(kind, f"a/{split}")
+        for name, content in names.items():
+            file = folder / name[-1] / name[-2] / f"{name}.webp"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_bytes(content)
+        if kind == "zip":
+            packed(folder).rename(tmp_path / "a" / f"bedroom_{split}.zip")
+    place = packed(tmp_path / "a") if kind == "one zip" else tmp_path / "a"
+    for split in ("train", "test"):
+        ours, theirs = (data.load("lsun_bedroom", split, p, 8, 3) for p in (place, tmp_path))
+        np.testing.assert_array_equal(ours.images, theirs.images)
+
+
+def test_a_file_that_is_no_picture_is_named(tmp_path):
+    (tmp_path / "bedroom_train").mkdir()
+    (tmp_path / "bedroom_train" / "a.webp").write_bytes(b"none")
+    with pytest.raises(ValueError, match=r"a\.webp is no picture that can be read"):
+        data.load("lsun_bedroom", "train", tmp_path, 8, 3)

@@ -135,6 +135,8 @@ def test_a_config_of_each_data_set_opens_it_and_its_loss_is_lowered(
         dataset = parts.dataset(split)
         images, labels = dataset.take(np.arange(2))
         assert images.shape == (2, *parts.image_shape)
+        rounded = config.data.dataset != "celeba"
+        assert images.dtype == (np.uint8 if rounded else np.float32)
         assert labels.max() < dataset.num_classes
         assert dataset.facts()["dataset"] == f"{config.data.dataset}/{split}"
     objective = objective_from_config(config, parts, parts.dataset("train"))

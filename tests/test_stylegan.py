@@ -1,14 +1,17 @@
 """CelebA-HQ and FFHQ: the pictures that the official pipeline gives, and what is refused."""
 
 import pathlib
+import zipfile
 
 import numpy as np
 import pytest
+from PIL import Image
 
 import data
 from tests import golden_cases
 from tests.official_files import write_records as write
 from tests.test_tfrecords import stylegan_files
+from tests.test_trees import packed
 
 
 @pytest.fixture(autouse=True)
@@ -69,3 +72,35 @@ def test_a_record_of_another_size_or_kind_is_named(tmp_path):
     write(tmp_path / "ffhq-r07.tfrecords", b"none")
     with pytest.raises(ValueError, match=r"ffhq-r07\.tfrecords: record 0: no tf\.train\.Example"):
         data.load("ffhq", "train", tmp_path, 128, 3)
+
+
+@pytest.mark.parametrize("kind", ["zip", "named zip", "folder"])
+def test_pictures_of_the_tools_zip_files_are_those_of_the_records(kind, tmp_path):
+    path = stylegan_files()[0]
+    records = data.load("ffhq", "train", folder_with(path, "ffhq", tmp_path), 32, 3)
+    folder = tmp_path / "images"
+    for i, image in enumerate(records.images):  # as StyleGAN2's and EDM's tools name them
+        file = folder / f"{i // 4:05}" / f"img{i:08}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(image).save(file)
+    (folder / "dataset.json").write_text('{"labels": null}')
+    place = folder
+    if "zip" in kind:
+        place = packed(folder, method=zipfile.ZIP_STORED)
+    if kind == "named zip":
+        (tmp_path / "place").mkdir()
+        place.rename(tmp_path / "place" / "ffhq-32x32.zip")
+        place = tmp_path / "place"
+    for split in ("train", "test"):
+        dataset = data.load("ffhq", split, place, 32, 3)
+        np.testing.assert_array_equal(dataset.images, records.images)
+        assert not dataset.labels.any()
+    with pytest.raises(ValueError, match=r"\.png cannot be read: it has 32x32 pixels, not 64x64"):
+        data.load("ffhq", "train", folder, 64, 3)
+
+
+def test_a_zip_file_without_images_is_no_set(tmp_path):
+    (tmp_path / "images").mkdir()
+    (tmp_path / "images" / "dataset.json").write_text('{"labels": null}')
+    with pytest.raises(FileNotFoundError, match=r"no .*ffhq-r05\.tfrecords; make it"):
+        data.load("ffhq", "train", packed(tmp_path / "images"), 32, 3)

@@ -1,0 +1,255 @@
+"""Images that TensorFlow Datasets (TFDS) prepared as array_record, read without TensorFlow.
+
+TFDS writes a data set's split to `<root>/<name>[/<config>]/<version>/<name>-<split>.array_record-
+00000-of-00004` and so on; a record is a `tf.train.Example`. Beside them `features.json` says what
+its features are, `dataset_info.json` how many records each file has.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import pathlib
+import zlib
+from typing import Any
+
+import numpy as np
+from array_record.python import array_record_data_source
+
+from data import index
+from data.bucket import copied, is_bucket
+from data.builder import default_folder
+from data.images import Content, read_image, shown
+from data.pictures import Pictures, Request, shares
+from data.tfrecords import features
+
+INFO, FEATURES = "dataset_info.json", "features.json"
+ROOT = "TFDS_DATA_DIR"
+
+
+class Prepared:
+    """The records of one split: `records[row]` is its encoded image.
+
+    Args:
+      folder: with the files of one version.
+      split: of TFDS.
+      labels: whether the labels are wanted.
+
+    Attributes:
+      folder: the same; `described` is its name.
+      labels: int32 [n], zero where there are none.
+      num_classes: 1 where there are no labels.
+      splits: the names of all.
+
+    Raises:
+      ValueError: another format than array_record, missing or damaged files, features among which
+        there is not one image, labels out of range.
+    """
+
+    def __init__(self, folder: pathlib.Path, split: str, labels: bool = True):
+        self.folder, self.split, self.described = folder, split, str(folder)
+        info = _json(folder / INFO)
+        self.name = str(info.get("name"))
+        counts = split_counts(info)
+        self.splits = list(counts)
+        if info.get("fileFormat", "tfrecord") != "array_record":
+            raise ValueError(
+                f"{shown(folder)} was prepared as {info.get('fileFormat', 'tfrecord')}, which has "
+                "no random access; prepare it with file_format='array_record'"
+            )
+        if split not in counts:
+            raise ValueError(f"{shown(folder)} has no split {split!r}; it has {', '.join(counts)}")
+        self._image, self._label, self.num_classes = _features(folder / FEATURES)
+        pattern = f"{self.name}-{split}.array_record-*-of-{len(counts[split]):05d}"
+        paths = sorted(folder.glob(pattern))
+        if len(paths) != len(counts[split]):
+            raise ValueError(
+                f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; "
+                "prepare it again"
+            )
+        try:
+            self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
+            count = len(self._records)
+        except Exception as error:  # of array_record's C++
+            raise ValueError(f"{shown(folder)} is damaged: {_line(error)}") from error
+        if count != sum(counts[split]):
+            raise ValueError(
+                f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
+            )
+        self.labels = np.zeros(count, np.int32)
+        if labels and self._label:
+            folder_of_index = default_folder() / "index"
+            self.labels = index.cached(folder_of_index, paths[0], "labels", self._list_labels)
+        else:
+            self.num_classes = 1
+
+    @classmethod
+    def find(
+        cls, name: str, root: str | os.PathLike[str] | None, split: str, labels: bool = True
+    ) -> Prepared | None:
+        """A split of the newest version of a data set below a folder, or in it; None: none there.
+
+        Args:
+          name: `<name>[/<config>][/<version>]`.
+          root: a folder, or a bucket, from which it is copied; None: TFDS's own.
+        """
+        folder = place_of(name, root)
+        return None if folder is None else cls(folder, split, labels)
+
+    def __len__(self) -> int:
+        return len(self._records)
+
+    def __getitem__(self, row: int) -> Content:
+        name = f"{shown(self.folder)}: record {row} of {self.split}"
+        return Content(name, self._value(row, self._image, bytes))
+
+    def stamp(self, row: int) -> bytes:
+        """The record's number: files that are prepared do not change."""
+        return f"{self.name} {self.split} {row}".encode()
+
+    def checksum(self, *more: Any) -> int:
+        """The CRC of the number of records, some of them, the labels, and what `more` there is."""
+        content = zlib.crc32(repr((*more, self.name, self.split, len(self))).encode())
+        for row in np.unique(np.linspace(0, len(self) - 1, 16).astype(int)):
+            content = zlib.crc32(self[int(row)].data, content)
+        return zlib.crc32(np.ascontiguousarray(self.labels).data, content)
+
+    def _value(self, row: int, feature: str, kind: type) -> Any:
+        what = f"{shown(self.folder)}: record {row} of {self.split}"
+        try:
+            values = features(self._records[row]).get(feature, ())
+        except Exception as error:  # of array_record's C++, or no Example
+            raise ValueError(f"{what} is damaged ({_line(error)}); prepare it again") from error
+        if len(values) != 1 or not isinstance(values[0], kind):
+            raise ValueError(f"{what} has no {feature} that fits {FEATURES}; prepare it again")
+        return values[0]
+
+    def _list_labels(self) -> np.ndarray:
+        labels = np.array([self._value(row, self._label, int) for row in range(len(self))])
+        low, high = labels.min(initial=0), labels.max(initial=0)
+        if low < 0 or high >= self.num_classes:
+            raise ValueError(
+                f"{shown(self.folder)} has labels from {low} to {high}, but {FEATURES} has "
+                f"{self.num_classes} classes"
+            )
+        return labels.astype(np.int32)
+
+
+class TfdsPictures(Pictures):
+    """`tfds:<name>[/<config>][/<version>]`: anything that TFDS prepared as array_record.
+
+    `data.data_dir` is a folder of TFDS's, or a bucket with one, which is copied; without it
+    `$TFDS_DATA_DIR` or `~/tensorflow_datasets`. Testing is on the split `test`, or `validation`, or
+    else on the tenth of the examples whose numbers have the smallest hashes. An example's image is
+    the feature `image`, or the only one; its label `label`, or the only one. Images are fitted as
+    those of `folder` are; examples are in the order in which they were prepared.
+
+    Raises:
+      ValueError: as `Prepared`, or a picture that cannot be read.
+      FileNotFoundError: it is not prepared.
+    """
+
+    name = "tfds"
+    DETAILED = True
+    FITS = True
+
+    def __init__(self, request: Request):
+        self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
+        self.fit = request.fit
+        folder = place_of(request.detail, request.folder)
+        if folder is None:
+            where = request.folder or os.environ.get(ROOT, "~/tensorflow_datasets")
+            raise FileNotFoundError(
+                f"data set tfds:{request.detail}: there is no {where}/{request.detail}; prepare it "
+                "by tfds.builder(..., file_format='array_record').download_and_prepare()"
+            )
+        splits = split_counts(_json(folder / INFO))
+        test = next((split for split in ("test", "validation") if split in splits), "")
+        self.records = Prepared(folder, test if test and request.split == "test" else "train")
+        count = len(self.records)
+        self.rows = (
+            np.arange(count)
+            if test
+            else dict(zip(self.SPLITS, shares(count), strict=True))[request.split]
+        )
+        self.labels, self.num_classes = self.records.labels[self.rows], self.records.num_classes
+        self.transform = self.fit.words(self.image_shape[0])
+        self.source = f"{folder.resolve()}{self.fit}"
+        self.summary = (
+            f"{folder}: {len(self.rows)} images of {self.records.split}, {self.num_classes} "
+            f"class{'es' * (self.num_classes > 1)}"
+        )
+
+    def image(self, row: int) -> np.ndarray:
+        file = self.records[int(self.rows[row])]
+        return read_image(file, self.image_shape, crop=self.fit.crop, method=self.fit.method)
+
+    def stamp(self, row: int) -> bytes:
+        return self.records.stamp(int(self.rows[row]))
+
+    @functools.cached_property
+    def checksum(self) -> int:  # type: ignore[override]
+        """The CRC of some of the records, of the labels, and of how images are fitted."""
+        return self.records.checksum(self.image_shape, str(self.fit), len(self.rows))
+
+
+def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | None:
+    """The folder of a data set's newest version below `root`, None if there is none."""
+    if root and is_bucket(root):
+        root = copied(root, name)
+    named = root or os.environ.get(ROOT, "~/tensorflow_datasets")
+    folder = pathlib.Path(named).expanduser()
+    if (folder / INFO).is_file():
+        return folder
+    below = folder / name
+    found = [path.parent for path in (*below.glob(INFO), *below.glob(f"*/{INFO}"))]
+    if len({path.parent for path in found if path != below}) > 1 or not found:
+        configs = sorted(path.parent.parent.name for path in below.glob(f"*/*/{INFO}"))
+        if configs:
+            raise ValueError(
+                f"{shown(below)} has {len(set(configs))} configs; name one of "
+                f"{', '.join(sorted(set(configs))[:8])} after {name}/"
+            )
+    return max(found, key=lambda path: _version(path.name)) if found else None
+
+
+def _version(text: str) -> tuple[int, ...]:
+    return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
+
+
+def split_counts(info: dict[str, Any]) -> dict[str, list[int]]:
+    """The numbers of records of each file, by split."""
+    return {
+        str(split.get("name")): [int(count) for count in split.get("shardLengths", ())]
+        for split in info.get("splits", ())
+    }
+
+
+def _json(path: pathlib.Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise ValueError(f"{shown(path)} cannot be read ({_line(error)})") from error
+    if not isinstance(content, dict):
+        raise ValueError(f"{shown(path)} is no description of a data set")
+    return content
+
+
+def _features(path: pathlib.Path) -> tuple[str, str, int]:
+    """The names of the one image and of the one label ("": none), and the number of classes."""
+    entries = _json(path).get("featuresDict", {}).get("features", {})
+    kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
+    images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
+    labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
+    image = "image" if "image" in images else images[0] if len(images) == 1 else ""
+    if not image:
+        described = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
+        raise ValueError(f"{shown(path)} has not one image among {described or 'no features'}")
+    label = "label" if "label" in labels else labels[0] if len(labels) == 1 else ""
+    count = int(entries[label].get("classLabel", {}).get("numClasses", 1)) if label else 1
+    return image, label, count
+
+
+def _line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -1,0 +1,281 @@
+"""Files of images by name: below a folder, or in a zip file of one, which is read alike."""
+
+from __future__ import annotations
+
+import collections
+import json
+import os
+import pathlib
+import unicodedata
+import zlib
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, Protocol
+
+from data.builder import default_folder
+from data.images import SUFFIXES, Content, File, opened, shown
+from data.zip_file import ZipFile, is_zip
+
+HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
+Counts = collections.Counter[str]
+LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
+
+
+class Tree(Protocol):
+    """Files by their names, relative and with slashes."""
+
+    def folders(self) -> list[str]:
+        """The names of the folders at the top, hidden ones left out."""
+
+    def images(self, below: str, passed_over: Counts) -> list[str]:
+        """The names, relative to the folder `below` ("": the top), of all images in it.
+
+        Args:
+          passed_over: to which other files are added.
+        """
+
+    def file(self, name: str) -> File:
+        """A file, to be read; ValueError if it is damaged."""
+
+    def stamp(self, name: str) -> bytes:
+        """What changes when the file does, as far as that is known without reading it."""
+
+    def size(self, name: str) -> int:
+        """The bytes in a file."""
+
+    def __contains__(self, name: str) -> bool:
+        """Whether there is a file at the top of this name."""
+
+
+def tree(place: pathlib.Path, what: str) -> Tree:
+    """The files in a folder or in a zip file.
+
+    Args:
+      what: which data set asks for it.
+
+    Raises:
+      ValueError: what is there cannot be read.
+      FileNotFoundError: nothing is.
+    """
+    if is_zip(place):
+        if not place.is_file():
+            raise FileNotFoundError(f"data set {what}: there is no {shown(place)}")
+        return ZipTree(place)
+    if place.exists() and not place.is_dir():
+        raise ValueError(f"data set {what}: {shown(place)} is neither a folder nor a zip file")
+    if not place.is_dir():
+        raise FileNotFoundError(f"data set {what}: there is no folder {shown(place)}")
+    return FolderTree(place)
+
+
+class FolderTree:
+    """The files below a folder."""
+
+    def __init__(self, folder: pathlib.Path):
+        self.folder = folder
+
+    def folders(self) -> list[str]:
+        names = sorted(entry.name for entry in _entries(self.folder) if os.path.isdir(entry.path))
+        return [name for name in names if not name.startswith(".")]
+
+    def images(self, below: str, passed_over: Counts) -> list[str]:
+        return names_of(self.folder / below if below else self.folder, passed_over)
+
+    def file(self, name: str) -> pathlib.Path:
+        return self.folder / name
+
+    def stamp(self, name: str) -> bytes:
+        status = os.stat(self.folder / name)
+        return os.fsencode(f"{name} {status.st_size} {status.st_mtime_ns}")
+
+    def size(self, name: str) -> int:
+        return (self.folder / name).stat().st_size
+
+    def __contains__(self, name: str) -> bool:
+        return (self.folder / name).is_file()
+
+
+class ZipTree:
+    """The files in a zip file, under the names that they have when it is unpacked.
+
+    A folder that holds everything is left out of the names where it is called as the zip file is:
+    `photos.zip` with `photos/cats/1.png` is read as the folder `photos`.
+    """
+
+    def __init__(self, path: pathlib.Path):
+        self.archive = ZipFile(path, default_folder() / "index")
+        names = [os.path.normpath(name).replace(os.sep, "/") for name in self.archive.names]
+        kept = [not _hidden(name) for name in names]
+        top = f"{portable(path.stem)}/"
+        if any(kept) and all(
+            portable(name).startswith(top) for name, keep in zip(names, kept, strict=True) if keep
+        ):
+            names = [portable(name).removeprefix(top) for name in names]
+        self._rows = {name: row for row, name in enumerate(names)}
+
+    def folders(self) -> list[str]:
+        firsts = {name.partition("/")[0] for name in self._rows if "/" in name}
+        return sorted(name for name in firsts if not name.startswith("."))
+
+    def images(self, below: str, passed_over: Counts) -> list[str]:
+        names = []
+        prefix = f"{below}/" if below else ""
+        for full in self._rows:
+            name = full.removeprefix(prefix)
+            if full.startswith(prefix):
+                kind = _kind(name)
+                if kind:
+                    passed_over[kind] += 1
+                else:
+                    names.append(name)
+        return names
+
+    def file(self, name: str) -> Content:
+        row = self._rows[name]
+        return Content(f"{self.archive.path}: {name}", self.archive.read(row))
+
+    def stamp(self, name: str) -> bytes:
+        return self.archive.stamp(self._rows[name])
+
+    def size(self, name: str) -> int:
+        return self.archive.size(self._rows[name])
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._rows
+
+
+class ImageFiles:
+    """Some of the files of a tree, in an order.
+
+    Attributes:
+      names: of the files.
+    """
+
+    def __init__(self, files: Tree, names: Iterable[str], key: Callable[[str], Any]):
+        self.files, self.names = files, sorted(names, key=key)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, row: int) -> File:
+        return self.files.file(self.names[row])
+
+    def stamp(self, row: int) -> bytes:
+        """What changes when the file does."""
+        return self.files.stamp(self.names[row])
+
+    def checksum(self, *more: Any) -> int:
+        """The CRC of the names and sizes of all files, and of what `more` there is."""
+        content = [(portable(name), self.files.size(name)) for name in self.names]
+        return zlib.crc32(repr((*more, content)).encode())
+
+
+def images_in(place: pathlib.Path, key: Callable[[str], Any]) -> ImageFiles | None:
+    """All images in a folder or zip file, in the order of `key`; None if there are none.
+
+    Raises:
+      ValueError: it cannot be read.
+    """
+    if not place.is_dir() and not (is_zip(place) and place.is_file()):
+        return None
+    files = tree(place, "")
+    names = files.images("", collections.Counter())
+    return ImageFiles(files, names, key) if names else None
+
+
+def stated_labels(files: Tree) -> dict[str, str] | None:
+    """The labels in `dataset.json`, by the images' names; None without such a file.
+
+    StyleGAN's and EDM's tools write {"labels": [["00000/img00000000.png", 6], ...]}, or null for
+    images without labels: these have one in common.
+
+    Raises:
+      ValueError: labels that are no whole numbers, or are negative.
+    """
+    if LABELS not in files:
+        return None
+    file = files.file(LABELS)
+    try:
+        with opened(file) as stream:
+            content = json.load(stream)
+    except (ValueError, RecursionError):
+        return None
+    if not isinstance(content, dict) or "labels" not in content:
+        return None
+    labels: dict[str, str] = collections.defaultdict(str)
+    for name, label in content["labels"] or ():
+        if type(label) is not int or not 0 <= label < 2**31:
+            raise ValueError(
+                f"{shown(file)}: the label of {shown(str(name))} is {str(label)[:40]}; labels are "
+                "whole numbers from 0 on"
+            )
+        labels[portable(str(name))] = f"{label:010}"
+    return labels
+
+
+def _hidden(name: str) -> bool:
+    return any(part.startswith(".") for part in name.split("/"))
+
+
+def _kind(name: str) -> str:
+    """What a file that is no image counts as among those passed over; "" for an image's name."""
+    if _hidden(name):
+        return HIDDEN
+    suffix = os.path.splitext(name)[1].lower()
+    return "" if suffix in SUFFIXES else suffix or "without ending"
+
+
+def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            return iter(list(entries))
+    except OSError as error:
+        raise ValueError(f"{shown(folder)} cannot be read: {error.strerror}") from error
+
+
+def names_of(folder: pathlib.Path, passed_over: Counts) -> list[str]:
+    """The image files below `folder`, relative to it, with slashes.
+
+    Links to folders are followed once everything else is read, in order of their names, unless they
+    lead to a folder that was read already, or to one that `folder` itself is in.
+
+    Args:
+      passed_over: to which other files are added.
+    """
+    names: list[str] = []
+    root = os.path.realpath(folder)
+    seen = {root, *map(str, pathlib.Path(root).parents)}
+    folders, links = [""], list[str]()
+    while folders or links:
+        if folders:
+            parent = folders.pop()
+        else:
+            links.sort(key=portable, reverse=True)
+            parent = links.pop()
+        path = os.path.join(folder, parent)
+        if parent:
+            place = os.path.realpath(path)
+            if place in seen:
+                passed_over[LINKED] += 1
+                continue
+            seen.add(place)
+        for entry in _entries(path):
+            name = f"{parent}/{entry.name}" if parent else entry.name
+            link = entry.is_symlink()
+            is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
+            if is_folder:
+                if not entry.name.startswith("."):
+                    (links if link else folders).append(name)
+            elif entry.name.startswith("."):
+                passed_over[HIDDEN] += 1
+            elif not (os.path.isfile(entry.path) if link else entry.is_file()):
+                passed_over["broken links" if link else "pipes and the like"] += 1
+            elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
+                names.append(name)
+            else:
+                passed_over[suffix or "without ending"] += 1
+    return names
+
+
+def portable(name: str) -> str:
+    """A file's name whichever way its file system composes letters (Unicode's form NFC)."""
+    return unicodedata.normalize("NFC", name)
