@@ -221,7 +221,7 @@ def data_words(facts: Mapping[str, Any]) -> str:
     words = [facts["dataset"] or "an unknown data set"]
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
-    if "image_size" in facts and facts["image_size"]:
+    if facts.get("image_size"):
         size = facts["image_size"]
         words.append(f"{size}x{size}x{facts['channels']}")
     if facts.get("transform"):
