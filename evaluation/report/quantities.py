@@ -218,11 +218,15 @@ def numbers(results: Results) -> dict[str, Number]:
 def data_words(facts: Mapping[str, Any]) -> str:
     """A data set in words, from `Dataset.facts` or `Statistics.facts`: its name, the folder of a
     user's images, their shape, and how they came to have it."""
-    place = f" ({facts['folder']})" if facts.get("folder") else ""
-    size, channels = facts.get("image_size"), facts.get("channels")
-    shape = f", {size}x{size}x{channels}" if size else ""
-    transform = f", {facts['transform']}" if facts.get("transform") else ""
-    return f"{facts['dataset'] or 'an unknown data set'}{place}{shape}{transform}"
+    words = [facts["dataset"] or "an unknown data set"]
+    if facts.get("folder"):
+        words[0] += f" ({facts['folder']})"
+    if facts.get("image_size"):
+        size = facts["image_size"]
+        words.append(f"{size}x{size}x{facts['channels']}")
+    if facts.get("transform"):
+        words.append(facts["transform"])
+    return ", ".join(words)
 
 
 def other_training_data(results: Results) -> bool:
