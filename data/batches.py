@@ -53,9 +53,9 @@ class _Calls:
         positions = (first[:, None] + np.arange(self.per_host)).ravel()
         epochs, places = np.divmod(positions, len(self.dataset))
         rows = np.empty_like(positions)
-        for epoch in np.unique(epochs):
-            within = epochs == epoch
-            rows[within] = self._order(int(epoch))[places[within]]
+        numbers, starts = np.unique(epochs, return_index=True)  # epochs ascend
+        for epoch, start, stop in zip(numbers, starts, [*starts[1:], len(epochs)], strict=True):
+            rows[start:stop] = self._order(int(epoch))[places[start:stop]]
         images, labels = self.dataset.take(rows)
         shape = (self.num_steps, self.per_host)
         return {"image": images.reshape(*shape, *images.shape[1:]), "label": labels.reshape(shape)}

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from runtime import stop
+from runtime import peak_memory, stop
 from runtime.errors import Refused
 from runtime.progress import Bar
 
@@ -155,12 +155,16 @@ def on_any(flag: bool) -> bool:
     return not on_all(not flag)
 
 
-def asked_to_stop(step: int) -> bool:
-    """True on all processes if one of them was asked to stop by the time of this step."""
+def asked_to_stop(call: int) -> bool:
+    """True on all processes if one of them was asked to stop by the time of this call.
+
+    Calls are numbered 1, 2, 3, ...: the processes agree on one of the next numbers, and would pass
+    over it for ever if some were left out.
+    """
     if jax.process_count() == 1:
         return stop.requested()
     stop.pass_on()
-    return multihost_utils.reached_preemption_sync_point(step)
+    return multihost_utils.reached_preemption_sync_point(call)
 
 
 def per_device(batch_size: int, what: str) -> int:
@@ -204,6 +208,8 @@ class ImageMap:
         self.batch_size = batch_size
         self.share = per_device(batch_size, setting)
         self.compiled = jax.pmap(function, axis_name=AXIS)
+        self.what = f"{setting}={batch_size}"
+        self.fits = False
 
     def __call__(
         self, params: Tree, indices: np.ndarray, arrays: Tree = None, description: str = ""
@@ -216,6 +222,7 @@ class ImageMap:
 
         Raises:
           Stopped: the program was asked to stop, and the batches before are finished.
+          Lack: a batch needs more of the CPU's memory than is free.
         """
         local = jax.local_device_count()
         first = jax.process_index() * local * self.share
@@ -237,8 +244,12 @@ class ImageMap:
                     share: np.ndarray = array[rows]
                     return share.reshape(local, self.share, *share.shape[1:])
 
+                operands = params, lay_out(indices), jax.tree.map(lay_out, arrays)
                 with stop.compiling(outermost and start == 0 and jax.process_count() == 1):
-                    result = self.compiled(params, lay_out(indices), jax.tree.map(lay_out, arrays))
+                    if not self.fits:
+                        peak_memory.require(self.compiled, operands, self.what)
+                        self.fits = True
+                    result = self.compiled(*operands)
                 result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)
                 if jax.process_count() > 1:
                     result = multihost_utils.process_allgather(result, tiled=True)

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import absl.logging
 
-from runtime import stop
+from runtime import memory, stop
 from runtime.errors import Refused, one_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -138,6 +138,8 @@ def is_memory(error: BaseException) -> bool:
 
 def memory_line(error: BaseException, mode: str | None) -> str:
     """What was asked for, how much there is, and what to lower."""
+    if isinstance(error, memory.Lack):
+        return one_line(error)
     asked = re.search(r"([\d.]+ ?(?:bytes|[KMGTPE]i?B))", str(error))
     sizes = f"{asked[1]} were asked for, " if asked else ""
     lower = LOWER.get(mode or "", "the batch size")
@@ -150,9 +152,11 @@ def available() -> str:
     stats = jax.local_devices()[0].memory_stats() if jax else None
     if stats and "bytes_limit" in stats:
         return f"the device has {stats['bytes_limit'] / 2**30:.1f} GiB"
-    free, total = (os.sysconf(name) for name in ("SC_AVPHYS_PAGES", "SC_PHYS_PAGES"))
-    page = os.sysconf("SC_PAGE_SIZE") / 2**30
-    return f"{free * page:.1f} of the machine's {total * page:.1f} GiB are free"
+    total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") / memory.GIB
+    free = memory.free()
+    if free is None:
+        return f"the machine has {total:.1f} GiB"
+    return f"{free / memory.GIB:.1f} of the machine's {total:.1f} GiB are free"
 
 
 def place(error: BaseException) -> str:

@@ -29,18 +29,16 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
     target = with_parent(path)
     host = socket.gethostname()  # machines may share a disk, and a number
     temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}{target.suffix}")
-    for unfinished in (
-        temporary,
-        *_unfinished(target.parent.absolute(), host).pop(target.name, ()),
-    ):
-        _remove(unfinished)
     try:
+        for left in (temporary, *_unfinished(target.parent.absolute(), host).pop(target.name, ())):
+            _remove(left)
         yield temporary
         os.replace(temporary, target)
     except BaseException as error:
         if isinstance(error, OSError):
             _blame(error, target, temporary)
-        _remove(temporary)
+        with contextlib.suppress(OSError):  # on a read-only disk there is nothing to remove
+            _remove(temporary)
         raise
 
 

@@ -379,6 +379,7 @@ def lowering_only() -> Iterator[None]:
             program.lower(*arrays)
             raise Accepted(0)
 
+        call.lower = call  # type: ignore[attr-defined]
         return call
 
     def replicated(tree: Any) -> Any:

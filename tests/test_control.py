@@ -405,7 +405,7 @@ def test_latents_of_finished_batches_are_kept(
     prior: Any = SimpleNamespace(score=lambda params: None)
     coding, batch = latents.Coding(encode, encode), devices.fitting_batch(1)
     x = np.arange(3 * batch, dtype=np.float32).reshape(-1, 1, 1, 1)
-    given: Any = prior, coding, replicate({}), x, batch
+    encoded = functools.partial(latents.latents, prior, coding, replicate({}))
     rows, call = list[int](), devices.ImageMap.__call__
 
     def mortal(self: Any, *arguments: Any) -> Any:
@@ -418,12 +418,12 @@ def test_latents_of_finished_batches_are_kept(
 
     monkeypatch.setattr(devices.ImageMap, "__call__", mortal)
     with pytest.raises(KeyboardInterrupt):
-        latents.latents(*given, Store(tmp_path, {"weights": "ab"}))
+        encoded(x, batch, Store(tmp_path, {"weights": "ab"}))
     store = Store(tmp_path, {"weights": "ab"})
-    np.testing.assert_array_equal(latents.latents(*given, store), 2.0 * x)
+    np.testing.assert_array_equal(encoded(x, batch, store), 2.0 * x)
     assert rows == [*range(batch), -1, *range(batch, 3 * batch)]
     rows.clear()
-    latents.latents(*given[:-2], x + 1.0, 3 * batch, store)  # other images: other latents
+    encoded(x + 1.0, 3 * batch, store)  # other images: other latents
     assert len(rows) == 3 * batch
     store.close()
     assert not any(tmp_path.iterdir())

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import pathlib
 import socket
 
 import numpy as np
@@ -63,6 +65,17 @@ def test_what_cannot_be_written_is_named_by_its_own_name(tmp_path):
     refusal = f"{target}: it cannot be written (Is a directory)"
     assert failure(target, lambda path: path.write_text("")) == refusal
     assert sorted(path.name for path in tmp_path.iterdir()) == ["export"]
+
+
+def test_a_read_only_disk_names_the_file(tmp_path, monkeypatch):
+    """There even what is not there cannot be removed."""
+
+    def read_only(path, missing_ok=False):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS), str(path))
+
+    monkeypatch.setattr(pathlib.Path, "unlink", read_only)
+    line = f"{tmp_path / 'made_by.json'}: it cannot be written (Read-only file system)"
+    assert failure(tmp_path / "made_by.json", lambda path: None) == line
 
 
 @pytest.mark.parametrize(

@@ -16,12 +16,15 @@ import pytest
 
 from runtime import stop
 from tests import tiny
-from tests.test_killed import CASES, Command, case, content
+from tests.test_killed import CASES, Command, case, content, done
 from tests.test_killed import trained as trained  # a fixture
 from tests.test_training import ROOT, start, start_two, subprocess_environment
 
 SIGNALS = ((signal.SIGINT, 130), (signal.SIGTERM, 143))
-LINE = re.compile(r"stopped(?! at once).*; the same command goes on( from what is on disk)?")
+LINE = re.compile(
+    r"stopped(?! at once).*; the same command goes on( from what is on disk)?"
+    r"|stopped when the command was finished"
+)
 
 
 def lines_of(output: str) -> list[str]:
@@ -37,7 +40,8 @@ def check_stop(output: str) -> None:
     assert not [line for line in before if re.search(r"stopped|Traceback|Error", line)], output
 
 
-MODES = {"train": case("train", "run", trained=False), **CASES}
+TRAIN = case("train", "run", "--config.training.n_iters=20", trained=False)
+MODES = {"train": TRAIN, **CASES}
 
 
 @pytest.mark.slow
@@ -63,7 +67,7 @@ def test_a_signal_stops_a_command_that_works_and_the_same_command_goes_on(
         stops.append(lines_of(output)[-1])
         finished = finished_files(command.home / folder)
         code, _, output = command()
-        assert code == 0, f"{number} at moment {moment} of {count}, then: {output}"
+        assert code == 0 or done(output), f"{number} at moment {moment} of {count}, then: {output}"
         kept = finished_files(command.home / folder)
         assert not [path for path, when in finished.items() if kept.get(path, when) != when]
         again = content(command.home / folder)
@@ -128,7 +132,10 @@ def test_a_signal_to_a_command_that_starts_ends_it_in_one_line(
         time.sleep(i / tries * 0.8 * seconds)
         number, exit_code = SIGNALS[i % 2]
         process.send_signal(number)
-        output, _ = process.communicate(timeout=300)
+        try:
+            output, _ = process.communicate(timeout=300)
+        finally:
+            process.kill()
         assert process.returncode == exit_code, output
         *before, last = lines_of(output)
         assert last.startswith("stopped"), output
@@ -188,7 +195,7 @@ def test_of_two_commands_in_a_workdir_the_second_is_told_of_the_first(
     try:
         wait_for(sign, first)
         second = start(workdir, option, mode=mode)
-        output, _ = second.communicate(timeout=240)
+        output, _ = second.communicate(timeout=600)
         assert second.returncode == 1
         assert re.fullmatch(
             rf"error: {re.escape(str(folder))} is in use by --mode={mode} \(process {first.pid} on "
@@ -203,14 +210,15 @@ def test_of_two_commands_in_a_workdir_the_second_is_told_of_the_first(
     newest = max(int(p.name) for p in workdir.glob("checkpoints/*") if p.name.isdecimal())
     more = f"--config.training.n_iters={newest + 4}" if mode == "train" else "--config.seed=42"
     third = start(workdir, more, mode=mode)
-    output, _ = third.communicate(timeout=240)
+    output, _ = third.communicate(timeout=600)
     assert third.returncode == 0, output
     assert not (folder / ".lock").exists()
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("number", "code"), SIGNALS)
-@pytest.mark.parametrize("process", [0, 1])
+@pytest.mark.parametrize(
+    ("number", "code", "process"), [(signal.SIGINT, 130, 1), (signal.SIGTERM, 143, 0)]
+)
 def test_a_signal_to_one_process_of_two_stops_both_in_training(
     number: int, code: int, process: int, tmp_path: pathlib.Path
 ) -> None:
@@ -218,7 +226,7 @@ def test_a_signal_to_one_process_of_two_stops_both_in_training(
     try:
         wait_for(tmp_path / "checkpoints" / "4", *both)
         both[process].send_signal(number)
-        outputs = [one.communicate(timeout=120)[0] for one in both]
+        outputs = [one.communicate(timeout=300)[0] for one in both]
     finally:
         for one in both:
             one.kill()
@@ -234,10 +242,8 @@ def test_a_signal_to_one_process_of_two_stops_both_in_training(
     assert match, line
     assert (tmp_path / "checkpoints" / match[1]).is_dir()
     assert not (tmp_path / ".lock").exists()
-    if process == 1 and number == signal.SIGINT:
-        return
     for one in start_two(tmp_path, f"--config.training.n_iters={int(match[1]) + 2}"):
-        output, _ = one.communicate(timeout=240)
+        output, _ = one.communicate(timeout=600)
         assert one.returncode == 0, output
 
 
@@ -252,7 +258,7 @@ def test_a_signal_to_one_process_of_two_stops_both_in_sampling(
     try:
         wait_for(folder / "shard_000000.npz", *both)
         os.kill(both[1].pid, signal.SIGINT)
-        outputs = [one.communicate(timeout=120)[0] for one in both]
+        outputs = [one.communicate(timeout=300)[0] for one in both]
     finally:
         for one in both:
             one.kill()

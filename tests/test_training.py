@@ -13,6 +13,7 @@ import socket
 import subprocess
 import sys
 import time
+import types
 from typing import Any
 
 import jax
@@ -182,6 +183,24 @@ def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: path
     )
     for name in ("loss", "eval_loss"):
         np.testing.assert_allclose(two[name][1], one[name][1], rtol=1e-5)
+
+
+def test_processes_ask_each_other_to_stop_call_by_call() -> None:
+    """By numbers without a gap, however many steps a call has: they agree on one of the next."""
+    batches: Any = iter([{"label": np.zeros((2, 8), np.int32)}] * 3)
+    history: Any = types.SimpleNamespace(add=lambda step, metrics: None)
+    calls: list[int] = []
+
+    def step_fn(state: Any, arrays: Any) -> Any:
+        return state, {}
+
+    def asked(call: int) -> bool:
+        calls.append(call)
+        return False
+
+    state: Any = None
+    assert loop.take_steps(step_fn, state, batches, history, (), 4, 10, asked) == 10
+    assert calls == [1, 2]  # the last one ends the run
 
 
 @functools.cache

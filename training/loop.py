@@ -10,11 +10,12 @@ from typing import Any
 
 import jax
 import ml_collections
+import numpy as np
 import optax
 
 import data
 from generation import score_field
-from runtime import devices, ema, errors, experiment, files, stop
+from runtime import devices, ema, errors, experiment, files, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
@@ -41,6 +42,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       FloatingPointError: the loss stopped being finite.
       OSError: a checkpoint could not be written.
       Stopped: a signal asked to stop; the step was finished and saved.
+      Lack: a call of several steps needs more of the CPU's memory than is free.
     """
     options = config.training
     parts = experiment.build(config)
@@ -58,7 +60,6 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             files.write_json(workdir / "config.json", config.to_dict())
 
     state = devices.replicate(state)
-    batches = batches_from_config(config, dataset, data_state)
     step_fn = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
@@ -68,6 +69,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         stop.listening(),
         devices.progress(n_iters, "training", "step", start) as bar,
     ):
+        require_memory(step_fn, state, options, dataset)
+        batches = batches_from_config(config, dataset, data_state)
+        if devices.is_primary():  # now that nothing is refused any more
+            files.write_json(workdir / "config.json", config.to_dict())
         records = Records(
             history=History(log),
             held_out_loss=HeldOutLoss(parts, objective, config.eval.batch_size, config.seed),
@@ -120,15 +125,16 @@ def take_steps(
 
     `step_fn` takes several steps in one call, the last call perhaps fewer; `state` is given away.
     """
-    step, stopping = start, False
+    step, call, stopping = start, 0, False
     while step < n_iters and not stopping:
+        call += 1
         arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
-        with stop.compiling(step == start and jax.process_count() == 1):
+        with stop.compiling(call == 1 and jax.process_count() == 1):
             state, metrics = step_fn(state, devices.lay_out(arrays))
         history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
-        stopping = not finished and asked_to_stop(step)
+        stopping = not finished and asked_to_stop(call)
         for periodic in actions:
             if periodic.due(before, step, finished, stopping):
                 periodic.action(step, state)
@@ -180,6 +186,26 @@ def batches_from_config(
     if data_state is not None:
         batches.set_state(data_state)
     return batches
+
+
+def require_memory(
+    step_fn: Step, state: TrainState, training: ml_collections.ConfigDict, dataset: data.Dataset
+) -> None:
+    """Refuses a call of several steps that needs more of the CPU's memory than is free.
+
+    Raises:
+      Lack: it does; the error says what to lower.
+    """
+    local, steps = jax.local_device_count(), training.n_jitted_steps
+    share = training.batch_size // jax.device_count()
+    images, labels = dataset.take(np.arange(1))
+    batch = {
+        name: jax.ShapeDtypeStruct((local, steps, share, *rows.shape[1:]), rows.dtype)
+        for name, rows in {"image": images, "label": labels}.items()
+    }
+    what = f"training.batch_size={training.batch_size}"
+    lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
+    peak_memory.require(step_fn, (state, batch), what, lower)
 
 
 def check_accumulation(training: ml_collections.ConfigDict) -> None:
