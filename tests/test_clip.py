@@ -442,7 +442,7 @@ def test_folders_that_cannot_be_read(tmp_path: pathlib.Path) -> None:
             transformers_clip.read(tmp_path)
 
 
-@pytest.mark.parametrize("method", ["similarity", "contrast"])
+@pytest.mark.parametrize("method", ["similarity", pytest.param("contrast", marks=pytest.mark.slow)])
 def test_a_clip_of_clean_images_looks_at_the_denoised_image(
     method: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

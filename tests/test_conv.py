@@ -11,6 +11,7 @@ from jax import lax
 
 from models.ops import conv as conv_module
 from models.ops.conv import Conv, Geometry, conv, default_init
+from tests.marks import but_slow, slow
 
 GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "same": ((7, 6), 3, 1, "SAME", 1),
@@ -50,7 +51,7 @@ def assert_close(ours, theirs, tolerance=2e-6):
         np.testing.assert_allclose(a, b, rtol=0, atol=tolerance * scale)
 
 
-@pytest.mark.parametrize("name", ["dilated", "strided", "everything", "pointwise", "small"])
+@pytest.mark.parametrize("name", ["everything", "small", *slow("dilated", "strided", "pointwise")])
 def test_derivatives_of_every_order(name: str) -> None:
     """Value, gradient, and second derivatives by every mix of forward and reverse mode."""
     with jax.enable_x64(True):
@@ -87,7 +88,7 @@ def check_derivatives(image: tuple[int, int], size: int, *options: Any) -> None:
     assert_close(derivatives(conv), derivatives(lax_conv), 1e-13)
 
 
-@pytest.mark.parametrize("name", [name for name in GEOMETRIES if name != "pointwise"])
+@pytest.mark.parametrize("name", but_slow(GEOMETRIES, ["everything", "small, everything"]))
 def test_one_trilinear_form(name: str) -> None:
     """<conv(x, w), g> = <x, conv_dx(g, w)> = <w, conv_dw(x, g)>, in both ways to write them."""
     image, size, stride, padding, dilation = GEOMETRIES[name]

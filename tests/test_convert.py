@@ -161,6 +161,7 @@ def save(path: pathlib.Path, content: Any) -> pathlib.Path:
     return write_pth(path, as_tensors(content))
 
 
+@pytest.mark.slow
 def test_training_goes_on_where_the_file_stopped(
     content: dict[str, Any],
     tmp_path: pathlib.Path,

@@ -65,7 +65,11 @@ def assert_equal_trees(a: Any, b: Any) -> None:
         np.testing.assert_array_equal(flat_a[path], flat_b[path], err_msg=str(path))
 
 
-@pytest.mark.parametrize("module", [NCSNPP, DDPM], ids=lambda module: type(module).__name__)
+@pytest.mark.parametrize(
+    "module",
+    [NCSNPP, pytest.param(DDPM, marks=pytest.mark.slow)],
+    ids=lambda module: type(module).__name__,
+)
 def test_there_and_back(module: Any, tmp_path: pathlib.Path) -> None:
     """To a folder and back nothing is lost; what DDPM gains on the way changes no number."""
     folder = diffusers.read(folder_of(module, tmp_path / "out"))

@@ -179,6 +179,7 @@ def test_the_picture_of_the_house_shows_its_floors() -> None:
         assert picture.info["Description"] == house.floors_as_text()
 
 
+@pytest.mark.slow
 def test_the_example_measures_what_evaluation_measures(
     tmp_path: pathlib.Path,
     monkeypatch: pytest.MonkeyPatch,

@@ -271,7 +271,7 @@ def test_evaluations_are_counted(method: str, nfe: int) -> None:
     assert samples.nfe == counter.calls == nfe
 
 
-@pytest.mark.parametrize("method", ["dpmpp_2m_sde", "edm"])
+@pytest.mark.parametrize("method", ["dpmpp_2m_sde", pytest.param("edm", marks=pytest.mark.slow)])
 def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
     sde = VPSDE()
     score_fn = gaussians.two_modes((4, 4, 1)).score_fn(sde)

@@ -289,6 +289,7 @@ def test_failed_samples_are_refused_by_number(
         list(tiny.generator(config, parts)(broken, np.arange(6), description=""))
 
 
+@pytest.mark.slow
 def test_a_solver_that_gave_up_says_where_and_after_what(
     trained: pathlib.Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
