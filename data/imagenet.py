@@ -79,7 +79,7 @@ class ImagenetPictures(Pictures):
                 )
             self.records = prepared
         self.COMPRESSED = not isinstance(self.records, Batches)
-        self.source = f"{root.resolve()}"
+        self.source = f"{root.resolve()} {self.records.described}"
         self.labels, self.num_classes = self.records.labels, self.records.num_classes
         self.summary = f"{self.records.described}: {len(self.labels)} images"
 
@@ -109,7 +109,8 @@ class TarFile:
 
     def __init__(self, path: pathlib.Path):
         self.path, self.described = path, str(path)
-        size = path.stat().st_size
+        status = path.stat()
+        size, self._time = status.st_size, str(status.st_mtime_ns).encode()
         if path.name in BYTES and size != BYTES[path.name]:
             raise ValueError(
                 f"{shown(path)} is cut off or another file: it has {size} bytes, not "
@@ -128,8 +129,8 @@ class TarFile:
         return Content(f"{self.path}: image {row}", self._bytes[begin : begin + size])
 
     def stamp(self, row: int) -> bytes:
-        """Where the image is."""
-        return self.places[row].tobytes()
+        """Where the image is, and the file's time of change."""
+        return self.places[row].tobytes() + self._time
 
     def checksum(self) -> int:
         return zlib.crc32(np.ascontiguousarray(self.places).data)

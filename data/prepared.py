@@ -50,7 +50,9 @@ class Prepared:
     def __init__(self, folder: pathlib.Path, split: str, labels: bool = True):
         self.folder, self.split, self.described = folder, split, str(folder)
         info = _json(folder / INFO)
-        self.name = str(info.get("name"))
+        if "name" not in info:
+            raise ValueError(f"{shown(folder / INFO)} is no description of a data set: no name")
+        self.name = str(info["name"])
         counts = split_counts(info)
         self.splits = list(counts)
         if info.get("fileFormat", "tfrecord") != "array_record":
@@ -78,9 +80,11 @@ class Prepared:
                 f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
             )
         self.labels = np.zeros(count, np.int32)
+        states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
+        self._state = zlib.crc32(repr(states).encode())
         if labels and self._label:
-            folder_of_index = default_folder() / "index"
-            self.labels = index.cached(folder_of_index, paths[0], "labels", self._list_labels)
+            place, kind = default_folder() / "index", f"labels {self._state} {self._label}"
+            self.labels = index.cached(place, paths[0], kind, self._list_labels)
         else:
             self.num_classes = 1
 
@@ -105,8 +109,8 @@ class Prepared:
         return Content(name, self._value(row, self._image, bytes))
 
     def stamp(self, row: int) -> bytes:
-        """The record's number: files that are prepared do not change."""
-        return f"{self.name} {self.split} {row}".encode()
+        """The record's number, and the files' sizes and times of change."""
+        return f"{self.name} {self.split} {row} {self._state}".encode()
 
     def checksum(self, *more: Any) -> int:
         """The CRC of the number of records, some of them, the labels, and what `more` there is."""
@@ -221,8 +225,9 @@ def _version(text: str) -> tuple[int, ...]:
 def split_counts(info: dict[str, Any]) -> dict[str, list[int]]:
     """The numbers of records of each file, by split."""
     return {
-        str(split.get("name")): [int(count) for count in split.get("shardLengths", ())]
+        str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
         for split in info.get("splits", ())
+        if "name" in split
     }
 
 
@@ -238,14 +243,14 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 def _features(path: pathlib.Path) -> tuple[str, str, int]:
     """The names of the one image and of the one label ("": none), and the number of classes."""
-    entries = _json(path).get("featuresDict", {}).get("features", {})
+    entries = _json(path).get("featuresDict", {}).pop("features", {})
     kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
     images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
     labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
     image = "image" if "image" in images else images[0] if len(images) == 1 else ""
     if not image:
-        described = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
-        raise ValueError(f"{shown(path)} has not one image among {described or 'no features'}")
+        names = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
+        raise ValueError(f"{shown(path)} has not one image among {names or 'no features'}")
     label = "label" if "label" in labels else labels[0] if len(labels) == 1 else ""
     count = int(entries[label].get("classLabel", {}).get("numClasses", 1)) if label else 1
     return image, label, count

@@ -147,6 +147,15 @@ def test_display_spans_the_byte_range():
     np.testing.assert_array_equal(transforms.to_display(digits, 17), [0, 16, 128, 255])
 
 
+def test_fractions_of_levels_are_cut_off_to_be_shown_or_compared():
+    fractions = np.array([-0.5, 0.99, 1.0, 254.99, 255.0, 255.1], np.float32)
+    for x in (fractions, jnp.asarray(fractions)):
+        np.testing.assert_array_equal(transforms.whole_levels(x, 256), [0, 0, 1, 254, 255, 255])
+        np.testing.assert_array_equal(transforms.to_display(x, 256), [0, 0, 1, 254, 255, 255])
+    whole = np.arange(256, dtype=np.uint8)
+    assert transforms.whole_levels(whole, 256) is whole
+
+
 def test_flips_mirror_the_width_of_half_of_the_images_by_key():
     n = 400
     x = np.random.default_rng(0).integers(0, 256, (n, 2, 3, 2), dtype=np.uint8)

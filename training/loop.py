@@ -174,7 +174,16 @@ def new_or_resumed(
 def batches_from_config(
     config: ml_collections.ConfigDict, dataset: data.Dataset, data_state: Any
 ) -> data.Batches:
-    """This process's share of the batches, from where `data_state` left them, else the first."""
+    """This process's share of the batches, from where `data_state` left them, else the first.
+
+    Raises:
+      ValueError: fewer images than a batch has.
+    """
+    if len(dataset) < config.training.batch_size:
+        raise ValueError(
+            f"training.batch_size={config.training.batch_size} is more than the {len(dataset)} "
+            f"examples of {dataset.name}/{dataset.split}; it must be {len(dataset)} or less"
+        )
     batches = data.Batches(
         dataset,
         config.training.batch_size,
