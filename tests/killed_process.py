@@ -9,6 +9,7 @@ number of all moments so far is in the file `log`.
 
 from __future__ import annotations
 
+import itertools
 import os
 import pathlib
 import runpy
@@ -22,17 +23,16 @@ WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 
 def watch(folder: str, moment: int, delay: float, number: int, log: str) -> None:
     """Counts the moments from now on, and sends the signal at the one that is asked for."""
-    count, file = 0, os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    numbers, file = itertools.count(1), os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.pwrite(file, b"0", 0)
 
     def hook(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal count
         if event not in CHANGES and not (event == "open" and arguments[2] & WRITING):
             return
         path = arguments[0]
         if not isinstance(path, str | os.PathLike) or not str(path).startswith(folder):
             return
-        count += 1
+        count = next(numbers)  # threads of orbax count too
         os.pwrite(file, str(count).encode(), 0)
         if count == moment:
             later = threading.Timer(delay, os.kill, (os.getpid(), number))

@@ -18,6 +18,7 @@ if __name__ == "__main__":
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from runtime import backend
 
@@ -27,11 +28,11 @@ import jax
 
 from benchmarks.reproduction import study, tables
 from benchmarks.reproduction.cells import SCALES
-from runtime import endings, files
+from runtime import endings, files, lock
 
 
 def run() -> None:
-    """Studies the data sets of the command line, and writes and prints what came out."""
+    """Studies the data sets of the command line, in a folder that nobody else writes to."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/small")
     parser.add_argument("--datasets", default=",".join(SCALES), help="separated by commas")
@@ -39,16 +40,22 @@ def run() -> None:
     datasets = args.datasets.split(",")
     if unknown := sorted(set(datasets) - set(SCALES)):
         parser.error(f"--datasets names unknown {unknown}; known: {', '.join(SCALES)}")
+    with lock.held(args.workdir, "benchmarks.reproduction"):
+        study_all(datasets, args.workdir)
+
+
+def study_all(datasets: Sequence[str], workdir: pathlib.Path) -> None:
+    """Studies the data sets, and writes and prints what came out."""
     # Every cell is a program of its own, but its seeds share it.
-    jax.config.update("jax_compilation_cache_dir", str(args.workdir.absolute() / ".cache"))
+    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".cache"))
     sections = [tables.INTRODUCTION]
     for dataset in datasets:
-        results = study.study(dataset, args.workdir)
-        sections.append(tables.section(results, study.verdicts(results, args.workdir)))
+        results = study.study(dataset, workdir)
+        sections.append(tables.section(results, study.verdicts(results, workdir)))
         picture = pathlib.Path("pictures", f"reproduction_{dataset}.png")
-        tables.draw(args.workdir / picture, results)
+        tables.draw(workdir / picture, results)
         sections.append(f"![All distances]({picture})\n")
-    target = args.workdir / "reproduction.md"
+    target = workdir / "reproduction.md"
     files.write_text(target, "\n".join(sections))
     print(target.read_text())
     print(f"{target} and its pictures are written")
