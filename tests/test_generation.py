@@ -117,6 +117,7 @@ def test_rows_of_a_large_set_are_read_batch_by_batch(monkeypatch: pytest.MonkeyP
     assert read == [[7, 7, 3, 2], [5, 0, 0, 0]]
 
 
+@pytest.mark.slow
 def test_sampling_goes_on_where_it_stopped(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -321,6 +322,7 @@ def test_discrete_labels_and_continuous_times_do_not_mix(
         evaluate.evaluate(config, trained, "eval")
 
 
+@pytest.mark.slow
 def test_evaluation_writes_every_number_with_its_origin(
     trained: pathlib.Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -11,6 +11,7 @@ import pytest
 from models.ops import group_norm as module
 from models.ops import native
 from models.ops.group_norm import group_norm
+from tests.marks import slow
 from tests.test_conv import assert_close, normal
 
 CASES = {  # images, pixels, channels, groups
@@ -68,7 +69,7 @@ def test_large_and_infinite_values_stay_what_they_are() -> None:
 
 
 @pytest.mark.parametrize("swish", [False, True])
-@pytest.mark.parametrize("name", ["four channels a group", "odd", "few channels"])
+@pytest.mark.parametrize("name", ["four channels a group", *slow("odd", "few channels")])
 def test_derivatives_of_first_and_second_order(name: str, swish: bool) -> None:
     """Tangent, cotangent, the tangent of a gradient and the gradient of a tangent."""
     primals = operands(name)

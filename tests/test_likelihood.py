@@ -20,6 +20,7 @@ from diffusion.probes import PROBES, exact, gaussian, rademacher
 from diffusion.times import likelihood_times, low_discrepancy, uniform_times
 from sde_lib import SDE, SDES, VESDE, VPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
+from tests.marks import but_slow, slow
 
 MEAN, STD, EPS = 0.3, 0.5, 1e-5
 SHAPE = (4, 2, 1)
@@ -48,7 +49,7 @@ def exact_logp(sde: SDE, x: jax.Array) -> jax.Array:
     return sde.prior_logp(z) + math.prod(x.shape[1:]) * jnp.log(scale[1] / scale[0])
 
 
-@pytest.mark.parametrize("kind", gaussians.SDES)
+@pytest.mark.parametrize("kind", but_slow(gaussians.SDES, ["vp"]))
 def test_one_rademacher_probe_is_exact_for_an_isotropic_score(kind: str) -> None:
     """The Jacobian is a multiple of the identity, and v'v = D for every such probe."""
     sde = gaussians.SDES[kind]
@@ -129,6 +130,7 @@ def test_exact_trace_and_both_probes_on_a_mixture() -> None:
         assert abs(logp.mean() - exact.logp[0]) < 4 * error, name
 
 
+@pytest.mark.slow
 def test_the_first_step_does_not_leap_over_the_scale_of_the_data() -> None:
     """Data of std 0.003 are forgotten within t = 1e-4; a first step of 0.01 passes the error
     control by accident at loose tolerances, and the answer is wrong by more than 3 bits/dim."""
@@ -161,7 +163,7 @@ def test_several_probes_are_averaged() -> None:
     np.testing.assert_allclose(run(probes), singles.mean(0), atol=2e-3)
 
 
-@pytest.mark.parametrize("name", ["rademacher", "gaussian"])
+@pytest.mark.parametrize("name", ["rademacher", *slow("gaussian")])
 def test_probes_have_identity_covariance_and_belong_to_their_image(name: str) -> None:
     probe = PROBES[name]
     probes = probe(keys_of(64), (3, 5), 200)
@@ -191,6 +193,7 @@ def test_encode_and_decode_are_inverse() -> None:
     assert 30 < there.y.std() < 70  # it has become noise of sigma_max = 50
 
 
+@pytest.mark.slow
 def test_evaluations_and_steps_belong_to_each_image() -> None:
     sde = VPSDE()
     mixture = gaussians.two_modes((2, 2, 1))
@@ -310,6 +313,7 @@ def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:
     np.testing.assert_array_equal(low_discrepancy(keys_of(64)[3:5], 8), u[:, 3:5])
 
 
+@pytest.mark.slow
 def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
     sde, score_fn = VPSDE(), gaussians.linear_score(VPSDE(), MEAN, STD)
     x = gaussian_data(64)
@@ -343,6 +347,7 @@ def test_bits_per_dim_of_a_uniform_density() -> None:
         np.testing.assert_allclose(bits, math.log2(levels), rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_solver_that_gave_up_says_so() -> None:
     sde = VPSDE()
     x = jnp.ones((2, *SHAPE)).at[1].set(jnp.inf)

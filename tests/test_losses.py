@@ -24,6 +24,7 @@ from diffusion.times import independent, time_draws, uniform_times
 from interop import official
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
+from tests.marks import slow
 
 SDES = [VPSDE(), SubVPSDE(), VESDE()]
 every_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
@@ -177,7 +178,7 @@ class LateVPSDE(VPSDE):
     training_eps: ClassVar[float] = 0.2
 
 
-@pytest.mark.parametrize("sde", [LateVPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("sde", [LateVPSDE(), *slow(VESDE())], ids=lambda sde: type(sde).__name__)
 def test_draws_are_uniform_in_time_normal_and_one_per_image(sde: SDE) -> None:
     @jax.jit
     def draw(numbers: jax.Array) -> Any:

@@ -342,6 +342,7 @@ def test_classifier_is_right_on_test_digits_and_says_so(digits, trained):
     assert trained.class_shares(only_zeros)[0] > 0.9
 
 
+@pytest.mark.slow
 def test_features_depend_on_the_image_alone(digits, trained):
     images = digits[0].images[:600]  # more than one call
     features = trained.features(images)

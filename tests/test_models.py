@@ -19,7 +19,7 @@ from models import layers
 from models.embeddings import noise_levels, positional_embedding
 from tests import golden_cases
 
-SLOW_TO_COMPILE = ("a3_", "a4c_", "a5b_", "a7_")
+SLOW_TO_COMPILE = ("a1b_", "a3_", "a4c_", "a5b_", "a7_")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 
 
@@ -133,6 +133,7 @@ def small(x: jax.Array, y: jax.Array) -> Any:
     return SMALL.apply({"params": small_params()}, x, LEVELS, y=y)
 
 
+@pytest.mark.slow
 def test_dropout_of_an_image_depends_on_its_key_alone() -> None:
     keys = jax.random.split(jax.random.key(2), 3)
     out = small_training(X, keys)
@@ -189,6 +190,7 @@ def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     assert {leaf.dtype for leaf in jax.tree.leaves(shapes)} == {jnp.dtype("float32")}
 
 
+@pytest.mark.slow
 def test_remat_changes_what_is_stored_but_no_number() -> None:
     keys = jax.random.split(jax.random.key(2), 3)
     shallow = SMALL.clone(ch_mult=(1,), attn_resolutions=())

@@ -110,6 +110,7 @@ def test_many_calls_at_once_do_not_wait_for_each_other_forever() -> None:
             np.testing.assert_array_equal(out, expected)
 
 
+@pytest.mark.slow
 @needs_native
 def test_in_a_scan_under_pmap_and_vmap() -> None:
     devices = jax.local_device_count()
@@ -127,6 +128,7 @@ def test_in_a_scan_under_pmap_and_vmap() -> None:
     assert_close(jax.jit(jax.vmap(ours, (None, 0)))(w, x), theirs, 1e-5)
 
 
+@pytest.mark.slow
 @needs_native
 def test_the_library_is_compiled_once(tmp_path: pathlib.Path) -> None:
     prefix = pathlib.Path(sys.prefix)

@@ -46,7 +46,7 @@ def shapes(module: ncsn.NCSNv2, image: tuple[int, ...]) -> dict[str, tuple[int, 
 @pytest.mark.parametrize(
     "path",
     [
-        pytest.param(path, id=path.stem, marks=pytest.mark.slow if "256" in path.stem else ())
+        pytest.param(path, id=path.stem, marks=() if "64" in path.stem else pytest.mark.slow)
         for path in FILES
     ],
 )
@@ -93,6 +93,7 @@ def small() -> tuple[ncsn.NCSNv2, Any, Any]:
     return module, params, jax.jit(module.apply)
 
 
+@pytest.mark.slow
 def test_scale_by_sigma(small: tuple[ncsn.NCSNv2, Any, Any]) -> None:
     """Divides by 9, 3, 1 for labels 0, 1, 2 (descending), or by labels that are noise levels."""
     module, params, plain = small
@@ -168,6 +169,7 @@ def test_remat_changes_what_is_stored_but_no_number(small: tuple[ncsn.NCSNv2, An
     assert shapes(module.clone(remat=True), (4, 4, 2)) == shapes(module, (4, 4, 2))
 
 
+@pytest.mark.slow
 def test_initial_values() -> None:
     """PyTorch's: uniform within 1 / sqrt(fan-in), biases too; norms near one, shifts zero."""
     x, labels = jnp.zeros((1, 4, 4, 8)), jnp.zeros(1, int)
@@ -198,6 +200,7 @@ def test_instance_norm_plus() -> None:
     np.testing.assert_allclose(y.std((1, 2)), 2 * gain[0, 0] * np.ones((2, 1)), rtol=1e-4)
 
 
+@pytest.mark.slow
 def test_pools() -> None:
     """5x5 windows: a maximum of the pixels there are, a mean that counts the others as zero."""
     x: Any = np.asarray(jax.random.normal(jax.random.key(0), (2, 4, 7, 3))) - 3

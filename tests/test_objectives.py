@@ -261,6 +261,7 @@ def huber(
     return per_axis.reshape(len(x0), -1).mean(1)
 
 
+@pytest.mark.slow
 def test_a_new_objective_is_a_function_and_a_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """It trains by its name in a config, in one step of the training loop on points, with the
     weighting, the scale of the loss and the part `noise_mse` of every other."""

@@ -117,6 +117,7 @@ def test_verdicts():
     assert verdict(claim, values, values[::-1] + 0.01).text == "undecided"
 
 
+@pytest.mark.slow
 def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, monkeypatch):
     add, handler = metric_log.History.add, signal.getsignal(signal.SIGTERM)
 

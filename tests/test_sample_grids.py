@@ -75,6 +75,7 @@ def test_tensorboard_shows_the_grids(run: pathlib.Path) -> None:
     assert images == dict.fromkeys((2, 4, 6), grid.size)
 
 
+@pytest.mark.slow
 def test_training_is_the_same_without_grids(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
@@ -90,6 +91,7 @@ def test_training_is_the_same_without_grids(run: pathlib.Path, tmp_path: pathlib
         np.testing.assert_array_equal(with_grids[name][1], values, err_msg=name)
 
 
+@pytest.mark.slow
 def test_a_resumed_run_draws_what_it_owes_and_keeps_the_rest(
     run: pathlib.Path,
     tmp_path: pathlib.Path,

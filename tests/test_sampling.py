@@ -23,6 +23,7 @@ from diffusion.noise import ImageNoise, image_noise, recorded_noise
 from diffusion.trajectory import Samples
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
+from tests.marks import but_slow
 
 MEAN, STD = 0.3, 0.5
 SHAPE = (8, 8, 1)
@@ -45,7 +46,7 @@ def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> Ima
 SLOW_KINDS = [pytest.param(kind, marks=pytest.mark.slow) for kind in ("cosine", "edm")]
 
 
-@pytest.mark.parametrize("kind", [*gaussians.SDES, *SLOW_KINDS])
+@pytest.mark.parametrize("kind", [*but_slow(gaussians.SDES, ["vp"]), *SLOW_KINDS])
 def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
     """Mean and standard deviation of 8,192 pixels: standard errors 0.006 and 0.8 %.
 
@@ -155,9 +156,9 @@ def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
     ("kind", "solver"),
     [
         ("vp", "Tsit5"),
-        ("subvp", "Dopri8"),
-        ("ve", "Bosh3"),
-        ("edm", "Tsit5"),
+        pytest.param("subvp", "Dopri8", marks=pytest.mark.slow),
+        pytest.param("ve", "Bosh3", marks=pytest.mark.slow),
+        pytest.param("edm", "Tsit5", marks=pytest.mark.slow),
         pytest.param("cosine", "Dopri5", marks=pytest.mark.slow),
     ],
 )
@@ -204,7 +205,7 @@ def test_ode_denoising_takes_one_noise_free_step_at_eps() -> None:
 @pytest.mark.parametrize(
     ("kind", "solver", "steps"),
     [
-        ("edm", "SRA1", 0),
+        pytest.param("edm", "SRA1", 0, marks=pytest.mark.slow),
         ("ve", "Euler", 1000),
         pytest.param("ve", "ShARK", 40, marks=pytest.mark.slow),
         *(
@@ -341,7 +342,7 @@ def test_the_probability_flow_ends_before_the_prior_everywhere() -> None:
 # A sample depends on its own key alone.
 
 
-@pytest.mark.parametrize("method", ["langevin", "ald", "ode"])
+@pytest.mark.parametrize("method", but_slow(["langevin", "ald", "ode"], ["ald", "ode"]))
 def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
     sde = VESDE(N=20)
     mixture = gaussians.two_modes((4, 4, 1))
