@@ -202,6 +202,7 @@ def interrupted(
     return process.returncode, [line for line in lines if line.strip() and "%|" not in line]
 
 
+@pytest.mark.slow
 def test_ctrl_c_in_training_saves_and_says_so_in_one_line(tmp_path: pathlib.Path) -> None:
     long = tiny.arguments(tmp_path, "train", "--config.training.n_iters=100000")
     code, lines = interrupted(long, signal.SIGINT, tmp_path / "checkpoints" / "2")

@@ -53,11 +53,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     checkpoints = open_run(config, workdir)
     state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
     start, n_iters = int(state.step), options.n_iters
-    if devices.is_primary():
-        if checkpoints.steps():
-            print(beginning(start, n_iters, workdir))
-        if start <= n_iters:
-            files.write_json(workdir / "config.json", config.to_dict())
+    if devices.is_primary() and checkpoints.steps():
+        print(beginning(start, n_iters, workdir))
 
     state = devices.replicate(state)
     step_fn = jax.pmap(
@@ -69,9 +66,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         stop.listening(),
         devices.progress(n_iters, "training", "step", start) as bar,
     ):
-        require_memory(step_fn, state, options, dataset)
+        if start < n_iters:
+            require_memory(step_fn, state, options, dataset)
         batches = batches_from_config(config, dataset, data_state)
-        if devices.is_primary():  # now that nothing is refused any more
+        if devices.is_primary() and start <= n_iters:  # now that nothing is refused any more
             files.write_json(workdir / "config.json", config.to_dict())
         records = Records(
             history=History(log),

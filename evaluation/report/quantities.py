@@ -221,9 +221,9 @@ def data_words(facts: Mapping[str, Any]) -> str:
     words = [facts["dataset"] or "an unknown data set"]
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
-    if facts.get("image_size"):
-        size = facts["image_size"]
-        words.append(f"{size}x{size}x{facts['channels']}")
+    shape = [facts[name] for name in ("image_size", "image_size", "channels") if name in facts]
+    if any(shape):  # files of earlier versions do not say it
+        words.append("x".join(map(str, shape)))
     if facts.get("transform"):
         words.append(facts["transform"])
     return ", ".join(words)
