@@ -77,8 +77,8 @@ def tiny_version(name: str, folder: pathlib.Path) -> ConfigDict:
     if config.model.name == "ddpm":
         changes["model.nf"] = 32  # its 32 groups of channels are fixed
     if not config.training.continuous:  # its samplers take all noise levels
-        changes |= {"model.num_scales": 4, "sampling.num_steps": 0}
-        changes["model.num_classes"] = 4 if config.model.num_classes else 0
+        changes |= {"model.num_scales": 40, "sampling.num_steps": 0}
+        changes["model.num_classes"] = 40 if config.model.num_classes else 0
     config.update_from_flattened_dict(changes)
     config.eval.enable_bpd = config.training.continuous
     config.data.data_dir = str(folder)
