@@ -211,6 +211,8 @@ def load(
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
         files = builder(Request(data_dir, split, image_size, num_channels, fit, detail))
+        if not len(files):
+            raise ValueError(f"data set {name} has no images for the split {split!r}")
         records = cached(files, split, default_folder()) if cache else files
         images, _ = _columns(records, files.image_shape, ram_limit)
         labels, shape, num_classes = files.labels, files.image_shape, files.num_classes

@@ -31,7 +31,7 @@ def cached(
     identity = f"{kind} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     target = folder / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError):  # not there, or damaged
+    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
         return np.load(target, mmap_mode="r", allow_pickle=False)
     index = make()
     with contextlib.suppress(OSError):

@@ -63,6 +63,7 @@ class LmdbFile:
         try:
             self._opened = _Environment.of(self.folder)
             self._environment = self._opened.environment
+            self._refuse_cut(data)
             self.keys = index.cached(index_folder, data, "lmdb", self._list_keys)
         except lmdb.Error as error:
             raise ValueError(f"{data} is no LMDB, or is damaged: {error}") from error
@@ -81,6 +82,16 @@ class LmdbFile:
             raise ValueError(f"{self.folder}: there is no entry {row} any more; remove its index")
         content: bytes = value
         return content
+
+    def _refuse_cut(self, data: pathlib.Path) -> None:
+        """Refuses a file that ends before its last page: to read on there ends the process."""
+        pages = self._environment.info()["last_pgno"] + 1
+        expected, size = pages * self._environment.stat()["psize"], data.stat().st_size
+        if size < expected:
+            raise ValueError(
+                f"{data} is cut off: it has {size} bytes and should have {expected} or more; fetch "
+                "it again"
+            )
 
     def _list_keys(self) -> np.ndarray:
         """The keys in order, uint8 [n, length]."""

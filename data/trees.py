@@ -202,11 +202,14 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     if not isinstance(content, dict) or "labels" not in content:
         return None
     labels: dict[str, str] = collections.defaultdict(str)
-    for name, label in content["labels"] or ():
+    pairs = content["labels"] or []
+    if not isinstance(pairs, list) or not all(isinstance(p, list) and len(p) == 2 for p in pairs):
+        raise ValueError(f"{shown(file)}: 'labels' is no list of pairs [name, label]")
+    for name, label in pairs:
         if type(label) is not int or not 0 <= label < 2**31:
             raise ValueError(
                 f"{shown(file)}: the label of {shown(str(name))} is {str(label)[:40]}; labels are "
-                "whole numbers from 0 on"
+                "whole numbers from 0 to 2147483647"
             )
         labels[portable(str(name))] = f"{label:010}"
     return labels

@@ -59,3 +59,24 @@ def test_two_may_read_one_environment_at_once(tmp_path):
     second = lmdb_file.LmdbFile(folder, tmp_path / "index")
     del first
     assert second[1] == b"two"
+
+
+@pytest.mark.parametrize("share", [0.9, 0.5, 0.03])
+def test_a_file_that_is_cut_off_is_refused(share, tmp_path):
+    """To read on past its end would end the process by a signal."""
+    pairs = {b"%040d" % i: bytes(3000) for i in range(100)}
+    folder = write(tmp_path / "a_lmdb", pairs)
+    data = folder / "data.mdb"
+    content = data.read_bytes()
+    data.write_bytes(content[: int(share * len(content))])
+    with pytest.raises(ValueError, match=r"data\.mdb is cut off: it has \d+ bytes"):
+        lmdb_file.LmdbFile(folder, tmp_path / "index")
+
+
+@pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY"])
+def test_a_damaged_index_is_made_anew(content, tmp_path):
+    folder = write(tmp_path / "a_lmdb", {b"11": b"one"})
+    lmdb_file.LmdbFile(folder, tmp_path / "index")
+    (index,) = (tmp_path / "index").iterdir()
+    index.write_bytes(content)
+    assert lmdb_file.LmdbFile(folder, tmp_path / "index")[0] == b"one"

@@ -28,6 +28,13 @@ def memory() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
 
 
+def test_a_split_without_images_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Synthetic, "__init__", lambda self, request: setattr(self, "labels", ()))
+    monkeypatch.setitem(data.DATASETS, "synthetic", Synthetic)
+    with pytest.raises(ValueError, match="synthetic has no images for the split 'test'"):
+        data.load("synthetic", "test", None, 2, 3)
+
+
 @pytest.mark.slow
 def test_memory_is_flat_over_an_epoch_of_a_million_records() -> None:
     records = Synthetic(1_000_000)

@@ -140,3 +140,12 @@ def test_only_sets_of_sets_have_a_colon():
         ValueError, match=r"data\.dataset='digits:8': digits is followed by nothing"
     ):
         data.load("digits:8", "train")
+
+
+@pytest.mark.parametrize("labels", [5, "abc", {"a.png": 1}, [["a.png"]], [{"a": 1}]])
+def test_labels_of_another_form_are_refused(labels, tmp_path):
+    for name in ("a.png", "b.png"):
+        Image.new("RGB", (4, 4)).save(tmp_path / name)
+    (tmp_path / "dataset.json").write_text(json.dumps({"labels": labels}))
+    with pytest.raises(ValueError, match=r"dataset\.json: 'labels' is no list of pairs"):
+        data.load("folder", "train", tmp_path, 4, 3)
