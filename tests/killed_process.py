@@ -69,7 +69,8 @@ def forget_flags() -> None:
     """Removes the flags of main.py, which the tests' modules import, so that it can be run."""
     from absl import flags
 
-    for flag in list(flags.FLAGS.flags_by_module_dict().get("main", [])):
+    modules = flags.FLAGS.flags_by_module_dict()
+    for flag in [*modules.get("main", []), *modules.get("runtime.config_flag", [])]:
         delattr(flags.FLAGS, flag.name)
 
 

@@ -82,7 +82,7 @@ PHOTOGRAPHS = {  # in place of data sets that would have to be fetched
     "data.image_size": 8,
     "data.num_channels": 3,
 }
-FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celebahq", "lsun", "ffhq")
+FETCHED = ("cifar10", "emoji", "folder", "church", "bedroom", "celeba", "lsun", "ffhq")
 
 
 def commands(page: pathlib.Path) -> list[str]:
