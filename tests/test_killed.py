@@ -211,18 +211,34 @@ def done(output: str) -> bool:
     return "holds checkpoints; use another --workdir" in output
 
 
+def undisturbed(command: Command) -> tuple[int, dict[str, Any]]:
+    """Runs a command from its beginning to its end: its moments, and what it makes."""
+    command.prepare()
+    code, count, output = command()
+    assert code == 0, output
+    whole = content(command.home / command.case.folder)
+    assert whole
+    return count, whole
+
+
+def goes_on(command: Command, whole: dict[str, Any], stop: str) -> None:
+    """Runs a command again after a stop: it makes what it makes undisturbed."""
+    code, _, output = command()
+    assert code == 0 or done(output), f"{stop}, then: {output}"
+    again = content(command.home / command.case.folder)
+    assert again.keys() == whole.keys(), stop
+    for file, value in whole.items():
+        assert again[file] == value, f"{file}, {stop}"
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_files(
     name: str, trained: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    command, folder = Command(CASES[name], tmp_path / "home", trained), CASES[name].folder
-    command.prepare()
-    code, count, output = command()
-    assert code == 0, output
-    whole = content(command.home / folder)
+    command = Command(CASES[name], tmp_path / "home", trained)
+    count, whole = undisturbed(command)
     assert count >= KILLS
-    assert whole
     kills = 0
     for i, moment in enumerate(np.linspace(1, count, KILLS).round().astype(int)):
         command.prepare()
@@ -231,12 +247,7 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_files(
             kills += 1
         else:
             assert code == 0, output
-        code, _, output = command()
-        assert code == 0 or done(output), f"killed at moment {moment} of {count}, then: {output}"
-        again = content(command.home / folder)
-        assert again.keys() == whole.keys(), f"killed at moment {moment} of {count}"
-        for file, value in whole.items():
-            assert again[file] == value, f"{file}, killed at moment {moment} of {count}"
+        goes_on(command, whole, f"killed at moment {moment} of {count}")
     assert kills >= KILLS - 1
     with capsys.disabled():
         print(f"\n{name}: {kills} kills over {count} moments, {KILLS} restarts equal")

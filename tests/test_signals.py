@@ -16,7 +16,7 @@ import pytest
 
 from runtime import stop
 from tests import tiny
-from tests.test_killed import CASES, Command, case, content, done
+from tests.test_killed import CASES, Command, case, goes_on, undisturbed
 from tests.test_killed import trained as trained  # a fixture
 from tests.test_training import ROOT, start, start_two, subprocess_environment
 
@@ -51,11 +51,7 @@ def test_a_signal_stops_a_command_that_works_and_the_same_command_goes_on(
     name: str, trained: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     command, folder = Command(MODES[name], tmp_path / "home", trained), MODES[name].folder
-    command.prepare()
-    code, count, output = command()
-    assert code == 0, output
-    whole = content(command.home / folder)
-    assert whole
+    count, whole = undisturbed(command)
     stops = []
     for (number, exit_code), share, delay in zip(SIGNALS, (0.35, 0.75), (0.0, 0.02), strict=True):
         moment = max(1, round(share * count))
@@ -67,14 +63,9 @@ def test_a_signal_stops_a_command_that_works_and_the_same_command_goes_on(
         check_stop(output)
         stops.append(lines_of(output)[-1])
         finished = finished_files(command.home / folder)
-        code, _, output = command()
-        assert code == 0 or done(output), f"{number} at moment {moment} of {count}, then: {output}"
+        goes_on(command, whole, f"{number} at moment {moment} of {count}")
         kept = finished_files(command.home / folder)
         assert not [path for path, when in finished.items() if kept.get(path, when) != when]
-        again = content(command.home / folder)
-        assert again.keys() == whole.keys(), f"{number} at moment {moment} of {count}"
-        for file, value in whole.items():
-            assert again[file] == value, f"{file}, {number} at moment {moment} of {count}"
     with capsys.disabled():
         print(f"\n{name}: {len(stops)} signals over {count} moments: {stops}")
 

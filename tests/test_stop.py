@@ -68,17 +68,18 @@ def test_an_image_map_finishes_its_batch_and_says_how_far_it_came() -> None:
     assert f"stopped at image {2 * batch} of {4 * batch} (counting)" in str(stopped.value)
 
 
-def test_the_second_signal_ends_a_process_that_runs_no_python() -> None:
-    """As in XLA's compiler, the main thread is in C, and cannot run a handler."""
-    script = """if True:
-        import hashlib
+def busy_inside(contexts: str) -> subprocess.Popen[str]:
+    """A process whose main thread is in C for a minute, and cannot run a handler."""
+    script = f"""if True:
+        import hashlib, sys
+        sys.path.insert(0, {str(ROOT)!r})
         from runtime import stop
-        with stop.handled():
+        with {contexts}:
             print("ready", flush=True)
             hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)  # a minute
     """
     process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
+        [sys.executable, "-c", script],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -86,6 +87,12 @@ def test_the_second_signal_ends_a_process_that_runs_no_python() -> None:
     assert process.stdout is not None
     process.stdout.readline()
     time.sleep(0.3)  # until it is there
+    return process
+
+
+def test_the_second_signal_ends_a_process_that_runs_no_python() -> None:
+    """As in XLA's compiler, the main thread is in C, and cannot run a handler."""
+    process = busy_inside("stop.handled()")
     process.send_signal(signal.SIGINT)
     time.sleep(0.02)
     process.send_signal(signal.SIGINT)  # from a wrapper that passes on what both received
@@ -98,22 +105,7 @@ def test_the_second_signal_ends_a_process_that_runs_no_python() -> None:
 
 
 def test_the_first_signal_ends_a_process_that_compiles_and_has_nothing_to_keep() -> None:
-    script = """if True:
-        import hashlib
-        from runtime import stop
-        with stop.handled(), stop.listening(), stop.compiling(True):
-            print("ready", flush=True)
-            hashlib.pbkdf2_hmac("sha256", b"", b"", 100_000_000)  # a minute
-    """
-    process = subprocess.Popen(
-        [sys.executable, "-c", f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{script}"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    process.stdout.readline()
-    time.sleep(0.3)  # until it is there
+    process = busy_inside("stop.handled(), stop.listening(), stop.compiling(True)")
     process.send_signal(signal.SIGTERM)
     _, lines = process.communicate(timeout=20)
     assert process.returncode == 143
