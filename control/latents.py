@@ -13,8 +13,7 @@ import numpy as np
 import data
 import likelihood
 from control.prior import Options, Prior
-from control.problem import Condition, Problem, ScoreOf, input_images, variant_numbers
-from data import transforms
+from control.problem import Condition, Problem, ScoreOf, images_of, input_images, variant_numbers
 from diffusion import grids, latent
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, all_finite
@@ -229,4 +228,4 @@ def images_of_class(dataset: data.Dataset, y: int, count: int, setting: str) -> 
             f"{setting} is {count}, but {dataset.name}/{dataset.split} has {len(rows)} images of "
             f"class {y}"
         )
-    return np.asarray(transforms.whole_levels(dataset.take(rows[:count])[0], dataset.levels))
+    return images_of(dataset, rows[:count])

@@ -83,4 +83,9 @@ def input_images(dataset: data.Dataset, count: int) -> np.ndarray:
         raise ValueError(
             f"control.num_images is {count}, but {dataset.name}/{dataset.split} has {len(dataset)}"
         )
-    return np.asarray(transforms.whole_levels(dataset.take(np.arange(count))[0], dataset.levels))
+    return images_of(dataset, np.arange(count))
+
+
+def images_of(dataset: data.Dataset, rows: np.ndarray) -> np.ndarray:
+    """The images [k, H, W, C] of `rows` [k], in whole levels."""
+    return np.asarray(transforms.whole_levels(dataset.take(rows)[0], dataset.levels))

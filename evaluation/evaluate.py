@@ -17,7 +17,7 @@ import sampling
 from configs.stored import config_differences
 from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.metrics import statistics
-from evaluation.report import console, content
+from evaluation.report import console, content, quantities
 from generation import examples
 from runtime import devices, errors, experiment, figures, files
 from runtime.workdir import Trained, open_run, restore, results_folder
@@ -46,9 +46,9 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
     parts = experiment.build(config)
     refuse(config, parts)
     trained = restore(config, parts, workdir)
-    warn_of_other_data(config, trained)
     folder = results_folder(workdir, eval_folder)
     results = origin(config, parts, trained)
+    warn_of_other_data(results)
     if config.eval.enable_loss:
         results |= loss_results(config, parts, trained, folder)
     store = store_of(folder, trained.sha256)
@@ -228,14 +228,14 @@ def needs_dataset(config: ml_collections.ConfigDict, parts: experiment.Parts) ->
     return single and statistics.read(options.stats_path).features is None
 
 
-def warn_of_other_data(config: ml_collections.ConfigDict, trained: Trained) -> None:
+def warn_of_other_data(results: Results) -> None:
     """Warns that a run is compared with another data set than the one it was trained on."""
-    if trained.dataset and trained.dataset.lower() != config.data.dataset.lower():
+    if quantities.other_training_data(results):
         logging.warning(
             "data.dataset is %r, and the run was trained on %r: its numbers compare with the "
             "former",
-            config.data.dataset,
-            trained.dataset,
+            results["dataset"],
+            results["trained_on"],
         )
 
 

@@ -196,12 +196,14 @@ def test_the_loss_is_left_out_where_it_alone_needs_the_data_set(tmp_path, caplog
 def test_another_data_set_than_the_runs_is_said(caplog):
     trained = Trained({}, 2, "EMA weights", "ab", "lsun_church")
     config = tiny.config()
-    evaluate.warn_of_other_data(config, trained)
+    parts = experiment.build(config)
+    results = evaluate.origin(config, parts, trained)
+    evaluate.warn_of_other_data(results)
     (message,) = caplog.messages
     assert message.startswith("data.dataset is 'digits', and the run was trained on 'lsun_church'")
-    evaluate.warn_of_other_data(config, trained._replace(dataset="Digits"))
+    same = trained._replace(dataset="Digits")
+    evaluate.warn_of_other_data(evaluate.origin(config, parts, same))
     assert len(caplog.messages) == 1
-    results = evaluate.origin(config, experiment.build(config), trained)
     rows = dict(console.table(results))
     assert rows["trained on"] == "lsun_church; compared with digits"
     assert content.shared_facts(results, True)["trained on"] == "lsun_church"
