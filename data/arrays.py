@@ -13,8 +13,8 @@ from typing import Literal
 import numpy as np
 
 from data.builder import default_folder
-from data.images import shown
-from data.pictures import Pictures, Request, shares
+from data.images import first_line, shown
+from data.pictures import Pictures, Request, counted, shares
 from data.zip_file import ZipFile
 
 IMAGES, LABELS = ("images", "image", "x", "arr_0"), ("labels", "label", "y", "arr_1")
@@ -64,14 +64,14 @@ class ArrayPictures(Pictures):
                 raise ValueError(
                     f"{self.place} has {len(self.images)} image(s); a data set has two or more"
                 )
-            rows = dict(zip(self.SPLITS, shares(len(self.images)), strict=True))
+            rows = shares(len(self.images))
             self.rows = rows[request.split]
             labels, count = labels[self.rows], int(labels.max(initial=0)) + 1
             numbers = {split: len(part) for split, part in rows.items()}
         self.labels, self.num_classes = labels, count
         self.summary = (
             f"{self.place}: {sum(numbers.values())} images ({numbers['train']} train, "
-            f"{numbers['test']} test), {count} class{'es' * (count > 1)}"
+            f"{numbers['test']} test), {counted(count, 'class', 'classes')}"
         )
 
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -200,7 +200,7 @@ def _array(path: pathlib.Path | None, what: str, head: bytes, at: int, size: int
         reader = readers.get(version, np.lib.format.read_array_header_2_0)
         shape, fortran, dtype = reader(file)
     except Exception as error:  # of NumPy's parser and of Python's
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        reason = first_line(error)
         raise ValueError(f"{what} is no array in NumPy's format ({reason})") from error
     start = file.tell()
     if dtype.hasobject:

@@ -12,6 +12,7 @@ from typing import Any
 import fsspec
 
 from data.builder import default_folder
+from data.images import first_line
 
 
 def is_bucket(place: str | os.PathLike[str]) -> bool:
@@ -36,8 +37,8 @@ def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     try:
         present = files.isdir(source)
     except Exception as error:  # each library has its own
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-        raise OSError(f"data.data_dir={url} cannot be reached: {reason}") from error
+        line = f"data.data_dir={url} cannot be reached: {first_line(error)}"
+        raise OSError(line) from error
     if not present:
         raise FileNotFoundError(f"data.data_dir={url} has no folder {name}")
     (target / name).parent.mkdir(parents=True, exist_ok=True)
@@ -61,9 +62,8 @@ def _filesystem(url: str) -> tuple[Any, str]:
     try:
         files, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # no library, or no such protocol
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(
             f"data.data_dir={url}: the library for {url.partition('://')[0]}:// is not here "
-            f"({reason})"
+            f"({first_line(error)})"
         ) from error
     return files, str(root).rstrip("/")

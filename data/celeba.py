@@ -5,7 +5,6 @@ Z. Liu et al.: Deep Learning Face Attributes in the Wild, arXiv:1411.7766.
 
 from __future__ import annotations
 
-import collections
 import functools
 import pathlib
 
@@ -15,7 +14,7 @@ from data import images, resize
 from data.images import shown
 from data.pictures import Pictures, Request
 from data.prepared import Prepared
-from data.trees import ImageFiles, is_zip, portable, tree
+from data.trees import ImageFiles, every_image, is_zip, portable, tree
 
 FOLDER, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 PARTS = {"train": 0, "test": 1}  # the official code tests on those for validation; 2: test
@@ -108,10 +107,7 @@ def _of_split(place: pathlib.Path, partition: pathlib.Path, part: int) -> ImageF
         )
     parts = partition_of(partition)
     files = tree(place, "celeba")
-    names = {
-        pathlib.PurePosixPath(portable(name)).name: name
-        for name in files.images("", collections.Counter())
-    }
+    names = {pathlib.PurePosixPath(portable(name)).name: name for name in every_image(files)}
     for these, others, lacks in ((names, parts, "names no"), (parts, names, "names an absent")):
         missing = sorted(set(these) - set(others))
         if missing:

@@ -34,19 +34,12 @@ import tqdm
 from configs.names import lookup
 from data.builder import ImageBuilder, default_folder
 from data.decoded import cached
+from data.images import last_line
 from data.pictures import Fit, Pictures, Request
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
-_WITHOUT_DATASETS = (
-    "batches",
-    "builder",
-    "captions",
-    "datasets",
-    "decoded",
-    "images",
-    "transforms",
-)
+_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "images", "transforms")
 
 
 def discover(path: Iterable[str]) -> dict[str, Kind]:
@@ -323,7 +316,7 @@ def _open(
     try:
         return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
     except Exception as error:  # TFDS, array_record and Pillow each have their own
-        reason = _one_line(error)
+        reason = last_line(error)
         raise ValueError(f"{prepared.data_dir} is damaged, remove that folder: {reason}") from error
 
 
@@ -338,7 +331,7 @@ def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.P
                 try:
                     return tfds.builder_from_directory(str(folder))
                 except Exception as error:
-                    reason = _one_line(error)
+                    reason = last_line(error)
                     raise ValueError(f"{folder} is damaged, remove it: {reason}") from error
     return None
 
@@ -358,11 +351,6 @@ def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any
             raise
         return prepared
     return preparation
-
-
-def _one_line(error: Exception) -> str:
-    lines = str(error).strip().splitlines() or [type(error).__name__]
-    return lines[-1][:200]
 
 
 @contextlib.contextmanager

@@ -32,18 +32,17 @@ _FORMAT = 1  # to be raised whenever the same file would be decoded to other lev
 class Decoded:
     """Records of `pictures`, decoded once for all processes and runs.
 
-    It takes a folder of its own for each source, split, shape and decoder. Two processes may use
-    it at once.
+    Two processes may use it at once.
 
-    Attributes:
+    Args:
       pictures: what is decoded.
+      folder: which is there, of this source, split, shape and decoder alone.
     """
 
     def __init__(self, pictures: Pictures, folder: pathlib.Path):
         self.pictures = pictures
-        folder.mkdir(parents=True, exist_ok=True)
         shape = (len(pictures), *pictures.image_shape)
-        self._bytes = int(np.prod(shape[1:])) * np.dtype(pictures.DTYPE).itemsize
+        self._bytes = image_bytes(pictures)
         pixels = self._file(folder / "pixels", self._bytes * len(pictures))
         checksums = self._file(folder / "checksums", 4 * len(pictures))
         self._pixels, self._checksums = pixels, checksums
@@ -120,6 +119,11 @@ class Decoded:
             self._valid[row] = True
 
 
+def image_bytes(pictures: Pictures) -> int:
+    """The bytes of an image's pixels."""
+    return int(np.prod(pictures.image_shape)) * np.dtype(pictures.DTYPE).itemsize
+
+
 def _write(file: int, content: bytes, offset: int) -> None:
     """Writes all of `content`; a full disk is an OSError (in a map, the end of the process)."""
     while content:
@@ -133,7 +137,7 @@ def cached(pictures: Pictures, split: str, folder: pathlib.Path) -> Pictures | D
     Args:
       folder: of prepared data.
     """
-    size = len(pictures) * int(np.prod(pictures.image_shape)) * np.dtype(pictures.DTYPE).itemsize
+    size = len(pictures) * image_bytes(pictures)
     if not pictures.COMPRESSED or size < SMALLEST:
         return pictures
     identity = (

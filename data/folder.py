@@ -13,7 +13,7 @@ from absl import logging
 
 from data.builder import digest
 from data.images import read_image, shown
-from data.pictures import TEST_SHARE, Pictures, Request
+from data.pictures import TEST_SHARE, Pictures, Request, counted
 from data.trees import LABELS, Counts, Tree, portable, stated_labels, tree
 
 VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
@@ -106,18 +106,14 @@ class Contents(NamedTuple):
         kinds = ", ".join(f"{shown(kind)} {n}" for kind, n in by_number[:12])
         more = ", ..." if len(self.passed_over) > 12 else ""
         parts = [
-            f"{_number(len(labels), 'image')} ({images})",
-            _number(len(set(labels.values())), "class", "classes"),
-            _number(self.passed_over.total(), "file")
+            f"{counted(len(labels), 'image')} ({images})",
+            counted(len(set(labels.values())), "class", "classes"),
+            counted(self.passed_over.total(), "file")
             + " passed over"
             + (f" ({kinds}{more})" if kinds else ""),
             *self.notes,
         ]
         return ", ".join(parts)
-
-
-def _number(count: int, one: str, many: str = "") -> str:
-    return f"{count} {one if count == 1 else many or one + 's'}"
 
 
 def listed(files: Tree, place: str) -> Contents:

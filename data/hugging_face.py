@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from data.images import Content, File, read_image, shown
-from data.pictures import Pictures, Request, shares
+from data.images import Content, File, first_line, read_image, shown
+from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 
 
 class HuggingFace(Pictures):
@@ -40,20 +40,19 @@ class HuggingFace(Pictures):
             raise ValueError(
                 f"data set {self.title} has no split train; it has {', '.join(splits)}"
             )
-        test = next((split for split in ("test", "validation") if split in splits), "")
+        test = held_out(splits)
         self.split = test if test and request.split == "test" else "train"
         table, column, label = self._columns(splits[self.split])
         self.table, self.column = table, column
         count = len(table)
-        parts = dict(zip(self.SPLITS, shares(count), strict=True))
-        self.rows = np.arange(count) if test else parts[request.split]
+        self.rows = np.arange(count) if test else shares(count)[request.split]
         labels = np.zeros(count, np.int32) if not label else self._labels(label)
         self.labels = labels[self.rows]
         self.transform = self.fit.words(self.image_shape[0])
         self.source = f"{self.title} {getattr(table, '_fingerprint', '')}{self.fit}"
         self.summary = (
-            f"{self.title}: {len(self.rows)} images of {self.split}, {self.num_classes} "
-            f"class{'es' * (self.num_classes > 1)}"
+            f"{self.title}: {len(self.rows)} images of {self.split}, "
+            f"{counted(self.num_classes, 'class', 'classes')}"
         )
 
     def _opened(self, request: Request) -> dict[str, Any]:
@@ -73,7 +72,7 @@ class HuggingFace(Pictures):
                 cache = None if request.folder is None else str(request.folder)
                 opened = datasets.load_dataset(name, config or None, cache_dir=cache)
         except Exception as error:  # the library and its readers have many
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+            reason = first_line(error)[:200]
             raise FileNotFoundError(f"data set {self.title} cannot be opened: {reason}") from error
         splits = dict(opened) if isinstance(opened, dict) else {"train": opened}
         for split, table in splits.items():
@@ -91,24 +90,19 @@ class HuggingFace(Pictures):
         kinds = table.features
         images = [name for name, kind in kinds.items() if isinstance(kind, datasets.Image)]
         labels = [name for name, kind in kinds.items() if isinstance(kind, datasets.ClassLabel)]
-        image = "image" if "image" in images else images[0] if len(images) == 1 else ""
+        image = sole(images, "image")
         if not image:
             raise ValueError(
                 f"data set {self.title} has not one column of images among {', '.join(kinds)}"
             )
-        label = "label" if "label" in labels else labels[0] if len(labels) == 1 else ""
+        label = sole(labels, "label")
         self.num_classes = int(kinds[label].num_classes) if label else 1
         return table.cast_column(image, datasets.Image(decode=False)), image, label
 
     def _labels(self, label: str) -> np.ndarray:
         labels = np.asarray(self.table.with_format("numpy")[label][:], np.int64)
-        low, high = labels.min(initial=0), labels.max(initial=0)
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"data set {self.title} has labels from {low} to {high} in {self.split}, but "
-                f"{self.num_classes} classes"
-            )
-        return labels.astype(np.int32)
+        limit = f" in {self.split}, but"
+        return class_labels(labels, self.num_classes, f"data set {self.title}", limit)
 
     def image(self, row: int) -> np.ndarray:
         number = int(self.rows[row])

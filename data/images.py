@@ -84,6 +84,20 @@ def shown(path: File) -> str:
     return text if text.isprintable() else ascii(text)[1:-1]
 
 
+def first_line(error: Exception) -> str:
+    """What an error of somebody else's library says first, or its kind if it says nothing."""
+    return _lines(error)[0]
+
+
+def last_line(error: Exception) -> str:
+    """What it says last, where that is the reason; 200 letters at most."""
+    return _lines(error)[-1][:200]
+
+
+def _lines(error: Exception) -> list[str]:
+    return str(error).strip().splitlines() or [type(error).__name__]
+
+
 def warn_always(kind: str, line: str) -> None:
     """Warns of every flaw."""
     del kind
@@ -171,7 +185,7 @@ def _reason(error: Exception) -> str:
         return "it is no image of a known kind"
     if isinstance(error, Image.DecompressionBombError):
         return f"{error} Make it smaller".replace("\n", " ")
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return first_line(error)
 
 
 def opened(path: File) -> IO[bytes]:

@@ -19,7 +19,7 @@ from data.folder import listed
 from data.images import Content, shown
 from data.lmdb_file import LmdbFile
 from data.pictures import Pictures, Request
-from data.trees import ImageFiles, images_in, is_zip, portable, tree
+from data.trees import ImageFiles, images_in, portable
 
 FOLDERS = {"train": "train", "test": "val"}
 URL = "http://dl.yf.io/lsun/scenes"
@@ -58,7 +58,11 @@ class LsunPictures(Pictures):
             place = root / file.removesuffix("_lmdb")
             archive = root / f"{place.name}.zip"
             place = next((path for path in (archive, place) if path.exists()), root)
-            files = images_in(place, _key) if place != root else _share(root, request.split)
+            files = (
+                images_in(place, _key)
+                if place != root
+                else images_in(root, _key, lambda t: listed(t, shown(root)).splits[request.split])
+            )
             if not files:
                 raise FileNotFoundError(
                     f"data set {self.name}: there is no {root / file}; fetch and unpack {file}.zip "
@@ -102,15 +106,6 @@ class LsunPictures(Pictures):
 def _key(name: str) -> tuple[str, str]:
     path = pathlib.PurePosixPath(portable(name))
     return path.stem, str(path)
-
-
-def _share(root: pathlib.Path, split: str) -> ImageFiles | None:
-    """The images of a split of a zip file or folder, None if there are none."""
-    if not root.is_dir() and not (is_zip(root) and root.is_file()):
-        return None
-    files = tree(root, "lsun")
-    names = listed(files, shown(root)).splits[split]
-    return ImageFiles(files, names, _key) if names else None
 
 
 def square(picture: np.ndarray, size: int) -> np.ndarray:

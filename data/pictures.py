@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import pathlib
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from concurrent import futures
 from typing import Any, ClassVar, NamedTuple
 
@@ -147,11 +147,41 @@ class Pictures:
             return list(pool.map(self.__getitem__, rows))
 
 
-def shares(count: int) -> tuple[np.ndarray, np.ndarray]:
+def counted(count: int, one: str, many: str = "") -> str:
+    """`1 class`, `2 classes`; `many` is the plural if an s does not make it."""
+    return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def sole(names: Sequence[str], usual: str) -> str:
+    """The usual name if it is one of these, or the only one there is; "": neither."""
+    return usual if usual in names else names[0] if len(names) == 1 else ""
+
+
+def held_out(splits: Collection[str]) -> str:
+    """The one of somebody else's splits that testing is on; "": none is set apart for that."""
+    return next((split for split in ("test", "validation") if split in splits), "")
+
+
+def class_labels(values: np.ndarray, num_classes: int, owner: str, limit: str) -> np.ndarray:
+    """Labels int32 [n], which are in 0..num_classes-1.
+
+    Args:
+      owner, limit: who has them, and who says how many classes there are, in words.
+
+    Raises:
+      ValueError: they are not.
+    """
+    low, high = values.min(initial=0), values.max(initial=0)
+    if low < 0 or high >= num_classes:
+        raise ValueError(f"{owner} has labels from {low} to {high}{limit} {num_classes} classes")
+    return values.astype(np.int32)
+
+
+def shares(count: int) -> dict[str, np.ndarray]:
     """The rows for training and those for testing, in order, of a set without splits.
 
     The tenth (at least one) whose numbers have the smallest hashes is for testing.
     """
     by_hash = np.array(sorted(range(count), key=lambda row: digest(str(row))), np.int64)
     tests = max(1, int(TEST_SHARE * count))
-    return np.sort(by_hash[tests:]), np.sort(by_hash[:tests])
+    return {"train": np.sort(by_hash[tests:]), "test": np.sort(by_hash[:tests])}

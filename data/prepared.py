@@ -20,8 +20,8 @@ from array_record.python import array_record_data_source
 from data import index
 from data.bucket import copied, is_bucket
 from data.builder import default_folder
-from data.images import Content, read_image, shown
-from data.pictures import Pictures, Request, shares
+from data.images import Content, last_line, read_image, shown
+from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 from data.tfrecords import features
 
 INFO, FEATURES = "dataset_info.json", "features.json"
@@ -74,7 +74,7 @@ class Prepared:
             self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
             count = len(self._records)
         except Exception as error:  # of array_record's C++
-            raise ValueError(f"{shown(folder)} is damaged: {_line(error)}") from error
+            raise ValueError(f"{shown(folder)} is damaged: {last_line(error)}") from error
         if count != sum(counts[split]):
             raise ValueError(
                 f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
@@ -124,20 +124,15 @@ class Prepared:
         try:
             values = features(self._records[row]).get(feature, ())
         except Exception as error:  # of array_record's C++, or no Example
-            raise ValueError(f"{what} is damaged ({_line(error)}); prepare it again") from error
+            raise ValueError(f"{what} is damaged ({last_line(error)}); prepare it again") from error
         if len(values) != 1 or not isinstance(values[0], kind):
             raise ValueError(f"{what} has no {feature} that fits {FEATURES}; prepare it again")
         return values[0]
 
     def _list_labels(self) -> np.ndarray:
         labels = np.array([self._value(row, self._label, int) for row in range(len(self))])
-        low, high = labels.min(initial=0), labels.max(initial=0)
-        if low < 0 or high >= self.num_classes:
-            raise ValueError(
-                f"{shown(self.folder)} has labels from {low} to {high}, but {FEATURES} has "
-                f"{self.num_classes} classes"
-            )
-        return labels.astype(np.int32)
+        limit = f", but {FEATURES} has"
+        return class_labels(labels, self.num_classes, shown(self.folder), limit)
 
 
 class TfdsPictures(Pictures):
@@ -169,20 +164,16 @@ class TfdsPictures(Pictures):
                 "by tfds.builder(..., file_format='array_record').download_and_prepare()"
             )
         splits = split_counts(_json(folder / INFO))
-        test = next((split for split in ("test", "validation") if split in splits), "")
+        test = held_out(splits)
         self.records = Prepared(folder, test if test and request.split == "test" else "train")
         count = len(self.records)
-        self.rows = (
-            np.arange(count)
-            if test
-            else dict(zip(self.SPLITS, shares(count), strict=True))[request.split]
-        )
+        self.rows = np.arange(count) if test else shares(count)[request.split]
         self.labels, self.num_classes = self.records.labels[self.rows], self.records.num_classes
         self.transform = self.fit.words(self.image_shape[0])
         self.source = f"{folder.resolve()}{self.fit}"
         self.summary = (
-            f"{folder}: {len(self.rows)} images of {self.records.split}, {self.num_classes} "
-            f"class{'es' * (self.num_classes > 1)}"
+            f"{folder}: {len(self.rows)} images of {self.records.split}, "
+            f"{counted(self.num_classes, 'class', 'classes')}"
         )
 
     def image(self, row: int) -> np.ndarray:
@@ -235,7 +226,7 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
         content = json.loads(path.read_text())
     except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)} cannot be read ({_line(error)})") from error
+        raise ValueError(f"{shown(path)} cannot be read ({last_line(error)})") from error
     if not isinstance(content, dict):
         raise ValueError(f"{shown(path)} is no description of a data set")
     return content
@@ -247,14 +238,10 @@ def _features(path: pathlib.Path) -> tuple[str, str, int]:
     kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
     images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
     labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
-    image = "image" if "image" in images else images[0] if len(images) == 1 else ""
+    image = sole(images, "image")
     if not image:
         names = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
         raise ValueError(f"{shown(path)} has not one image among {names or 'no features'}")
-    label = "label" if "label" in labels else labels[0] if len(labels) == 1 else ""
+    label = sole(labels, "label")
     count = int(entries[label].get("classLabel", {}).get("numClasses", 1)) if label else 1
     return image, label, count
-
-
-def _line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[-1][:200]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from data.builder import Files, ImageBuilder
-from data.images import shown
+from data.images import first_line, shown
 
 
 class Svhn(ImageBuilder):
@@ -41,7 +41,7 @@ class Svhn(ImageBuilder):
             content = io.loadmat(path, variable_names=("X", "y"))
             images, labels = np.asarray(content["X"]), np.asarray(content["y"]).ravel()
         except Exception as error:  # SciPy's parser and zlib have many
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             raise ValueError(f"{shown(path)}: damaged or no MATLAB file ({reason})") from error
         count = cls.COUNTS[split]
         if images.dtype != np.uint8 or images.shape != (*cls.IMAGE_SHAPE, count):

@@ -169,8 +169,20 @@ class ImageFiles:
         return zlib.crc32(repr((*more, content)).encode())
 
 
-def images_in(place: pathlib.Path, key: Callable[[str], Any]) -> ImageFiles | None:
-    """All images in a folder or zip file, in the order of `key`; None if there are none.
+def every_image(files: Tree) -> list[str]:
+    """The names of all images."""
+    return files.images("", collections.Counter())
+
+
+def images_in(
+    place: pathlib.Path,
+    key: Callable[[str], Any],
+    choose: Callable[[Tree], Iterable[str]] = every_image,
+) -> ImageFiles | None:
+    """Images in a folder or zip file, in the order of `key`; None if there are none.
+
+    Args:
+      choose: the names of those that are wanted.
 
     Raises:
       ValueError: it cannot be read.
@@ -178,7 +190,7 @@ def images_in(place: pathlib.Path, key: Callable[[str], Any]) -> ImageFiles | No
     if not place.is_dir() and not (is_zip(place) and place.is_file()):
         return None
     files = tree(place, "")
-    names = files.images("", collections.Counter())
+    names = choose(files)
     return ImageFiles(files, names, key) if names else None
 
 

@@ -92,7 +92,7 @@ def test_without_a_split_for_testing_a_tenth_is(root):
     info["splits"] = [split for split in info["splits"] if split["name"] == "train"]
     (folder / prepared.INFO).write_text(json.dumps(info))
     parts = [load(root, split).images.tobytes() for split in ("train", "test")]
-    for part, rows in zip(parts, shares(12), strict=True):
+    for part, rows in zip(parts, shares(12).values(), strict=True):
         assert part == b"".join(PICTURES[row][:, 1:10].tobytes() for row in rows)
 
 
