@@ -40,7 +40,6 @@ class ArrayPictures(Pictures):
 
     name = "arrays"
     OWN = True
-    COMPRESSED = False
 
     def __init__(self, request: Request):
         if not request.folder:
@@ -100,7 +99,7 @@ class ArrayPictures(Pictures):
             raise ValueError(f"{self.place} has labels from {low} to {high}; they begin with 0")
         return images, np.asarray(labels, np.int32)
 
-    def image(self, row: int) -> np.ndarray:
+    def record(self, row: int) -> np.ndarray:
         return np.asarray(self.images[self.rows[row]])
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

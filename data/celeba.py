@@ -10,16 +10,14 @@ import pathlib
 
 import numpy as np
 
-from data import images, resize
-from data.images import shown
+from data import crops
+from data.images import File, shown
 from data.pictures import Pictures, Request
 from data.prepared import Prepared
 from data.trees import ImageFiles, every_image, is_zip, portable, tree
 
 FOLDER, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 PARTS = {"train": 0, "test": 1}  # the official code tests on those for validation; 2: test
-SHAPE = (218, 178, 3)
-CROP = 140
 URL = "https://mmlab.ie.cuhk.edu.hk/projects/CelebA.html"
 
 
@@ -42,6 +40,7 @@ class Celeba(Pictures):
 
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True)
+        self.decode = functools.partial(crops.celeba, size=self.image_shape[0])
         root = request.place(self.name)
         folder = root.parent if is_zip(root) or root.name == FOLDER else root
         place = next(
@@ -65,18 +64,8 @@ class Celeba(Pictures):
         self.transform = f"middle 140x140, antialiased bilinear to {request.image_size}"
         self.summary = f"{place}: {len(self.records)} images"
 
-    def image(self, row: int) -> np.ndarray:
-        file = self.records[row]
-        try:
-            picture = images.decoded(file, lambda opened, _: np.asarray(opened.convert("RGB")))
-        except ValueError as error:
-            raise ValueError(f"{shown(file)} cannot be read: {error}") from error
-        if picture.shape != SHAPE:
-            raise ValueError(
-                f"{shown(file)} has {picture.shape[0]}x{picture.shape[1]} pixels, not 218x178; "
-                f"{self.name} is of {FOLDER}.zip, the aligned and cropped pictures"
-            )
-        return face(picture, self.image_shape[0])
+    def record(self, row: int) -> File:
+        return self.records[row]
 
     def stamp(self, row: int) -> bytes:
         return self.records.stamp(row)
@@ -85,12 +74,6 @@ class Celeba(Pictures):
     def checksum(self) -> int:  # type: ignore[override]
         """The CRC of the files' names and sizes, or of the records' number."""
         return self.records.checksum(self.image_shape)
-
-
-def face(picture: np.ndarray, size: int) -> np.ndarray:
-    """The middle of a picture uint8 [218, 178, 3], in levels float32 [size, size, 3]."""
-    middle = resize.centre_crop(resize.unit(picture), CROP, CROP)
-    return resize.levels(resize.shorter_side(middle, size, "bilinear"))
 
 
 def _of_split(place: pathlib.Path, partition: pathlib.Path, part: int) -> ImageFiles:

@@ -138,7 +138,7 @@ def cached(pictures: Pictures, split: str, folder: pathlib.Path) -> Pictures | D
       folder: of prepared data.
     """
     size = len(pictures) * image_bytes(pictures)
-    if not pictures.COMPRESSED or size < SMALLEST:
+    if pictures.decode is None or size < SMALLEST:
         return pictures
     identity = (
         _FORMAT, PIL.__version__, pictures.name, pictures.source, split, pictures.image_shape,

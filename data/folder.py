@@ -12,7 +12,7 @@ import numpy as np
 from absl import logging
 
 from data.builder import digest
-from data.images import read_image, shown
+from data.images import File, shown
 from data.pictures import TEST_SHARE, Pictures, Request, counted
 from data.trees import LABELS, Counts, Tree, portable, stated_labels, tree
 
@@ -47,6 +47,7 @@ class ImageFolder(Pictures):
             raise ValueError("data set folder: name the folder with --config.data.data_dir")
         self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
         self.folder, self.fit = request.place(self.name), request.fit
+        self.decode = self.fit.decoder(self.image_shape)
         self.source = f"{self.folder.resolve()}{self.fit}"
         self.files = tree(self.folder, self.name)
         contents = listed(self.files, shown(self.folder))
@@ -65,15 +66,14 @@ class ImageFolder(Pictures):
         self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
         self._warned: dict[str, str] = {}
 
-    def image(self, row: int) -> np.ndarray:
-        file = self.files.file(self.names[row])
-        return read_image(file, self.image_shape, self._warn, self.fit.crop, self.fit.method)
+    def record(self, row: int) -> File:
+        return self.files.file(self.names[row])
 
     def stamp(self, row: int) -> bytes:
         """The file's name and size, and its time of change or checksum."""
         return self.files.stamp(self.names[row])
 
-    def _warn(self, kind: str, line: str) -> None:
+    def warn(self, kind: str, line: str) -> None:
         """Warns of the first file with a kind of flaw."""
         if self._warned.setdefault(kind, line) is line:
             logging.warning("%s; of others like it nothing is said", line)

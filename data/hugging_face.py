@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from data.images import Content, File, first_line, read_image, shown
+from data.images import Content, File, first_line, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 
 
@@ -35,6 +35,7 @@ class HuggingFace(Pictures):
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
         self.fit, self.title = request.fit, f"hf:{request.detail}"
+        self.decode = self.fit.decoder(self.image_shape)
         splits = self._opened(request)
         if "train" not in splits:
             raise ValueError(
@@ -104,15 +105,14 @@ class HuggingFace(Pictures):
         limit = f" in {self.split}, but"
         return class_labels(labels, self.num_classes, f"data set {self.title}", limit)
 
-    def image(self, row: int) -> np.ndarray:
+    def record(self, row: int) -> File:
         number = int(self.rows[row])
         cell = self.table[number][self.column] or {}
         content, path = cell.get("bytes") or b"", str(cell.get("path") or "")
         if not content and not path:
             raise ValueError(f"{self.title}: example {number} of {self.split} has no image")
         name = f"{self.title}: example {number} of {self.split}"
-        file: File = Content(shown(name), content) if content else path
-        return read_image(file, self.image_shape, crop=self.fit.crop, method=self.fit.method)
+        return Content(shown(name), content) if content else path
 
     def stamp(self, row: int) -> bytes:
         """The example's number: another set has another fingerprint, which is in `source`."""

@@ -21,8 +21,8 @@ import numpy as np
 from data import index
 from data.arrays import npy_member
 from data.builder import default_folder
-from data.images import NONE, Content, read_image, shown
-from data.pictures import Pictures, Request
+from data.images import NONE, Content, shown
+from data.pictures import Fit, Pictures, Request
 from data.prepared import Prepared
 from data.zip_file import ZipFile
 
@@ -54,7 +54,6 @@ class ImagenetPictures(Pictures):
     """
 
     SIZE: ClassVar[int]
-    COMPRESSED = True
 
     def __init__(self, request: Request):
         size = self.SIZE
@@ -78,16 +77,14 @@ class ImagenetPictures(Pictures):
                     f"archives of {size}x{size}, and name their folder with --config.data.data_dir"
                 )
             self.records = prepared
-        self.COMPRESSED = not isinstance(self.records, Batches)
+        if not isinstance(self.records, Batches):
+            self.decode = Fit(method=NONE).decoder(self.image_shape)
         self.source = f"{root.resolve()} {self.records.described}"
         self.labels, self.num_classes = self.records.labels, self.records.num_classes
         self.summary = f"{self.records.described}: {len(self.labels)} images"
 
-    def image(self, row: int) -> np.ndarray:
-        record = self.records[row]
-        if isinstance(record, Content):
-            return read_image(record, self.image_shape, method=NONE)
-        return record
+    def record(self, row: int) -> Content | np.ndarray:
+        return self.records[row]
 
     def stamp(self, row: int) -> bytes:
         return self.records.stamp(row)

@@ -49,7 +49,7 @@ DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
 PACKED = 10_000  # pixels that a byte of a larger image's file may stand for, generously
 IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do side by side
-_one_large = threading.Lock()
+one_large: Any = threading.Lock()  # a context of the threads, or of processes (`data.processes`)
 _one_parser = threading.Lock()  # warnings are caught for all threads alike
 
 _TURNS = {
@@ -123,7 +123,7 @@ def read_image(
         if not crop and method != NONE:
             picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
         deep, stated = _is_deep(picture), _stated_white(picture, path)
-        with _one_large if picture.width * picture.height > MANY else contextlib.nullcontext():
+        with one_large if picture.width * picture.height > MANY else contextlib.nullcontext():
             picture.load()
             white = _white(picture, stated, flaw) if deep else DEEP
             if picture.mode == "I" and picture.format == "PPM":  # Pillow scales these to 16 bits

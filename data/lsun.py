@@ -13,10 +13,10 @@ from typing import ClassVar
 
 import numpy as np
 
-from data import images, resize
+from data import crops
 from data.builder import default_folder
 from data.folder import listed
-from data.images import Content, shown
+from data.images import Content, File, shown
 from data.lmdb_file import LmdbFile
 from data.pictures import Pictures, Request
 from data.trees import ImageFiles, images_in, portable
@@ -47,7 +47,9 @@ class LsunPictures(Pictures):
 
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True)
-        self.DTYPE = np.float32 if request.image_size == UNROUNDED else np.uint8
+        size, rounded = self.image_shape[0], request.image_size != UNROUNDED
+        self.DTYPE = np.uint8 if rounded else np.float32
+        self.decode = functools.partial(crops.lsun, size=size, rounded=rounded)
         root = request.place(self.name)
         file = f"{self.CATEGORY}_{FOLDERS[request.split]}_lmdb"
         self.entries: LmdbFile | ImageFiles
@@ -71,22 +73,14 @@ class LsunPictures(Pictures):
             self.entries = files
         self.source = str(place.resolve())
         self.labels = np.zeros(len(self.entries), np.int32)
-        how = "antialiased bilinear" if request.image_size == UNROUNDED else "antialiased bicubic"
-        self.transform = f"middle square, {how} to {request.image_size}"
+        how = "bicubic" if rounded else "bilinear"
+        self.transform = f"middle square, antialiased {how} to {size}"
         self.summary = f"{place}: {len(self.entries)} images"
 
-    def image(self, row: int) -> np.ndarray:
+    def record(self, row: int) -> File:
         if isinstance(self.entries, ImageFiles):
-            file, what = self.entries[row], shown(self.entries[row])
-        else:
-            what = f"{self.entries.folder}: entry {row}"
-            file = Content(what, self.entries[row])
-        try:
-            picture = images.decoded(file, lambda opened, _: np.asarray(opened.convert("RGB")))
-        except ValueError as error:
-            raise ValueError(f"{what} is no picture that can be read ({error})") from error
-        size = self.image_shape[0]
-        return unrounded(picture, size) if size == UNROUNDED else square(picture, size)
+            return self.entries[row]
+        return Content(f"{self.entries.folder}: entry {row}", self.entries[row])
 
     def stamp(self, row: int) -> bytes:
         """The entry's key, a hash of the picture, or the file's stamp."""
@@ -106,21 +100,6 @@ class LsunPictures(Pictures):
 def _key(name: str) -> tuple[str, str]:
     path = pathlib.PurePosixPath(portable(name))
     return path.stem, str(path)
-
-
-def square(picture: np.ndarray, size: int) -> np.ndarray:
-    """The middle square of a picture uint8 [H, W, C], as uint8 [size, size, C]."""
-    side = min(picture.shape[:2])
-    middle = resize.centre_crop(picture, side, side)
-    if side == size:
-        return np.ascontiguousarray(middle)
-    return resize.truncated(resize.resize(middle, size, size, "bicubic"))
-
-
-def unrounded(picture: np.ndarray, size: int) -> np.ndarray:
-    """The middle of a picture uint8 [H, W, C] whose shorter side became `size` pixels, float32."""
-    side = resize.shorter_side(resize.unit(picture), size, "bilinear")
-    return resize.levels(resize.centre_crop(side, size, size))
 
 
 class LsunBedroom(LsunPictures):

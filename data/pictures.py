@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import pathlib
 from collections.abc import Collection, Sequence
-from concurrent import futures
 from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
+from data import processes
 from data.builder import default_folder, digest
+from data.images import NONE, read_image, warn_always
 
 Shape = tuple[int, int, int]
 TEST_SHARE = 0.1
@@ -34,9 +36,11 @@ class Fit(NamedTuple):
         if not self.crop and self.method == "lanczos":
             return f"shorter side to {size} by Lanczos, longer one cut"
         middle = f"{self.crop}x{self.crop}" if self.crop else "square"
-        return f"middle {middle}" + (
-            "" if self.method == "none" else f" to {size} by {self.method}"
-        )
+        return f"middle {middle}" + ("" if self.method == NONE else f" to {size} by {self.method}")
+
+    def decoder(self, shape: Shape) -> processes.Decode:
+        """What reads a file and fits the image in it to `shape`."""
+        return functools.partial(read_image, shape=shape, crop=self.crop, method=self.method)
 
     def __str__(self) -> str:
         return "" if self == Fit() else f" crop {self.crop}, {self.method}"
@@ -84,15 +88,15 @@ class Request(NamedTuple):
 class Pictures:
     """One split of a data set: random-access records {"image", "label"}, read when asked for.
 
-    A subclass is made from a `Request`, and has a record's image in `image`.
+    A subclass is made from a `Request`; an image is what `decode` makes of its `record`.
 
     Attributes:
       DTYPE: of the images: uint8, or float32 where the official ones were not rounded to levels.
-      COMPRESSED: False where a record holds the pixels themselves, which nothing need decode.
       DETAILED: True where the name is followed by a colon and the name of one of many sets.
       FITS: True where a user says how images are cropped and resized.
       OWN: True for a user's own files, where the name does not say what is in them.
       source: the absolute path of the files, and the `Fit` if it is unusual.
+      decode: makes an image of a record, see `processes.Decode`; None where records are images.
       image_shape: of every image, after the data set's own crop and change of size.
       labels: int32 [n], in 0..num_classes-1.
       summary: what was read, in one line.
@@ -105,11 +109,11 @@ class Pictures:
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     LEVELS: ClassVar[int] = 256
     DTYPE: type[np.generic] = np.uint8
-    COMPRESSED: bool = True
     FITS: ClassVar[bool] = False
     OWN: ClassVar[bool] = False
     DETAILED: ClassVar[bool] = False
 
+    decode: processes.Decode | None = None
     image_shape: Shape
     source: str
     num_classes: int = 1
@@ -121,13 +125,27 @@ class Pictures:
     def __init__(self, request: Request):
         raise NotImplementedError
 
-    def image(self, row: int) -> np.ndarray:
-        """The image [H, W, C] of a record, in levels, of the type `DTYPE`.
+    def record(self, row: int) -> Any:
+        """What the image of a row is made of: a file, its bytes, or the image.
 
         Raises:
           ValueError: it cannot be read; names the file, and the record in it.
         """
         raise NotImplementedError
+
+    def image(self, row: int) -> np.ndarray:
+        """The image [H, W, C] of a row, in levels, of the type `DTYPE`.
+
+        Raises:
+          ValueError: it cannot be read; names the file, and the record in it.
+        """
+        record = self.record(row)
+        image: np.ndarray = self.decode(record, warn=self.warn) if self.decode else record
+        return image
+
+    def warn(self, kind: str, line: str) -> None:
+        """Tells of a flaw in a file."""
+        warn_always(kind, line)
 
     def stamp(self, row: int) -> bytes:
         """What changes when the file of a record does, as far as that is known without reading it.
@@ -143,8 +161,11 @@ class Pictures:
         return {"image": self.image(row), "label": self.labels[row]}
 
     def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        with futures.ThreadPoolExecutor(os.cpu_count()) as pool:  # decoders release the GIL
-            return list(pool.map(self.__getitem__, rows))
+        images = processes.decoded(self.decode, self.record, rows, self.warn)
+        labels = (self.labels[row] for row in rows)
+        return [
+            {"image": image, "label": label} for image, label in zip(images, labels, strict=True)
+        ]
 
 
 def counted(count: int, one: str, many: str = "") -> str:

@@ -20,7 +20,7 @@ from array_record.python import array_record_data_source
 from data import index
 from data.bucket import copied, is_bucket
 from data.builder import default_folder
-from data.images import Content, last_line, read_image, shown
+from data.images import Content, last_line, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 from data.tfrecords import features
 
@@ -156,6 +156,7 @@ class TfdsPictures(Pictures):
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True, channels=(1, 3))
         self.fit = request.fit
+        self.decode = self.fit.decoder(self.image_shape)
         folder = place_of(request.detail, request.folder)
         if folder is None:
             where = request.folder or os.environ.get(ROOT, "~/tensorflow_datasets")
@@ -176,9 +177,8 @@ class TfdsPictures(Pictures):
             f"{counted(self.num_classes, 'class', 'classes')}"
         )
 
-    def image(self, row: int) -> np.ndarray:
-        file = self.records[int(self.rows[row])]
-        return read_image(file, self.image_shape, crop=self.fit.crop, method=self.fit.method)
+    def record(self, row: int) -> Content:
+        return self.records[int(self.rows[row])]
 
     def stamp(self, row: int) -> bytes:
         return self.records.stamp(int(self.rows[row]))

@@ -13,8 +13,8 @@ from typing import ClassVar
 import numpy as np
 
 from data.builder import default_folder
-from data.images import NONE, read_image
-from data.pictures import Pictures, Request
+from data.images import NONE, File
+from data.pictures import Fit, Pictures, Request
 from data.tfrecords import TFRecords, stylegan_image
 from data.trees import ImageFiles, images_in, portable
 
@@ -54,14 +54,15 @@ class StyleganPictures(Pictures):
                     "name its folder with --config.data.data_dir"
                 )
             self.records, path = files, place
-        self.COMPRESSED = isinstance(self.records, ImageFiles)
+        if isinstance(self.records, ImageFiles):
+            self.decode = Fit(method=NONE).decoder(self.image_shape)
         self.source = str(path.resolve())
         self.labels = np.zeros(len(self.records), np.int32)
         self.summary = f"{path}: {len(self.records)} images, for training and testing alike"
 
-    def image(self, row: int) -> np.ndarray:
+    def record(self, row: int) -> File | np.ndarray:
         if isinstance(self.records, ImageFiles):
-            return read_image(self.records[row], self.image_shape, method=NONE)
+            return self.records[row]
         data = self.records[row]
         try:
             picture = stylegan_image(data)

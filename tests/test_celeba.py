@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 import data
-from data import celeba, decoded, transforms
+from data import celeba, crops, decoded, transforms
 from tests import golden_cases
 from tests.test_lsun import encoded, noise
 from tests.test_trees import packed
@@ -60,7 +60,7 @@ def test_the_partition_has_the_splits(tmp_path, kind, ram_limit):
         images, labels = dataset.take(np.arange(len(dataset)))
         assert images.dtype == np.float32
         assert labels.tolist() == [0] * len(rows)
-        np.testing.assert_array_equal(images, [celeba.face(PICTURES[row], 16) for row in rows])
+        np.testing.assert_array_equal(images, [crops.face(PICTURES[row], 16) for row in rows])
     assert dataset.levels == 256
 
 
@@ -71,7 +71,7 @@ def test_decoded_images_are_kept_with_their_fractions(tmp_path, monkeypatch):
     for _ in range(2):
         dataset = data.load("celeba", "train", root, 16, 3, ram_limit=0, cache=True)
         np.testing.assert_array_equal(dataset.take(np.arange(3))[0], expected)
-        monkeypatch.setattr(celeba, "face", None)  # what is kept is not decoded again
+        monkeypatch.setattr(crops, "face", None)  # what is kept is not decoded again
 
 
 def test_a_partition_that_does_not_fit_is_refused(tmp_path):

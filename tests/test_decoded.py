@@ -36,13 +36,13 @@ class Opener:
     def __init__(self, folder: pathlib.Path, monkeypatch):
         self.folder = folder
         self.reads: list[int] = []
-        image = ImageFolder.image
+        record = ImageFolder.record
 
         def counted(pictures: ImageFolder, row: int) -> np.ndarray:
             self.reads.append(row)
-            return image(pictures, row)
+            return record(pictures, row)
 
-        monkeypatch.setattr(ImageFolder, "image", counted)
+        monkeypatch.setattr(ImageFolder, "record", counted)
 
     def __call__(self, **options) -> data.Dataset:
         self.reads.clear()
@@ -141,7 +141,9 @@ def test_without_room_nothing_is_kept(opened, monkeypatch, caplog, tmp_path):
 def test_small_sets_and_pixels_as_they_are_need_no_copy(opened, monkeypatch, tmp_path):
     request = Request(opened.folder, "train", 4, 3)
     pictures = ImageFolder(request)
-    monkeypatch.setattr(ImageFolder, "COMPRESSED", False)
-    assert decoded.cached(pictures, "train", tmp_path) is pictures
+    with monkeypatch.context() as patch:
+        patch.setattr(decoded, "SMALLEST", 0)
+        patch.setattr(pictures, "decode", None)
+        assert decoded.cached(pictures, "train", tmp_path) is pictures
     monkeypatch.undo()
     assert decoded.cached(pictures, "train", tmp_path) is pictures  # of 48 bytes each

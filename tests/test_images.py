@@ -280,11 +280,11 @@ def test_images_of_many_pixels_are_refused_or_decoded_one_at_a_time(
         read(path)
     monkeypatch.setattr(images, "MANY", 32)
     path = png(tmp_path / "a.png")
-    spy = Spy(lambda picture: images._one_large.locked())
+    spy = Spy(lambda picture: images.one_large.locked())
     monkeypatch.setattr(images, "upright", spy)
     read(path)
     assert spy.notes == [True]
-    assert not images._one_large.locked()
+    assert not images.one_large.locked()
     assert not recwarn.list
 
 

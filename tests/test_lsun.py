@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 import data
-from data import lsun
+from data import crops
 from tests import golden_cases
 from tests.official_files import write_lmdb as write
 from tests.test_trees import packed
@@ -40,7 +40,7 @@ def test_squares_are_the_official_ones(path):
     for name, expected in golden.items():
         number, _, kind = name.partition("/")
         if kind.startswith("crop_resize"):
-            ours = lsun.square(golden[f"{number}/input"], expected.shape[0])
+            ours = crops.square(golden[f"{number}/input"], expected.shape[0])
             np.testing.assert_array_equal(ours, expected)
 
 
@@ -59,7 +59,7 @@ def test_splits_are_the_two_environments_in_the_order_of_their_keys(
     images, _ = train.take(np.arange(3))
     for image, key in zip(images, sorted(pictures), strict=True):
         picture = np.asarray(Image.open(io.BytesIO(pictures[key])))
-        np.testing.assert_array_equal(image, lsun.square(picture, 8))
+        np.testing.assert_array_equal(image, crops.square(picture, 8))
     assert len(test) == 1
     assert train.fingerprint != test.fingerprint
 
@@ -96,7 +96,7 @@ def test_images_of_128_pixels_are_the_official_ones_before_they_are_rounded(path
 def test_images_of_128_pixels_have_fractions_of_levels(tmp_path):
     write(tmp_path / "bedroom_train_lmdb", {b"1" * 40: encoded(noise(140, 150, 0))})
     dataset = data.load("lsun_bedroom", "train", tmp_path, 128, 3)
-    np.testing.assert_array_equal(dataset.images[0], lsun.unrounded(noise(140, 150, 0), 128))
+    np.testing.assert_array_equal(dataset.images[0], crops.unrounded(noise(140, 150, 0), 128))
     assert dataset.images.min() >= 0
     assert dataset.images.max() <= 255
     assert (dataset.images % 1).any()

@@ -19,7 +19,7 @@ class Synthetic(Pictures):
     def __init__(self, count: int):
         self.labels = np.arange(count, dtype=np.int32)
 
-    def image(self, row: int) -> np.ndarray:
+    def record(self, row: int) -> np.ndarray:
         return np.full(self.image_shape, row % 251, np.uint8)
 
 

@@ -10,7 +10,7 @@ import pytest
 import tensorflow_datasets as tfds
 
 import data
-from data import celeba, prepared
+from data import crops, prepared
 from data.pictures import Fit, shares
 from tests.test_lsun import encoded, noise
 
@@ -186,5 +186,5 @@ def test_sets_that_tfds_calls_otherwise_are_found(tmp_path, monkeypatch, name, s
     for root in (tmp_path, None):
         test = data.load(name, "test", root, 32, 3)
         if name == "celeba":
-            expected = [celeba.face(picture, 32) for picture in pictures[1:3]]
+            expected = [crops.face(picture, 32) for picture in pictures[1:3]]
         np.testing.assert_array_equal(test.images, expected if name == "celeba" else pictures[1:3])

@@ -1,0 +1,232 @@
+"""Processes that decode images, so that as many are decoded at a time as there are processors.
+
+Decoders written in C release the interpreter's lock, but what Pillow does in Python around them
+holds it: threads alone decode small images no faster than one of them does. A server, a process of
+its own, imports `data.images` and no more, and forks the workers; each shares a pair of sockets
+with this process, and ends when that is closed, however this process ends. A record goes there as a
+file's name or bytes, its pixels come back.
+"""
+
+from __future__ import annotations
+
+import atexit
+import contextlib
+import fcntl
+import functools
+import os
+import pathlib
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Callable, Sequence
+from concurrent import futures
+from multiprocessing.connection import Connection
+from typing import Any, NamedTuple
+
+import numpy as np
+from absl import logging
+
+from data import images
+
+Decode = Callable[..., np.ndarray]  # of a record, with `warn` as `images.read_image` has it
+FEW = 512  # images that this process decodes before it starts others
+CHUNK = 16  # records that a worker gets at a time, at most
+
+_ENDED = "a process that decodes images has ended (out of memory?); the others do its work"
+_SERVER = """
+import sys, types
+package = types.ModuleType("data")  # without what data/__init__.py imports: workers stay small
+package.__path__ = [{folder!r}]
+sys.modules["data"] = package
+sys.path.insert(0, {root!r})
+from data import processes
+processes.serve({files!r})
+"""
+
+
+class Answer(NamedTuple):
+    """What decoding some records gave.
+
+    Attributes:
+      images: those before the first that failed.
+      flaws: what there was to warn of: kinds, and lines.
+      error: why the next one failed, or None.
+    """
+
+    images: list[np.ndarray]
+    flaws: list[tuple[str, str]]
+    error: Exception | None
+
+
+def answer(decode: Decode, records: Sequence[Any]) -> Answer:
+    """Decodes records one after the other, up to the first that fails."""
+    flaws: list[tuple[str, str]] = []
+
+    def warn(kind: str, line: str) -> None:
+        flaws.append((kind, line))
+
+    pixels: list[np.ndarray] = []
+    try:
+        for record in records:
+            pixels.append(decode(record, warn=warn))
+    except (ValueError, OSError, MemoryError) as error:
+        return Answer(pixels, flaws, error)
+    return Answer(pixels, flaws, None)
+
+
+class Workers:
+    """Processes that decode; when one ends, this process does its work.
+
+    Args:
+      count: of the processes.
+    """
+
+    def __init__(self, count: int):
+        pairs = [socket.socketpair() for _ in range(count)]
+        theirs = [their.fileno() for _, their in pairs]
+        here = pathlib.Path(__file__).resolve().parent
+        code = _SERVER.format(folder=str(here), root=str(here.parent), files=theirs)
+        self.process = subprocess.Popen(
+            [sys.executable, "-c", code],
+            stdin=subprocess.DEVNULL, pass_fds=theirs, start_new_session=True,
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+        )  # fmt: skip
+        for _, their in pairs:
+            their.close()
+        self._idle: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
+        for mine, _ in pairs:
+            self._idle.put(Connection(mine.detach()))
+
+        atexit.register(self.close)
+
+    def close(self) -> None:
+        """Ends the processes, of which none may be at work."""
+        while not self._idle.empty():
+            connection = self._idle.get()
+            if connection is not None:
+                connection.close()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(10)
+
+    def answer(self, decode: Decode, records: Sequence[Any]) -> Answer:
+        """As the function `answer`, in one of the processes; waits until one is idle."""
+        connection = self._idle.get()
+        if connection is not None:
+            try:
+                connection.send((decode, records))
+                result: Answer = connection.recv()
+                return result
+            except (EOFError, OSError):
+                connection.close()
+                connection = None
+                logging.log_first_n(logging.WARNING, _ENDED, 1)
+            finally:
+                self._idle.put(connection)
+        else:
+            self._idle.put(None)
+        return answer(decode, records)
+
+
+@functools.cache
+def _threads() -> futures.ThreadPoolExecutor:
+    return futures.ThreadPoolExecutor(os.cpu_count(), "decode")
+
+
+class _Pool:
+    """The workers of this process, started once they are worth it."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._decoded = 0
+        self._workers: Workers | None = None
+
+    def workers(self, count: int) -> Workers | None:
+        """Those that `count` further images may use; None: there are none yet."""
+        with self._lock:
+            self._decoded += count
+            if self._workers is None and self._decoded > FEW and (os.cpu_count() or 1) > 1:
+                self._workers = Workers(os.cpu_count() or 1)
+            return self._workers
+
+
+_pool = _Pool()
+
+
+def decoded(
+    decode: Decode | None,
+    record: Callable[[int], Any],
+    rows: Sequence[int],
+    warn: images.Warn = images.warn_always,
+) -> list[np.ndarray]:
+    """The images of `rows`, in their order.
+
+    Args:
+      decode: makes an image of a record, and can be pickled; None: records are images.
+      record: the record of a row, which threads of this process ask for.
+      warn: is told of flaws, by the threads that ask.
+
+    Raises:
+      ValueError, OSError, MemoryError: of `record`, or of `decode` for the first row that fails.
+    """
+    if decode is None:
+        return list(_threads().map(record, rows))
+    workers = _pool.workers(len(rows))
+    ask = workers.answer if workers is not None else answer
+    size = max(1, min(CHUNK, len(rows) // (2 * (os.cpu_count() or 1))))
+
+    def part(first: int) -> list[np.ndarray]:
+        result = ask(decode, [record(row) for row in rows[first : first + size]])
+        for flaw in result.flaws:
+            warn(*flaw)
+        if result.error is not None:
+            raise result.error
+        return result.images
+
+    parts = _threads().map(part, range(0, len(rows), size))
+    return [image for some in parts for image in some]
+
+
+# In the server and its workers.
+
+
+def serve(files: Sequence[int]) -> None:
+    """Forks a worker for each of these sockets; ends when all have ended."""
+    for number in (signal.SIGINT, signal.SIGTERM):  # which a job's scheduler sends to all alike
+        signal.signal(number, signal.SIG_IGN)
+    with tempfile.TemporaryFile() as shared:
+        for file in files:
+            if not os.fork():
+                for other in files:
+                    if other != file:
+                        os.close(other)
+                images.one_large = OneProcess(shared.fileno())
+                _work(Connection(file))
+                os._exit(0)
+    for file in files:
+        os.close(file)
+    for _ in files:
+        os.wait()
+
+
+def _work(connection: Connection) -> None:
+    with contextlib.suppress(EOFError, OSError):
+        while True:
+            decode, records = connection.recv()
+            connection.send(answer(decode, records))
+
+
+class OneProcess(contextlib.AbstractContextManager[None]):
+    """Lets one process at a time in; one that ends has left it."""
+
+    def __init__(self, file: int):
+        self.file = file
+
+    def __enter__(self) -> None:
+        fcntl.lockf(self.file, fcntl.LOCK_EX)
+
+    def __exit__(self, *error: object) -> None:
+        fcntl.lockf(self.file, fcntl.LOCK_UN)

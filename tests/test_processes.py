@@ -1,0 +1,187 @@
+"""Processes that decode: what comes back is what this process would have made."""
+
+import fcntl
+import functools
+import os
+import pathlib
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from data import crops, images, processes
+from data.pictures import Fit
+
+SHAPE = (8, 8, 3)
+DECODE = Fit().decoder(SHAPE)
+
+
+@pytest.fixture(scope="module")
+def workers():
+    started = processes.Workers(2)
+    yield started
+    started.close()
+
+
+@pytest.fixture
+def pool(workers, monkeypatch):
+    """Everything is decoded by the workers; the list of those who asked for them."""
+    asked: list[int] = []
+
+    def answer(decode, records):
+        asked.append(len(records))
+        return workers.answer(decode, records)
+
+    monkeypatch.setattr(processes._Pool, "workers", lambda self, count: Asked(answer))
+    return asked
+
+
+class Asked:
+    """Stands for workers."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory) -> list[pathlib.Path]:
+    """Forty small pictures."""
+    folder = tmp_path_factory.mktemp("pictures")
+    rng = np.random.default_rng(0)
+    paths = [folder / f"{i}.png" for i in range(40)]
+    for path in paths:
+        height, width = rng.integers(8, 20, 2)
+        Image.fromarray(rng.integers(0, 256, (height, width, 3), np.uint8)).save(path)
+    return paths
+
+
+def children(pid: int) -> list[int]:
+    return [
+        int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    ]
+
+
+def with_chunk(path: pathlib.Path, name: bytes, body: bytes) -> bytes:
+    """A PNG file with one more chunk, before its pixels."""
+    content = path.read_bytes()
+    chunk = len(body).to_bytes(4, "big") + name + body + zlib.crc32(name + body).to_bytes(4, "big")
+    return content[:33] + chunk + content[33:]
+
+
+def test_images_are_those_of_this_process_in_their_order(pool, files):
+    rows = np.random.default_rng(1).permutation(len(files)).tolist()
+    found = processes.decoded(DECODE, files.__getitem__, rows)
+    expected = [images.read_image(files[row], SHAPE) for row in rows]
+    np.testing.assert_array_equal(found, expected)
+    assert sum(pool) == 40
+    assert max(pool) <= 16
+
+
+def test_bytes_and_the_official_crops_go_there_too(pool, files):
+    contents = [images.Content(path.name, path.read_bytes()) for path in files]
+    decode = functools.partial(crops.lsun, size=8, rounded=True)
+    found = processes.decoded(decode, contents.__getitem__, range(40))
+    np.testing.assert_array_equal(found, [decode(content) for content in contents])
+    assert pool
+
+
+def test_flaws_are_told_here(pool, files):
+    broken = images.Content("text.png", with_chunk(files[0], b"zTXt", b"Comment\0\1"))
+    told: list[tuple[str, str]] = []
+    (found,) = processes.decoded(DECODE, [broken].__getitem__, [0], lambda *flaw: told.append(flaw))
+    np.testing.assert_array_equal(found, images.read_image(files[0], SHAPE))
+    here: list[tuple[str, str]] = []
+    images.read_image(broken, SHAPE, lambda *flaw: here.append(flaw))
+    assert told == here
+    assert len(told) == 1
+
+
+def test_the_first_row_that_fails_is_named(pool, files):
+    records = [*files[:20], images.Content("a.png", b"x"), images.Content("b.png", b"y"), *files]
+    with pytest.raises(ValueError, match=r"^a\.png cannot be read: it is no image"):
+        processes.decoded(DECODE, records.__getitem__, range(len(records)))
+    assert processes.decoded(DECODE, records.__getitem__, range(20))
+
+
+def test_a_process_that_ends_is_replaced_by_this_one(files, caplog):
+    workers = processes.Workers(2)
+    assert len(workers.answer(DECODE, files).images) == 40  # both have begun
+    for pid in children(workers.process.pid):
+        os.kill(pid, signal.SIGKILL)
+    for _ in range(4):
+        answer = workers.answer(DECODE, files)
+        np.testing.assert_array_equal(answer.images[3], images.read_image(files[3], SHAPE))
+    assert caplog.text.count("a process that decodes images has ended") == 1
+    workers.close()
+    assert workers.process.returncode == 0
+
+
+def test_a_request_that_cannot_be_sent_leaves_the_workers_as_they_were(workers, files):
+    for _ in range(3):
+        with pytest.raises((AttributeError, TypeError, ValueError), match="pickle"):
+            workers.answer(lambda record, warn: record, files)
+    assert len(workers.answer(DECODE, files).images) == 40
+
+
+def test_workers_hold_no_more_than_decoders_need(workers, files):
+    workers.answer(DECODE, files)
+    (pid, *_) = children(workers.process.pid)
+    mapped = pathlib.Path(f"/proc/{pid}/maps").read_text()
+    assert "_imaging" in mapped
+    assert "jaxlib" not in mapped
+
+
+def test_few_images_start_no_process(monkeypatch):
+    started: list[int] = []
+    monkeypatch.setattr(processes, "Workers", started.append)
+    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    pool = processes._Pool()
+    pool.workers(processes.FEW)
+    assert started == []
+    pool.workers(1)
+    assert started == [3]
+
+
+def test_large_images_are_decoded_by_one_process_at_a_time():
+    with tempfile.NamedTemporaryFile() as shared:
+        exclusive = fcntl.LOCK_EX | fcntl.LOCK_NB
+        code = f"import fcntl; fcntl.lockf(open({shared.name!r}, 'r+'), {exclusive})"
+        other = [sys.executable, "-S", "-c", code]
+        with processes.OneProcess(shared.fileno()):
+            assert subprocess.run(other, capture_output=True, check=False).returncode != 0
+        assert subprocess.run(other, capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.slow
+def test_no_process_is_left_when_this_one_is_killed():
+    code = (
+        "from data import processes, images\n"
+        "workers = processes.Workers(2)\n"
+        "workers.answer(images.read_image, [])\n"
+        "print(workers.process.pid, flush=True)\n"
+        "import time; time.sleep(600)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as user:
+        assert user.stdout is not None
+        server = int(user.stdout.readline())
+        everyone = [server, *children(server)]
+        assert len(everyone) == 3
+        user.kill()
+    limit = time.monotonic() + 20.0
+    while time.monotonic() < limit and any(map(alive, everyone)):
+        time.sleep(0.05)
+    assert not any(map(alive, everyone))
+
+
+def alive(pid: int) -> bool:
+    try:
+        state = pathlib.Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except OSError:
+        return False
+    return state != "Z"
