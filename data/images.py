@@ -117,9 +117,9 @@ def read_image(
     """
 
     def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
-        count, size = picture.width * picture.height, _size(path)
-        if count > max(MANY, PACKED * size):
-            raise ValueError(f"it declares {count} pixels in a file of {size} bytes")
+        count = picture.width * picture.height
+        if count > MANY and count > PACKED * _size(path):
+            raise ValueError(f"it declares {count} pixels in a file of {_size(path)} bytes")
         if not crop and method != NONE:
             picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
         deep, stated = _is_deep(picture), _stated_white(picture, path)
@@ -302,7 +302,9 @@ def fitted(
     if picture.has_transparency_data:
         picture = picture.convert("RGBA")
         picture = Image.alpha_composite(Image.new("RGBA", picture.size, "white"), picture)
-    picture = picture.convert("L" if channels == 1 else "RGB")
+    mode = "L" if channels == 1 else "RGB"
+    if picture.mode != mode:  # else it would be a copy
+        picture = picture.convert(mode)
     if crop:
         width, height = picture.size
         if min(width, height) < crop:
