@@ -24,3 +24,8 @@ def dotted(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             fields[f"{prefix}{name}"] = value
     return fields
+
+
+def printable(text: str) -> str:
+    """A text as messages show it: line breaks, bytes that are no UTF-8 and the like escaped."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

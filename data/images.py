@@ -21,7 +21,7 @@ import numpy as np
 from absl import logging
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
-from configs.names import lookup
+from configs.names import lookup, printable
 
 Shape = tuple[int, int, int]
 Warn = Callable[[str, str], None]  # of a kind of flaw, by a line that names the file
@@ -79,9 +79,8 @@ File = str | os.PathLike[str] | Content
 
 
 def shown(path: File) -> str:
-    """A path as messages show it: bytes that are no UTF-8, line breaks and the like escaped."""
-    text = path.name if isinstance(path, Content) else os.fspath(path)
-    return text if text.isprintable() else ascii(text)[1:-1]
+    """A path as messages show it."""
+    return printable(path.name if isinstance(path, Content) else os.fspath(path))
 
 
 def first_line(error: Exception) -> str:

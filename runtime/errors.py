@@ -10,6 +10,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from configs.names import printable
+
 # Where the operating system says what it met, and not what would be valid.
 REASONS = {
     errno.EISDIR: "this is a folder, and a file is needed",
@@ -22,7 +24,7 @@ class Refused(Exception):
 
 
 def one_line(error: BaseException, limit: int | None = None) -> str:
-    """The message of an error without line breaks, cut at `limit` characters if that is given.
+    """The message of an error, printable and in one line, cut at `limit` characters if it is given.
 
     One of the operating system begins with the file's name.
     """
@@ -33,7 +35,7 @@ def one_line(error: BaseException, limit: int | None = None) -> str:
     if text.startswith(("'", '"')):  # KeyError quotes its message
         with contextlib.suppress(SyntaxError, ValueError):
             text = str(ast.literal_eval(text))
-    text = " ".join(text.split()) or type(error).__name__
+    text = printable(" ".join(text.split())) or type(error).__name__
     return text if limit is None or len(text) <= limit else f"{text[:limit]}..."
 
 
@@ -54,6 +56,6 @@ def refuse(numbers: np.ndarray, why: str) -> None:
 
 
 def abridged(items: Sequence[str], separator: str, limit: int = 8) -> str:
-    """The first `limit` of the items in one text, and how many more there are."""
+    """The first `limit` of the items in one text, printable, and how many more there are."""
     more = f"{separator}and {len(items) - limit} more" if len(items) > limit else ""
-    return separator.join(items[:limit]) + more
+    return separator.join(map(printable, items[:limit])) + more

@@ -35,6 +35,7 @@ def raised(error: BaseException) -> BaseException:
     ("error", "code", "pattern"),
     [
         (Refused("no such\nmode"), 2, r"error: no such mode"),
+        (ValueError("key \x1b[31mw\x00"), 1, r"error: key \\x1b\[31mw\\x00"),
         (ValueError("nf is 0"), 1, r"error: nf is 0"),
         (FileNotFoundError(2, "No such file", "a.npz"), 1, r"error: a\.npz: No such file"),
         (
