@@ -95,10 +95,11 @@ Wording = Callable[[str, Any, Any], str]
 def stored_and_given(name: str, old: Any, new: Any) -> str:
     """`model.nf: 64 (stored) != 32 (given)`, or with a comma where one of the two has no value."""
     relation = "," if old is ABSENT or new is ABSENT else " !="
-    return f"{name}: {_short(old)} (stored){relation} {_short(new)} (given)"
+    return f"{name}: {short(old)} (stored){relation} {short(new)} (given)"
 
 
-def _short(value: Any) -> str:
+def short(value: Any) -> str:
+    """A value as it is written in Python, cut where it is long."""
     text = repr(value)
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
 

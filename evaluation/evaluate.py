@@ -14,7 +14,7 @@ from absl import logging
 import configs
 import likelihood
 import sampling
-from configs.stored import config_differences
+from configs.stored import config_differences, short
 from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
@@ -173,7 +173,7 @@ def identity(results: Results) -> Any:
 
 def then_and_now(name: str, old: Any, new: Any) -> str:
     """`eval.ema='raw' (now '')`."""
-    return f"{name}={old!r:.40} (now {new!r:.40})"
+    return f"{name}={short(old)} (now {short(new)})"
 
 
 def loss_results(
