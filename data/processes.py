@@ -132,8 +132,14 @@ class Workers:
 
 
 @functools.cache
+def processors() -> int:
+    """Those that this process may use."""
+    return len(os.sched_getaffinity(0))
+
+
+@functools.cache
 def _threads() -> futures.ThreadPoolExecutor:
-    return futures.ThreadPoolExecutor(os.cpu_count(), "decode")
+    return futures.ThreadPoolExecutor(processors(), "decode")
 
 
 class _Pool:
@@ -142,14 +148,19 @@ class _Pool:
     def __init__(self) -> None:
         self._lock = threading.Lock()
         self._decoded = 0
+        self._tried = False
         self._workers: Workers | None = None
 
     def workers(self, count: int) -> Workers | None:
         """Those that `count` further images may use; None: there are none yet."""
         with self._lock:
             self._decoded += count
-            if self._workers is None and self._decoded > FEW and (os.cpu_count() or 1) > 1:
-                self._workers = Workers(os.cpu_count() or 1)
+            if self._decoded > FEW and not self._tried and processors() > 1:
+                self._tried = True
+                try:
+                    self._workers = Workers(processors())
+                except OSError as error:
+                    logging.warning("no processes decode images, threads do: %s", error)
             return self._workers
 
 
@@ -176,7 +187,7 @@ def decoded(
         return list(_threads().map(record, rows))
     workers = _pool.workers(len(rows))
     ask = workers.answer if workers is not None else answer
-    size = max(1, min(CHUNK, len(rows) // (2 * (os.cpu_count() or 1))))
+    size = max(1, min(CHUNK, len(rows) // (2 * processors())))
 
     def part(first: int) -> list[np.ndarray]:
         result = ask(decode, [record(row) for row in rows[first : first + size]])

@@ -140,12 +140,24 @@ def test_workers_hold_no_more_than_decoders_need(workers, files):
 def test_few_images_start_no_process(monkeypatch):
     started: list[int] = []
     monkeypatch.setattr(processes, "Workers", started.append)
-    monkeypatch.setattr(os, "cpu_count", lambda: 3)
+    monkeypatch.setattr(processes, "processors", lambda: 3)
     pool = processes._Pool()
     pool.workers(processes.FEW)
     assert started == []
     pool.workers(1)
+    pool.workers(1)
     assert started == [3]
+
+
+def test_without_processes_threads_decode(monkeypatch, caplog, files):
+    monkeypatch.setattr(processes, "FEW", 0)
+    monkeypatch.setattr(processes, "_pool", processes._Pool())
+    monkeypatch.setattr(processes, "processors", lambda: 2)
+    monkeypatch.setattr(processes.sys, "executable", "/nowhere/python")
+    for _ in range(2):
+        found = processes.decoded(DECODE, files.__getitem__, range(40))
+    np.testing.assert_array_equal(found, [images.read_image(path, SHAPE) for path in files])
+    assert caplog.text.count("no processes decode images, threads do") == 1
 
 
 def test_large_images_are_decoded_by_one_process_at_a_time():
