@@ -44,7 +44,7 @@ class Mode(NamedTuple):
 
 
 MODES = {
-    "train": Mode("training.loop:train", writes="."),
+    "train": Mode("training.loop:train", optional=("profile",), writes="."),
     "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",), writes="{eval_folder}"),
     "sample": Mode("generation.sample:sample", writes="samples", must_write=False),
     "control": Mode("control.run:control", writes="control/{config.control.task}"),
@@ -66,6 +66,7 @@ flags.DEFINE_bool(
     "Join other processes (also automatic on a detected cluster). Outside a cluster set "
     "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
 )
+flags.DEFINE_bool("profile", False, "Trace ten steps of --mode=train, into <workdir>/profile.")
 flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of one line.")
 
 

@@ -74,6 +74,7 @@ TRAINING = {
     "snapshot_freq_for_preemption": Field(10000, POSITIVE, "steps between checkpoints to resume"),
     "log_freq": Field(50, POSITIVE, "steps between lines of the log"),
     "eval_freq": Field(100, POSITIVE, "steps between losses of the test images"),
+    "loggers": Field(("tensorboard",), NAMES, "of metrics and grids: tensorboard, wandb, mlflow"),
     "n_jitted_steps": Field(5, POSITIVE, "steps in one compiled call"),
     "snapshot_sampling": Field(True, ANY, "draw a grid of samples at every snapshot"),
     "reduce_mean": Field(False, ANY, "loss: mean over pixels and channels; False: half the sum"),

@@ -28,6 +28,7 @@ FREE_TO_CHANGE = (
     "training.*_freq*",
     "training.snapshot_sampling",
     "training.n_jitted_steps",
+    "training.loggers",
     "data.data_dir",
     "data.cache",
     "model.normalization",  # of earlier runs: it has no effect, and must now be the network's
@@ -39,7 +40,10 @@ FREE_TO_CHANGE = (
 )
 
 # What a run and its other modes write into the folder of the run.
-RESERVED = ("checkpoints", "ema", "samples", "samples_in_training", "control", "tensorboard")
+RESERVED = (
+    *("checkpoints", "ema", "samples", "samples_in_training", "control"),
+    *("tensorboard", "wandb", "mlflow", "profile"),
+)
 
 CONFIG = "config.json"
 CONFIG_ADVICE = (

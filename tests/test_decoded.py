@@ -11,6 +11,7 @@ from PIL import Image
 import data
 from data import decoded
 from data.folder import ImageFolder
+from data.images import File
 from data.pictures import Request
 
 
@@ -38,7 +39,7 @@ class Opener:
         self.reads: list[int] = []
         record = ImageFolder.record
 
-        def counted(pictures: ImageFolder, row: int) -> np.ndarray:
+        def counted(pictures: ImageFolder, row: int) -> File:
             self.reads.append(row)
             return record(pictures, row)
 

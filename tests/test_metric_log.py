@@ -6,13 +6,14 @@ import json
 import math
 import pathlib
 
+import jax
 import numpy as np
 import pytest
 from tensorboardX.proto.event_pb2 import Event
 
 from runtime import figures
 from tests.test_figures import images
-from training import metric_log
+from training import loggers, metric_log
 
 
 def events(workdir: pathlib.Path) -> list[Event]:
@@ -28,7 +29,8 @@ def events(workdir: pathlib.Path) -> list[Event]:
 
 
 def test_metrics_come_back(tmp_path):
-    log = metric_log.MetricLog(tmp_path / "run")
+    run = tmp_path / "run"
+    log = metric_log.MetricLog(run, 0, loggers.opened(("tensorboard",), run, 0, {}))
     log.write(10, {"loss": np.float32(0.5), "rate": 100, "loss_by_time": [1, math.nan]})
     log.write(20, {"loss": math.inf, "loss_by_time": np.array([3, 4])})
     log.write_images(20, "samples", images(4, 8, 8, 3))
@@ -56,14 +58,15 @@ def test_metrics_come_back(tmp_path):
 
 
 def test_metrics_of_a_killed_and_resumed_run(tmp_path):
-    log = metric_log.MetricLog(tmp_path)
+    log = metric_log.MetricLog(tmp_path, 0, loggers.opened(("tensorboard",), tmp_path, 0, {}))
     for step in (10, 20, 30):
         log.write(step, {"loss": step})
     with (tmp_path / "metrics.jsonl").open("a") as file:
         file.write('{"step": 40, "lo')  # the crash
     assert metric_log.read_metrics(tmp_path / "metrics.jsonl")["loss"][0].tolist() == [10, 20, 30]
 
-    log = metric_log.MetricLog(tmp_path, start=20)
+    events_too = loggers.opened(("tensorboard",), tmp_path, 20, {})
+    log = metric_log.MetricLog(tmp_path, 20, events_too)
     log.write(30, {"loss": -1.0})
     log.close()
     np.testing.assert_array_equal(
@@ -115,3 +118,28 @@ def test_curves_of_odd_metrics_are_drawn(tmp_path: pathlib.Path) -> None:
     (tmp_path / "metrics.jsonl").write_text("\n".join([*lines, "odd", ""]))
     metric_log.save_curves(tmp_path)
     assert (tmp_path / "loss.png").stat().st_size > 0
+
+
+def test_speed_is_of_steps_after_the_first_call_and_of_work_alone(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(metric_log.time, "perf_counter", lambda: now[0])
+    history = metric_log.History(None, batch_size=64)
+
+    def call(first_step: int, seconds: float) -> None:
+        with history.speed.at_work():
+            now[0] += seconds
+            history.add(first_step, {"loss": jax.numpy.zeros((1, 5))})
+
+    monkeypatch.setattr(
+        metric_log.devices, "fetch", lambda tree: {"loss": np.asarray(tree["loss"][0])}
+    )
+    call(0, 100.0)  # compiles
+    assert history.speed.take() == {}
+    call(5, 40.0)  # waits for the first one
+    call(10, 2.0)
+    call(15, 3.0)
+    now[0] += 1000.0  # a checkpoint, the loss of test images
+    history.settle()
+    assert history.speed.take() == {"step_seconds": 5.0 / 15, "images_per_second": 64 * 15 / 5.0}
+    assert history.speed.last == 64 * 15 / 5.0
+    assert history.speed.take() == {}

@@ -131,7 +131,7 @@ def test_a_signal_to_a_command_that_starts_ends_it_in_one_line(
         assert process.returncode == exit_code, output
         *before, last = lines_of(output)
         assert last.startswith("stopped"), output
-        assert not before or before == ["resuming at step 6"], output
+        assert not before or re.fullmatch(r"resuming at step \d+", "\n".join(before)), output
     with capsys.disabled():
         print(f"\n{program}: {tries} signals in the {seconds:.1f} s of its start")
 

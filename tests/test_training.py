@@ -74,6 +74,12 @@ def test_a_run_leaves_what_it_promises(one_device_run: pathlib.Path) -> None:
         assert (one_device_run / name).stat().st_size > 0
     assert Snapshots(one_device_run / "ema").steps() == [2, 4, 6]
     assert list((one_device_run / "tensorboard").iterdir())
+    speeds = metric_log.read_metrics(one_device_run / "metrics.jsonl")
+    steps, seconds = speeds["step_seconds"]
+    assert set(steps) <= {4, 6}, "none before the second call"
+    np.testing.assert_allclose(
+        speeds["images_per_second"][1] * seconds, tiny.config().training.batch_size
+    )
 
 
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])
@@ -189,7 +195,7 @@ def test_two_processes_train_as_one(one_device_run: pathlib.Path, tmp_path: path
 def test_processes_ask_each_other_to_stop_call_by_call() -> None:
     """By numbers without a gap, however many steps a call has: they agree on one of the next."""
     batches: Any = iter([{"label": np.zeros((2, 8), np.int32)}] * 3)
-    history: Any = types.SimpleNamespace(add=lambda step, metrics: None)
+    history: Any = types.SimpleNamespace(add=lambda step, metrics: None, speed=metric_log.Speed(8))
     calls: list[int] = []
 
     def step_fn(state: Any, arrays: Any) -> Any:

@@ -14,21 +14,23 @@ import numpy as np
 import optax
 
 import data
+from configs.names import dotted
 from generation import score_field
 from runtime import devices, ema, errors, experiment, files, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
-from training import optimizers, sample_grids
+from training import loggers, optimizers, sample_grids
 from training.held_out import HeldOutLoss
 from training.metric_log import History, MetricLog
 from training.objective import objective_from_config
+from training.profile import Profile
 from training.records import Periodic, Records
 from training.state import TrainState, new_state, state_from_host
 from training.step import Step, step_from_config
 
 
-def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
+def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: bool = False) -> None:
     """Trains to `training.n_iters` steps, from the newest checkpoint in `workdir` if there is one.
 
     A run that is there already is left as it is, but for what a stop may have left undone.
@@ -36,6 +38,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Writes checkpoints/, config.json, metrics.jsonl, TensorBoard events, loss.png and
     loss_by_time.png there, with `training.ema_profiles` ema/, snapshots of those averages, and with
     `training.snapshot_sampling` samples_in_training/ and training_samples.png.
+
+    Args:
+      profile: some steps are traced, see `training.profile`.
 
     Raises:
       ValueError: a config that cannot be served, or another than the workdir's.
@@ -60,7 +65,10 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     step_fn = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
-    log = MetricLog(workdir, start) if devices.is_primary() else None
+    log = None
+    if devices.is_primary():
+        settings = dotted(config.to_dict())
+        log = MetricLog(workdir, start, loggers.opened(options.loggers, workdir, start, settings))
     with (
         stop.handled(),
         stop.listening(),
@@ -71,8 +79,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
         batches = batches_from_config(config, dataset, data_state)
         if devices.is_primary() and start <= n_iters:  # now that nothing is refused any more
             files.write_json(workdir / "config.json", config.to_dict())
+        history = History(log, options.batch_size)
         records = Records(
-            history=History(log),
+            history=history,
             held_out_loss=HeldOutLoss(parts, objective, config.eval.batch_size, config.seed),
             snapshots=Snapshots(workdir / "ema"),
             checkpoints=checkpoints,
@@ -80,14 +89,15 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
             batches=batches,
             config_json=json.dumps(config.to_dict()),
             bar=bar,
+            profile=Profile(workdir, history.settle) if profile else None,
         )
         actions = records.actions(options)
         make_up(actions, start, state, options)
         last = take_steps(
             step_fn,
-            *(state, batches, records.history, actions, start, n_iters, devices.asked_to_stop),
+            *(state, batches, history, actions, start, n_iters, devices.asked_to_stop),
         )
-        records.close(workdir)
+        records.close(workdir, last)
         if last < n_iters:
             raise stop.Stopped(f"stopped at step {last} of {n_iters}; the same command goes on")
     try:
@@ -126,10 +136,11 @@ def take_steps(
     step, call, stopping = start, 0, False
     while step < n_iters and not stopping:
         call += 1
-        arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
-        with stop.compiling(call == 1 and jax.process_count() == 1):
-            state, metrics = step_fn(state, devices.lay_out(arrays))
-        history.add(step, metrics)
+        with history.speed.at_work():
+            arrays = {name: rows[: n_iters - step] for name, rows in next(batches).items()}
+            with stop.compiling(call == 1 and jax.process_count() == 1):
+                state, metrics = step_fn(state, devices.lay_out(arrays))
+            history.add(step, metrics)
         before, step = step, step + len(arrays["label"])
         finished = step >= n_iters
         stopping = not finished and asked_to_stop(call)

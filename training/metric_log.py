@@ -2,29 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import pathlib
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import jax
 import numpy as np
-import tensorboardX
 from absl import logging
 
 from runtime import devices, figures, files
+from training.loggers import Logger
+
+SPEED = ("step_seconds", "images_per_second")  # which no two runs have in common
 
 
 class History:
     """Metrics of finished steps on their way to the log.
 
     They are fetched one call late, so that the devices are never kept waiting.
+
+    Args:
+      log: None on all processes but the first.
+      batch_size: images in a step, over all devices.
     """
 
-    def __init__(self, log: MetricLog | None) -> None:
+    def __init__(self, log: MetricLog | None, batch_size: int) -> None:
         self.log = log
+        self.speed = Speed(batch_size)
         self.in_flight: list[tuple[int, dict[str, jax.Array]]] = []
         self.unlogged: list[dict[str, np.ndarray]] = []
         self.loss: float | None = None  # the newest on the host
@@ -32,17 +40,23 @@ class History:
     def add(self, first_step: int, metrics: dict[str, jax.Array]) -> None:
         """Takes the metrics [n] of steps first_step + 1 ... first_step + n."""
         self.in_flight.append((first_step, metrics))
-        self.settle(keep=1)
+        self._settle(keep=1)
 
-    def settle(self, keep: int = 0) -> None:
-        """Fetches all but the last `keep` calls.
+    def settle(self) -> None:
+        """Fetches what is left.
 
         Raises:
           FloatingPointError: a loss is not finite; names the step.
         """
+        with self.speed.at_work():
+            self._settle()
+
+    def _settle(self, keep: int = 0) -> None:
+        """Fetches all but the last `keep` calls."""
         while len(self.in_flight) > keep:
             first_step, metrics = self.in_flight.pop(0)
             host = devices.fetch(metrics)
+            self.speed.count(len(host["loss"]))
             failures = np.flatnonzero(~np.isfinite(host["loss"]))
             if failures.size:
                 row = failures[0]
@@ -63,7 +77,44 @@ class History:
             }
             self.unlogged = []
             if self.log:
-                self.log.write(step, {**means, **more})
+                self.log.write(step, {**means, **self.speed.take(), **more})
+
+
+class Speed:
+    """How long the steps take: waiting for images and for the devices, all else left out.
+
+    The seconds are those inside `at_work`. Those of the first call, which compiles, and of waiting
+    for it, do not count, nor do its steps.
+    """
+
+    def __init__(self, batch_size: int) -> None:
+        self.batch_size = batch_size
+        self.steps, self.seconds = 0, 0.0
+        self.last: float | None = None  # images per second
+        self.is_warm = False
+
+    @contextlib.contextmanager
+    def at_work(self) -> Iterator[None]:
+        """Inside, steps are prepared, taken or waited for."""
+        counts, began = self.is_warm, time.perf_counter()
+        yield
+        if counts:
+            self.seconds += time.perf_counter() - began
+
+    def count(self, steps: int) -> None:
+        """So many steps are finished."""
+        if self.is_warm:
+            self.steps += steps
+        self.is_warm = True
+
+    def take(self) -> dict[str, float]:
+        """The mean seconds of a step, and images per second, since the last time; {}: no steps."""
+        steps, seconds = self.steps, self.seconds
+        self.steps, self.seconds = 0, 0.0
+        if not steps or not seconds:
+            return {}
+        self.last = steps * self.batch_size / seconds
+        return {SPEED[0]: seconds / steps, SPEED[1]: self.last}
 
 
 def save_curves(workdir: pathlib.Path) -> None:
@@ -77,7 +128,7 @@ def save_curves(workdir: pathlib.Path) -> None:
 
 
 class MetricLog:
-    """`<workdir>/metrics.jsonl`, one JSON object a line, and TensorBoard events of the same.
+    """`<workdir>/metrics.jsonl`, one JSON object a line, and `training.loggers` for the same.
 
     Each line is on disk when `write` returns, so a killed run loses at most the line it was
     writing. A resumed run first drops the lines after the step it resumes from, and moves those
@@ -86,9 +137,10 @@ class MetricLog:
     Args:
       workdir: created if need be.
       start: the step that the run resumes from, 0 for a new run.
+      loggers: what else takes the metrics, and pictures.
     """
 
-    def __init__(self, workdir: files.Path, start: int = 0):
+    def __init__(self, workdir: files.Path, start: int = 0, loggers: Sequence[Logger] = ()):
         self.path = pathlib.Path(workdir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
@@ -98,39 +150,36 @@ class MetricLog:
                 with self.path.with_name("metrics_odd.txt").open("a", encoding="utf-8") as file:
                     file.writelines(f"{line}\n" for line in odd)
             files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in earlier))
-        self._events = tensorboardX.SummaryWriter(
-            str(self.path.parent / "tensorboard"),
-            purge_step=start + 1,
-            flush_secs=10,
-            filename_suffix=f".{start}",  # names have whole seconds only
-        )
+        self._loggers = loggers
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds the values at one step. A value that is not finite is null in the file.
 
-        Lists of numbers are for the file alone.
+        Lists of numbers are for the file alone; the loggers get the rest.
         """
         values = {name: np.asarray(value, float).tolist() for name, value in scalars.items()}
         stored = {name: _finite(value) for name, value in values.items()}
         with self.path.open("a") as file:
             file.write(json.dumps({"step": step, "time": round(time.time(), 3), **stored}) + "\n")
-        for name, value in values.items():
-            if not isinstance(value, list):
-                self._events.add_scalar(name, value, step)
+        single = {name: value for name, value in values.items() if not isinstance(value, list)}
+        for logger in self._loggers:
+            logger.write(step, single)
 
     def write_images(self, step: int, name: str, images: np.ndarray, **options: Any) -> None:
-        """Adds `grid(images, **options)` to the TensorBoard events."""
+        """Gives `grid(images, **options)` to the loggers."""
         page = figures.grid(images, **options)
-        layout = "HWC" if page.ndim == 3 else "HW"
-        self._events.add_image(name, page, step, dataformats=layout)
+        for logger in self._loggers:
+            logger.write_image(step, name, page)
 
     def flush(self) -> None:
-        """Writes the events that are still in memory."""
-        self._events.flush()
+        """Has the loggers write what is still in memory."""
+        for logger in self._loggers:
+            logger.flush()
 
     def close(self) -> None:
-        """Writes out the events of the last ten seconds."""
-        self._events.close()
+        """Has the loggers write out everything."""
+        for logger in self._loggers:
+            logger.close()
 
 
 def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:

@@ -16,6 +16,7 @@ from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from training.held_out import HeldOut, HeldOutLoss, save_loss_by_time
 from training.metric_log import History, save_curves
+from training.profile import Profile
 from training.sample_grids import SampleGrids
 from training.state import TrainState, state_on_host
 
@@ -60,6 +61,7 @@ class Records:
     batches: data.Batches
     config_json: str
     bar: tqdm
+    profile: Profile | None = None
     held_out: HeldOut | None = None  # the newest
 
     def actions(self, training: ml_collections.ConfigDict) -> list[Periodic]:
@@ -67,7 +69,9 @@ class Records:
         averages = (training.ema_snapshot_freq,) if training.ema_profiles else ()
         checkpoints = (training.snapshot_freq, training.snapshot_freq_for_preemption)
         grids = (training.snapshot_freq, training.n_iters)
+        traces = [Periodic((1,), self.profile.after_call)] if self.profile else []
         return [
+            *traces,
             Periodic((1,), self.show_progress),
             Periodic((training.eval_freq,), self.evaluate, at_end=True),
             Periodic((training.log_freq,), self.log),
@@ -80,7 +84,9 @@ class Records:
         """Moves the progress bar."""
         self.bar.update(step - self.bar.n)
         if self.history.loss is not None:
-            self.bar.set_postfix(loss=f"{self.history.loss:.4g}", refresh=False)
+            speed = self.history.speed.last
+            images = {} if speed is None else {"img/s": f"{speed:.4g}"}
+            self.bar.set_postfix(loss=f"{self.history.loss:.4g}", **images, refresh=False)
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """Logs the loss of test images, and with it the metrics since the last line."""
@@ -111,8 +117,10 @@ class Records:
         if self.grids:
             self.grids.draw(step, state.ema_params)
 
-    def close(self, workdir: pathlib.Path) -> None:
-        """Waits for the last checkpoint, then draws the curves."""
+    def close(self, workdir: pathlib.Path, last: int) -> None:
+        """Waits for the last checkpoint, at step `last`, then draws the curves."""
+        if self.profile:
+            self.profile.close(last)
         self.batches.close()
         self.checkpoints.wait()
         if self.history.log:
