@@ -19,6 +19,7 @@ from data.zip_file import ZipFile
 
 IMAGES, LABELS = ("images", "image", "x", "arr_0"), ("labels", "label", "y", "arr_1")
 _PROBES = 64  # images whose levels count for the checksum
+USUAL_CLASSES = 1000  # more than these, and than images, are other numbers than labels
 _HEADER = 2**16  # bytes that the header of an array may have
 IN_MEMORY = 2**32  # bytes of a compressed array, which has to be unpacked as a whole
 
@@ -51,6 +52,7 @@ class ArrayPictures(Pictures):
         self.source, self.place = str(place.resolve()), shown(place)
         arrays = ArrayFiles(place)
         parts = {split: arrays.part(split) for split in self.SPLITS}
+        arrays.check(self.place)
         if all(parts.values()):
             sets = {split: self._checked(*part) for split, part in parts.items() if part}
             self.images, labels = sets[request.split]
@@ -67,10 +69,16 @@ class ArrayPictures(Pictures):
             self.rows = rows[request.split]
             labels, count = labels[self.rows], int(labels.max(initial=0)) + 1
             numbers = {split: len(part) for split, part in rows.items()}
+        total = sum(numbers.values())
+        if count > max(total, USUAL_CLASSES):
+            raise ValueError(
+                f"{self.place} has labels up to {count - 1} for {total} images; classes are "
+                "numbered from 0 on"
+            )
         self.labels, self.num_classes = labels, count
         self.summary = (
-            f"{self.place}: {sum(numbers.values())} images ({numbers['train']} train, "
-            f"{numbers['test']} test), {counted(count, 'class', 'classes')}"
+            f"{self.place}: {total} images ({numbers['train']} train, {numbers['test']} test), "
+            f"{counted(count, 'class', 'classes')}"
         )
 
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -137,6 +145,27 @@ class ArrayFiles:
                     opener = functools.partial(npy_member, archive, row)
                     self.openers[name.removesuffix(".npy")] = opener
 
+    def check(self, place: str) -> None:
+        """Refuses arrays of which one would be passed over.
+
+        Raises:
+          ValueError: images of both splits and of none, or labels of one split alone.
+        """
+        has = {split: self._name(IMAGES, split) for split in ("", "train", "test")}
+        labels = {split: self._name(LABELS, split) for split in has}
+        named = [name for name in has.values() if name]
+        if has[""] and len(named) > 1:
+            raise ValueError(
+                f"{place} holds {' and '.join(map(shown, named))}; it must have images, or those "
+                "of both splits"
+            )
+        if has["train"] and has["test"] and bool(labels["train"]) != bool(labels["test"]):
+            lacking = "train" if labels["test"] else "test"
+            raise ValueError(
+                f"{place} has {shown(labels['train'] or labels['test'])}, but no labels of "
+                f"{lacking}; it must have both or neither"
+            )
+
     def part(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
         """Images and labels of a split ("": of all); None if there are no such images."""
         images = self._array(IMAGES, split)
@@ -146,11 +175,16 @@ class ArrayFiles:
         return images, np.zeros(len(images), np.int32) if labels is None else labels
 
     def _array(self, names: Sequence[str], split: str) -> np.ndarray | None:
+        name = self._name(names, split)
+        return self.openers[name]() if name else None
+
+    def _name(self, names: Sequence[str], split: str) -> str:
+        """The first of these names that an array of the split has; "": none."""
         for name in names:
             for full in (f"{split}_{name}", f"{name}_{split}") if split else (name,):
                 if full in self.openers:
-                    return self.openers[full]()
-        return None
+                    return full
+        return ""
 
     def missing(self) -> tuple[np.ndarray, np.ndarray]:
         """Refuses files without images."""
@@ -183,7 +217,9 @@ def npy_member(archive: ZipFile, row: int) -> np.ndarray:
         return _array(None, what, archive.read(row, IN_MEMORY), 0, size)
     with archive.path.open("rb") as file:
         file.seek(at)
-        return _array(archive.path, what, file.read(min(_HEADER, size)), at, size)
+        array = _array(archive.path, what, file.read(min(_HEADER, size)), at, size)
+    archive.verify(row)
+    return array
 
 
 def _array(path: pathlib.Path | None, what: str, head: bytes, at: int, size: int) -> np.ndarray:

@@ -10,6 +10,7 @@ import tempfile
 from typing import Any
 
 import fsspec
+from absl import logging
 
 from data.builder import default_folder
 from data.images import first_line
@@ -20,8 +21,23 @@ def is_bucket(place: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(place)
 
 
+def local(place: str | os.PathLike[str], name: str) -> None:
+    """Refuses a bucket for a data set that is read where it is.
+
+    Raises:
+      ValueError: it is one.
+    """
+    if is_bucket(place):
+        raise ValueError(
+            f"data.data_dir={os.fspath(place)}: data set {name} is read from a disk of this "
+            "machine; copy it there, or prepare it by TFDS: tfds:<name> is read from buckets"
+        )
+
+
 def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The folder of prepared data with a copy of `<place>/<name>`, made unless it is there.
+
+    It is made anew where files in the bucket have other sizes now.
 
     Raises:
       ValueError: the library for this kind of bucket is not installed, or none is known.
@@ -30,24 +46,38 @@ def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     """
     url = os.fspath(place).rstrip("/")
     target = default_folder() / "buckets" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    if (target / name).is_dir():
-        return target
+    copy = target / name
     files, root = _filesystem(url)
     source = f"{root}/{name}"
+    absence: OSError | None = None
     try:
-        present = files.isdir(source)
+        there = _sizes(files, source)
+        if not there:
+            absence = FileNotFoundError(f"data.data_dir={url} has no folder {name}")
     except Exception as error:  # each library has its own
-        line = f"data.data_dir={url} cannot be reached: {first_line(error)}"
-        raise OSError(line) from error
-    if not present:
-        raise FileNotFoundError(f"data.data_dir={url} has no folder {name}")
+        absence = OSError(f"data.data_dir={url} cannot be reached: {first_line(error)}")
+    if absence and copy.is_dir():
+        logging.warning("%s; its copy in %s is read", absence, copy)
+        return target
+    if absence:
+        raise absence
+    if copy.is_dir():
+        here = {
+            path.relative_to(copy).as_posix(): path.stat().st_size
+            for path in copy.rglob("*")
+            if path.is_file()
+        }
+        if here == there:
+            return target
+        logging.warning("%s/%s has changed, and is copied anew to %s", url, name, copy)
+        shutil.rmtree(copy)
     (target / name).parent.mkdir(parents=True, exist_ok=True)
     part = pathlib.Path(tempfile.mkdtemp(dir=target, suffix=".part"))
     try:
-        for path in files.find(source):
-            file = part / path.removeprefix(source).lstrip("/")
+        for path in there:
+            file = part / path
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(path, str(file))
+            files.get_file(f"{source}/{path}", str(file))
         try:
             os.replace(part, target / name)
         except OSError:  # another process was faster
@@ -56,6 +86,14 @@ def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     finally:
         shutil.rmtree(part, ignore_errors=True)
     return target
+
+
+def _sizes(files: Any, source: str) -> dict[str, int]:
+    """The bytes of all files below a folder of a bucket, by their names relative to it."""
+    if not files.isdir(source):
+        return {}
+    found = files.find(source, detail=True)
+    return {path.removeprefix(source).lstrip("/"): int(e["size"]) for path, e in found.items()}
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

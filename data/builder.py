@@ -150,7 +150,19 @@ class ImageBuilder(  # type: ignore[call-arg]
 def default_folder() -> pathlib.Path:
     """The folder of prepared data and trained classifiers, unless the user names another."""
     named = os.environ.get("SCORE_SDE_DATA")
-    return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
+    return home_path(named or "~/.cache/score_sde/data", "SCORE_SDE_DATA")
+
+
+def home_path(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """A path whose `~` or `~user` at the beginning is that home folder.
+
+    Raises:
+      ValueError: there is no such user; names `what` the path is of.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        raise ValueError(f"{what}={os.fspath(path)}: there is no such home folder") from error
 
 
 def digest(text: str) -> bytes:

@@ -12,7 +12,7 @@ import numpy as np
 
 from data import crops
 from data.images import File, shown
-from data.pictures import Pictures, Request
+from data.pictures import Pictures, Request, nor
 from data.prepared import Prepared
 from data.trees import ImageFiles, every_image, is_zip, portable, tree
 
@@ -41,7 +41,7 @@ class Celeba(Pictures):
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True)
         self.decode = functools.partial(crops.celeba, size=self.image_shape[0])
-        root = request.place(self.name)
+        root = request.place(self.name, bucket=True)
         folder = root.parent if is_zip(root) or root.name == FOLDER else root
         place = next(
             (path for path in (folder / f"{FOLDER}.zip", folder / FOLDER) if path.exists()), None
@@ -95,8 +95,8 @@ def _of_split(place: pathlib.Path, partition: pathlib.Path, part: int) -> ImageF
         missing = sorted(set(these) - set(others))
         if missing:
             raise ValueError(
-                f"{shown(partition)} {lacks} {shown(missing[0])} of {shown(place)}, nor "
-                f"{len(missing) - 1} others ({len(names)} images, {len(parts)} lines); one of the "
+                f"{shown(partition)} {lacks} {shown(missing[0])} of {shown(place)}"
+                f"{nor(len(missing) - 1)} ({len(names)} images, {len(parts)} lines); one of the "
                 "two is damaged, fetch it again"
             )
     return ImageFiles(files, [names[name] for name in parts if parts[name] == part], portable)
@@ -106,15 +106,20 @@ def partition_of(path: pathlib.Path) -> dict[str, int]:
     """The part of every image, by its name: lines "000001.jpg 0".
 
     Raises:
-      ValueError: other lines than these.
+      ValueError: other lines than these, or an image in two parts.
     """
-    parts = {}
-    for number, line in enumerate(path.read_text("ascii", "replace").splitlines(), 1):
+    parts: dict[str, int] = {}
+    lines = path.read_text("utf-8-sig", "replace").rstrip().splitlines()
+    for number, line in enumerate(lines, 1):
         name, _, part = line.strip().partition(" ")
         if part.strip() not in ("0", "1", "2"):
             raise ValueError(
                 f"{shown(path)}: line {number} is {line[:60]!r}; it should be a file's name and 0, "
                 "1 or 2"
             )
-        parts[name] = int(part)
+        if parts.setdefault(name, int(part)) != int(part):
+            raise ValueError(
+                f"{shown(path)}: line {number} puts {shown(name)} into part {int(part)}, a line "
+                f"before it into part {parts[name]}"
+            )
     return parts

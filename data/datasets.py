@@ -32,9 +32,10 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from configs.names import lookup
-from data.builder import ImageBuilder, default_folder
+from data.bucket import local
+from data.builder import ImageBuilder, default_folder, home_path
 from data.decoded import cached
-from data.images import last_line
+from data.images import METHODS, last_line
 from data.pictures import Fit, Pictures, Request
 from data.toy import PointSet
 
@@ -196,6 +197,7 @@ def load(
     """
     words: dict[str, str] = {}
     builder, detail = _kind(name)
+    lookup(METHODS, fit.method, "data.resize")
     if fit != Fit() and not getattr(builder, "FITS", False):
         raise ValueError(
             f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
@@ -242,10 +244,11 @@ def _kind(name: str) -> tuple[Kind, str]:
     """The data set of a name, and what follows its colon."""
     first, _, detail = name.partition(":")
     kind = lookup(DATASETS, first.lower(), "data.dataset")
-    if (":" in name) != getattr(kind, "DETAILED", False):
+    detailed = getattr(kind, "DETAILED", False)
+    if bool(detail) != detailed or (":" in name) != detailed:
         raise ValueError(
-            f"data.dataset={name!r}: {first} is followed by "
-            + ("nothing" if detail else "a colon and the name of one of its sets")
+            f"data.dataset={name!r}: {first} must be followed by "
+            + ("a colon and the name of one of its sets" if detailed else "nothing")
         )
     return kind, detail
 
@@ -299,7 +302,8 @@ def check_points(config: Any) -> None:
 def _open(
     builder: type[ImageBuilder], split: str, data_dir: str | os.PathLike[str] | None, ram_limit: int
 ) -> tuple[Any, Any]:
-    root = pathlib.Path(data_dir).expanduser() if data_dir else default_folder()
+    local(data_dir or "", builder.name)
+    root = home_path(data_dir, "data.data_dir") if data_dir else default_folder()
     packaged = [] if data_dir else [pathlib.Path(folder) for folder in builder.FOLDERS]
     for folder in (root, root / builder.name, *packaged):
         files = builder.find(folder)
@@ -311,7 +315,7 @@ def _open(
     roots = [root]
     if not data_dir:
         tfds_root = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        roots.append(pathlib.Path(tfds_root).expanduser())
+        roots.append(home_path(tfds_root, "TFDS_DATA_DIR"))
     prepared = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
         return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)

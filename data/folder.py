@@ -13,9 +13,10 @@ from absl import logging
 
 from data.builder import digest
 from data.images import File, shown
-from data.pictures import TEST_SHARE, Pictures, Request, counted
+from data.pictures import TEST_SHARE, Pictures, Request, counted, nor
 from data.trees import LABELS, Counts, Tree, portable, stated_labels, tree
 
+MEANT = ("training", "trainset", "testing", "testset")  # which make classes
 VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
 
 
@@ -133,6 +134,8 @@ def listed(files: Tree, place: str) -> Contents:
             split: {f"{sub}/{name}": label_of(name) for name in files.images(sub, passed_over)}
             for split, sub in folders.items()
         }
+        if loose := files.loose():
+            passed_over["images beside the splits"] += loose
         return Contents(splits, passed_over, notes)
     names = sorted(files.images("", passed_over), key=lambda name: digest(portable(name)))
     count = max(1, int(TEST_SHARE * len(names)))
@@ -142,14 +145,28 @@ def listed(files: Tree, place: str) -> Contents:
         lacking = [name for name in names if portable(name) not in stated]
         if lacking:
             raise ValueError(
-                f"{place}: {LABELS} has no label for {shown(lacking[0])}, nor for "
-                f"{len(lacking) - 1} others"
+                f"{place}: {LABELS} has no label for {shown(lacking[0])}{nor(len(lacking) - 1)}"
             )
     labels = {
         name: label_of(name) if stated is None else stated.get(portable(name), "") for name in names
     }
     splits = {split: {name: labels[name] for name in share} for split, share in shares.items()}
-    return Contents(splits, passed_over, () if stated is None else (f"labels of {LABELS}",))
+    notes = (*notes, *unread_splits(names, place))
+    return Contents(splits, passed_over, notes if stated is None else (f"labels of {LABELS}",))
+
+
+def unread_splits(names: Sequence[str], place: str) -> list[str]:
+    """Notes about folders that were perhaps meant as splits, though they are none."""
+    heads = {tuple(portable(name).split("/")[:-1][:2]) for name in names}
+    below = collections.defaultdict(set)
+    for first, *rest in filter(None, heads):
+        below[first].update(rest)
+    for first, folders in below.items():
+        inner = {folder.lower() for folder in folders}
+        if "train" in inner and inner & {"test", *VALIDATION}:
+            return [f"{shown(first)}/train is no split: only {place}/train would be"]
+    meant = sorted(first for first in below if first.lower() in MEANT)
+    return [f"{_sub_folders(meant)} no split: those are called train and test"] if meant else []
 
 
 def split_folders(names: Sequence[str], place: str) -> tuple[dict[str, str], tuple[str, ...]]:

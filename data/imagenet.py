@@ -58,7 +58,7 @@ class ImagenetPictures(Pictures):
     def __init__(self, request: Request):
         size = self.SIZE
         self.image_shape = request.shape(self.name, str(size), request.image_size == size)
-        root, split = request.place(self.name), request.split
+        root, split = request.place(self.name, bucket=True), request.split
         tar = root / TARS[split].format(size=size)
         batches = [root / name for name in BATCHES[split]]
         self.records: TarFile | Batches | Prepared

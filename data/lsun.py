@@ -51,6 +51,8 @@ class LsunPictures(Pictures):
         self.DTYPE = np.uint8 if rounded else np.float32
         self.decode = functools.partial(crops.lsun, size=size, rounded=rounded)
         root = request.place(self.name)
+        if (root / "data.mdb").is_file():
+            root = root.parent
         file = f"{self.CATEGORY}_{FOLDERS[request.split]}_lmdb"
         self.entries: LmdbFile | ImageFiles
         if (root / file).is_dir():

@@ -11,7 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from data import processes
-from data.builder import default_folder, digest
+from data.bucket import local
+from data.builder import default_folder, digest, home_path
 from data.images import NONE, read_image, warn_always
 
 Shape = tuple[int, int, int]
@@ -61,9 +62,20 @@ class Request(NamedTuple):
     fit: Fit = Fit()
     detail: str = ""
 
-    def place(self, name: str) -> pathlib.Path:
-        """The folder of the files: the one asked for, else that of data set `name`'s own."""
-        return pathlib.Path(self.folder).expanduser() if self.folder else default_folder() / name
+    def place(self, name: str, bucket: bool = False) -> pathlib.Path:
+        """The folder of the files: the one asked for, else that of data set `name`'s own.
+
+        Args:
+          bucket: it may be in a bucket, where there is no file but what `data.prepared` copies.
+
+        Raises:
+          ValueError: it is in a bucket and must not be, or in nobody's home.
+        """
+        if self.folder:
+            if not bucket:
+                local(self.folder, name)
+            return home_path(self.folder, "data.data_dir")
+        return default_folder() / name
 
     def shape(self, name: str, sizes: str, fits: bool, channels: Sequence[int] = (3,)) -> Shape:
         """The shape of the images.
@@ -76,7 +88,7 @@ class Request(NamedTuple):
           ValueError: another size, or another number of channels.
         """
         size, count = self.image_size, self.num_channels
-        if not size or not fits or count is None or count not in channels:
+        if not size or size < 1 or not fits or count is None or count not in channels:
             numbers = " or ".join(map(str, channels))
             raise ValueError(
                 f"data set {name}: data.image_size must be {sizes} and data.num_channels "
@@ -171,6 +183,11 @@ class Pictures:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 class`, `2 classes`; `many` is the plural if an s does not make it."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def nor(others: int) -> str:
+    """`, nor 2 others`, after the first of some that are not there; "": it is the only one."""
+    return f", nor {counted(others, 'other')}" if others else ""
 
 
 def sole(names: Sequence[str], usual: str) -> str:

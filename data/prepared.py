@@ -7,6 +7,7 @@ its features are, `dataset_info.json` how many records each file has.
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import os
@@ -19,7 +20,7 @@ from array_record.python import array_record_data_source
 
 from data import index
 from data.bucket import copied, is_bucket
-from data.builder import default_folder
+from data.builder import default_folder, home_path
 from data.images import Content, last_line, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 from data.tfrecords import features
@@ -50,10 +51,10 @@ class Prepared:
     def __init__(self, folder: pathlib.Path, split: str, labels: bool = True):
         self.folder, self.split, self.described = folder, split, str(folder)
         info = _json(folder / INFO)
-        if "name" not in info:
+        if not isinstance(info.get("name"), str):
             raise ValueError(f"{shown(folder / INFO)} is no description of a data set: no name")
         self.name = str(info["name"])
-        counts = split_counts(info)
+        counts = split_counts(folder)
         self.splits = list(counts)
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise ValueError(
@@ -61,7 +62,9 @@ class Prepared:
                 "no random access; prepare it with file_format='array_record'"
             )
         if split not in counts:
-            raise ValueError(f"{shown(folder)} has no split {split!r}; it has {', '.join(counts)}")
+            raise ValueError(
+                f"{shown(folder)} has no split {split!r}; it has {', '.join(counts) or 'none'}"
+            )
         self._image, self._label, self.num_classes = _features(folder / FEATURES)
         pattern = f"{self.name}-{split}.array_record-*-of-{len(counts[split]):05d}"
         paths = sorted(folder.glob(pattern))
@@ -70,11 +73,8 @@ class Prepared:
                 f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; "
                 "prepare it again"
             )
-        try:
-            self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
-            count = len(self._records)
-        except Exception as error:  # of array_record's C++
-            raise ValueError(f"{shown(folder)} is damaged: {last_line(error)}") from error
+        self._records = _opened(paths)
+        count = len(self._records)
         if count != sum(counts[split]):
             raise ValueError(
                 f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
@@ -164,7 +164,7 @@ class TfdsPictures(Pictures):
                 f"data set tfds:{request.detail}: there is no {where}/{request.detail}; prepare it "
                 "by tfds.builder(..., file_format='array_record').download_and_prepare()"
             )
-        splits = split_counts(_json(folder / INFO))
+        splits = split_counts(folder)
         test = held_out(splits)
         self.records = Prepared(folder, test if test and request.split == "test" else "train")
         count = len(self.records)
@@ -194,17 +194,19 @@ def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | N
     if root and is_bucket(root):
         root = copied(root, name)
     named = root or os.environ.get(ROOT, "~/tensorflow_datasets")
-    folder = pathlib.Path(named).expanduser()
+    folder = home_path(named, "data.data_dir" if root else ROOT)
     if (folder / INFO).is_file():
         return folder
     below = folder / name
     found = [path.parent for path in (*below.glob(INFO), *below.glob(f"*/{INFO}"))]
     if len({path.parent for path in found if path != below}) > 1 or not found:
-        configs = sorted(path.parent.parent.name for path in below.glob(f"*/*/{INFO}"))
+        configs = sorted({path.parent.parent.name for path in below.glob(f"*/*/{INFO}")})
+        if len(configs) == 1 and not found:
+            return place_of(f"{name}/{configs[0]}", folder)
         if configs:
             raise ValueError(
-                f"{shown(below)} has {len(set(configs))} configs; name one of "
-                f"{', '.join(sorted(set(configs))[:8])} after {name}/"
+                f"{shown(below)} has {len(configs)} configs; name one of "
+                f"{', '.join(configs[:8])} after {name}/"
             )
     return max(found, key=lambda path: _version(path.name)) if found else None
 
@@ -213,13 +215,45 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
 
 
-def split_counts(info: dict[str, Any]) -> dict[str, list[int]]:
-    """The numbers of records of each file, by split."""
-    return {
-        str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
-        for split in info.get("splits", ())
-        if "name" in split
-    }
+def split_counts(folder: pathlib.Path) -> dict[str, list[int]]:
+    """The numbers of records of each file, by split.
+
+    Raises:
+      ValueError: they cannot be read.
+    """
+    try:
+        return {
+            str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
+            for split in _json(folder / INFO).get("splits", ())
+            if split.get("name")
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{shown(folder / INFO)}: its splits cannot be read ({last_line(error)}); wanted are "
+            "names with shardLengths; prepare it again"
+        ) from error
+
+
+def _opened(paths: list[pathlib.Path]) -> Any:
+    """The records of some files of array_record.
+
+    Raises:
+      ValueError: one is damaged; names it.
+    """
+    source = array_record_data_source.ArrayRecordDataSource
+    try:
+        records = source(list(map(str, paths)))
+        len(records)
+    except Exception as error:  # of array_record's C++
+        for path in paths:
+            with contextlib.suppress(Exception):
+                len(source([str(path)]))
+                continue
+            raise ValueError(
+                f"{shown(path)} is damaged or cut off ({last_line(error)}); prepare it again"
+            ) from error
+        raise ValueError(f"{shown(paths[0].parent)} is damaged: {last_line(error)}") from error
+    return records
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
@@ -234,8 +268,18 @@ def _json(path: pathlib.Path) -> dict[str, Any]:
 
 def _features(path: pathlib.Path) -> tuple[str, str, int]:
     """The names of the one image and of the one label ("": none), and the number of classes."""
-    entries = _json(path).get("featuresDict", {}).pop("features", {})
-    kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
+    content = _json(path)
+    try:
+        entries = content.get("featuresDict", {}).get("features", {})
+        kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
+        counts = {
+            name: int(entry.get("classLabel", {}).get("numClasses", 1))
+            for name, entry in entries.items()
+        }
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ValueError(
+            f"{shown(path)} does not describe features ({last_line(error)}); prepare it again"
+        ) from error
     images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
     labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
     image = sole(images, "image")
@@ -243,5 +287,4 @@ def _features(path: pathlib.Path) -> tuple[str, str, int]:
         names = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
         raise ValueError(f"{shown(path)} has not one image among {names or 'no features'}")
     label = sole(labels, "label")
-    count = int(entries[label].get("classLabel", {}).get("numClasses", 1)) if label else 1
-    return image, label, count
+    return image, label, counts.get(label, 1)

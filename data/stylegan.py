@@ -40,6 +40,8 @@ class StyleganPictures(Pictures):
         self.image_shape = request.shape(self.name, "a power of two, 4 or more,", fits)
         root = request.place(self.name)
         path = root / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
+        if root.suffix == path.suffix:
+            path = root
         archive = root / f"{self.PREFIX}-{size}x{size}.zip"
         self.records: TFRecords | ImageFiles
         if path.is_file():

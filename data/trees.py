@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from data.builder import default_folder
-from data.images import SUFFIXES, Content, File, opened, shown
+from data.images import SUFFIXES, Content, File, first_line, opened, shown
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
@@ -25,6 +25,9 @@ class Tree(Protocol):
 
     def folders(self) -> list[str]:
         """The names of the folders at the top, hidden ones left out."""
+
+    def loose(self) -> int:
+        """The number of images at the top."""
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         """The names, relative to the folder `below` ("": the top), of all images in it.
@@ -77,6 +80,9 @@ class FolderTree:
         names = sorted(entry.name for entry in _entries(self.folder) if os.path.isdir(entry.path))
         return [name for name in names if not name.startswith(".")]
 
+    def loose(self) -> int:
+        return sum(not _kind(e.name) and e.is_file() for e in _entries(self.folder))
+
     def images(self, below: str, passed_over: Counts) -> list[str]:
         return names_of(self.folder / below if below else self.folder, passed_over)
 
@@ -115,6 +121,9 @@ class ZipTree:
     def folders(self) -> list[str]:
         firsts = {name.partition("/")[0] for name in self._rows if "/" in name}
         return sorted(name for name in firsts if not name.startswith("."))
+
+    def loose(self) -> int:
+        return sum("/" not in name and not _kind(name) for name in self._rows)
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         names = []
@@ -201,7 +210,7 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     images without labels: these have one in common.
 
     Raises:
-      ValueError: labels that are no whole numbers, or are negative.
+      ValueError: what is no JSON; labels that are no whole numbers, or are negative.
     """
     if LABELS not in files:
         return None
@@ -209,8 +218,11 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     try:
         with opened(file) as stream:
             content = json.load(stream)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{shown(file)} should hold the labels, and is no JSON ({first_line(error)}); mend it, "
+            "or remove it if the images have none"
+        ) from error
     if not isinstance(content, dict) or "labels" not in content:
         return None
     labels: dict[str, str] = collections.defaultdict(str)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 import data
-from data import arrays
+from data import arrays, zip_file
 from tests.test_zip_file import patched
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (30, 4, 4, 3), np.uint8)
@@ -86,6 +86,15 @@ def test_what_is_not_compressed_is_mapped_in_either_order_of_axes(tmp_path):
         ({"images": IMAGES, "labels": LABELS - 1}, "has labels from -1 to 3; they begin with 0"),
         ({"images": IMAGES, "labels": LABELS * 1.0}, "labels of float64"),
         ({"images": IMAGES, "labels": LABELS.astype(object)}, "holds Python objects"),
+        ({"images": IMAGES, "labels": LABELS + 9_000_000}, "up to 9000004 for 30 images; classes"),
+        (
+            {"images": IMAGES, "x_train": IMAGES},
+            "holds images and x_train; it must have images, or",
+        ),
+        (
+            {"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS},
+            "has y_test, but no labels of train; it must have both or neither",
+        ),
         ({"pictures": IMAGES}, r"holds pictures; it must have images, or train_images and"),
     ],
 )
@@ -115,3 +124,14 @@ def test_files_that_are_damaged_or_absent_are_refused(tmp_path):
     path = patched(saved(tmp_path / "b.npz", images=IMAGES), b"(30, 4, 4, 3)", b"(99, 9, 9, 9)", 1)
     with pytest.raises(ValueError, match=r"b\.npz: images\.npy is damaged or cut off"):
         load(path)
+
+
+def test_a_mapped_member_is_compared_with_its_checksum_once(tmp_path, monkeypatch):
+    path = patched(saved(tmp_path / "a.npz", images=IMAGES), IMAGES[9].tobytes(), b"\1" * 48, 1)
+    for _ in range(2):
+        with pytest.raises(ValueError, match=r"a\.npz: images\.npy is damaged: it does not match"):
+            load(path)
+    whole = saved(tmp_path / "b.npz", images=IMAGES)
+    load(whole)
+    monkeypatch.setattr(zip_file.zlib, "crc32", None)
+    arrays.ArrayFiles(whole).openers["images"]()

@@ -14,7 +14,7 @@ import data
 from data import folder as folders
 from data import images, trees
 from data.datasets import Column
-from data.pictures import Request
+from data.pictures import Fit, Request
 from evaluation.metrics import classifier
 from runtime import experiment
 from tests import tiny
@@ -131,6 +131,46 @@ def test_what_was_read_and_what_was_not_is_said(pictures):
         assert summary.startswith(said)
         for kind in (".mp4 1", "without ending 1", "hidden 1", "broken links 1", "like 1"):
             assert kind in summary
+
+
+def test_images_beside_the_splits_are_counted(tmp_path):
+    for name in ("train/1.png", "test/2.png", "3.png", "4.png"):
+        picture(tmp_path / name)
+    line = load(tmp_path).summary
+    assert line.endswith("2 files passed over (images beside the splits 2)")
+
+
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (
+            ("data/train/cats/1.png", "data/test/cats/2.png"),
+            "data/train is no split: only {}/",
+        ),
+        (("training/1.png", "testing/2.png"), "sub-folders testing, training no split: those are"),
+        (("cats/train.png", "dogs/test.png"), ""),
+        (("cats/old/1.png", "dogs/train/2.png"), ""),
+    ],
+)
+def test_folders_that_look_like_splits_and_are_none_are_told(tmp_path, names, note):
+    for name in names:
+        picture(tmp_path / name)
+    line = load(tmp_path).summary
+    assert note.format(tmp_path) in line
+    assert bool(note) == ("split" in line)
+
+
+def test_homes_of_nobody_are_named():
+    with pytest.raises(
+        ValueError, match=r"^data\.data_dir=~nobody_at_all/x: there is no such home"
+    ):
+        load("~nobody_at_all/x")
+
+
+@pytest.mark.parametrize("method", ["nearest", ""])
+def test_methods_of_resampling_are_looked_up_before_anything_is_read(method, tmp_path):
+    with pytest.raises(ValueError, match=r"unknown data\.resize '.*'; known: bicubic, bilinear"):
+        load(tmp_path / "none", fit=Fit(0, method))
 
 
 def test_a_run_says_once_what_it_reads(pictures, capsys):

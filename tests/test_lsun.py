@@ -64,6 +64,15 @@ def test_splits_are_the_two_environments_in_the_order_of_their_keys(
     assert train.fingerprint != test.fingerprint
 
 
+def test_the_environment_itself_may_be_named(tmp_path):
+    write(tmp_path / "bedroom_train_lmdb", {b"1" * 40: webp(8, 8, 0)})
+    write(tmp_path / "bedroom_val_lmdb", {b"2" * 40: webp(8, 8, 1)})
+    for split in ("train", "test"):
+        one = data.load("lsun_bedroom", split, tmp_path / "bedroom_train_lmdb", 8, 3)
+        two = data.load("lsun_bedroom", split, tmp_path, 8, 3)
+        assert one.fingerprint == two.fingerprint
+
+
 def test_what_is_not_there_or_no_picture_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*bedroom_train_lmdb; fetch and unpack"):
         data.load("lsun_bedroom", "train", tmp_path, 256, 3)

@@ -111,18 +111,25 @@ def test_the_newest_version_is_read_unless_one_is_named(root):
     (root / "flowers").mkdir()
     (root / "small").rename(root / "flowers" / "small")
     assert newest("flowers/small", root) == "1.0.10"
-    refused("has 1 configs; name one of small after flowers/", root)
+    assert newest("flowers", root) == "1.0.10", "the only config need not be named"
+    shutil.copytree(root / "flowers" / "small", root / "flowers" / "large")
+    refused("has 2 configs; name one of large, small after flowers/", root)
 
 
-def test_a_bucket_is_copied_once(root, monkeypatch):
+def test_a_bucket_is_copied_once(root, monkeypatch, caplog):
     files = fsspec.filesystem("memory")
     files.put(str(root / "flowers"), "/bucket/tfds/flowers", recursive=True)
     expected = load(root).images
     try:
         np.testing.assert_array_equal(load("memory://bucket/tfds").images, expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(files, "get_file", None)  # nothing is copied a second time
+            np.testing.assert_array_equal(load("memory://bucket/tfds").images, expected)
+        assert not caplog.text
         files.rm("/bucket", recursive=True)
         np.testing.assert_array_equal(load("memory://bucket/tfds", "test").images[:1],
                                       [PICTURES[18][:, 1:10]])  # fmt: skip
+        assert "has no folder flowers; its copy in" in caplog.text
         refused("has no folder flowers", "memory://other", kind=FileNotFoundError)
     finally:
         files.store.clear()
@@ -135,9 +142,52 @@ def test_a_bucket_is_copied_once(root, monkeypatch):
     refused("the library for gs:// is not here .Please install gcsfs", "gs://bucket")
 
 
+def test_what_has_changed_in_a_bucket_is_copied_anew(root, caplog):
+    files = fsspec.filesystem("memory")
+    files.put(str(root / "flowers"), "/bucket/flowers", recursive=True)
+    try:
+        load("memory://bucket")
+        description = files.cat("/bucket/flowers/1.0.0/dataset_info.json")
+        files.pipe("/bucket/flowers/1.0.0/dataset_info.json", description.replace(b"1.0.0", b"1.0"))
+        load("memory://bucket")
+        assert "memory://bucket/flowers has changed, and is copied anew" in caplog.text
+        caplog.clear()
+        load("memory://bucket")
+        assert not caplog.text
+    finally:
+        files.store.clear()
+
+
+@pytest.mark.parametrize("name", ["folder", "arrays", "ffhq", "lsun_church", "svhn"])
+def test_sets_that_are_read_where_they_are_refuse_a_bucket(name):
+    size = 32 if name == "svhn" else 8
+    refused(f"{name} is read from a disk", "gs://mine/set", name=name, size=size)
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "message"),
+    [
+        ("dataset_info.json", {"splits": 5}, "its splits cannot be read"),
+        ("dataset_info.json", {"splits": ["train"]}, "its splits cannot be read"),
+        (
+            *("dataset_info.json", {"splits": [{"name": "train", "shardLengths": ["x"]}]}),
+            r"its splits cannot be read \(invalid literal .*'x'\); wanted are names with",
+        ),
+        ("dataset_info.json", {"splits": []}, "has no split 'train'; it has none"),
+        ("dataset_info.json", {"name": 3}, "is no description of a data set: no name"),
+        ("features.json", {"featuresDict": []}, "does not describe features"),
+        ("features.json", {"featuresDict": {"features": {"image": "x"}}}, "does not describe"),
+    ],
+)
+def test_descriptions_of_another_form_are_refused(root, file, content, message):
+    path = root / "flowers" / "1.0.0" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | content))
+    refused(rf"{file}:? .*{message}" if "no split" not in message else message, root)
+
+
 def test_what_is_absent_or_prepared_otherwise_is_refused(root):
     refused("there is no .*/none; prepare it", root, name="tfds:none", kind=FileNotFoundError)
-    refused("tfds is followed by a colon and the name", root, name="tfds")
+    refused("tfds must be followed by a colon and the name", root, name="tfds")
     folder = root / "flowers" / "1.0.0"
     info = json.loads((folder / prepared.INFO).read_text())
     (folder / prepared.INFO).write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
@@ -158,7 +208,8 @@ def test_damaged_files_are_refused(root, damage):
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    refused(r"1\.0\.0(: record \d+ of train)?( is damaged| has 0 of 1 files)", root)
+    file = r"flowers-train\.array_record-00000-of-00001 is damaged or cut off"
+    refused(rf"1\.0\.0(/{file}|: record \d+ of train is damaged| has 0 of 1 files)", root)
 
 
 def test_labels_out_of_range_and_features_without_one_image_are_refused(root):

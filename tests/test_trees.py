@@ -85,6 +85,19 @@ def test_a_dataset_json_has_the_labels_of_both(tmp_path):
         load(folder)
 
 
+def test_a_dataset_json_that_cannot_be_read_is_refused_not_passed_over(tmp_path):
+    for i in range(4):
+        picture(tmp_path / "set" / f"{i}.png", i)
+    (tmp_path / "set" / "dataset.json").write_text('{"labels": [["0.png", 1],')
+    for place in (tmp_path / "set", packed(tmp_path / "set")):
+        with pytest.raises(
+            ValueError, match=r"dataset\.json should hold the labels, and is no JSON"
+        ):
+            load(place)
+    (tmp_path / "set" / "dataset.json").write_text('{"name": "of another tool"}')
+    assert load(tmp_path / "set").num_classes == 1
+
+
 def test_zip_files_without_images_or_files_of_other_kinds_are_refused(tmp_path):
     folder = tmp_path / "set"
     folder.mkdir()
@@ -137,7 +150,7 @@ def test_sets_with_a_size_of_their_own_are_not_cropped():
 
 def test_only_sets_of_sets_have_a_colon():
     with pytest.raises(
-        ValueError, match=r"data\.dataset='digits:8': digits is followed by nothing"
+        ValueError, match=r"data\.dataset='digits:8': digits must be followed by nothing"
     ):
         data.load("digits:8", "train")
 
