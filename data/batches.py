@@ -144,8 +144,16 @@ class Batches(Iterator[Batch]):
           ValueError: the state belongs to other data, another seed or another batch size.
         """
         for key, mine in self._identity.items():
-            if state.get(key) != mine:
-                raise ValueError(f"cannot resume: {key} was {state.get(key)!r} and is now {mine!r}")
+            if state.get(key) == mine:
+                continue
+            then = state.get(key)
+            if key == "data":
+                raise ValueError(
+                    "cannot resume: the images are others than those that the run began with "
+                    f"({then} then, {mine} now: data set, split, number, checksum); give it "
+                    "the same by data.data_dir, or train in another --workdir"
+                )
+            raise ValueError(f"cannot resume: {key} was {then!r} and is now {mine!r}")
         self._seek(int(state["step"]))
 
     def close(self) -> None:

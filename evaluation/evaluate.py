@@ -117,19 +117,34 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
 
 def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: Trained) -> Results:
     """The entries of results.json on what the numbers are made from."""
+    here, there = data_names(config, trained)
     return {
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
         "weights": trained.label,
         "weights_sha256": trained.sha256,
-        "dataset": config.data.dataset,
-        "trained_on": trained.dataset or config.data.dataset,
+        "dataset": here,
+        "trained_on": there,
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
         "program": batch_cache.program(batch_cache.EVALUATION),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
+
+
+def data_names(config: ml_collections.ConfigDict, trained: Trained) -> tuple[str, str]:
+    """The names of the data sets that a run is compared with and was trained on.
+
+    Two folders of a user's own are told apart by their places.
+    """
+    here, there = config.data.dataset, trained.dataset or config.data.dataset
+    place = config.data.data_dir
+    if here.lower() != there.lower() or not trained.folder or not place:
+        return here, there
+    if pathlib.Path(place).resolve() == pathlib.Path(trained.folder).resolve():
+        return here, there
+    return f"{here} ({place})", f"{there} ({trained.folder})"
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
@@ -232,8 +247,7 @@ def warn_of_other_data(results: Results) -> None:
     """Warns that a run is compared with another data set than the one it was trained on."""
     if quantities.other_training_data(results):
         logging.warning(
-            "data.dataset is %r, and the run was trained on %r: its numbers compare with the "
-            "former",
+            "the data set is %s, and the run was trained on %s: numbers compare with the former",
             results["dataset"],
             results["trained_on"],
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.machinery
 import importlib.util
 import pathlib
@@ -12,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from configs.names import dotted
 from runtime.errors import Refused, one_line
 from runtime.stop import Stopped
 
@@ -57,10 +59,11 @@ def check(argv: Sequence[str]) -> None:
         name = argument.lstrip("-").partition("=")[0]
         if config is None or not argument.startswith("-") or not name.startswith(f"{FLAG}."):
             continue
+        field = name.removeprefix(f"{FLAG}.")
         try:
-            config_path.get_value(name.removeprefix(f"{FLAG}."), config)
+            config_path.get_value(field, config)
         except Exception as error:  # whatever a path of strange characters leads to
-            raise Refused(f"{argument}: {one_line(error)}") from error
+            raise Refused(f"{argument}: {unknown(field, config) or one_line(error)}") from error
 
 
 def read(value: str) -> ConfigDict:
@@ -97,6 +100,19 @@ def read(value: str) -> ConfigDict:
             "ConfigDict; see configs/"
         )
     return config
+
+
+def unknown(field: str, config: ConfigDict) -> str:
+    """That a config has no such field, with those whose names are like its; "" if it has."""
+    known = dotted(config.to_dict())
+    if field in known:
+        return ""
+    last = field.rpartition(".")[2]
+    alike = [name for name in known if name.rpartition(".")[2] == last]
+    alike += difflib.get_close_matches(field, known, 3, 0.8)
+    names = ", ".join(dict.fromkeys(alike[:3]))
+    hint = f"like it are {names}" if names else "docs/configs.md has all"
+    return f"there is no field config.{field}; {hint}"
 
 
 def _values(argv: Sequence[str]) -> Iterator[str]:

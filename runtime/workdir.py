@@ -168,6 +168,7 @@ class Trained(NamedTuple):
       label: what they are called in tables.
       sha256: their `arrays.fingerprint`, by which all that is made with them and kept is named.
       dataset: the name of the data set that they were trained on; "" where nobody knows.
+      folder: where that lay, if it was a user's own.
     """
 
     params: Any
@@ -175,6 +176,7 @@ class Trained(NamedTuple):
     label: str
     sha256: str
     dataset: str = ""
+    folder: str = ""
 
 
 def restore(
@@ -206,13 +208,14 @@ def load_weights(
     checkpoints = open_run(config, workdir, training=False)
     restored = checkpoints.restore(step=config.eval.checkpoint)
     _, stored = _config_of(workdir, checkpoints)
-    dataset = stored["data"]["dataset"] if stored else ""
+    dataset = str(stored["data"]["dataset"]) if stored else ""
+    folder = str(stored["data"]["data_dir"]) if stored and data.is_users_own(dataset) else ""
     init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
     if isinstance(choice, PostHocAverage):
         snapshots = Snapshots(workdir / "ema")
         trained = _post_hoc_weights(config, choice, restored, template, snapshots)
-        return trained._replace(dataset=dataset)
+        return trained._replace(dataset=dataset, folder=folder)
     trees = _stored_trees(config)
     name = ema.rate_name(choice) if isinstance(choice, float) else choice
     if name not in trees:
@@ -223,7 +226,7 @@ def load_weights(
         )
     prefix, label = trees[name]
     params = unflatten(template, restored.state, prefix=prefix)
-    return Trained(params, restored.step, label, fingerprint(params), dataset)
+    return Trained(params, restored.step, label, fingerprint(params), dataset, folder)
 
 
 class PostHocAverage(NamedTuple):

@@ -12,6 +12,7 @@ import pytest
 from absl import flags
 from ml_collections import config_flags
 
+from configs import schema
 from runtime import config_flag
 from runtime.errors import Refused
 from tests import tiny
@@ -111,3 +112,18 @@ def test_a_wrong_value_is_blamed_on_its_own_flag(
     assert (code, len(lines)) == (2, 1), lines
     assert re.search(re.escape(wrong.removeprefix("--")) + "|config.optim\\b", lines[0]), lines
     assert "model.nf" not in lines[0]
+
+
+@pytest.mark.parametrize(
+    ("field", "words"),
+    [
+        ("data.foo", "there is no field config.data.foo; docs/configs.md has all"),
+        ("model.lr", "there is no field config.model.lr; like it are optim.lr"),
+        ("data.image_siz", "like it are data.image_size"),
+        ("data.dataset", ""),
+    ],
+)
+def test_fields_that_do_not_exist_are_named_with_those_like_them(field: str, words: str) -> None:
+    line = config_flag.unknown(field, schema.base())
+    assert words in line
+    assert bool(line) == bool(words)

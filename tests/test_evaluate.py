@@ -200,13 +200,27 @@ def test_another_data_set_than_the_runs_is_said(caplog):
     results = evaluate.origin(config, parts, trained)
     evaluate.warn_of_other_data(results)
     (message,) = caplog.messages
-    assert message.startswith("data.dataset is 'digits', and the run was trained on 'lsun_church'")
+    assert message.startswith("the data set is digits, and the run was trained on lsun_church:")
     same = trained._replace(dataset="Digits")
     evaluate.warn_of_other_data(evaluate.origin(config, parts, same))
     assert len(caplog.messages) == 1
     rows = dict(console.table(results))
     assert rows["trained on"] == "lsun_church; compared with digits"
     assert content.shared_facts(results, True)["trained on"] == "lsun_church"
+
+
+def test_another_folder_than_the_runs_is_said(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path)
+    trained = Trained({}, 2, "EMA weights", "ab", "folder", str(tmp_path))
+    for place, names in (
+        ("/elsewhere", ("folder (/elsewhere)", f"folder ({tmp_path})")),
+        (str(tmp_path / "link"), ("folder", "folder")),
+        (str(tmp_path), ("folder", "folder")),
+    ):
+        config = tiny.config(data__dataset="folder", data__data_dir=place)
+        assert evaluate.data_names(config, trained) == names
+    digits = tiny.config(data__data_dir="/elsewhere")
+    assert evaluate.data_names(digits, trained) == ("digits", "folder")
 
 
 @pytest.fixture(scope="module")

@@ -188,11 +188,7 @@ def batches_from_config(
     Raises:
       ValueError: fewer images than a batch has.
     """
-    if len(dataset) < config.training.batch_size:
-        raise ValueError(
-            f"training.batch_size={config.training.batch_size} is more than the {len(dataset)} "
-            f"examples of {dataset.name}/{dataset.split}; it must be {len(dataset)} or less"
-        )
+    check_batch(config.training, dataset)
     batches = data.Batches(
         dataset,
         config.training.batch_size,
@@ -206,6 +202,19 @@ def batches_from_config(
     return batches
 
 
+def check_batch(training: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
+    """Refuses a batch of more images than there are.
+
+    Raises:
+      ValueError: it is.
+    """
+    if len(dataset) < training.batch_size:
+        raise ValueError(
+            f"training.batch_size={training.batch_size} is more than the {len(dataset)} "
+            f"examples of {dataset.name}/{dataset.split}; it must be {len(dataset)} or less"
+        )
+
+
 def require_memory(
     step_fn: Step, state: TrainState, training: ml_collections.ConfigDict, dataset: data.Dataset
 ) -> None:
@@ -213,6 +222,7 @@ def require_memory(
 
     Raises:
       Lack: it does; the error says what to lower.
+      ValueError: fewer images than a batch has, where memory would do for it.
     """
     local, steps = jax.local_device_count(), training.n_jitted_steps
     share = training.batch_size // jax.device_count()
@@ -223,7 +233,8 @@ def require_memory(
     }
     what = f"training.batch_size={training.batch_size}"
     lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
-    peak_memory.require(step_fn, (state, batch), what, lower)
+    check = functools.partial(check_batch, training, dataset)
+    peak_memory.require(step_fn, (state, batch), what, lower, check)
 
 
 def check_accumulation(training: ml_collections.ConfigDict) -> None:
