@@ -48,6 +48,7 @@ DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer
 DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
 PACKED = 10_000  # pixels that a byte of a larger image's file may stand for, generously
+MANY_RUNS, RUN = 2**22, 255  # the same for a BMP file in runs, which Pillow unpacks in Python
 IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do side by side
 one_large: Any = threading.Lock()  # a context of the threads, or of processes (`data.processes`)
 _one_parser = threading.Lock()  # warnings are caught for all threads alike
@@ -116,9 +117,6 @@ def read_image(
     """
 
     def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
-        count = picture.width * picture.height
-        if count > MANY and count > PACKED * _size(path):
-            raise ValueError(f"it declares {count} pixels in a file of {_size(path)} bytes")
         if not crop and method != NONE:
             picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
         deep, stated = _is_deep(picture), _stated_white(picture, path)
@@ -159,6 +157,7 @@ def decoded(path: File, make: Callable[[Image.Image, Warn], T], warn: Warn = war
                 with contextlib.suppress(Exception):  # of which `upright` tells
                     lazy.getexif()
         with lazy as picture:
+            _check_extent(picture, path)
             return make(picture, flaw)
 
     try:
@@ -176,6 +175,19 @@ def decoded(path: File, make: Callable[[Image.Image, Warn], T], warn: Warn = war
                 flaw("metadata", f"has broken metadata, which is left out ({reason})")
                 return result
         raise ValueError(reason) from error
+
+
+def _check_extent(picture: Image.Image, path: File) -> None:
+    """Refuses a picture that has not been loaded and declares more pixels than its file can hold.
+
+    Raises:
+      ValueError: it does.
+    """
+    count = picture.width * picture.height
+    runs = any(tile[0] == "bmp_rle" for tile in getattr(picture, "tile", ()))
+    few, packed = (MANY_RUNS, RUN) if runs else (MANY, PACKED)
+    if count > few and count > packed * _size(path):
+        raise ValueError(f"it declares {count} pixels in a file of {_size(path)} bytes")
 
 
 def _reason(error: Exception) -> str:
