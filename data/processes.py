@@ -92,7 +92,7 @@ class Workers:
         code = _SERVER.format(folder=str(here), root=str(here.parent), files=theirs)
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL, pass_fds=theirs, start_new_session=True,
+            stdin=subprocess.DEVNULL, pass_fds=theirs, process_group=0,  # Ctrl-C is not for it
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         for _, their in pairs:
