@@ -53,6 +53,7 @@ IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do sid
 one_large: Any = threading.Lock()  # a context of the threads, or of processes (`data.processes`)
 _one_parser = threading.Lock()  # warnings are caught for all threads alike
 
+_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp", "xmp"}  # among what Pillow tells
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -258,7 +259,9 @@ def pixels_of_png(path: File) -> bytes | None:
 
 
 def upright(picture: Image.Image, flaw: Warn) -> Image.Image:
-    """The picture as its EXIF data say that it is to be shown, as far as they can be read."""
+    """A loaded picture as its EXIF data say that it is to be shown, as far as they can be read."""
+    if not (_EXIF & picture.info.keys()) and not hasattr(picture, "tag_v2"):
+        return picture  # it has none
     turn = None
     try:
         with _warnings_as(flaw):

@@ -118,8 +118,7 @@ class Workers:
         if connection is not None:
             try:
                 connection.send((decode, records))
-                result: Answer = connection.recv()
-                return result
+                return _receive(connection)
             except (EOFError, OSError):
                 connection.close()
                 connection = None
@@ -201,6 +200,22 @@ def decoded(
     return [image for some in parts for image in some]
 
 
+def _send(connection: Connection, result: Answer) -> None:
+    """Sends an answer, its pixels as they lie in memory."""
+    whole = np.stack(result.images) if result.images else np.zeros(0, np.uint8)
+    connection.send((whole.shape, whole.dtype, result.flaws, result.error))
+    if whole.size:
+        connection.send_bytes(whole.data.cast("B"))
+
+
+def _receive(connection: Connection) -> Answer:
+    shape, dtype, flaws, error = connection.recv()
+    whole = np.empty(shape, dtype)
+    if whole.size:
+        connection.recv_bytes_into(whole.data.cast("B"))
+    return Answer(list(whole), flaws, error)
+
+
 # In the server and its workers.
 
 
@@ -227,7 +242,7 @@ def _work(connection: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             decode, records = connection.recv()
-            connection.send(answer(decode, records))
+            _send(connection, answer(decode, records))
 
 
 class OneProcess(contextlib.AbstractContextManager[None]):

@@ -126,7 +126,9 @@ def test_exif_of_a_kind_that_pillow_cannot_parse_is_told(
 
     monkeypatch.setattr(Image.Image, "getexif", broken)
     monkeypatch.setattr(PngImagePlugin.PngImageFile, "getexif", broken)
-    _, lines = read(png(tmp_path / "a.png"))
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = 1
+    _, lines = read(png(tmp_path / "a.png", exif=exif))
     assert len(lines) == 1
     assert "broken metadata, which is left out (unpack requires a buffer of 2 bytes)" in lines[0]
 
