@@ -6,7 +6,6 @@ import pathlib
 import shutil
 import zlib
 
-import numpy as np
 import pytest
 
 import data
@@ -171,9 +170,11 @@ def test_a_damaged_list_is_made_again(photos, tmp_path, name, damage):
 
 def test_a_file_that_is_rewritten_has_another_stamp(photos):
     opened(photos)
-    row = kept(photos)
-    before = row.stamp(0)
-    write(photos / row.names[0], 99)
-    again = kept(photos)
-    assert again.names[0] == row.names[0]
-    assert again.stamp(0) != before
+    one = kept(photos)
+    assert one is not None
+    before = one.stamp(0)
+    write(photos / one.names[0], 99)
+    two = kept(photos)
+    assert two is not None
+    assert two.names[0] == one.names[0]
+    assert two.stamp(0) != before
