@@ -12,12 +12,22 @@ from typing import Any
 import fsspec
 
 from data.builder import default_folder
-from data.images import first_line
+from data.images import first_line, shown
 
 
 def is_bucket(place: str | os.PathLike[str]) -> bool:
     """Whether a path is a URL."""
     return "://" in os.fspath(place)
+
+
+def refuse_bucket(place: str | os.PathLike[str], name: str) -> None:
+    """Raises ValueError if a folder of the data set `name` is one in a bucket."""
+    if is_bucket(place):
+        raise ValueError(
+            f"data.data_dir={shown(place)}: data set {name} is not read from a bucket, only what "
+            "TFDS prepared is (data.dataset=tfds:<name>); copy it to this machine and name the "
+            "folder there"
+        )
 
 
 def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:

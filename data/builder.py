@@ -62,6 +62,24 @@ class ImageBuilder(  # type: ignore[call-arg]
         return files or None
 
     @classmethod
+    def root(cls, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+        """The folder that a user names, or the one of a file that is named instead.
+
+        Raises:
+          ValueError: a file that is none of the set's.
+        """
+        place = expanded(data_dir, "data.data_dir")
+        if not place.is_file():
+            return place
+        files = cls.find(place.parent) or {}
+        if place not in files.values():
+            raise ValueError(
+                f"data.data_dir={shown(place)} is a file, and none of those of {cls.name}; name "
+                "the folder of its files"
+            )
+        return place.parent
+
+    @classmethod
     def verify(cls, files: Files) -> None:
         """Refuses official files that are not what their makers published, before one is read.
 
@@ -150,7 +168,25 @@ class ImageBuilder(  # type: ignore[call-arg]
 def default_folder() -> pathlib.Path:
     """The folder of prepared data and trained classifiers, unless the user names another."""
     named = os.environ.get("SCORE_SDE_DATA")
-    return pathlib.Path(named or "~/.cache/score_sde/data").expanduser()
+    return expanded(named or "~/.cache/score_sde/data", "SCORE_SDE_DATA")
+
+
+def expanded(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """A path of the user's with a home directory for its `~`.
+
+    Args:
+      what: the config's field or the variable that says it.
+
+    Raises:
+      ValueError: nobody knows that home directory.
+    """
+    try:
+        return pathlib.Path(path).expanduser()
+    except RuntimeError as error:
+        user = shown(pathlib.Path(path).parts[0])
+        raise ValueError(
+            f"{what}={shown(path)}: nobody knows the home directory {user}; name the whole path"
+        ) from error
 
 
 def digest(text: str) -> bytes:

@@ -32,10 +32,12 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from configs.names import lookup
+from data.bucket import refuse_bucket
 from data.builder import ImageBuilder, default_folder
 from data.decoded import cached
-from data.images import last_line
+from data.images import METHODS, last_line
 from data.pictures import Fit, Pictures, Request
+from data.prepared import tfds_root
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
@@ -201,6 +203,7 @@ def load(
             f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
             f"{fit.method!r} are for {', '.join(fitting())}"
         )
+    lookup(METHODS, fit.method, "data.resize")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
         files = builder(Request(data_dir, split, image_size, num_channels, fit, detail))
@@ -242,10 +245,11 @@ def _kind(name: str) -> tuple[Kind, str]:
     """The data set of a name, and what follows its colon."""
     first, _, detail = name.partition(":")
     kind = lookup(DATASETS, first.lower(), "data.dataset")
-    if (":" in name) != getattr(kind, "DETAILED", False):
+    detailed = getattr(kind, "DETAILED", False)
+    if (":" in name) != detailed or bool(detail) != detailed:
         raise ValueError(
             f"data.dataset={name!r}: {first} is followed by "
-            + ("nothing" if detail else "a colon and the name of one of its sets")
+            + ("a colon and the name of one of its sets" if detailed else "nothing")
         )
     return kind, detail
 
@@ -299,7 +303,9 @@ def check_points(config: Any) -> None:
 def _open(
     builder: type[ImageBuilder], split: str, data_dir: str | os.PathLike[str] | None, ram_limit: int
 ) -> tuple[Any, Any]:
-    root = pathlib.Path(data_dir).expanduser() if data_dir else default_folder()
+    if data_dir:
+        refuse_bucket(data_dir, builder.name)
+    root = builder.root(data_dir) if data_dir else default_folder()
     packaged = [] if data_dir else [pathlib.Path(folder) for folder in builder.FOLDERS]
     for folder in (root, root / builder.name, *packaged):
         files = builder.find(folder)
@@ -310,8 +316,7 @@ def _open(
 
     roots = [root]
     if not data_dir:
-        tfds_root = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        roots.append(pathlib.Path(tfds_root).expanduser())
+        roots.append(tfds_root())
     prepared = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
         return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)

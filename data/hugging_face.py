@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import functools
-import pathlib
 import zlib
 from typing import Any
 
 import numpy as np
 
+from data.builder import expanded
 from data.images import Content, File, first_line, read_image, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 
@@ -63,7 +63,7 @@ class HuggingFace(Pictures):
             raise ValueError(
                 f"data set {self.title} needs the library datasets: pip install 'score-sde[hf]'"
             ) from error
-        folder = pathlib.Path(request.detail).expanduser()
+        folder = expanded(request.detail, "data.dataset=hf:<folder>, folder")
         name, _, config = request.detail.partition(":")
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():

@@ -10,7 +10,8 @@ from typing import Any, ClassVar, NamedTuple
 
 import numpy as np
 
-from data.builder import default_folder, digest
+from data.bucket import refuse_bucket
+from data.builder import default_folder, digest, expanded
 
 Shape = tuple[int, int, int]
 TEST_SHARE = 0.1
@@ -57,9 +58,20 @@ class Request(NamedTuple):
     fit: Fit = Fit()
     detail: str = ""
 
-    def place(self, name: str) -> pathlib.Path:
-        """The folder of the files: the one asked for, else that of data set `name`'s own."""
-        return pathlib.Path(self.folder).expanduser() if self.folder else default_folder() / name
+    def place(self, name: str, buckets: bool = False) -> pathlib.Path:
+        """The folder of the files: the one asked for, else that of data set `name`'s own.
+
+        Args:
+          buckets: whether the set's files may be in a bucket, where no such folder is.
+
+        Raises:
+          ValueError: a bucket, or nobody's home directory.
+        """
+        if not self.folder:
+            return default_folder() / name
+        if not buckets:
+            refuse_bucket(self.folder, name)
+        return expanded(self.folder, "data.data_dir")
 
     def shape(self, name: str, sizes: str, fits: bool, channels: Sequence[int] = (3,)) -> Shape:
         """The shape of the images.
@@ -72,7 +84,7 @@ class Request(NamedTuple):
           ValueError: another size, or another number of channels.
         """
         size, count = self.image_size, self.num_channels
-        if not size or not fits or count is None or count not in channels:
+        if not size or size < 1 or not fits or count is None or count not in channels:
             numbers = " or ".join(map(str, channels))
             raise ValueError(
                 f"data set {name}: data.image_size must be {sizes} and data.num_channels "
@@ -150,6 +162,12 @@ class Pictures:
 def counted(count: int, one: str, many: str = "") -> str:
     """`1 class`, `2 classes`; `many` is the plural if an s does not make it."""
     return f"{count} {one if count == 1 else many or one + 's'}"
+
+
+def nor(others: int, of: str = "") -> str:
+    """`, nor for 2 others`: how many more there are that are lacking, if there are any."""
+    words = f", nor {of} ".replace("  ", " ")
+    return words + counted(others, "other") if others else ""
 
 
 def sole(names: Sequence[str], usual: str) -> str:

@@ -19,7 +19,7 @@ from array_record.python import array_record_data_source
 
 from data import index
 from data.bucket import copied, is_bucket
-from data.builder import default_folder
+from data.builder import default_folder, expanded
 from data.images import Content, last_line, read_image, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 from data.tfrecords import features
@@ -193,20 +193,24 @@ def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | N
     """The folder of a data set's newest version below `root`, None if there is none."""
     if root and is_bucket(root):
         root = copied(root, name)
-    named = root or os.environ.get(ROOT, "~/tensorflow_datasets")
-    folder = pathlib.Path(named).expanduser()
+    folder = expanded(root, "data.data_dir") if root else tfds_root()
     if (folder / INFO).is_file():
         return folder
     below = folder / name
     found = [path.parent for path in (*below.glob(INFO), *below.glob(f"*/{INFO}"))]
     if len({path.parent for path in found if path != below}) > 1 or not found:
-        configs = sorted(path.parent.parent.name for path in below.glob(f"*/*/{INFO}"))
+        configs = sorted({path.parent.parent.name for path in below.glob(f"*/*/{INFO}")})
         if configs:
             raise ValueError(
-                f"{shown(below)} has {len(set(configs))} configs; name one of "
-                f"{', '.join(sorted(set(configs))[:8])} after {name}/"
+                f"{shown(below)} has {counted(len(configs), 'config')}; name one of "
+                f"{', '.join(configs[:8])} after {name}/"
             )
     return max(found, key=lambda path: _version(path.name)) if found else None
+
+
+def tfds_root() -> pathlib.Path:
+    """The folder where TFDS keeps what it prepared."""
+    return expanded(os.environ.get(ROOT, "~/tensorflow_datasets"), ROOT)
 
 
 def _version(text: str) -> tuple[int, ...]:

@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
 from data.builder import default_folder
-from data.images import SUFFIXES, Content, File, opened, shown
+from data.images import SUFFIXES, Content, File, first_line, opened, shown
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
+BESIDE = "images beside the splits"
 Counts = collections.Counter[str]
 LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
 
@@ -41,6 +42,9 @@ class Tree(Protocol):
 
     def size(self, name: str) -> int:
         """The bytes in a file."""
+
+    def top(self) -> list[str]:
+        """The names of the files at the top."""
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a file at the top of this name."""
@@ -89,6 +93,9 @@ class FolderTree:
 
     def size(self, name: str) -> int:
         return (self.folder / name).stat().st_size
+
+    def top(self) -> list[str]:
+        return [entry.name for entry in _entries(self.folder) if not os.path.isdir(entry.path)]
 
     def __contains__(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -139,6 +146,9 @@ class ZipTree:
     def size(self, name: str) -> int:
         return self.archive.size(self._rows[name])
 
+    def top(self) -> list[str]:
+        return [name for name in self._rows if "/" not in name]
+
     def __contains__(self, name: str) -> bool:
         return name in self._rows
 
@@ -167,6 +177,11 @@ class ImageFiles:
         """The CRC of the names and sizes of all files, and of what `more` there is."""
         content = [(portable(name), self.files.size(name)) for name in self.names]
         return zlib.crc32(repr((*more, content)).encode())
+
+
+def beside_splits(names: Iterable[str]) -> Counts:
+    """How many files of these names, which are in no split, there are, by ending or reason."""
+    return collections.Counter(_kind(name) or BESIDE for name in names)
 
 
 def every_image(files: Tree) -> list[str]:
@@ -198,10 +213,11 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     """The labels in `dataset.json`, by the images' names; None without such a file.
 
     StyleGAN's and EDM's tools write {"labels": [["00000/img00000000.png", 6], ...]}, or null for
-    images without labels: these have one in common.
+    images without labels: these have one in common. A file of another tool, without "labels", is
+    none.
 
     Raises:
-      ValueError: labels that are no whole numbers, or are negative.
+      ValueError: no JSON; labels that are no whole numbers, or are negative; two of one image.
     """
     if LABELS not in files:
         return None
@@ -209,8 +225,11 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     try:
         with opened(file) as stream:
             content = json.load(stream)
-    except (ValueError, RecursionError):
-        return None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(
+            f"{shown(file)}, which would state labels, is no JSON ({first_line(error)}); write it "
+            "again, or remove it: sub-folders are labels then"
+        ) from error
     if not isinstance(content, dict) or "labels" not in content:
         return None
     labels: dict[str, str] = collections.defaultdict(str)
@@ -223,7 +242,9 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
                 f"{shown(file)}: the label of {shown(str(name))} is {str(label)[:40]}; labels are "
                 "whole numbers from 0 to 2147483647"
             )
-        labels[portable(str(name))] = f"{label:010}"
+        text = f"{label:010}"
+        if labels.setdefault(portable(str(name)), text) != text:
+            raise ValueError(f"{shown(file)} has two labels for {shown(str(name))}")
     return labels
 
 

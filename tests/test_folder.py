@@ -18,6 +18,7 @@ from data.pictures import Request
 from evaluation.metrics import classifier
 from runtime import experiment
 from tests import tiny
+from tests.test_trees import packed
 
 
 def picture(path: pathlib.Path, colour=(200, 100, 50), size=(12, 8), **options) -> None:
@@ -114,6 +115,38 @@ def test_splits_are_told_without_case_and_validation_is_the_test(tmp_path, test_
     shutil.rmtree(tmp_path / "TRAIN")
     if test_name.lower() != "test":
         assert load(tmp_path).num_classes == 2  # no splits, but two classes
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["photos/train/1", "photos/Test/2"], r"train/ and test/ inside photos/ split nothing: "),
+        (["a/train/1", "b/train/2", "b/val/3"], r"inside b/ .* name b/ itself as data.data_dir "),
+        (["training/1", "testing/2"], r"sub-folders testing, training read as labels: to split"),
+        (["train2017/a/1", "val2017/2"], r"sub-folders train2017, val2017 read as labels"),
+        (["a/1", "trains/2", "a/train/3", "valley/4"], r"3 classes, 0 files passed over$"),
+        (["a/1", "trains/2", "contest/train/3"], r"3 classes, 0 files passed over$"),
+    ],
+)
+def test_folders_that_could_be_splits_and_are_none_are_said(tmp_path, names, note, kind):
+    for name in names:
+        picture(tmp_path / "set" / f"{name}.png")
+    place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
+    classes = len({name.partition("/")[0] for name in names})
+    dataset = load(place)
+    assert dataset.num_classes == classes
+    assert re.search(note, dataset.summary.replace(f"{classes} class,", "1 classes,"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_lies_beside_the_splits_is_counted(tmp_path, kind):
+    for name in ("train/1", "test/2", "3", "4", ".5"):
+        picture(tmp_path / "set" / f"{name}.png")
+    (tmp_path / "set" / "notes.txt").write_text("none")
+    place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
+    said = "4 files passed over (images beside the splits 2, .txt 1, hidden 1)"
+    assert said in load(place).summary
 
 
 def test_what_was_read_and_what_was_not_is_said(pictures):

@@ -72,6 +72,19 @@ def test_what_is_not_there_or_no_picture_is_named(tmp_path):
         data.load("lsun_bedroom", "train", tmp_path, 256, 3)
 
 
+@pytest.mark.parametrize("named", ["bedroom_train_lmdb", "bedroom_val_lmdb/data.mdb"])
+def test_an_environment_itself_may_be_named(named, tmp_path):
+    for split, seed in (("train", 0), ("val", 1)):
+        write(tmp_path / f"bedroom_{split}_lmdb", {b"1" * 40: webp(9, 8, seed)})
+    for split in ("train", "test"):
+        one, two = (data.load("lsun_bedroom", split, p, 8, 3) for p in (tmp_path, tmp_path / named))
+        np.testing.assert_array_equal(one.images, two.images)
+    with pytest.raises(
+        ValueError, match=r"is an LMDB that is none of data set lsun_church: .*_val"
+    ):
+        data.load("lsun_church", "train", tmp_path / named, 8, 3)
+
+
 def test_channels_that_cannot_be_served_are_refused(tmp_path):
     with pytest.raises(ValueError, match=r"must be positive and data\.num_channels 3, not 256"):
         data.load("lsun_bedroom", "train", tmp_path, 256, 1)

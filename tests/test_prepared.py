@@ -111,7 +111,7 @@ def test_the_newest_version_is_read_unless_one_is_named(root):
     (root / "flowers").mkdir()
     (root / "small").rename(root / "flowers" / "small")
     assert newest("flowers/small", root) == "1.0.10"
-    refused("has 1 configs; name one of small after flowers/", root)
+    refused("has 1 config; name one of small after flowers/", root)
 
 
 def test_a_bucket_is_copied_once(root, monkeypatch):

@@ -51,6 +51,15 @@ def test_the_order_is_part_of_the_fingerprint(tmp_path):
     assert one.fingerprint.rpartition("/")[2] != two.fingerprint.rpartition("/")[2]
 
 
+def test_the_file_itself_may_be_named(tmp_path):
+    path = stylegan_files()[0]
+    expected = data.load("ffhq", "train", folder_with(path, "ffhq", tmp_path), 32, 3)
+    for place in (tmp_path / "ffhq-r05.tfrecords", path):
+        np.testing.assert_array_equal(
+            data.load("ffhq", "test", place, 32, 3).images, expected.images
+        )
+
+
 def test_an_absent_file_is_named_with_where_it_is_from(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*ffhq-r08\.tfrecords; make it .*--config\."):
         data.load("ffhq", "train", tmp_path, 256, 3)
