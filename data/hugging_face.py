@@ -38,7 +38,7 @@ class HuggingFace(Pictures):
         splits = self._opened(request)
         if "train" not in splits:
             raise ValueError(
-                f"data set {self.title} has no split train; it has {', '.join(splits)}"
+                f"data set {self.title} has no split train; it has {', '.join(splits) or 'none'}"
             )
         test = held_out(splits)
         self.split = test if test and request.split == "test" else "train"

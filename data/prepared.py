@@ -11,7 +11,9 @@ import functools
 import json
 import os
 import pathlib
+import re
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -26,6 +28,7 @@ from data.tfrecords import features
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 ROOT = "TFDS_DATA_DIR"
+AGAIN = "prepare the set again"
 
 
 class Prepared:
@@ -50,34 +53,32 @@ class Prepared:
     def __init__(self, folder: pathlib.Path, split: str, labels: bool = True):
         self.folder, self.split, self.described = folder, split, str(folder)
         info = _json(folder / INFO)
-        if "name" not in info:
-            raise ValueError(f"{shown(folder / INFO)} is no description of a data set: no name")
-        self.name = str(info["name"])
-        counts = split_counts(info)
+        self.name = _typed(folder / INFO, info, "name", str, "")
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise _damage(folder / INFO, "name", self.name, "the name of a data set")
+        counts = split_counts(folder / INFO, info)
         self.splits = list(counts)
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise ValueError(
                 f"{shown(folder)} was prepared as {info.get('fileFormat', 'tfrecord')}, which has "
                 "no random access; prepare it with file_format='array_record'"
             )
-        if split not in counts:
-            raise ValueError(f"{shown(folder)} has no split {split!r}; it has {', '.join(counts)}")
+        if not counts.get(split):
+            names = _names([name for name, lengths in counts.items() if lengths])
+            raise ValueError(f"{shown(folder)} has no split {split!r}; it has {names}")
         self._image, self._label, self.num_classes = _features(folder / FEATURES)
         pattern = f"{self.name}-{split}.array_record-*-of-{len(counts[split]):05d}"
         paths = sorted(folder.glob(pattern))
         if len(paths) != len(counts[split]):
             raise ValueError(
-                f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; "
-                "prepare it again"
+                f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; {AGAIN}"
             )
-        try:
-            self._records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
-            count = len(self._records)
-        except Exception as error:  # of array_record's C++
-            raise ValueError(f"{shown(folder)} is damaged: {last_line(error)}") from error
+        self._records = _records(paths)
+        count = len(self._records)
         if count != sum(counts[split]):
             raise ValueError(
-                f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
+                f"{shown(folder)} is damaged: {count} records of {split}, not "
+                f"{sum(counts[split])}; {AGAIN}"
             )
         self.labels = np.zeros(count, np.int32)
         states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
@@ -124,9 +125,9 @@ class Prepared:
         try:
             values = features(self._records[row]).get(feature, ())
         except Exception as error:  # of array_record's C++, or no Example
-            raise ValueError(f"{what} is damaged ({last_line(error)}); prepare it again") from error
+            raise ValueError(f"{what} is damaged ({last_line(error)}); {AGAIN}") from error
         if len(values) != 1 or not isinstance(values[0], kind):
-            raise ValueError(f"{what} has no {feature} that fits {FEATURES}; prepare it again")
+            raise ValueError(f"{what} has no {feature} that fits {FEATURES}; {AGAIN}")
         return values[0]
 
     def _list_labels(self) -> np.ndarray:
@@ -163,7 +164,7 @@ class TfdsPictures(Pictures):
                 f"data set tfds:{request.detail}: there is no {where}/{request.detail}; prepare it "
                 "by tfds.builder(..., file_format='array_record').download_and_prepare()"
             )
-        splits = split_counts(_json(folder / INFO))
+        splits = split_counts(folder / INFO, _json(folder / INFO))
         test = held_out(splits)
         self.records = Prepared(folder, test if test and request.split == "test" else "train")
         count = len(self.records)
@@ -208,6 +209,27 @@ def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | N
     return max(found, key=lambda path: _version(path.name)) if found else None
 
 
+def _records(paths: list[pathlib.Path]) -> Any:
+    """The records in some files; ValueError names the first file that cannot be opened."""
+    try:
+        records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
+        len(records)
+    except Exception as error:  # of array_record's C++, which names no file
+        if len(paths) > 1:
+            for path in paths:
+                _records([path])
+        reason = last_line(error)
+        raise ValueError(
+            f"{shown(paths[0])} is damaged or cut off: of its {paths[0].stat().st_size} bytes "
+            f"array_record says {reason}; {AGAIN}"
+        ) from error
+    return records
+
+
+def _names(splits: Collection[str]) -> str:
+    return ", ".join(map(shown, splits)) or "none"
+
+
 def tfds_root() -> pathlib.Path:
     """The folder where TFDS keeps what it prepared."""
     return expanded(os.environ.get(ROOT, "~/tensorflow_datasets"), ROOT)
@@ -217,29 +239,67 @@ def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
 
 
-def split_counts(info: dict[str, Any]) -> dict[str, list[int]]:
-    """The numbers of records of each file, by split."""
-    return {
-        str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
-        for split in info.get("splits", ())
-        if "name" in split
-    }
+def split_counts(path: pathlib.Path, info: dict[str, Any]) -> dict[str, list[int]]:
+    """The numbers of records of each file, by split.
+
+    Args:
+      path: of the description `info`.
+
+    Raises:
+      ValueError: other types than TFDS writes.
+    """
+    counts = {}
+    for split in _typed(path, info, "splits", list, []):
+        if not isinstance(split, dict):
+            raise _damage(path, "splits", split, "a description of each split")
+        name = _typed(path, split, "name", str, "")
+        lengths = _typed(path, split, "shardLengths", list, [])
+        if name:
+            counts[name] = [_count(path, "shardLengths", length) for length in lengths]
+    return counts
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)} cannot be read ({last_line(error)})") from error
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = last_line(error)
+        raise ValueError(f"{shown(path)} cannot be read ({reason}); {AGAIN}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{shown(path)} is no description of a data set")
+        raise ValueError(f"{shown(path)} is no description of a data set; {AGAIN}")
     return content
+
+
+def _typed(path: pathlib.Path, content: dict[str, Any], name: str, kind: type, usual: Any) -> Any:
+    """A field of a description, which is `usual` where it is absent."""
+    value = content.get(name, usual)
+    if not isinstance(value, kind):
+        words = {list: "a list", dict: "an object", str: "a text"}[kind]
+        raise _damage(path, name, value, words)
+    return value
+
+
+def _count(path: pathlib.Path, name: str, value: Any) -> int:
+    """A number that is not negative; protocol buffers write those of 64 bits as texts."""
+    if not re.fullmatch("[0-9]{1,18}", str(value), re.ASCII) or not isinstance(value, int | str):
+        raise _damage(path, name, value, "a whole number, 0 or more")
+    return int(value)
+
+
+def _damage(path: pathlib.Path, name: str, value: Any, valid: str) -> ValueError:
+    text = ascii(value)
+    text = text if len(text) <= 60 else f"{text[:60]}..."
+    return ValueError(f"{shown(path)} is damaged: its {name} is {text}, not {valid}; {AGAIN}")
 
 
 def _features(path: pathlib.Path) -> tuple[str, str, int]:
     """The names of the one image and of the one label ("": none), and the number of classes."""
-    entries = _json(path).get("featuresDict", {}).pop("features", {})
-    kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
+    features_dict = _typed(path, _json(path), "featuresDict", dict, {})
+    entries = _typed(path, features_dict, "features", dict, {})
+    kinds = {}
+    for name in entries:
+        entry = _typed(path, entries, name, dict, {})
+        kinds[name] = _typed(path, entry, "pythonClassName", str, "")
     images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
     labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
     image = sole(images, "image")
@@ -247,5 +307,5 @@ def _features(path: pathlib.Path) -> tuple[str, str, int]:
         names = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
         raise ValueError(f"{shown(path)} has not one image among {names or 'no features'}")
     label = sole(labels, "label")
-    count = int(entries[label].get("classLabel", {}).get("numClasses", 1)) if label else 1
-    return image, label, count
+    classes = _typed(path, entries[label], "classLabel", dict, {}) if label else {}
+    return image, label, _count(path, "numClasses", classes.get("numClasses", 1))

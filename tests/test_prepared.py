@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import fsspec
@@ -158,7 +159,50 @@ def test_damaged_files_are_refused(root, damage):
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    refused(r"1\.0\.0(: record \d+ of train)?( is damaged| has 0 of 1 files)", root)
+    refused(r"1\.0\.0(: record \d+ of train|/\S+record-\S+)?( is damaged| has 0 of 1 files)", root)
+
+
+@pytest.mark.parametrize(("file", "field", "value", "message"), [
+    (prepared.INFO, "splits", 5, r"its splits is 5, not a list; prepare the set again"),
+    (prepared.INFO, "splits", [5], r"its splits is 5, not a description of each split"),
+    (prepared.INFO, "splits", [], r"has no split 'train'; it has none$"),
+    (prepared.INFO, "splits", [{"name": "train"}], r"has no split 'train'; it has none$"),
+    (prepared.INFO, "splits", [{"name": 7}], r"its name is 7, not a text"),
+    (prepared.INFO, "splits", [{"name": "train", "shardLengths": 1}], "shardLengths is 1, not a l"),
+    *[(prepared.INFO, "splits", [{"name": "train", "shardLengths": [length]}],
+       r"its shardLengths is .*, not a whole number, 0 or more") for length in ("x", -1, 1.5, None,
+                                                                                True, [12])],
+    (prepared.INFO, "name", "/etc/*", r"its name is '/etc/\*', not the name of a data set"),
+    (prepared.INFO, "name", 5, "its name is 5, not a text"),
+    (prepared.FEATURES, "featuresDict", [], r"its featuresDict is \[\], not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": "x"}, "its features is 'x', not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": {"image": 0}}, "image is 0, not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": {"image": {"pythonClassName": 1}}},
+     "pythonClassName is 1, not a text"),
+    (prepared.FEATURES, "featuresDict", {"features": {
+        "image": {"pythonClassName": "a.Image"},
+        "label": {"pythonClassName": "a.ClassLabel", "classLabel": {"numClasses": "x"}},
+    }}, "numClasses is 'x', not a whole number"),
+])  # fmt: skip
+def test_descriptions_of_wrong_types_are_refused_by_file_and_field(
+    root, file, field, value, message
+):
+    path = root / "flowers" / "1.0.0" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    refused(rf"1\.0\.0(/{re.escape(file)} is damaged:.*)? {message}", root)
+
+
+def test_one_cut_file_of_several_is_named(root):
+    folder = root / "flowers" / "1.0.0"
+    (path,) = folder.glob("flowers-train.array_record*")
+    content = path.read_bytes()
+    for number, part in enumerate((content, content[: len(content) // 2])):
+        path.with_name(f"flowers-train.array_record-0000{number}-of-00002").write_bytes(part)
+    info = json.loads((folder / prepared.INFO).read_text())
+    (split,) = (split for split in info["splits"] if split["name"] == "train")
+    split["shardLengths"] = ["12", "12"]
+    (folder / prepared.INFO).write_text(json.dumps(info))
+    refused(r"array_record-00001-of-00002 is damaged or cut off: of its \d+ bytes .*; prep", root)
 
 
 def test_labels_out_of_range_and_features_without_one_image_are_refused(root):
