@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -11,7 +12,7 @@ from typing import Any
 
 import fsspec
 
-from data.builder import default_folder
+from data.builder import default_folder, warn_once
 from data.images import first_line, shown
 
 
@@ -33,6 +34,9 @@ def refuse_bucket(place: str | os.PathLike[str], name: str) -> None:
 def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The folder of prepared data with a copy of `<place>/<name>`, made unless it is there.
 
+    A copy whose files have other names or sizes than those in the bucket is made again. One that
+    cannot be compared, as the bucket cannot be reached now, is read with a warning.
+
     Raises:
       ValueError: the library for this kind of bucket is not installed, or none is known.
       FileNotFoundError: the bucket has no such folder.
@@ -40,32 +44,66 @@ def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     """
     url = os.fspath(place).rstrip("/")
     target = default_folder() / "buckets" / hashlib.sha256(url.encode()).hexdigest()[:32]
-    if (target / name).is_dir():
+    copy = target / name
+    try:
+        files, source, sizes = _listed(url, name)
+    except (ValueError, OSError) as error:
+        if not copy.is_dir():
+            raise
+        warn_once(f"{first_line(error)}; its copy in {copy} is read")
         return target
+    if not copy.is_dir() or sizes != _sizes(copy):
+        try:
+            _fetch(files, source, list(sizes), copy)
+        except Exception as error:  # each library has its own
+            line = f"data.data_dir={url} cannot be copied to {copy}: {first_line(error)}"
+            raise OSError(line) from error
+    return target
+
+
+def _listed(url: str, name: str) -> tuple[Any, str, dict[str, int]]:
+    """The file system of a bucket, the folder there, and the sizes of its files by their names."""
     files, root = _filesystem(url)
     source = f"{root}/{name}"
     try:
         present = files.isdir(source)
+        entries = files.find(source, detail=True) if present else {}
+        sizes = {
+            path.removeprefix(source).lstrip("/"): int(entry["size"])
+            for path, entry in entries.items()
+        }
     except Exception as error:  # each library has its own
         line = f"data.data_dir={url} cannot be reached: {first_line(error)}"
         raise OSError(line) from error
     if not present:
         raise FileNotFoundError(f"data.data_dir={url} has no folder {name}")
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(tempfile.mkdtemp(dir=target, suffix=".part"))
+    return files, source, sizes
+
+
+def _sizes(folder: pathlib.Path) -> dict[str, int]:
+    """The sizes of the files below a folder, by their names."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def _fetch(files: Any, source: str, names: list[str], copy: pathlib.Path) -> None:
+    """Copies the files below `source`, whole or not at all, in place of an older copy."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    part = pathlib.Path(tempfile.mkdtemp(dir=copy.parent, suffix=".part"))
     try:
-        for path in files.find(source):
-            file = part / path.removeprefix(source).lstrip("/")
+        for name in names:
+            file = part / "new" / name
             file.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(path, str(file))
+            files.get_file(f"{source}/{name}", str(file))
+        with contextlib.suppress(FileNotFoundError):  # none was there
+            os.replace(copy, part / "old")
         try:
-            os.replace(part, target / name)
+            os.replace(part / "new", copy)
         except OSError:  # another process was faster
-            if not (target / name).is_dir():
+            if not copy.is_dir():
                 raise
     finally:
         shutil.rmtree(part, ignore_errors=True)
-    return target
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

@@ -6,6 +6,7 @@ official files with NumPy and write array_record files, which are read at random
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from data.images import shown
 
@@ -187,6 +189,12 @@ def expanded(path: str | os.PathLike[str], what: str) -> pathlib.Path:
         raise ValueError(
             f"{what}={shown(path)}: nobody knows the home directory {user}; name the whole path"
         ) from error
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """Warns, if this was not said before."""
+    logging.warning("%s", line)
 
 
 def digest(text: str) -> bytes:

@@ -172,8 +172,10 @@ class TfdsPictures(Pictures):
         self.labels, self.num_classes = self.records.labels[self.rows], self.records.num_classes
         self.transform = self.fit.words(self.image_shape[0])
         self.source = f"{folder.resolve()}{self.fit}"
+        copy = request.folder if request.folder and is_bucket(request.folder) else ""
+        where = f"{shown(copy)}, copied to {shown(folder)}" if copy else str(folder)
         self.summary = (
-            f"{folder}: {len(self.rows)} images of {self.records.split}, "
+            f"{where}: {len(self.rows)} images of {self.records.split}, "
             f"{counted(self.num_classes, 'class', 'classes')}"
         )
 
@@ -274,8 +276,8 @@ def _typed(path: pathlib.Path, content: dict[str, Any], name: str, kind: type, u
     """A field of a description, which is `usual` where it is absent."""
     value = content.get(name, usual)
     if not isinstance(value, kind):
-        words = {list: "a list", dict: "an object", str: "a text"}[kind]
-        raise _damage(path, name, value, words)
+        words = {"list": "a list", "dict": "an object", "str": "a text"}
+        raise _damage(path, name, value, words[kind.__name__])
     return value
 
 

@@ -115,15 +115,37 @@ def test_the_newest_version_is_read_unless_one_is_named(root):
     refused("has 1 config; name one of small after flowers/", root)
 
 
-def test_a_bucket_is_copied_once(root, monkeypatch):
+def test_a_bucket_is_copied_until_it_changes(root, tmp_path, monkeypatch, caplog):
     files = fsspec.filesystem("memory")
     files.put(str(root / "flowers"), "/bucket/tfds/flowers", recursive=True)
     expected = load(root).images
     try:
         np.testing.assert_array_equal(load("memory://bucket/tfds").images, expected)
+        parts = [load("memory://bucket/tfds", split) for split in ("train", "test")]
+        copy = next((tmp_path / "default" / "buckets").iterdir()) / "flowers"
+        said = f"memory://bucket/tfds, copied to {copy / '1.0.0'}: 12 images of train, 3 classes"
+        assert parts[0].summary == said
+        assert not caplog.records
+        before = {path: path.stat().st_ino for path in copy.rglob("*")}
+        files.pipe("/bucket/tfds/flowers/1.0.0/more", b"more")
+        load("memory://bucket/tfds")
+        assert (copy / "1.0.0" / "more").read_bytes() == b"more"
+        again = {path: path.stat().st_ino for path in copy.rglob("*")}
+        load("memory://bucket/tfds")
+        assert again == {path: path.stat().st_ino for path in copy.rglob("*")} != before
+        assert [path.name for path in copy.parent.iterdir()] == ["flowers"]
+        (copy / "1.0.0" / "more").unlink()
+        with monkeypatch.context() as patch:
+            patch.setattr(type(files), "get_file", None)
+            refused(r"^data\.data_dir=memory://bucket/tfds cannot be copied to .*/flowers: ",
+                    "memory://bucket/tfds", kind=OSError)  # fmt: skip
         files.rm("/bucket", recursive=True)
         np.testing.assert_array_equal(load("memory://bucket/tfds", "test").images[:1],
                                       [PICTURES[18][:, 1:10]])  # fmt: skip
+        (line,) = (record.getMessage() for record in caplog.records)
+        assert line == (
+            f"data.data_dir=memory://bucket/tfds has no folder flowers; its copy in {copy} is read"
+        )
         refused("has no folder flowers", "memory://other", kind=FileNotFoundError)
     finally:
         files.store.clear()
