@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib.machinery
 import importlib.util
 import pathlib
@@ -12,6 +13,7 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
+from configs.names import dotted
 from runtime.errors import Refused, one_line
 from runtime.stop import Stopped
 
@@ -60,7 +62,29 @@ def check(argv: Sequence[str]) -> None:
         try:
             config_path.get_value(name.removeprefix(f"{FLAG}."), config)
         except Exception as error:  # whatever a path of strange characters leads to
-            raise Refused(f"{argument}: {one_line(error)}") from error
+            reason = absence(config, name.removeprefix(f"{FLAG}.")) or one_line(error)
+            raise Refused(f"{argument}: {reason}") from error
+
+
+def absence(config: ConfigDict, name: str) -> str:
+    """Why there is no field of a dotted name, with the names that are nearest; "": there is."""
+    above, value = FLAG, config
+    for part in name.split("."):
+        if not isinstance(value, ConfigDict):
+            return f"{above} is {value!r:.60} and has no fields"
+        full = f"{above}.{part}"
+        if part not in value:
+            fields = sorted(value)
+            elsewhere = [f"{FLAG}.{f}" for f in dotted(config.to_dict()) if f.endswith(f".{part}")]
+            near = [f"{above}.{field}" for field in difflib.get_close_matches(part, fields)]
+            advice = (
+                f"the nearest is {' or '.join(near or elsewhere)}"
+                if near or elsewhere
+                else f"{above} has {', '.join(fields)}"
+            )
+            return f"there is no field {full}; {advice}"
+        above, value = full, value[part]
+    return ""
 
 
 def read(value: str) -> ConfigDict:

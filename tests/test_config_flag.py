@@ -95,6 +95,28 @@ def test_an_override_of_no_field_is_blamed_alone(
 
 
 @pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        (
+            "data.foo",
+            r"no field config\.data\.foo; config\.data has cache, centered, crop, data_dir, ",
+        ),
+        (
+            "data.imagesize",
+            r"no field config\.data\.imagesize; the nearest is config\.data\.image_size",
+        ),
+        ("data.n_iters", r"field config\.data\.n_iters; the nearest is config\.training\.n_iters$"),
+        ("modle.nf", r"there is no field config\.modle; the nearest is config\.model$"),
+        ("model.nf.x", r"config\.model\.nf is 8 and has no fields$"),
+        ("data.", r"there is no field config\.data\.; config\.data has cache, "),
+        ("model.nf", "^$"),
+    ],
+)
+def test_the_field_that_is_not_there_is_named_with_the_nearest(name: str, message: str) -> None:
+    assert re.search(message, config_flag.absence(tiny.config(), name))
+
+
+@pytest.mark.parametrize(
     "wrong",
     [
         "--config.training.n_iters=many",
