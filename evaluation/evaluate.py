@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -124,12 +125,21 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "weights_sha256": trained.sha256,
         "dataset": config.data.dataset,
         "trained_on": trained.dataset or config.data.dataset,
+        **other_folders(parts.dataset_folder, trained.folder),
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
         "program": batch_cache.program(batch_cache.EVALUATION),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
+
+
+def other_folders(now: str, then: str) -> Results:
+    """The entries on folders of a user's own images, where those of training were in another."""
+    paths = {pathlib.Path(os.path.expanduser(folder)).resolve() for folder in (now, then)}
+    if not (now and then) or len(paths) == 1:
+        return {}
+    return {"dataset_folder": now, "trained_on_folder": then}
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
@@ -234,8 +244,7 @@ def warn_of_other_data(results: Results) -> None:
         logging.warning(
             "data.dataset is %r, and the run was trained on %r: its numbers compare with the "
             "former",
-            results["dataset"],
-            results["trained_on"],
+            *quantities.training_data(results),
         )
 
 

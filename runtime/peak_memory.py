@@ -12,7 +12,7 @@ read: in training, from the forward pass to the backward pass.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -30,11 +30,18 @@ SAME = {"reshape", "squeeze", "expand_dims", "materialise", "materialise_cotange
 HOPELESS = 2.0  # a `peak` of so many times what is free; it was 0.86 of what XLA takes in training
 
 
-def require(pmapped: Any, arguments: tuple[Any, ...], what: str, lower: str = "it") -> None:
+def require(
+    pmapped: Any,
+    arguments: tuple[Any, ...],
+    what: str,
+    lower: str = "it",
+    before_compilation: Callable[[], None] = lambda: None,
+) -> None:
     """Refuses a pmapped function that would run out of the CPU's memory.
 
-    `arguments` are arrays, or their shapes; `what` and `lower` are those of `memory.require`.
-    Several processes are not looked after, nor is a machine that does not say what is free.
+    `arguments` are arrays, or their shapes; `what` and `lower` are those of `memory.require`;
+    `before_compilation` may refuse it, too, if it is not hopeless. Several processes are not looked
+    after, nor is a machine that does not say what is free.
 
     Raises:
       Lack: less is free than it takes.
@@ -47,6 +54,7 @@ def require(pmapped: Any, arguments: tuple[Any, ...], what: str, lower: str = "i
     size = peak(jax.make_jaxpr(pmapped)(*arguments).jaxpr) * devices
     if size > HOPELESS * free:
         memory.require(size, what, lower)
+    before_compilation()
     analysis = pmapped.lower(*arguments).compile().memory_analysis()
     if analysis is not None:
         results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes

@@ -164,6 +164,7 @@ class Trained(NamedTuple):
       label: what they are called in tables.
       sha256: their `arrays.fingerprint`, by which all that is made with them and kept is named.
       dataset: the name of the data set that they were trained on; "" where nobody knows.
+      folder: where its images were, if they are a user's own; likewise.
     """
 
     params: Any
@@ -171,6 +172,7 @@ class Trained(NamedTuple):
     label: str
     sha256: str
     dataset: str = ""
+    folder: str = ""
 
 
 def restore(
@@ -203,12 +205,13 @@ def load_weights(
     restored = checkpoints.restore(step=config.eval.checkpoint)
     _, stored = _config_of(workdir, checkpoints)
     dataset = stored["data"]["dataset"] if stored else ""
+    folder = stored["data"]["data_dir"] if stored and data.is_users_own(dataset) else ""
     init = functools.partial(models.init, module, image_shape=image_shape)
     template = jax.eval_shape(init, jax.random.key(0))
     if isinstance(choice, PostHocAverage):
         snapshots = Snapshots(workdir / "ema")
         trained = _post_hoc_weights(config, choice, restored, template, snapshots)
-        return trained._replace(dataset=dataset)
+        return trained._replace(dataset=dataset, folder=folder)
     trees = _stored_trees(config)
     name = ema.rate_name(choice) if isinstance(choice, float) else choice
     if name not in trees:
@@ -219,7 +222,7 @@ def load_weights(
         )
     prefix, label = trees[name]
     params = unflatten(template, restored.state, prefix=prefix)
-    return Trained(params, restored.step, label, fingerprint(params), dataset)
+    return Trained(params, restored.step, label, fingerprint(params), dataset, folder)
 
 
 class PostHocAverage(NamedTuple):

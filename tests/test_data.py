@@ -651,10 +651,15 @@ def test_state_of_another_run_is_refused(tiny):
     for batches, what in (
         (data.Batches(tiny, 4, 6), "seed was 5 and is now 6"),
         (data.Batches(tiny, 8, 5), "batch_size was 4 and is now 8"),
-        (data.Batches(other, 4, 5), "data was 'tiny/train/11/"),
+        (
+            data.Batches(other, 4, 5),
+            r"^cannot resume: the examples are others than those that the run began with, which "
+            r"were 11 of tiny/train in a \(CRC-32 \w{8}\), and are now 11 of tiny/train in b \(CRC"
+            r"-32 \w{8}\); name the same ones with --config\.data\.data_dir, or another --workdir$",
+        ),
     ):
         with pytest.raises(ValueError, match=what):
-            batches.set_state(state)
+            batches.set_state(state, "b", "a")
 
 
 @pytest.mark.parametrize(

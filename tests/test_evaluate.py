@@ -209,6 +209,25 @@ def test_another_data_set_than_the_runs_is_said(caplog):
     assert content.shared_facts(results, True)["trained on"] == "lsun_church"
 
 
+def test_another_folder_than_the_runs_is_said(caplog, tmp_path):
+    trained = Trained({}, 2, "EMA weights", "ab", "folder", str(tmp_path / "a"))
+    for folder in ("a", "a/", "b/../a"):
+        config = tiny.config(data__dataset="folder", data__data_dir=str(tmp_path / folder))
+        evaluate.warn_of_other_data(evaluate.origin(config, experiment.build(config), trained))
+    assert not caplog.messages
+    config.data.data_dir = str(tmp_path / "b")
+    results = evaluate.origin(config, experiment.build(config), trained)
+    evaluate.warn_of_other_data(results)
+    assert caplog.messages == [
+        f"data.dataset is 'folder ({tmp_path}/b)', and the run was trained on 'folder ({tmp_path}"
+        "/a)': its numbers compare with the former"
+    ]
+    said = f"folder ({tmp_path}/a); compared with folder ({tmp_path}/b)"
+    assert dict(console.table(results))["trained on"] == said
+    unknown = trained._replace(folder="")
+    assert "trained_on_folder" not in evaluate.origin(config, experiment.build(config), unknown)
+
+
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     """The workdir of a tiny run, evaluated on one device in `eval`."""
