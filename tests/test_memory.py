@@ -97,7 +97,7 @@ def test_fewer_images_than_a_batch_are_refused_before_compilation(
     monkeypatch.setattr(memory, "free", lambda: 1 << 50)
     step: Any = jax.pmap(lambda state, batch: (state, batch["label"]))
     step.lower = None
-    state, _ = arguments()
+    state: Any = arguments()[0]
     images, labels = np.zeros((1500, 2, 2, 1), np.uint8), np.zeros(1500, np.int32)
     dataset = data.Dataset("few", "train", images, labels, 256, (2, 2, 1), 1)
     training = tiny.config(training__batch_size=1504).training
