@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 import controllable
-from data import images
+from data import depth, images
 
 
 def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
@@ -78,5 +78,5 @@ def _shares_of_white(picture: Image.Image, shape: tuple[int, int, int]) -> np.nd
         picture = picture.convert("RGB").convert("L")
     values = np.asarray(picture, np.float32)
     if not np.isin(values, (0.0, 1.0)).all():
-        values = values / (255.0 if picture.mode == "L" else images.DEEP)
+        values = values / (255.0 if picture.mode == "L" else depth.WHITE)
     return (alpha * values)[..., None]

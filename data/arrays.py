@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import math
+import os
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
@@ -12,14 +14,13 @@ from typing import Literal
 
 import numpy as np
 
-from data.builder import default_folder
+from data.builder import default_folder, warn_once
 from data.images import first_line, shown
 from data.pictures import Pictures, Request, counted, shares
 from data.zip_file import ZipFile
 
 IMAGES, LABELS = ("images", "image", "x", "arr_0"), ("labels", "label", "y", "arr_1")
 _PROBES = 64  # images whose levels count for the checksum
-USUAL_CLASSES = 1000  # more than these, and than images, are other numbers than labels
 _HEADER = 2**16  # bytes that the header of an array may have
 IN_MEMORY = 2**32  # bytes of a compressed array, which has to be unpacked as a whole
 
@@ -35,7 +36,8 @@ class ArrayPictures(Pictures):
     Arrays are mapped into memory, unless they are compressed.
 
     Raises:
-      ValueError: what cannot be read, other types or shapes than these, labels out of range.
+      ValueError: what cannot be read, other types or shapes than these, labels out of range or of
+        one split alone, and two arrays that could be the same.
       FileNotFoundError: there is no such file or folder.
     """
 
@@ -51,35 +53,36 @@ class ArrayPictures(Pictures):
         self.image_shape = request.shape(self.name, "positive", fits=True, channels=range(1, 17))
         self.source, self.place = str(place.resolve()), shown(place)
         arrays = ArrayFiles(place)
-        parts = {split: arrays.part(split) for split in self.SPLITS}
-        arrays.check(self.place)
-        if all(parts.values()):
-            sets = {split: self._checked(*part) for split, part in parts.items() if part}
+        if all(arrays.parts().values()):
+            sets = {split: self._checked(*arrays.part(split)) for split in self.SPLITS}
             self.images, labels = sets[request.split]
             self.rows = np.arange(len(self.images))
-            count = max(int(labels.max(initial=0)) for _, labels in sets.values()) + 1
+            classes = np.unique(np.concatenate([np.unique(labels) for _, labels in sets.values()]))
             numbers = {split: len(labels) for split, (_, labels) in sets.items()}
         else:
-            self.images, labels = self._checked(*arrays.part("") or arrays.missing())
+            self.images, labels = self._checked(*arrays.part(""))
             if len(self.images) < 2:
                 raise ValueError(
                     f"{self.place} has {len(self.images)} image(s); a data set has two or more"
                 )
             rows = shares(len(self.images))
             self.rows = rows[request.split]
-            labels, count = labels[self.rows], int(labels.max(initial=0)) + 1
+            classes, labels = np.unique(labels), labels[self.rows]
             numbers = {split: len(part) for split, part in rows.items()}
-        total = sum(numbers.values())
-        if count > max(total, USUAL_CLASSES):
-            raise ValueError(
-                f"{self.place} has labels up to {count - 1} for {total} images; classes are "
-                "numbered from 0 on"
-            )
-        self.labels, self.num_classes = labels, count
+        self.labels, self.num_classes = labels, int(classes[-1]) + 1
         self.summary = (
-            f"{self.place}: {total} images ({numbers['train']} train, {numbers['test']} test), "
-            f"{counted(count, 'class', 'classes')}"
+            f"{self.place}: {sum(numbers.values())} images ({numbers['train']} train, "
+            f"{numbers['test']} test), {counted(self.num_classes, 'class', 'classes')}"
+            f"{arrays.passed_over()}"
         )
+        if len(classes) < self.num_classes:
+            absent = np.flatnonzero(~np.isin(np.arange(min(self.num_classes, 2**16)), classes))
+            warn_once(
+                f"{self.place}: labels are from 0 to {classes[-1]}, {self.num_classes} classes, of "
+                f"which {self.num_classes - len(classes)} have no image, the first is {absent[0]}; "
+                "number them without gaps if these are not meant"
+            )
+        self._whole = _size_of_file(self.images)
 
     def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images [N, H, W, C] and labels int32 [N]."""
@@ -108,11 +111,22 @@ class ArrayPictures(Pictures):
         return images, np.asarray(labels, np.int32)
 
     def record(self, row: int) -> np.ndarray:
+        self._require_whole()
         return np.asarray(self.images[self.rows[row]])
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images [k, H, W, C] and labels int32 [k] of `rows` [k]."""
+        self._require_whole()
         return np.asarray(self.images[self.rows[rows]]), self.labels[rows]
+
+    def _require_whole(self) -> None:
+        """Refuses a mapped file that was cut meanwhile: to read on there would end the process."""
+        now = _size_of_file(self.images)
+        if now[0] == self._whole[0] and now[1] < self._whole[1]:
+            raise ValueError(
+                f"{self.place} was cut off while it was read: it had {self._whole[1]} bytes, and "
+                f"has {now[1]}; write it under another name, and rename it then"
+            )
 
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
@@ -128,6 +142,7 @@ class ArrayFiles:
     def __init__(self, place: pathlib.Path):
         self.place = place
         self.openers: dict[str, Callable[[], np.ndarray]] = {}
+        self.read: set[str] = set()
         if place.is_dir():
             for path in sorted(place.glob("*.npy")):
                 self.openers[path.stem] = functools.partial(npy_file, path)
@@ -145,54 +160,54 @@ class ArrayFiles:
                     opener = functools.partial(npy_member, archive, row)
                     self.openers[name.removesuffix(".npy")] = opener
 
-    def check(self, place: str) -> None:
-        """Refuses arrays of which one would be passed over.
+    def parts(self) -> dict[str, str]:
+        """The names of the images of both splits; "": they have none of their own.
 
         Raises:
-          ValueError: images of both splits and of none, or labels of one split alone.
+          ValueError: no images, or which ones they are is not clear; labels of one split alone.
         """
-        has = {split: self._name(IMAGES, split) for split in ("", "train", "test")}
-        labels = {split: self._name(LABELS, split) for split in has}
-        named = [name for name in has.values() if name]
-        if has[""] and len(named) > 1:
+        images = {split: self._name(IMAGES, split) for split in ("train", "test")}
+        labels = {split: self._name(LABELS, split) for split in images}
+        both, whole = all(images.values()), self._name(IMAGES, "")
+        if any(images.values()) if whole else not both:
+            names = ", ".join(map(shown, list(self.openers)[:8])) or "no arrays"
             raise ValueError(
-                f"{place} holds {' and '.join(map(shown, named))}; it must have images, or those "
-                "of both splits"
+                f"{shown(self.place)} holds {names}; it must have {'either ' * bool(whole)}images, "
+                "or train_images and test_images"
             )
-        if has["train"] and has["test"] and bool(labels["train"]) != bool(labels["test"]):
-            lacking = "train" if labels["test"] else "test"
+        if both and any(labels.values()) != all(labels.values()):
+            name, lacking = max(labels.values()), min(labels, key=lambda split: labels[split])
             raise ValueError(
-                f"{place} has {shown(labels['train'] or labels['test'])}, but no labels of "
-                f"{lacking}; it must have both or neither"
+                f"{shown(self.place)} has {name} and no labels of the split {lacking}; add them, "
+                "or leave the labels out"
             )
+        return images
 
-    def part(self, split: str) -> tuple[np.ndarray, np.ndarray] | None:
-        """Images and labels of a split ("": of all); None if there are no such images."""
-        images = self._array(IMAGES, split)
-        if images is None:
-            return None
-        labels = self._array(LABELS, split)
-        return images, np.zeros(len(images), np.int32) if labels is None else labels
-
-    def _array(self, names: Sequence[str], split: str) -> np.ndarray | None:
-        name = self._name(names, split)
-        return self.openers[name]() if name else None
+    def part(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Images and labels of a split ("": of all)."""
+        names = [self._name(kind, split) for kind in (IMAGES, LABELS)]
+        self.read.update(names)
+        images = self.openers[names[0]]()
+        return images, self.openers[names[1]]() if names[1] else np.zeros(len(images), np.int32)
 
     def _name(self, names: Sequence[str], split: str) -> str:
-        """The first of these names that an array of the split has; "": none."""
-        for name in names:
-            for full in (f"{split}_{name}", f"{name}_{split}") if split else (name,):
-                if full in self.openers:
-                    return full
-        return ""
+        """The one that is there of the names that an array can have; "": none."""
+        forms = ["{split}_{name}", "{name}_{split}"] if split else ["{name}"]
+        full = [form.format(split=split, name=name) for name in names for form in forms]
+        present = [name for name in full if name in self.openers]
+        if len(present) > 1:
+            raise ValueError(
+                f"{shown(self.place)} has {' and '.join(present)}, which could be the same; leave "
+                "one of them out"
+            )
+        return present[0] if present else ""
 
-    def missing(self) -> tuple[np.ndarray, np.ndarray]:
-        """Refuses files without images."""
-        names = ", ".join(map(shown, list(self.openers)[:8])) or "no arrays"
-        raise ValueError(
-            f"{shown(self.place)} holds {names}; it must have images, or train_images and "
-            "test_images"
-        )
+    def passed_over(self) -> str:
+        """`, 1 array passed over (ids)`: those that were not read, if there are any."""
+        names = sorted(self.openers.keys() - self.read)
+        more = ", ..." if len(names) > 8 else ""
+        listed = f"{', '.join(map(shown, names[:8]))}{more}"
+        return f", {counted(len(names), 'array')} passed over ({listed})" if names else ""
 
 
 def npy_file(path: pathlib.Path) -> np.ndarray:
@@ -208,6 +223,8 @@ def npy_file(path: pathlib.Path) -> np.ndarray:
 def npy_member(archive: ZipFile, row: int) -> np.ndarray:
     """The array in a member of an `.npz` file: mapped if it is stored as it is, else unpacked.
 
+    A checksum is compared of either.
+
     Raises:
       ValueError: a damaged member, objects in it, or another size than it declares.
     """
@@ -220,6 +237,15 @@ def npy_member(archive: ZipFile, row: int) -> np.ndarray:
         array = _array(archive.path, what, file.read(min(_HEADER, size)), at, size)
     archive.verify(row)
     return array
+
+
+def _size_of_file(array: np.ndarray) -> tuple[int, int]:
+    """Number and bytes of the file that an array is mapped from; zeros: of none, or removed."""
+    with contextlib.suppress(OSError):
+        if isinstance(array, np.memmap) and array.filename is not None:
+            status = os.stat(array.filename)
+            return status.st_ino, status.st_size
+    return 0, 0
 
 
 def _array(path: pathlib.Path | None, what: str, head: bytes, at: int, size: int) -> np.ndarray:

@@ -137,8 +137,11 @@ class Batches(Iterator[Batch]):
         """Numbers and strings (JSON) from which `set_state` continues."""
         return {"step": self._step, **self._identity}
 
-    def set_state(self, state: dict[str, Any]) -> None:
+    def set_state(self, state: dict[str, Any], place: str = "", earlier_place: str = "") -> None:
         """Continues where `get_state` was called.
+
+        Args:
+          place, earlier_place: where the examples are, and were then; "": nobody knows.
 
         Raises:
           ValueError: the state belongs to other data, another seed or another batch size.
@@ -146,20 +149,30 @@ class Batches(Iterator[Batch]):
         for key, mine in self._identity.items():
             if state.get(key) == mine:
                 continue
-            then = state.get(key)
             if key == "data":
+                then, now = _examples(state.get(key), earlier_place), _examples(mine, place)
                 raise ValueError(
-                    "cannot resume: the images are others than those that the run began with "
-                    f"({then} then, {mine} now: data set, split, number, checksum); give it "
-                    "the same by data.data_dir, or train in another --workdir"
+                    "cannot resume: the examples are others than those that the run began with, "
+                    f"which were {then}, and are now {now}; name the same ones with "
+                    "--config.data.data_dir, or another --workdir"
                 )
-            raise ValueError(f"cannot resume: {key} was {then!r} and is now {mine!r}")
+            raise ValueError(f"cannot resume: {key} was {state.get(key)!r} and is now {mine!r}")
         self._seek(int(state["step"]))
 
     def close(self) -> None:
         """Stops the threads that read ahead."""
         if self._iterator is not None:
             self._iterator.close()
+
+
+def _examples(fingerprint: Any, place: str) -> str:
+    """Examples in words, by `Dataset.fingerprint`."""
+    where = f" in {place}" if place else ""
+    parts = str(fingerprint).rsplit("/", 3)
+    if len(parts) < 4:
+        return f"{fingerprint!r}{where}"
+    name, split, count, checksum = parts
+    return f"{count} of {name}/{split}{where} (CRC-32 {checksum})"
 
 
 def eval_batches(

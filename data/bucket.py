@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import pathlib
@@ -10,10 +11,9 @@ import tempfile
 from typing import Any
 
 import fsspec
-from absl import logging
 
-from data.builder import default_folder
-from data.images import first_line
+from data.builder import default_folder, warn_once
+from data.images import first_line, shown
 
 
 def is_bucket(place: str | os.PathLike[str]) -> bool:
@@ -21,23 +21,21 @@ def is_bucket(place: str | os.PathLike[str]) -> bool:
     return "://" in os.fspath(place)
 
 
-def local(place: str | os.PathLike[str], name: str) -> None:
-    """Refuses a bucket for a data set that is read where it is.
-
-    Raises:
-      ValueError: it is one.
-    """
+def refuse_bucket(place: str | os.PathLike[str], name: str) -> None:
+    """Raises ValueError if a folder of the data set `name` is one in a bucket."""
     if is_bucket(place):
         raise ValueError(
-            f"data.data_dir={os.fspath(place)}: data set {name} is read from a disk of this "
-            "machine; copy it there, or prepare it by TFDS: tfds:<name> is read from buckets"
+            f"data.data_dir={shown(place)}: data set {name} is not read from a bucket, only what "
+            "TFDS prepared is (data.dataset=tfds:<name>); copy it to this machine and name the "
+            "folder there"
         )
 
 
 def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     """The folder of prepared data with a copy of `<place>/<name>`, made unless it is there.
 
-    It is made anew where files in the bucket have other sizes now.
+    A copy whose files have other names or sizes than those in the bucket is made again. One that
+    cannot be compared, as the bucket cannot be reached now, is read with a warning.
 
     Raises:
       ValueError: the library for this kind of bucket is not installed, or none is known.
@@ -47,53 +45,65 @@ def copied(place: str | os.PathLike[str], name: str) -> pathlib.Path:
     url = os.fspath(place).rstrip("/")
     target = default_folder() / "buckets" / hashlib.sha256(url.encode()).hexdigest()[:32]
     copy = target / name
-    files, root = _filesystem(url)
-    source = f"{root}/{name}"
-    absence: OSError | None = None
     try:
-        there = _sizes(files, source)
-        if not there:
-            absence = FileNotFoundError(f"data.data_dir={url} has no folder {name}")
-    except Exception as error:  # each library has its own
-        absence = OSError(f"data.data_dir={url} cannot be reached: {first_line(error)}")
-    if absence and copy.is_dir():
-        logging.warning("%s; its copy in %s is read", absence, copy)
+        files, source, sizes = _listed(url, name)
+    except (ValueError, OSError) as error:
+        if not copy.is_dir():
+            raise
+        warn_once(f"{first_line(error)}; its copy in {copy} is read")
         return target
-    if absence:
-        raise absence
-    if copy.is_dir():
-        here = {
-            path.relative_to(copy).as_posix(): path.stat().st_size
-            for path in copy.rglob("*")
-            if path.is_file()
-        }
-        if here == there:
-            return target
-        logging.warning("%s/%s has changed, and is copied anew to %s", url, name, copy)
-        shutil.rmtree(copy)
-    (target / name).parent.mkdir(parents=True, exist_ok=True)
-    part = pathlib.Path(tempfile.mkdtemp(dir=target, suffix=".part"))
-    try:
-        for path in there:
-            file = part / path
-            file.parent.mkdir(parents=True, exist_ok=True)
-            files.get_file(f"{source}/{path}", str(file))
+    if not copy.is_dir() or sizes != _sizes(copy):
         try:
-            os.replace(part, target / name)
-        except OSError:  # another process was faster
-            if not (target / name).is_dir():
-                raise
-    finally:
-        shutil.rmtree(part, ignore_errors=True)
+            _fetch(files, source, list(sizes), copy)
+        except Exception as error:  # each library has its own
+            line = f"data.data_dir={url} cannot be copied to {copy}: {first_line(error)}"
+            raise OSError(line) from error
     return target
 
 
-def _sizes(files: Any, source: str) -> dict[str, int]:
-    """The bytes of all files below a folder of a bucket, by their names relative to it."""
-    if not files.isdir(source):
-        return {}
-    found = files.find(source, detail=True)
-    return {path.removeprefix(source).lstrip("/"): int(e["size"]) for path, e in found.items()}
+def _listed(url: str, name: str) -> tuple[Any, str, dict[str, int]]:
+    """The file system of a bucket, the folder there, and the sizes of its files by their names."""
+    files, root = _filesystem(url)
+    source = f"{root}/{name}"
+    try:
+        present = files.isdir(source)
+        entries = files.find(source, detail=True) if present else {}
+        sizes = {
+            path.removeprefix(source).lstrip("/"): int(entry["size"])
+            for path, entry in entries.items()
+        }
+    except Exception as error:  # each library has its own
+        line = f"data.data_dir={url} cannot be reached: {first_line(error)}"
+        raise OSError(line) from error
+    if not present:
+        raise FileNotFoundError(f"data.data_dir={url} has no folder {name}")
+    return files, source, sizes
+
+
+def _sizes(folder: pathlib.Path) -> dict[str, int]:
+    """The sizes of the files below a folder, by their names."""
+    paths = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.stat().st_size for path in paths}
+
+
+def _fetch(files: Any, source: str, names: list[str], copy: pathlib.Path) -> None:
+    """Copies the files below `source`, whole or not at all, in place of an older copy."""
+    copy.parent.mkdir(parents=True, exist_ok=True)
+    part = pathlib.Path(tempfile.mkdtemp(dir=copy.parent, suffix=".part"))
+    try:
+        for name in names:
+            file = part / "new" / name
+            file.parent.mkdir(parents=True, exist_ok=True)
+            files.get_file(f"{source}/{name}", str(file))
+        with contextlib.suppress(FileNotFoundError):  # none was there
+            os.replace(copy, part / "old")
+        try:
+            os.replace(part / "new", copy)
+        except OSError:  # another process was faster
+            if not copy.is_dir():
+                raise
+    finally:
+        shutil.rmtree(part, ignore_errors=True)
 
 
 def _filesystem(url: str) -> tuple[Any, str]:

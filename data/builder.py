@@ -6,6 +6,7 @@ official files with NumPy and write array_record files, which are read at random
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import os
 import pathlib
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 
 import numpy as np
 import tensorflow_datasets as tfds
+from absl import logging
 
 from data.images import shown
 
@@ -60,6 +62,24 @@ class ImageBuilder(  # type: ignore[call-arg]
             missing = ", ".join(sorted(set(cls.CHECKSUMS) - set(files)))
             raise FileNotFoundError(f"{cls.name}: {folder} lacks {missing}")
         return files or None
+
+    @classmethod
+    def root(cls, data_dir: str | os.PathLike[str]) -> pathlib.Path:
+        """The folder that a user names, or the one of a file that is named instead.
+
+        Raises:
+          ValueError: a file that is none of the set's.
+        """
+        place = expanded(data_dir, "data.data_dir")
+        if not place.is_file():
+            return place
+        files = cls.find(place.parent) or {}
+        if place not in files.values():
+            raise ValueError(
+                f"data.data_dir={shown(place)} is a file, and none of those of {cls.name}; name "
+                "the folder of its files"
+            )
+        return place.parent
 
     @classmethod
     def verify(cls, files: Files) -> None:
@@ -150,19 +170,31 @@ class ImageBuilder(  # type: ignore[call-arg]
 def default_folder() -> pathlib.Path:
     """The folder of prepared data and trained classifiers, unless the user names another."""
     named = os.environ.get("SCORE_SDE_DATA")
-    return home_path(named or "~/.cache/score_sde/data", "SCORE_SDE_DATA")
+    return expanded(named or "~/.cache/score_sde/data", "SCORE_SDE_DATA")
 
 
-def home_path(path: str | os.PathLike[str], what: str) -> pathlib.Path:
-    """A path whose `~` or `~user` at the beginning is that home folder.
+def expanded(path: str | os.PathLike[str], what: str) -> pathlib.Path:
+    """A path of the user's with a home directory for its `~`.
+
+    Args:
+      what: the config's field or the variable that says it.
 
     Raises:
-      ValueError: there is no such user; names `what` the path is of.
+      ValueError: nobody knows that home directory.
     """
     try:
         return pathlib.Path(path).expanduser()
     except RuntimeError as error:
-        raise ValueError(f"{what}={os.fspath(path)}: there is no such home folder") from error
+        user = shown(pathlib.Path(path).parts[0])
+        raise ValueError(
+            f"{what}={shown(path)}: nobody knows the home directory {user}; name the whole path"
+        ) from error
+
+
+@functools.cache
+def warn_once(line: str) -> None:
+    """Warns, if this was not said before."""
+    logging.warning("%s", line)
 
 
 def digest(text: str) -> bytes:

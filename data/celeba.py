@@ -41,8 +41,8 @@ class Celeba(Pictures):
     def __init__(self, request: Request):
         self.image_shape = request.shape(self.name, "positive", fits=True)
         self.decode = functools.partial(crops.celeba, size=self.image_shape[0])
-        root = request.place(self.name, bucket=True)
-        folder = root.parent if is_zip(root) or root.name == FOLDER else root
+        root = request.place(self.name, buckets=True)
+        folder = root.parent if is_zip(root) or root.name in (FOLDER, PARTITION) else root
         place = next(
             (path for path in (folder / f"{FOLDER}.zip", folder / FOLDER) if path.exists()), None
         )
@@ -54,7 +54,7 @@ class Celeba(Pictures):
             prepared = Prepared.find("celeb_a", request.folder, split, labels=False)
             if prepared is None:
                 raise FileNotFoundError(
-                    f"data set {self.name}: there is no {root / FOLDER}.zip; fetch it and "
+                    f"data set {self.name}: there is no {folder / FOLDER}.zip; fetch it and "
                     f"{PARTITION} from {URL}, whose terms are to be agreed to, and name their "
                     "folder with --config.data.data_dir"
                 )
@@ -96,7 +96,7 @@ def _of_split(place: pathlib.Path, partition: pathlib.Path, part: int) -> ImageF
         if missing:
             raise ValueError(
                 f"{shown(partition)} {lacks} {shown(missing[0])} of {shown(place)}"
-                f"{nor(len(missing) - 1)} ({len(names)} images, {len(parts)} lines); one of the "
+                f"{nor(len(missing) - 1)} ({len(names)} images, {len(parts)} names); one of the "
                 "two is damaged, fetch it again"
             )
     return ImageFiles(files, [names[name] for name in parts if parts[name] == part], portable)
@@ -106,11 +106,10 @@ def partition_of(path: pathlib.Path) -> dict[str, int]:
     """The part of every image, by its name: lines "000001.jpg 0".
 
     Raises:
-      ValueError: other lines than these, or an image in two parts.
+      ValueError: other lines than these, or an image in two parts; names the line.
     """
     parts: dict[str, int] = {}
-    lines = path.read_text("utf-8-sig", "replace").rstrip().splitlines()
-    for number, line in enumerate(lines, 1):
+    for number, line in enumerate(path.read_text("utf-8-sig", "replace").rstrip().splitlines(), 1):
         name, _, part = line.strip().partition(" ")
         if part.strip() not in ("0", "1", "2"):
             raise ValueError(
@@ -119,7 +118,7 @@ def partition_of(path: pathlib.Path) -> dict[str, int]:
             )
         if parts.setdefault(name, int(part)) != int(part):
             raise ValueError(
-                f"{shown(path)}: line {number} puts {shown(name)} into part {int(part)}, a line "
-                f"before it into part {parts[name]}"
+                f"{shown(path)}: line {number} says that {shown(name)} is in part {part.strip()}, "
+                f"and an earlier one in {parts[name]}; fetch it again"
             )
     return parts

@@ -32,11 +32,12 @@ import tensorflow_datasets as tfds
 import tqdm
 
 from configs.names import lookup
-from data.bucket import local
-from data.builder import ImageBuilder, default_folder, home_path
+from data.bucket import refuse_bucket
+from data.builder import ImageBuilder, default_folder
 from data.decoded import cached
 from data.images import METHODS, last_line
 from data.pictures import Fit, Pictures, Request
+from data.prepared import tfds_root
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
@@ -197,12 +198,12 @@ def load(
     """
     words: dict[str, str] = {}
     builder, detail = _kind(name)
-    lookup(METHODS, fit.method, "data.resize")
     if fit != Fit() and not getattr(builder, "FITS", False):
         raise ValueError(
             f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
             f"{fit.method!r} are for {', '.join(fitting())}"
         )
+    lookup(METHODS, fit.method, "data.resize")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
         files = builder(Request(data_dir, split, image_size, num_channels, fit, detail))
@@ -245,9 +246,9 @@ def _kind(name: str) -> tuple[Kind, str]:
     first, _, detail = name.partition(":")
     kind = lookup(DATASETS, first.lower(), "data.dataset")
     detailed = getattr(kind, "DETAILED", False)
-    if bool(detail) != detailed or (":" in name) != detailed:
+    if (":" in name) != detailed or bool(detail) != detailed:
         raise ValueError(
-            f"data.dataset={name!r}: {first} must be followed by "
+            f"data.dataset={name!r}: {first} is followed by "
             + ("a colon and the name of one of its sets" if detailed else "nothing")
         )
     return kind, detail
@@ -302,8 +303,9 @@ def check_points(config: Any) -> None:
 def _open(
     builder: type[ImageBuilder], split: str, data_dir: str | os.PathLike[str] | None, ram_limit: int
 ) -> tuple[Any, Any]:
-    local(data_dir or "", builder.name)
-    root = home_path(data_dir, "data.data_dir") if data_dir else default_folder()
+    if data_dir:
+        refuse_bucket(data_dir, builder.name)
+    root = builder.root(data_dir) if data_dir else default_folder()
     packaged = [] if data_dir else [pathlib.Path(folder) for folder in builder.FOLDERS]
     for folder in (root, root / builder.name, *packaged):
         files = builder.find(folder)
@@ -314,8 +316,7 @@ def _open(
 
     roots = [root]
     if not data_dir:
-        tfds_root = os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")
-        roots.append(home_path(tfds_root, "TFDS_DATA_DIR"))
+        roots.append(tfds_root())
     prepared = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
         return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)

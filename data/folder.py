@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import functools
+import re
 import zlib
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -16,10 +17,24 @@ from data.builder import default_folder, digest
 from data.images import File, shown
 from data.listing import Kept, Listing, Names
 from data.pictures import TEST_SHARE, Pictures, Request, counted, nor
-from data.trees import BROKEN, LABELS, Counts, FolderTree, Tree, portable, stated_labels, tree
+from data.trees import (
+    BROKEN,
+    LABELS,
+    Counts,
+    FolderTree,
+    Tree,
+    beside_splits,
+    portable,
+    stated_labels,
+    tree,
+)
 
-MEANT = ("training", "trainset", "testing", "testset")  # which make classes
 _CHUNK = 4096  # files whose names and sizes are text at once
+_ALIKE = re.compile(  # what folders of splits are often called beside these names
+    r"(train|training|test|testing|val|valid|validation|eval|evaluation|dev|holdout)"
+    r"([ _-]?(set|split|data|images?|imgs?|[0-9]+))?",
+    re.IGNORECASE,
+)
 VALIDATION = ("val", "valid", "validation")  # what a test split is called where none has that name
 
 
@@ -174,8 +189,7 @@ def listed(files: Tree, place: str) -> Contents:
             split: {f"{sub}/{name}": label_of(name) for name in files.images(sub, passed_over)}
             for split, sub in folders.items()
         }
-        if loose := files.loose():
-            passed_over["images beside the splits"] += loose
+        passed_over.update(beside_splits(files.top()))
         return Contents(splits, passed_over, notes)
     names = sorted(files.images("", passed_over), key=lambda name: digest(portable(name)))
     count = max(1, int(TEST_SHARE * len(names)))
@@ -184,29 +198,14 @@ def listed(files: Tree, place: str) -> Contents:
     if stated:
         lacking = [name for name in names if portable(name) not in stated]
         if lacking:
-            raise ValueError(
-                f"{place}: {LABELS} has no label for {shown(lacking[0])}{nor(len(lacking) - 1)}"
-            )
+            more = nor(len(lacking) - 1, "for")
+            raise ValueError(f"{place}: {LABELS} has no label for {shown(lacking[0])}{more}")
     labels = {
         name: label_of(name) if stated is None else stated.get(portable(name), "") for name in names
     }
     splits = {split: {name: labels[name] for name in share} for split, share in shares.items()}
-    notes = (*notes, *unread_splits(names, place))
-    return Contents(splits, passed_over, notes if stated is None else (f"labels of {LABELS}",))
-
-
-def unread_splits(names: Sequence[str], place: str) -> list[str]:
-    """Notes about folders that were perhaps meant as splits, though they are none."""
-    heads = {tuple(portable(name).split("/")[:-1][:2]) for name in names}
-    below = collections.defaultdict(set)
-    for first, *rest in filter(None, heads):
-        below[first].update(rest)
-    for first, folders in below.items():
-        inner = {folder.lower() for folder in folders}
-        if "train" in inner and inner & {"test", *VALIDATION}:
-            return [f"{shown(first)}/train is no split: only {place}/train would be"]
-    meant = sorted(first for first in below if first.lower() in MEANT)
-    return [f"{_sub_folders(meant)} no split: those are called train and test"] if meant else []
+    notes = () if stated is None else (f"labels of {LABELS}",)
+    return Contents(splits, passed_over, (*notes, *unused_splits(names)))
 
 
 def split_folders(names: Sequence[str], place: str) -> tuple[dict[str, str], tuple[str, ...]]:
@@ -236,6 +235,36 @@ def split_folders(names: Sequence[str], place: str) -> tuple[dict[str, str], tup
     if others:
         notes.append(f"{_sub_folders(others)} beside the splits passed over")
     return {"train": train[0], "test": tests[0]}, tuple(notes)
+
+
+def unused_splits(names: Sequence[str]) -> tuple[str, ...]:
+    """A note about folders that look like splits and are none, of images by their names.
+
+    They are called otherwise, or are not at the top.
+    """
+    below: dict[str, set[str]] = {}
+    for name in names:
+        first, _, rest = name.partition("/")
+        if rest:
+            below.setdefault(first, set()).add(rest.partition("/")[0] if "/" in rest else "")
+    inside = [
+        top for top, folders in below.items()
+        if "train" in (lower := {name.lower() for name in folders})
+        and not lower.isdisjoint(("test", *VALIDATION))
+    ]  # fmt: skip
+    if inside:
+        top = shown(min(inside))
+        return (
+            f"train/ and test/ inside {top}/ split nothing: name {top}/ itself as data.data_dir "
+            f"(a zip file of it: call that {top}.zip)",
+        )
+    alike = sorted(name for name in below if _ALIKE.fullmatch(name))
+    if alike:
+        return (
+            f"{_sub_folders(alike)} read as labels: to split by such folders call them train and "
+            "test",
+        )
+    return ()
 
 
 def _sub_folders(names: Sequence[str]) -> str:

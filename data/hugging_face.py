@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from data.builder import home_path
+from data.builder import expanded
 from data.images import Content, File, first_line, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 
@@ -39,7 +39,7 @@ class HuggingFace(Pictures):
         splits = self._opened(request)
         if "train" not in splits:
             raise ValueError(
-                f"data set {self.title} has no split train; it has {', '.join(splits)}"
+                f"data set {self.title} has no split train; it has {', '.join(splits) or 'none'}"
             )
         test = held_out(splits)
         self.split = test if test and request.split == "test" else "train"
@@ -64,7 +64,7 @@ class HuggingFace(Pictures):
             raise ValueError(
                 f"data set {self.title} needs the library datasets: pip install 'score-sde[hf]'"
             ) from error
-        folder = home_path(request.detail, "data.dataset=hf:")
+        folder = expanded(request.detail, "data.dataset=hf:<folder>, folder")
         name, _, config = request.detail.partition(":")
         try:
             if (folder / "dataset_dict.json").is_file() or (folder / "state.json").is_file():

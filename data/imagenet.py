@@ -58,7 +58,8 @@ class ImagenetPictures(Pictures):
     def __init__(self, request: Request):
         size = self.SIZE
         self.image_shape = request.shape(self.name, str(size), request.image_size == size)
-        root, split = request.place(self.name, bucket=True), request.split
+        place, split = request.place(self.name, buckets=True), request.split
+        root = place.parent if place.suffix in (".tar", ".npz") else place  # one of the files
         tar = root / TARS[split].format(size=size)
         batches = [root / name for name in BATCHES[split]]
         self.records: TarFile | Batches | Prepared

@@ -7,6 +7,7 @@ another program (Ghostscript) would interpret; what is not a regular file is not
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import os
 import pathlib
@@ -22,6 +23,7 @@ from absl import logging
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 
 from configs.names import lookup, printable
+from data import depth
 
 Shape = tuple[int, int, int]
 Warn = Callable[[str, str], None]  # of a kind of flaw, by a line that names the file
@@ -44,8 +46,6 @@ METHODS = {  # Pillow widens their kernels where a picture shrinks: no pixel is 
     "bilinear": Image.Resampling.BILINEAR,
     NONE: Image.Resampling.LANCZOS,
 }
-DEEP = 65535.0  # white, where pixels have 16 bits and nothing states that fewer are used
-DARK = 2**14  # pixels of 16 bits that stay below have 14 bits or fewer
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
 PACKED = 10_000  # pixels that a byte of a larger image's file may stand for, generously
 MANY_RUNS, RUN = 2**22, 255  # the same for a BMP file in runs, which Pillow unpacks in Python
@@ -120,10 +120,11 @@ def read_image(
     def make(picture: Image.Image, flaw: Warn) -> np.ndarray:
         if not crop and method != NONE:
             picture.draft(None, (2 * shape[0], 2 * shape[1]))  # large JPEG files decode reduced
-        deep, stated = _is_deep(picture), _stated_white(picture, path)
+        deep = depth.is_deep(picture)
+        stated = depth.stated_white(picture, functools.partial(opened, path))
         with one_large if picture.width * picture.height > MANY else contextlib.nullcontext():
             picture.load()
-            white = _white(picture, stated, flaw) if deep else DEEP
+            white = depth.white(picture, stated, flaw) if deep else depth.WHITE
             if picture.mode == "I" and picture.format == "PPM":  # Pillow scales these to 16 bits
                 picture = Image.fromarray(np.asarray(picture).astype(np.uint16))
             return fitted(upright(picture, flaw), shape, white, crop, method)
@@ -290,7 +291,11 @@ def _warnings_as(flaw: Warn) -> Iterator[None]:
 
 
 def fitted(
-    picture: Image.Image, shape: Shape, white: float = DEEP, crop: int = 0, method: str = "lanczos"
+    picture: Image.Image,
+    shape: Shape,
+    white: float = depth.WHITE,
+    crop: int = 0,
+    method: str = "lanczos",
 ) -> np.ndarray:
     """uint8 [S, S, C]: the middle square is resampled to S pixels, with antialiasing.
 
@@ -330,76 +335,3 @@ def fitted(
         raise ValueError(f"it has {height}x{width} pixels, not {size}x{size}, and is not resized")
     picture = ImageOps.fit(picture, (size, size), lookup(METHODS, method, "data.resize"))
     return np.asarray(picture).reshape(shape)
-
-
-# Depth of pixels of 16 bits.
-
-
-def _is_deep(picture: Image.Image) -> bool:
-    """True if the file has 16 bits per sample (of colours Pillow keeps the upper eight)."""
-    tiles = getattr(picture, "tile", []) if picture.format in ("PNG", "TIFF") else []
-    raw = str([tile[3] for tile in tiles])
-    return picture.mode.startswith("I;16") or ";16" in raw
-
-
-def _stated_white(picture: Image.Image, path: File) -> int:
-    """The white of the depth that a file with pixels of 16 bits states, 0: it states none.
-
-    PNG has it in the chunk sBIT; TIFF in BitsPerSample or, as the largest value, MaxSampleValue.
-    """
-    bits: Any = 0
-    if picture.mode.startswith("I;16") and picture.format == "PNG":
-        bits = _significant_bits(path)
-    elif picture.mode.startswith("I;16") and picture.format == "TIFF":
-        tags: Any = getattr(picture, "tag_v2", {})
-        with contextlib.suppress(TypeError, ValueError, IndexError, OverflowError):
-            depth, largest = (np.ravel(tags.get(tag, 0))[0] for tag in (258, 281))
-            bits = int(depth) if 0 < depth < 16 else int(largest).bit_length()
-    return 2**bits - 1 if 8 < bits < 16 else 0
-
-
-def _significant_bits(path: File) -> int:
-    """The first entry of a PNG file's chunk sBIT, 0 without one."""
-    with opened(path) as file:
-        file.seek(8)
-        while len(head := file.read(8)) == 8 and head[4:] not in (b"IDAT", b"IEND"):
-            length = int.from_bytes(head[:4], "big")
-            if head[4:] == b"sBIT" and length:
-                return file.read(1)[0]
-            file.seek(length + 4, os.SEEK_CUR)
-    return 0
-
-
-def _white(picture: Image.Image, stated: int, flaw: Warn) -> float:
-    """The value of white of a loaded picture with 16 bits; tells of one that becomes dark.
-
-    The stated depth counts where all values are within it. A PNG file's values should fill the 16
-    bits even so, the lower bits being zero or a copy of the upper ones: those that do are left.
-    """
-    if not picture.mode.startswith("I;16"):  # colours, of which Pillow dropped the lower bits
-        largest = 256 * max(high for _, high in _extrema(picture))
-    else:
-        values = np.asarray(picture).astype(np.int64)
-        largest = int(values.max(initial=0))
-        if stated and largest <= stated and not _fills(values, stated.bit_length()):
-            return float(stated)
-    if 0 < largest < DARK:
-        flaw(
-            "dark",
-            f"has pixels of 16 bits, the largest value is {largest} of 65535: it becomes dark; "
-            "scale it, or state its depth (sBIT in PNG, MaxSampleValue in TIFF)",
-        )
-    return DEEP
-
-
-def _fills(values: np.ndarray, bits: int) -> bool:
-    """True if values of `bits` bits were shifted to 16 bits, the rest zeros or the upper bits."""
-    upper = values >> (16 - bits)
-    zeros, copies = upper << (16 - bits), (upper << (16 - bits)) | (upper >> (2 * bits - 16))
-    return bool(np.array_equal(values, zeros) or np.array_equal(values, copies))
-
-
-def _extrema(picture: Image.Image) -> list[tuple[int, int]]:
-    """The smallest and the largest value of every colour, without transparency."""
-    bands = picture.convert("RGB").getextrema()
-    return [(int(low), int(high)) for low, high in bands]  # type: ignore[misc]

@@ -29,10 +29,11 @@ UNROUNDED = 128  # pixels: images of this size the official code makes without r
 class LsunPictures(Pictures):
     """The images of `<category>_train_lmdb`, or of `<category>_val_lmdb` for testing.
 
-    Without it, those of `<category>_train.zip` or of the folder `<category>_train`, or those of
-    `data.data_dir` itself, a zip file or folder, with the splits of the data set `folder`. They are
-    in the order of the files' names without their folders and endings: LSUN's own export names them
-    by the keys of the LMDB.
+    `data.data_dir` is the folder that they are in, or one of the two. Without them, those of
+    `<category>_train.zip` or of the folder `<category>_train`, or those of `data.data_dir` itself,
+    a zip file or folder, with the splits of the data set `folder`. They are in the order of the
+    files' names without their folders and endings: LSUN's own export names them by the keys of the
+    LMDB.
 
     As in the official code of score_sde the middle square of a picture becomes `image_size` pixels
     wide by bicubic resampling, whose levels are cut off, not rounded. Of 128 pixels are images
@@ -50,9 +51,7 @@ class LsunPictures(Pictures):
         size, rounded = self.image_shape[0], request.image_size != UNROUNDED
         self.DTYPE = np.uint8 if rounded else np.float32
         self.decode = functools.partial(crops.lsun, size=size, rounded=rounded)
-        root = request.place(self.name)
-        if (root / "data.mdb").is_file():
-            root = root.parent
+        root = self._root(request.place(self.name))
         file = f"{self.CATEGORY}_{FOLDERS[request.split]}_lmdb"
         self.entries: LmdbFile | ImageFiles
         if (root / file).is_dir():
@@ -78,6 +77,23 @@ class LsunPictures(Pictures):
         how = "bicubic" if rounded else "bilinear"
         self.transform = f"middle square, antialiased {how} to {size}"
         self.summary = f"{place}: {len(self.entries)} images"
+
+    def _root(self, place: pathlib.Path) -> pathlib.Path:
+        """The folder that the environments are in, where one of them is named, or a file in it.
+
+        Raises:
+          ValueError: an environment that is called otherwise.
+        """
+        folder = place.parent if place.name in ("data.mdb", "lock.mdb") else place
+        if not (folder / "data.mdb").is_file():
+            return place
+        names = [f"{self.CATEGORY}_{split}_lmdb" for split in FOLDERS.values()]
+        if folder.resolve().name not in names:
+            raise ValueError(
+                f"data.data_dir={shown(place)} is an LMDB that is none of data set {self.name}: "
+                f"those are called {' and '.join(names)}; name the folder that they are in"
+            )
+        return folder.resolve().parent
 
     def record(self, row: int) -> File:
         if isinstance(self.entries, ImageFiles):

@@ -11,8 +11,8 @@ from typing import Any, ClassVar, NamedTuple
 import numpy as np
 
 from data import processes
-from data.bucket import local
-from data.builder import default_folder, digest, home_path
+from data.bucket import refuse_bucket
+from data.builder import default_folder, digest, expanded
 from data.images import NONE, read_image, warn_always
 
 Shape = tuple[int, int, int]
@@ -62,20 +62,20 @@ class Request(NamedTuple):
     fit: Fit = Fit()
     detail: str = ""
 
-    def place(self, name: str, bucket: bool = False) -> pathlib.Path:
+    def place(self, name: str, buckets: bool = False) -> pathlib.Path:
         """The folder of the files: the one asked for, else that of data set `name`'s own.
 
         Args:
-          bucket: it may be in a bucket, where there is no file but what `data.prepared` copies.
+          buckets: whether the set's files may be in a bucket, where no such folder is.
 
         Raises:
-          ValueError: it is in a bucket and must not be, or in nobody's home.
+          ValueError: a bucket, or nobody's home directory.
         """
-        if self.folder:
-            if not bucket:
-                local(self.folder, name)
-            return home_path(self.folder, "data.data_dir")
-        return default_folder() / name
+        if not self.folder:
+            return default_folder() / name
+        if not buckets:
+            refuse_bucket(self.folder, name)
+        return expanded(self.folder, "data.data_dir")
 
     def shape(self, name: str, sizes: str, fits: bool, channels: Sequence[int] = (3,)) -> Shape:
         """The shape of the images.
@@ -185,9 +185,10 @@ def counted(count: int, one: str, many: str = "") -> str:
     return f"{count} {one if count == 1 else many or one + 's'}"
 
 
-def nor(others: int) -> str:
-    """`, nor 2 others`, after the first of some that are not there; "": it is the only one."""
-    return f", nor {counted(others, 'other')}" if others else ""
+def nor(others: int, of: str = "") -> str:
+    """`, nor for 2 others`: how many more there are that are lacking, if there are any."""
+    words = f", nor {of} ".replace("  ", " ")
+    return words + counted(others, "other") if others else ""
 
 
 def sole(names: Sequence[str], usual: str) -> str:

@@ -7,12 +7,13 @@ its features are, `dataset_info.json` how many records each file has.
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import json
 import os
 import pathlib
+import re
 import zlib
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -20,13 +21,14 @@ from array_record.python import array_record_data_source
 
 from data import index
 from data.bucket import copied, is_bucket
-from data.builder import default_folder, home_path
+from data.builder import default_folder, expanded
 from data.images import Content, last_line, shown
 from data.pictures import Pictures, Request, class_labels, counted, held_out, shares, sole
 from data.tfrecords import features
 
 INFO, FEATURES = "dataset_info.json", "features.json"
 ROOT = "TFDS_DATA_DIR"
+AGAIN = "prepare the set again"
 
 
 class Prepared:
@@ -51,33 +53,32 @@ class Prepared:
     def __init__(self, folder: pathlib.Path, split: str, labels: bool = True):
         self.folder, self.split, self.described = folder, split, str(folder)
         info = _json(folder / INFO)
-        if not isinstance(info.get("name"), str):
-            raise ValueError(f"{shown(folder / INFO)} is no description of a data set: no name")
-        self.name = str(info["name"])
-        counts = split_counts(folder)
+        self.name = _typed(folder / INFO, info, "name", str, "")
+        if not re.fullmatch(r"\w[\w.+-]*", self.name):
+            raise _damage(folder / INFO, "name", self.name, "the name of a data set")
+        counts = split_counts(folder / INFO, info)
         self.splits = list(counts)
         if info.get("fileFormat", "tfrecord") != "array_record":
             raise ValueError(
                 f"{shown(folder)} was prepared as {info.get('fileFormat', 'tfrecord')}, which has "
                 "no random access; prepare it with file_format='array_record'"
             )
-        if split not in counts:
-            raise ValueError(
-                f"{shown(folder)} has no split {split!r}; it has {', '.join(counts) or 'none'}"
-            )
+        if not counts.get(split):
+            names = _names([name for name, lengths in counts.items() if lengths])
+            raise ValueError(f"{shown(folder)} has no split {split!r}; it has {names}")
         self._image, self._label, self.num_classes = _features(folder / FEATURES)
         pattern = f"{self.name}-{split}.array_record-*-of-{len(counts[split]):05d}"
         paths = sorted(folder.glob(pattern))
         if len(paths) != len(counts[split]):
             raise ValueError(
-                f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; "
-                "prepare it again"
+                f"{shown(folder)} has {len(paths)} of {len(counts[split])} files {pattern}; {AGAIN}"
             )
-        self._records = _opened(paths)
+        self._records = _records(paths)
         count = len(self._records)
         if count != sum(counts[split]):
             raise ValueError(
-                f"{shown(folder)} is damaged: {count} records of {split}, not {sum(counts[split])}"
+                f"{shown(folder)} is damaged: {count} records of {split}, not "
+                f"{sum(counts[split])}; {AGAIN}"
             )
         self.labels = np.zeros(count, np.int32)
         states = [(status.st_size, status.st_mtime_ns) for status in map(os.stat, paths)]
@@ -124,9 +125,9 @@ class Prepared:
         try:
             values = features(self._records[row]).get(feature, ())
         except Exception as error:  # of array_record's C++, or no Example
-            raise ValueError(f"{what} is damaged ({last_line(error)}); prepare it again") from error
+            raise ValueError(f"{what} is damaged ({last_line(error)}); {AGAIN}") from error
         if len(values) != 1 or not isinstance(values[0], kind):
-            raise ValueError(f"{what} has no {feature} that fits {FEATURES}; prepare it again")
+            raise ValueError(f"{what} has no {feature} that fits {FEATURES}; {AGAIN}")
         return values[0]
 
     def _list_labels(self) -> np.ndarray:
@@ -164,7 +165,7 @@ class TfdsPictures(Pictures):
                 f"data set tfds:{request.detail}: there is no {where}/{request.detail}; prepare it "
                 "by tfds.builder(..., file_format='array_record').download_and_prepare()"
             )
-        splits = split_counts(folder)
+        splits = split_counts(folder / INFO, _json(folder / INFO))
         test = held_out(splits)
         self.records = Prepared(folder, test if test and request.split == "test" else "train")
         count = len(self.records)
@@ -172,8 +173,10 @@ class TfdsPictures(Pictures):
         self.labels, self.num_classes = self.records.labels[self.rows], self.records.num_classes
         self.transform = self.fit.words(self.image_shape[0])
         self.source = f"{folder.resolve()}{self.fit}"
+        copy = request.folder if request.folder and is_bucket(request.folder) else ""
+        where = f"{shown(copy)}, copied to {shown(folder)}" if copy else str(folder)
         self.summary = (
-            f"{folder}: {len(self.rows)} images of {self.records.split}, "
+            f"{where}: {len(self.rows)} images of {self.records.split}, "
             f"{counted(self.num_classes, 'class', 'classes')}"
         )
 
@@ -193,93 +196,112 @@ def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | N
     """The folder of a data set's newest version below `root`, None if there is none."""
     if root and is_bucket(root):
         root = copied(root, name)
-    named = root or os.environ.get(ROOT, "~/tensorflow_datasets")
-    folder = home_path(named, "data.data_dir" if root else ROOT)
+    folder = expanded(root, "data.data_dir") if root else tfds_root()
     if (folder / INFO).is_file():
         return folder
     below = folder / name
     found = [path.parent for path in (*below.glob(INFO), *below.glob(f"*/{INFO}"))]
     if len({path.parent for path in found if path != below}) > 1 or not found:
         configs = sorted({path.parent.parent.name for path in below.glob(f"*/*/{INFO}")})
-        if len(configs) == 1 and not found:
-            return place_of(f"{name}/{configs[0]}", folder)
         if configs:
             raise ValueError(
-                f"{shown(below)} has {len(configs)} configs; name one of "
+                f"{shown(below)} has {counted(len(configs), 'config')}; name one of "
                 f"{', '.join(configs[:8])} after {name}/"
             )
     return max(found, key=lambda path: _version(path.name)) if found else None
+
+
+def _records(paths: list[pathlib.Path]) -> Any:
+    """The records in some files; ValueError names the first file that cannot be opened."""
+    try:
+        records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
+        len(records)
+    except Exception as error:  # of array_record's C++, which names no file
+        if len(paths) > 1:
+            for path in paths:
+                _records([path])
+        reason = last_line(error)
+        raise ValueError(
+            f"{shown(paths[0])} is damaged or cut off: of its {paths[0].stat().st_size} bytes "
+            f"array_record says {reason}; {AGAIN}"
+        ) from error
+    return records
+
+
+def _names(splits: Collection[str]) -> str:
+    return ", ".join(map(shown, splits)) or "none"
+
+
+def tfds_root() -> pathlib.Path:
+    """The folder where TFDS keeps what it prepared."""
+    return expanded(os.environ.get(ROOT, "~/tensorflow_datasets"), ROOT)
 
 
 def _version(text: str) -> tuple[int, ...]:
     return tuple(int(part) if part.isdigit() else -1 for part in text.split("."))
 
 
-def split_counts(folder: pathlib.Path) -> dict[str, list[int]]:
+def split_counts(path: pathlib.Path, info: dict[str, Any]) -> dict[str, list[int]]:
     """The numbers of records of each file, by split.
 
-    Raises:
-      ValueError: they cannot be read.
-    """
-    try:
-        return {
-            str(split["name"]): [int(count) for count in split.get("shardLengths", ())]
-            for split in _json(folder / INFO).get("splits", ())
-            if split.get("name")
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{shown(folder / INFO)}: its splits cannot be read ({last_line(error)}); wanted are "
-            "names with shardLengths; prepare it again"
-        ) from error
-
-
-def _opened(paths: list[pathlib.Path]) -> Any:
-    """The records of some files of array_record.
+    Args:
+      path: of the description `info`.
 
     Raises:
-      ValueError: one is damaged; names it.
+      ValueError: other types than TFDS writes.
     """
-    source = array_record_data_source.ArrayRecordDataSource
-    try:
-        records = source(list(map(str, paths)))
-        len(records)
-    except Exception as error:  # of array_record's C++
-        for path in paths:
-            with contextlib.suppress(Exception):
-                len(source([str(path)]))
-                continue
-            raise ValueError(
-                f"{shown(path)} is damaged or cut off ({last_line(error)}); prepare it again"
-            ) from error
-        raise ValueError(f"{shown(paths[0].parent)} is damaged: {last_line(error)}") from error
-    return records
+    counts = {}
+    for split in _typed(path, info, "splits", list, []):
+        if not isinstance(split, dict):
+            raise _damage(path, "splits", split, "a description of each split")
+        name = _typed(path, split, "name", str, "")
+        lengths = _typed(path, split, "shardLengths", list, [])
+        if name:
+            counts[name] = [_count(path, "shardLengths", length) for length in lengths]
+    return counts
 
 
 def _json(path: pathlib.Path) -> dict[str, Any]:
     try:
-        content = json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise ValueError(f"{shown(path)} cannot be read ({last_line(error)})") from error
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        reason = last_line(error)
+        raise ValueError(f"{shown(path)} cannot be read ({reason}); {AGAIN}") from error
     if not isinstance(content, dict):
-        raise ValueError(f"{shown(path)} is no description of a data set")
+        raise ValueError(f"{shown(path)} is no description of a data set; {AGAIN}")
     return content
+
+
+def _typed(path: pathlib.Path, content: dict[str, Any], name: str, kind: type, usual: Any) -> Any:
+    """A field of a description, which is `usual` where it is absent."""
+    value = content.get(name, usual)
+    if not isinstance(value, kind):
+        words = {"list": "a list", "dict": "an object", "str": "a text"}
+        raise _damage(path, name, value, words[kind.__name__])
+    return value
+
+
+def _count(path: pathlib.Path, name: str, value: Any) -> int:
+    """A number that is not negative; protocol buffers write those of 64 bits as texts."""
+    if not re.fullmatch("[0-9]{1,18}", str(value), re.ASCII) or not isinstance(value, int | str):
+        raise _damage(path, name, value, "a whole number, 0 or more")
+    return int(value)
+
+
+def _damage(path: pathlib.Path, name: str, value: Any, valid: str) -> ValueError:
+    text = ascii(value)
+    text = text if len(text) <= 60 else f"{text[:60]}..."
+    return ValueError(f"{shown(path)} is damaged: its {name} is {text}, not {valid}; {AGAIN}")
 
 
 def _features(path: pathlib.Path) -> tuple[str, str, int]:
     """The names of the one image and of the one label ("": none), and the number of classes."""
-    content = _json(path)
-    try:
-        entries = content.get("featuresDict", {}).get("features", {})
-        kinds = {name: str(entry.get("pythonClassName", "")) for name, entry in entries.items()}
-        counts = {
-            name: int(entry.get("classLabel", {}).get("numClasses", 1))
-            for name, entry in entries.items()
-        }
-    except (AttributeError, TypeError, ValueError) as error:
-        raise ValueError(
-            f"{shown(path)} does not describe features ({last_line(error)}); prepare it again"
-        ) from error
+    features_dict = _typed(path, _json(path), "featuresDict", dict, {})
+    entries = _typed(path, features_dict, "features", dict, {})
+    kinds = {}
+    for name in entries:
+        entry = _typed(path, entries, name, dict, {})
+        kinds[name] = _typed(path, entry, "pythonClassName", str, "")
     images = [name for name, kind in kinds.items() if kind.endswith(".Image")]
     labels = [name for name, kind in kinds.items() if kind.endswith(".ClassLabel")]
     image = sole(images, "image")
@@ -287,4 +309,5 @@ def _features(path: pathlib.Path) -> tuple[str, str, int]:
         names = ", ".join(f"{name} ({kind.rpartition('.')[2]})" for name, kind in kinds.items())
         raise ValueError(f"{shown(path)} has not one image among {names or 'no features'}")
     label = sole(labels, "label")
-    return image, label, counts.get(label, 1)
+    classes = _typed(path, entries[label], "classLabel", dict, {}) if label else {}
+    return image, label, _count(path, "numClasses", classes.get("numClasses", 1))

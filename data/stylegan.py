@@ -22,9 +22,10 @@ from data.trees import ImageFiles, images_in, portable
 class StyleganPictures(Pictures):
     """The images of `<prefix>-r<log2 of the size>.tfrecords`, in the file's order.
 
-    Without such a file, those of `<prefix>-<size>x<size>.zip`, as EDM's tool names it, or of
-    `data.data_dir` itself, a zip file or a folder, in the order of their names, by which the tools
-    number them. Labels, of `dataset.json` or folders, are ignored.
+    `data.data_dir` is its folder, or the file itself. Without such a file, those of
+    `<prefix>-<size>x<size>.zip`, as EDM's tool names it, or of `data.data_dir` itself, a zip file
+    or a folder, in the order of their names, by which the tools number them. Labels, of
+    `dataset.json` or folders, are ignored.
 
     Raises:
       ValueError: other channels than 3, a size of which there is no file, damaged records.
@@ -39,9 +40,8 @@ class StyleganPictures(Pictures):
         fits = size >= 4 and not size & (size - 1)
         self.image_shape = request.shape(self.name, "a power of two, 4 or more,", fits)
         root = request.place(self.name)
-        path = root / f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
-        if root.suffix == path.suffix:
-            path = root
+        name = f"{self.PREFIX}-r{size.bit_length() - 1:02d}.tfrecords"
+        path = root if root.suffix == ".tfrecords" else root / name
         archive = root / f"{self.PREFIX}-{size}x{size}.zip"
         self.records: TFRecords | ImageFiles
         if path.is_file():

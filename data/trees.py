@@ -17,6 +17,7 @@ from data.listing import state_of
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
+BESIDE = "images beside the splits"
 Counts = collections.Counter[str]
 BROKEN = "broken links"
 LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
@@ -27,9 +28,6 @@ class Tree(Protocol):
 
     def folders(self) -> list[str]:
         """The names of the folders at the top, hidden ones left out."""
-
-    def loose(self) -> int:
-        """The number of images at the top."""
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         """The names, relative to the folder `below` ("": the top), of all images in it.
@@ -46,6 +44,9 @@ class Tree(Protocol):
 
     def size(self, name: str) -> int:
         """The bytes in a file."""
+
+    def top(self) -> list[str]:
+        """The names of the files at the top."""
 
     def __contains__(self, name: str) -> bool:
         """Whether there is a file at the top of this name."""
@@ -87,9 +88,6 @@ class FolderTree:
         names = sorted(entry.name for entry in _entries(self.folder) if os.path.isdir(entry.path))
         return [name for name in names if not name.startswith(".")]
 
-    def loose(self) -> int:
-        return sum(not _kind(e.name) and e.is_file() for e in _entries(self.folder))
-
     def images(self, below: str, passed_over: Counts) -> list[str]:
         states: dict[str, str] = {}
         names = names_of(self.folder / below if below else self.folder, passed_over, states)
@@ -106,6 +104,9 @@ class FolderTree:
 
     def size(self, name: str) -> int:
         return (self.folder / name).stat().st_size
+
+    def top(self) -> list[str]:
+        return [entry.name for entry in _entries(self.folder) if not os.path.isdir(entry.path)]
 
     def __contains__(self, name: str) -> bool:
         return (self.folder / name).is_file()
@@ -133,9 +134,6 @@ class ZipTree:
         firsts = {name.partition("/")[0] for name in self._rows if "/" in name}
         return sorted(name for name in firsts if not name.startswith("."))
 
-    def loose(self) -> int:
-        return sum("/" not in name and not _kind(name) for name in self._rows)
-
     def images(self, below: str, passed_over: Counts) -> list[str]:
         names = []
         prefix = f"{below}/" if below else ""
@@ -158,6 +156,9 @@ class ZipTree:
 
     def size(self, name: str) -> int:
         return self.archive.size(self._rows[name])
+
+    def top(self) -> list[str]:
+        return [name for name in self._rows if "/" not in name]
 
     def __contains__(self, name: str) -> bool:
         return name in self._rows
@@ -189,6 +190,11 @@ class ImageFiles:
         return zlib.crc32(repr((*more, content)).encode())
 
 
+def beside_splits(names: Iterable[str]) -> Counts:
+    """How many files of these names, which are in no split, there are, by ending or reason."""
+    return collections.Counter(_kind(name) or BESIDE for name in names)
+
+
 def every_image(files: Tree) -> list[str]:
     """The names of all images."""
     return files.images("", collections.Counter())
@@ -218,10 +224,11 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
     """The labels in `dataset.json`, by the images' names; None without such a file.
 
     StyleGAN's and EDM's tools write {"labels": [["00000/img00000000.png", 6], ...]}, or null for
-    images without labels: these have one in common.
+    images without labels: these have one in common. A file of another tool, without "labels", is
+    none.
 
     Raises:
-      ValueError: what is no JSON; labels that are no whole numbers, or are negative.
+      ValueError: no JSON; labels that are no whole numbers, or are negative; two of one image.
     """
     if LABELS not in files:
         return None
@@ -231,8 +238,8 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
             content = json.load(stream)
     except (ValueError, RecursionError) as error:
         raise ValueError(
-            f"{shown(file)} should hold the labels, and is no JSON ({first_line(error)}); mend it, "
-            "or remove it if the images have none"
+            f"{shown(file)}, which would state labels, is no JSON ({first_line(error)}); write it "
+            "again, or remove it: sub-folders are labels then"
         ) from error
     if not isinstance(content, dict) or "labels" not in content:
         return None
@@ -246,7 +253,9 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
                 f"{shown(file)}: the label of {shown(str(name))} is {str(label)[:40]}; labels are "
                 "whole numbers from 0 to 2147483647"
             )
-        labels[portable(str(name))] = f"{label:010}"
+        text = f"{label:010}"
+        if labels.setdefault(portable(str(name)), text) != text:
+            raise ValueError(f"{shown(file)} has two labels for {shown(str(name))}")
     return labels
 
 

@@ -16,11 +16,11 @@ import zipfile
 import zlib
 
 import numpy as np
+import tqdm
 
 from data import index
 from data.images import shown
 
-IN_PARTS = 2**24  # bytes that are read at a time to be compared with a checksum
 _LOCAL = struct.Struct("<4s22xHH")
 _ENTRY = np.dtype(
     [("at", "<u8"), ("packed", "<u8"), ("size", "<u8"), ("crc", "<u4"), ("method", "<u2"),
@@ -28,6 +28,7 @@ _ENTRY = np.dtype(
 )  # fmt: skip
 DEFLATED = 1032  # bytes that a byte of deflated data can stand for, at most
 LARGEST = 2**30  # bytes of a member that is read at once
+_CHUNK = 2**24  # bytes that are compared with a checksum at once
 
 
 def is_zip(path: pathlib.Path) -> bool:
@@ -51,9 +52,10 @@ class ZipFile:
     """
 
     def __init__(self, path: str | os.PathLike[str], index_folder: pathlib.Path):
-        self.path, self._index_folder = pathlib.Path(path), index_folder
+        self.path = pathlib.Path(path)
         if not self.path.is_file():
             raise FileNotFoundError(f"there is no file {shown(self.path)}")
+        self._index_folder = index_folder
         self._infos: list[zipfile.ZipInfo] | None = None
         self._entries = index.cached(index_folder, self.path, "zip", self._list_entries)
         names = index.cached(index_folder, self.path, "zip names", self._list_names)
@@ -108,22 +110,23 @@ class ZipFile:
         return content
 
     def verify(self, row: int) -> None:
-        """Compares a member that is not compressed with its checksum, once for this file.
+        """Compares a member that is not compressed with its checksum, once: the index remembers it.
 
         Raises:
-          ValueError: it is damaged.
+          ValueError: it is damaged; names the archive and the member.
         """
-        first, end = self._span(row)
 
-        def crc() -> np.ndarray:
-            value = 0
-            for at in range(first, end, IN_PARTS):
-                value = zlib.crc32(self._bytes[at : min(at + IN_PARTS, end)], value)
-            return np.array(value, np.uint32)
+        def compared() -> np.ndarray:
+            first, end = self._span(row)
+            checksum = 0
+            places = range(first, end, _CHUNK)
+            for place in tqdm.tqdm(places, "comparing checksums", leave=False, delay=5.0):
+                checksum = zlib.crc32(self._bytes[place : min(place + _CHUNK, end)], checksum)
+            if checksum != self._entries["crc"][row]:
+                self._refuse(row, "is damaged: it does not match its checksum")
+            return np.zeros(0, np.uint8)
 
-        found = index.cached(self._index_folder, self.path, f"zip crc {row}", crc)
-        if int(found) != self._entries["crc"][row]:
-            self._refuse(row, "is damaged: it does not match its checksum")
+        index.cached(self._index_folder, self.path, f"zip checksum {row}", compared)
 
     def _span(self, row: int) -> tuple[int, int]:
         """Where the stored bytes of a member begin and end."""

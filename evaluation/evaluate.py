@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -117,14 +118,14 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
 
 def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: Trained) -> Results:
     """The entries of results.json on what the numbers are made from."""
-    here, there = data_names(config, trained)
     return {
         "step": trained.step,
         "checkpoint": config.eval.checkpoint,
         "weights": trained.label,
         "weights_sha256": trained.sha256,
-        "dataset": here,
-        "trained_on": there,
+        "dataset": config.data.dataset,
+        "trained_on": trained.dataset or config.data.dataset,
+        **other_folders(parts.dataset_folder, trained.folder),
         "examples": examples.kind_of(parts.pixels).examples,
         "seed": config.sampling.seed,
         "made_by": made_by(config),
@@ -133,18 +134,12 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
     }
 
 
-def data_names(config: ml_collections.ConfigDict, trained: Trained) -> tuple[str, str]:
-    """The names of the data sets that a run is compared with and was trained on.
-
-    Two folders of a user's own are told apart by their places.
-    """
-    here, there = config.data.dataset, trained.dataset or config.data.dataset
-    place = config.data.data_dir
-    if here.lower() != there.lower() or not trained.folder or not place:
-        return here, there
-    if pathlib.Path(place).resolve() == pathlib.Path(trained.folder).resolve():
-        return here, there
-    return f"{here} ({place})", f"{there} ({trained.folder})"
+def other_folders(now: str, then: str) -> Results:
+    """The entries on folders of a user's own images, where those of training were in another."""
+    paths = {pathlib.Path(os.path.expanduser(folder)).resolve() for folder in (now, then)}
+    if not (now and then) or len(paths) == 1:
+        return {}
+    return {"dataset_folder": now, "trained_on_folder": then}
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:
@@ -247,9 +242,9 @@ def warn_of_other_data(results: Results) -> None:
     """Warns that a run is compared with another data set than the one it was trained on."""
     if quantities.other_training_data(results):
         logging.warning(
-            "the data set is %s, and the run was trained on %s: numbers compare with the former",
-            results["dataset"],
-            results["trained_on"],
+            "data.dataset is %r, and the run was trained on %r: its numbers compare with the "
+            "former",
+            *quantities.training_data(results),
         )
 
 

@@ -11,7 +11,7 @@ import ml_collections
 from absl import logging
 
 import data
-from data.builder import home_path
+from data.builder import expanded
 from evaluation import features
 from evaluation.metrics import inception, statistics
 from evaluation.metrics.feature_set import FeatureSet
@@ -180,7 +180,7 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
             f"statistics are of Inception's features, and {parts.dataset_name} is compared by "
             "its own; ask for them with --config.eval.features=inception"
         )
-    if options.stats_path and home_path(options.stats_path, "eval.stats_path").exists():
+    if options.stats_path and expanded(options.stats_path, "eval.stats_path").exists():
         raise ValueError(
             f"{options.stats_path} is there already; remove it, or name another file with "
             "--config.eval.stats_path"

@@ -59,11 +59,32 @@ def check(argv: Sequence[str]) -> None:
         name = argument.lstrip("-").partition("=")[0]
         if config is None or not argument.startswith("-") or not name.startswith(f"{FLAG}."):
             continue
-        field = name.removeprefix(f"{FLAG}.")
         try:
-            config_path.get_value(field, config)
+            config_path.get_value(name.removeprefix(f"{FLAG}."), config)
         except Exception as error:  # whatever a path of strange characters leads to
-            raise Refused(f"{argument}: {unknown(field, config) or one_line(error)}") from error
+            reason = absence(config, name.removeprefix(f"{FLAG}.")) or one_line(error)
+            raise Refused(f"{argument}: {reason}") from error
+
+
+def absence(config: ConfigDict, name: str) -> str:
+    """Why there is no field of a dotted name, with the names that are nearest; "": there is."""
+    above, value = FLAG, config
+    for part in name.split("."):
+        if not isinstance(value, ConfigDict):
+            return f"{above} is {value!r:.60} and has no fields"
+        full = f"{above}.{part}"
+        if part not in value:
+            fields = sorted(value)
+            elsewhere = [f"{FLAG}.{f}" for f in dotted(config.to_dict()) if f.endswith(f".{part}")]
+            near = [f"{above}.{field}" for field in difflib.get_close_matches(part, fields)]
+            advice = (
+                f"the nearest is {' or '.join(near or elsewhere)}"
+                if near or elsewhere
+                else f"{above} has {', '.join(fields)}"
+            )
+            return f"there is no field {full}; {advice}"
+        above, value = full, value[part]
+    return ""
 
 
 def read(value: str) -> ConfigDict:
@@ -100,19 +121,6 @@ def read(value: str) -> ConfigDict:
             "ConfigDict; see configs/"
         )
     return config
-
-
-def unknown(field: str, config: ConfigDict) -> str:
-    """That a config has no such field, with those whose names are like its; "" if it has."""
-    known = dotted(config.to_dict())
-    if field in known:
-        return ""
-    last = field.rpartition(".")[2]
-    alike = [name for name in known if name.rpartition(".")[2] == last]
-    alike += difflib.get_close_matches(field, known, 3, 0.8)
-    names = ", ".join(dict.fromkeys(alike[:3]))
-    hint = f"like it are {names}" if names else "docs/configs.md has all"
-    return f"there is no field config.{field}; {hint}"
 
 
 def _values(argv: Sequence[str]) -> Iterator[str]:

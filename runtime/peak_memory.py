@@ -35,15 +35,13 @@ def require(
     arguments: tuple[Any, ...],
     what: str,
     lower: str = "it",
-    check: Callable[[], None] = lambda: None,
+    before_compilation: Callable[[], None] = lambda: None,
 ) -> None:
     """Refuses a pmapped function that would run out of the CPU's memory.
 
-    `arguments` are arrays, or their shapes; `what` and `lower` are those of `memory.require`.
-    Several processes are not looked after, nor is a machine that does not say what is free.
-
-    Args:
-      check: what else is to be refused before XLA compiles.
+    `arguments` are arrays, or their shapes; `what` and `lower` are those of `memory.require`;
+    `before_compilation` may refuse it, too, if it is not hopeless. Several processes are not looked
+    after, nor is a machine that does not say what is free.
 
     Raises:
       Lack: less is free than it takes.
@@ -56,7 +54,7 @@ def require(
     size = peak(jax.make_jaxpr(pmapped)(*arguments).jaxpr) * devices
     if size > HOPELESS * free:
         memory.require(size, what, lower)
-    check()
+    before_compilation()
     analysis = pmapped.lower(*arguments).compile().memory_analysis()
     if analysis is not None:
         results = analysis.output_size_in_bytes - analysis.alias_size_in_bytes

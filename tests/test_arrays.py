@@ -86,22 +86,72 @@ def test_what_is_not_compressed_is_mapped_in_either_order_of_axes(tmp_path):
         ({"images": IMAGES, "labels": LABELS - 1}, "has labels from -1 to 3; they begin with 0"),
         ({"images": IMAGES, "labels": LABELS * 1.0}, "labels of float64"),
         ({"images": IMAGES, "labels": LABELS.astype(object)}, "holds Python objects"),
-        ({"images": IMAGES, "labels": LABELS + 9_000_000}, "up to 9000004 for 30 images; classes"),
-        (
-            {"images": IMAGES, "x_train": IMAGES},
-            "holds images and x_train; it must have images, or",
-        ),
-        (
-            {"x_train": IMAGES, "x_test": IMAGES, "y_test": LABELS},
-            "has y_test, but no labels of train; it must have both or neither",
-        ),
         ({"pictures": IMAGES}, r"holds pictures; it must have images, or train_images and"),
+        ({"x_train": IMAGES}, r"holds x_train; it must have images, or train_images and"),
+        ({"images": IMAGES, "x_train": IMAGES}, r"holds images, x_train; it must have either im"),
+        (
+            {"images": IMAGES, "x_train": IMAGES, "x_test": IMAGES},
+            r"must have either images, or tr",
+        ),
+        ({"images": IMAGES, "x": IMAGES}, r"has images and x, which could be the same; leave one"),
+        ({"images": IMAGES, "labels": LABELS, "y": LABELS}, r"has labels and y, which could be"),
+        ({"x_train": IMAGES, "train_x": IMAGES, "x_test": IMAGES}, r"has train_x and x_train, whi"),
+        (
+            {"x_train": IMAGES, "y_train": LABELS, "x_test": IMAGES},
+            r"has y_train and no labels of the split test; add them, or leave the labels out",
+        ),
     ],
 )
 def test_other_arrays_are_refused(tmp_path, parts, message):
     with pytest.raises(ValueError, match=message) as caught:
         load(saved(tmp_path / "a.npz", **parts))
     assert "\n" not in str(caught.value)
+
+
+def test_what_is_not_read_is_said_and_classes_without_images_are_warned_of(tmp_path, caplog):
+    labels = np.where(LABELS == 3, 9_000_000, LABELS)
+    path = saved(tmp_path / "a.npz", images=IMAGES, labels=labels, ids=LABELS)
+    for split in ("train", "test"):
+        assert load(path, split).summary.endswith("9000001 classes, 1 array passed over (ids)")
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{path}: labels are from 0 to 9000000, 9000001 classes, of which 8999996 have no image, "
+        "the first is 3; number them without gaps if these are not meant"
+    )
+
+
+def test_a_stored_member_is_compared_with_its_checksum_once(tmp_path, monkeypatch):
+    path = saved(tmp_path / "a.npz", images=IMAGES, labels=LABELS)
+    content = path.read_bytes()
+    load(path)
+    monkeypatch.setattr(zip_file, "_CHUNK", 0)  # nothing is read
+    load(path)
+    monkeypatch.undo()
+    monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path / "prepared"))
+    monkeypatch.setattr(zip_file, "_CHUNK", 100)
+    at = content.index(IMAGES.tobytes()) + 1000
+    path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+    with pytest.raises(
+        ValueError, match=r"a\.npz: images\.npy is damaged: it does not match its c"
+    ):
+        load(path)
+
+
+def test_a_mapped_file_that_is_cut_while_it_is_open_is_refused(tmp_path):
+    np.save(tmp_path / "a.npy", IMAGES)
+    dataset = load(tmp_path / "a.npy", ram_limit=0)
+    content = (tmp_path / "a.npy").read_bytes()
+    (tmp_path / "a.npy").write_bytes(content[:-5])
+    with pytest.raises(
+        ValueError, match=r"a\.npy was cut off while it was read: it had 1568 bytes"
+    ):
+        dataset.take(np.arange(3))
+    (tmp_path / "b.npy").write_bytes(b"")
+    dataset = load(saved(tmp_path / "a.npz", images=IMAGES), ram_limit=0)
+    (tmp_path / "b.npy").replace(tmp_path / "a.npz")  # another file: what is mapped stays
+    dataset.take(np.arange(3))
+    (tmp_path / "a.npz").unlink()
+    dataset.take(np.arange(3))
 
 
 def test_files_that_are_damaged_or_absent_are_refused(tmp_path):
@@ -124,14 +174,3 @@ def test_files_that_are_damaged_or_absent_are_refused(tmp_path):
     path = patched(saved(tmp_path / "b.npz", images=IMAGES), b"(30, 4, 4, 3)", b"(99, 9, 9, 9)", 1)
     with pytest.raises(ValueError, match=r"b\.npz: images\.npy is damaged or cut off"):
         load(path)
-
-
-def test_a_mapped_member_is_compared_with_its_checksum_once(tmp_path, monkeypatch):
-    path = patched(saved(tmp_path / "a.npz", images=IMAGES), IMAGES[9].tobytes(), b"\1" * 48, 1)
-    for _ in range(2):
-        with pytest.raises(ValueError, match=r"a\.npz: images\.npy is damaged: it does not match"):
-            load(path)
-    whole = saved(tmp_path / "b.npz", images=IMAGES)
-    load(whole)
-    monkeypatch.setattr(zip_file.zlib, "crc32", None)
-    arrays.ArrayFiles(whole).openers["images"]()

@@ -13,6 +13,8 @@ from models.ops import conv as conv_module
 from models.ops.conv import Conv, Geometry, conv, default_init
 from tests.marks import but_slow, slow
 
+pytestmark = pytest.mark.quick_compilation
+
 GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "same": ((7, 6), 3, 1, "SAME", 1),
     "dilated": ((9, 8), 3, 1, "SAME", 2),

@@ -113,6 +113,37 @@ def test_default_folder_is_named_by_the_environment(tmp_path, monkeypatch):
     assert data.default_folder() == pathlib.Path("/home/someone/.cache/score_sde/data")
 
 
+@pytest.mark.parametrize("name", ["cifar10", "folder", "arrays", "celeba", "imagenet32", "ffhq",
+                                  "lsun_church", "tfds:flowers"])  # fmt: skip
+def test_a_home_directory_that_nobody_knows_is_refused_by_its_field(name):
+    with pytest.raises(
+        ValueError, match=r"^data\.data_dir=~nobody-at-all/x: nobody knows"
+    ) as caught:
+        data.load(name, "train", "~nobody-at-all/x", 32, 3)
+    one_line(caught)
+
+
+def test_homes_in_variables_and_in_names_of_sets_are_refused_by_these(monkeypatch):
+    for variable, name in (("SCORE_SDE_DATA", "digits"), ("TFDS_DATA_DIR", "tfds:flowers")):
+        monkeypatch.setenv(variable, "~nobody-at-all")
+        with pytest.raises(ValueError, match=f"^{variable}=~nobody-at-all: nobody knows"):
+            data.load(name, "train", None, 8, 1 if name == "digits" else 3)
+
+
+@pytest.mark.parametrize("name", ["digits", "folder", "arrays", "ffhq", "lsun_church"])
+def test_sets_that_are_read_from_no_bucket_say_so(name):
+    with pytest.raises(ValueError, match=rf"^data\.data_dir=gs://b/x: data set {name} is not") as c:
+        data.load(name, "train", "gs://b/x", *((8, 1) if name == "digits" else (32, 3)))
+    one_line(c)
+
+
+@pytest.mark.parametrize("name", ["folder", "arrays", "ffhq", "celeba", "tfds:flowers"])
+@pytest.mark.parametrize("size", [-1, 0, None])
+def test_sizes_that_no_image_has_are_refused(name, size, tmp_path):
+    with pytest.raises(ValueError, match=rf"data\.image_size must be .*, not {size} and 3"):
+        data.load(name, "train", tmp_path, size, 3)
+
+
 def test_preparation_survives_a_faster_process(tmp_path, monkeypatch):
     prepare = Digits.download_and_prepare
 
@@ -459,6 +490,17 @@ def test_odd_members_of_an_archive_are_not_read(tmp_path, kind, small_cifar, mon
     one_line(caught)
 
 
+def test_a_file_of_the_set_stands_for_its_folder(tmp_path, small_cifar):
+    for name, content in CIFAR.items():
+        (tmp_path / name).write_bytes(content)
+    expected = data.load("cifar10", "train", tmp_path).images
+    named = data.load("cifar10", "train", tmp_path / "test_batch.bin").images
+    np.testing.assert_array_equal(expected, named)
+    (tmp_path / "other.bin").write_bytes(b"")
+    with pytest.raises(ValueError, match=r"other\.bin is a file, and none of those of cifar10"):
+        data.load("cifar10", "train", tmp_path / "other.bin")
+
+
 def test_damaged_or_missing_cifar10_batch_is_named(tmp_path, small_cifar):
     for name, content in CIFAR.items():
         (tmp_path / name).write_bytes(content)
@@ -609,10 +651,15 @@ def test_state_of_another_run_is_refused(tiny):
     for batches, what in (
         (data.Batches(tiny, 4, 6), "seed was 5 and is now 6"),
         (data.Batches(tiny, 8, 5), "batch_size was 4 and is now 8"),
-        (data.Batches(other, 4, 5), r"others than .* \(tiny/train/11/\w+ then, tiny"),
+        (
+            data.Batches(other, 4, 5),
+            r"^cannot resume: the examples are others than those that the run began with, which "
+            r"were 11 of tiny/train in a \(CRC-32 \w{8}\), and are now 11 of tiny/train in b \(CRC"
+            r"-32 \w{8}\); name the same ones with --config\.data\.data_dir, or another --workdir$",
+        ),
     ):
         with pytest.raises(ValueError, match=what):
-            batches.set_state(state)
+            batches.set_state(state, "b", "a")
 
 
 @pytest.mark.parametrize(

@@ -200,7 +200,7 @@ def test_another_data_set_than_the_runs_is_said(caplog):
     results = evaluate.origin(config, parts, trained)
     evaluate.warn_of_other_data(results)
     (message,) = caplog.messages
-    assert message.startswith("the data set is digits, and the run was trained on lsun_church:")
+    assert message.startswith("data.dataset is 'digits', and the run was trained on 'lsun_church'")
     same = trained._replace(dataset="Digits")
     evaluate.warn_of_other_data(evaluate.origin(config, parts, same))
     assert len(caplog.messages) == 1
@@ -209,18 +209,23 @@ def test_another_data_set_than_the_runs_is_said(caplog):
     assert content.shared_facts(results, True)["trained on"] == "lsun_church"
 
 
-def test_another_folder_than_the_runs_is_said(tmp_path):
-    (tmp_path / "link").symlink_to(tmp_path)
-    trained = Trained({}, 2, "EMA weights", "ab", "folder", str(tmp_path))
-    for place, names in (
-        ("/elsewhere", ("folder (/elsewhere)", f"folder ({tmp_path})")),
-        (str(tmp_path / "link"), ("folder", "folder")),
-        (str(tmp_path), ("folder", "folder")),
-    ):
-        config = tiny.config(data__dataset="folder", data__data_dir=place)
-        assert evaluate.data_names(config, trained) == names
-    digits = tiny.config(data__data_dir="/elsewhere")
-    assert evaluate.data_names(digits, trained) == ("digits", "folder")
+def test_another_folder_than_the_runs_is_said(caplog, tmp_path):
+    trained = Trained({}, 2, "EMA weights", "ab", "folder", str(tmp_path / "a"))
+    for folder in ("a", "a/", "b/../a"):
+        config = tiny.config(data__dataset="folder", data__data_dir=str(tmp_path / folder))
+        evaluate.warn_of_other_data(evaluate.origin(config, experiment.build(config), trained))
+    assert not caplog.messages
+    config.data.data_dir = str(tmp_path / "b")
+    results = evaluate.origin(config, experiment.build(config), trained)
+    evaluate.warn_of_other_data(results)
+    assert caplog.messages == [
+        f"data.dataset is 'folder ({tmp_path}/b)', and the run was trained on 'folder ({tmp_path}"
+        "/a)': its numbers compare with the former"
+    ]
+    said = f"folder ({tmp_path}/a); compared with folder ({tmp_path}/b)"
+    assert dict(console.table(results))["trained on"] == said
+    unknown = trained._replace(folder="")
+    assert "trained_on_folder" not in evaluate.origin(config, experiment.build(config), unknown)
 
 
 @pytest.fixture(scope="module")

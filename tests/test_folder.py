@@ -14,10 +14,11 @@ import data
 from data import folder as folders
 from data import images, trees
 from data.datasets import Column
-from data.pictures import Fit, Request
+from data.pictures import Request
 from evaluation.metrics import classifier
 from runtime import experiment
 from tests import tiny
+from tests.test_trees import packed
 
 
 def picture(path: pathlib.Path, colour=(200, 100, 50), size=(12, 8), **options) -> None:
@@ -116,6 +117,38 @@ def test_splits_are_told_without_case_and_validation_is_the_test(tmp_path, test_
         assert load(tmp_path).num_classes == 2  # no splits, but two classes
 
 
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+@pytest.mark.parametrize(
+    ("names", "note"),
+    [
+        (["photos/train/1", "photos/Test/2"], r"train/ and test/ inside photos/ split nothing: "),
+        (["a/train/1", "b/train/2", "b/val/3"], r"inside b/ .* name b/ itself as data.data_dir "),
+        (["training/1", "testing/2"], r"sub-folders testing, training read as labels: to split"),
+        (["train2017/a/1", "val2017/2"], r"sub-folders train2017, val2017 read as labels"),
+        (["a/1", "trains/2", "a/train/3", "valley/4"], r"3 classes, 0 files passed over$"),
+        (["a/1", "trains/2", "contest/train/3"], r"3 classes, 0 files passed over$"),
+    ],
+)
+def test_folders_that_could_be_splits_and_are_none_are_said(tmp_path, names, note, kind):
+    for name in names:
+        picture(tmp_path / "set" / f"{name}.png")
+    place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
+    classes = len({name.partition("/")[0] for name in names})
+    dataset = load(place)
+    assert dataset.num_classes == classes
+    assert re.search(note, dataset.summary.replace(f"{classes} class,", "1 classes,"))
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_what_lies_beside_the_splits_is_counted(tmp_path, kind):
+    for name in ("train/1", "test/2", "3", "4", ".5"):
+        picture(tmp_path / "set" / f"{name}.png")
+    (tmp_path / "set" / "notes.txt").write_text("none")
+    place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
+    said = "4 files passed over (images beside the splits 2, .txt 1, hidden 1)"
+    assert said in load(place).summary
+
+
 def test_what_was_read_and_what_was_not_is_said(pictures):
     (pictures / "film.MP4").write_bytes(b"")
     (pictures / "README").write_bytes(b"")
@@ -131,46 +164,6 @@ def test_what_was_read_and_what_was_not_is_said(pictures):
         assert summary.startswith(said)
         for kind in (".mp4 1", "without ending 1", "hidden 1", "broken links 1", "like 1"):
             assert kind in summary
-
-
-def test_images_beside_the_splits_are_counted(tmp_path):
-    for name in ("train/1.png", "test/2.png", "3.png", "4.png"):
-        picture(tmp_path / name)
-    line = load(tmp_path).summary
-    assert line.endswith("2 files passed over (images beside the splits 2)")
-
-
-@pytest.mark.parametrize(
-    ("names", "note"),
-    [
-        (
-            ("data/train/cats/1.png", "data/test/cats/2.png"),
-            "data/train is no split: only {}/",
-        ),
-        (("training/1.png", "testing/2.png"), "sub-folders testing, training no split: those are"),
-        (("cats/train.png", "dogs/test.png"), ""),
-        (("cats/old/1.png", "dogs/train/2.png"), ""),
-    ],
-)
-def test_folders_that_look_like_splits_and_are_none_are_told(tmp_path, names, note):
-    for name in names:
-        picture(tmp_path / name)
-    line = load(tmp_path).summary
-    assert note.format(tmp_path) in line
-    assert bool(note) == ("split" in line)
-
-
-def test_homes_of_nobody_are_named():
-    with pytest.raises(
-        ValueError, match=r"^data\.data_dir=~nobody_at_all/x: there is no such home"
-    ):
-        load("~nobody_at_all/x")
-
-
-@pytest.mark.parametrize("method", ["nearest", ""])
-def test_methods_of_resampling_are_looked_up_before_anything_is_read(method, tmp_path):
-    with pytest.raises(ValueError, match=r"unknown data\.resize '.*'; known: bicubic, bilinear"):
-        load(tmp_path / "none", fit=Fit(0, method))
 
 
 def test_a_run_says_once_what_it_reads(pictures, capsys):

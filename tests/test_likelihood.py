@@ -22,6 +22,8 @@ from sde_lib import SDE, SDES, VESDE, VPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 from tests.marks import but_slow, slow
 
+pytestmark = pytest.mark.quick_compilation
+
 MEAN, STD, EPS = 0.3, 0.5, 1e-5
 SHAPE = (4, 2, 1)
 
@@ -302,8 +304,9 @@ def test_times_of_the_bound_carry_their_density(name: str) -> None:
     assert np.all(np.diff(t) >= 0)
     np.testing.assert_allclose([t[0], t[-1]], [sde.training_eps, sde.T], rtol=5e-3)
     np.testing.assert_allclose(weight.mean(), sde.T - sde.training_eps, rtol=5e-3)
-    growth = jnp.diff(t) * 20000  # dt/du, coarsely
-    np.testing.assert_allclose(growth[100::500], weight[100:-1:500], rtol=0.05)
+    at = np.arange(100, 19900, 500)
+    growth = (t[at + 10] - t[at - 10]) * 20000 / 20  # dt/du, over 20 times: rounding is seen in one
+    np.testing.assert_allclose(growth, weight[at], rtol=5e-3)
 
 
 def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:

@@ -64,21 +64,25 @@ def test_splits_are_the_two_environments_in_the_order_of_their_keys(
     assert train.fingerprint != test.fingerprint
 
 
-def test_the_environment_itself_may_be_named(tmp_path):
-    write(tmp_path / "bedroom_train_lmdb", {b"1" * 40: webp(8, 8, 0)})
-    write(tmp_path / "bedroom_val_lmdb", {b"2" * 40: webp(8, 8, 1)})
-    for split in ("train", "test"):
-        one = data.load("lsun_bedroom", split, tmp_path / "bedroom_train_lmdb", 8, 3)
-        two = data.load("lsun_bedroom", split, tmp_path, 8, 3)
-        assert one.fingerprint == two.fingerprint
-
-
 def test_what_is_not_there_or_no_picture_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no .*bedroom_train_lmdb; fetch and unpack"):
         data.load("lsun_bedroom", "train", tmp_path, 256, 3)
     write(tmp_path / "bedroom_train_lmdb", {b"1" * 40: b"no picture"})
     with pytest.raises(ValueError, match=r"bedroom_train_lmdb: entry 0 is no picture"):
         data.load("lsun_bedroom", "train", tmp_path, 256, 3)
+
+
+@pytest.mark.parametrize("named", ["bedroom_train_lmdb", "bedroom_val_lmdb/data.mdb"])
+def test_an_environment_itself_may_be_named(named, tmp_path):
+    for split, seed in (("train", 0), ("val", 1)):
+        write(tmp_path / f"bedroom_{split}_lmdb", {b"1" * 40: webp(9, 8, seed)})
+    for split in ("train", "test"):
+        one, two = (data.load("lsun_bedroom", split, p, 8, 3) for p in (tmp_path, tmp_path / named))
+        np.testing.assert_array_equal(one.images, two.images)
+    with pytest.raises(
+        ValueError, match=r"is an LMDB that is none of data set lsun_church: .*_val"
+    ):
+        data.load("lsun_church", "train", tmp_path / named, 8, 3)
 
 
 def test_channels_that_cannot_be_served_are_refused(tmp_path):

@@ -13,6 +13,7 @@ import jax
 import numpy as np
 import pytest
 
+import data
 from runtime import devices, endings, memory, peak_memory
 from tests import tiny
 from tests.test_training import use_devices
@@ -75,6 +76,35 @@ def test_a_program_that_does_not_fit_is_refused_before_it_runs(
     assert code == 1
     assert line.startswith(f"error: out of memory: {WHAT} needs about 0.0 GiB, and ")
     assert line.endswith("; lower it")
+
+
+def test_what_else_refuses_comes_before_compilation_and_after_what_is_hopeless(
+    program: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lower = program.lower = mock.Mock()
+    few = mock.Mock(side_effect=ValueError("few"))
+    for free, kind in ((10_000, MemoryError), (1 << 40, ValueError)):
+        monkeypatch.setattr(memory, "free", lambda free=free: free)
+        with pytest.raises(kind):
+            peak_memory.require(program, arguments(), WHAT, "it", few)
+        assert few.called == (kind is ValueError)
+    assert not lower.called
+
+
+def test_fewer_images_than_a_batch_are_refused_before_compilation(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(memory, "free", lambda: 1 << 50)
+    step: Any = jax.pmap(lambda state, batch: (state, batch["label"]))
+    step.lower = None
+    state: Any = arguments()[0]
+    images, labels = np.zeros((1500, 2, 2, 1), np.uint8), np.zeros(1500, np.int32)
+    dataset = data.Dataset("few", "train", images, labels, 256, (2, 2, 1), 1)
+    training = tiny.config(training__batch_size=1504).training
+    with pytest.raises(
+        ValueError, match=r"training\.batch_size=1504 is more than the 1500 .*; it must be 1500 or"
+    ):
+        loop.require_memory(step, state, training, dataset)
 
 
 def test_the_peak_is_that_of_arrays_that_are_there_at_once() -> None:

@@ -12,6 +12,7 @@ import pytest
 import models
 from interop import flax_msgpack, official, pth
 from tests import golden_cases
+from tests.test_configs import structure
 from tests.test_models import quick_jit, relative_error
 
 CONFIGS = golden_cases.table("official_configs")
@@ -31,12 +32,9 @@ def entries_of(module: Any, image_shape: tuple[int, ...]) -> list[official.Entry
 
 
 def named_network(name: str) -> tuple[Any, tuple[int, ...]]:
-    """`network`, with all that does not change a parameter made equal, for the cache."""
+    """`network`, by its structure alone, for the cache."""
     module, image_shape = network(name)
-    same = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000, "centered": True}
-    if hasattr(module, "dropout"):
-        same |= {"dropout": 0.0, "scale_by_sigma": False}
-    return module.clone(**same), image_shape
+    return structure(module), image_shape
 
 
 @pytest.mark.golden
@@ -56,6 +54,7 @@ def test_every_tensor_of_both_formats(name: str) -> None:
 
 
 @pytest.mark.golden
+@pytest.mark.slow  # by default: every tensor, above; and the counts, in test_configs.py
 @pytest.mark.parametrize("name", COUNTS)
 def test_parameter_counts_of_every_official_config(name: str) -> None:
     module, image_shape = named_network(name)

@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 
 import fsspec
@@ -111,25 +112,40 @@ def test_the_newest_version_is_read_unless_one_is_named(root):
     (root / "flowers").mkdir()
     (root / "small").rename(root / "flowers" / "small")
     assert newest("flowers/small", root) == "1.0.10"
-    assert newest("flowers", root) == "1.0.10", "the only config need not be named"
-    shutil.copytree(root / "flowers" / "small", root / "flowers" / "large")
-    refused("has 2 configs; name one of large, small after flowers/", root)
+    refused("has 1 config; name one of small after flowers/", root)
 
 
-def test_a_bucket_is_copied_once(root, monkeypatch, caplog):
+def test_a_bucket_is_copied_until_it_changes(root, tmp_path, monkeypatch, caplog):
     files = fsspec.filesystem("memory")
     files.put(str(root / "flowers"), "/bucket/tfds/flowers", recursive=True)
     expected = load(root).images
     try:
         np.testing.assert_array_equal(load("memory://bucket/tfds").images, expected)
+        parts = [load("memory://bucket/tfds", split) for split in ("train", "test")]
+        copy = next((tmp_path / "default" / "buckets").iterdir()) / "flowers"
+        said = f"memory://bucket/tfds, copied to {copy / '1.0.0'}: 12 images of train, 3 classes"
+        assert parts[0].summary == said
+        assert not caplog.records
+        before = {path: path.stat().st_ino for path in copy.rglob("*")}
+        files.pipe("/bucket/tfds/flowers/1.0.0/more", b"more")
+        load("memory://bucket/tfds")
+        assert (copy / "1.0.0" / "more").read_bytes() == b"more"
+        again = {path: path.stat().st_ino for path in copy.rglob("*")}
+        load("memory://bucket/tfds")
+        assert again == {path: path.stat().st_ino for path in copy.rglob("*")} != before
+        assert [path.name for path in copy.parent.iterdir()] == ["flowers"]
+        (copy / "1.0.0" / "more").unlink()
         with monkeypatch.context() as patch:
-            patch.setattr(files, "get_file", None)  # nothing is copied a second time
-            np.testing.assert_array_equal(load("memory://bucket/tfds").images, expected)
-        assert not caplog.text
+            patch.setattr(type(files), "get_file", None)
+            refused(r"^data\.data_dir=memory://bucket/tfds cannot be copied to .*/flowers: ",
+                    "memory://bucket/tfds", kind=OSError)  # fmt: skip
         files.rm("/bucket", recursive=True)
         np.testing.assert_array_equal(load("memory://bucket/tfds", "test").images[:1],
                                       [PICTURES[18][:, 1:10]])  # fmt: skip
-        assert "has no folder flowers; its copy in" in caplog.text
+        (line,) = (record.getMessage() for record in caplog.records)
+        assert line == (
+            f"data.data_dir=memory://bucket/tfds has no folder flowers; its copy in {copy} is read"
+        )
         refused("has no folder flowers", "memory://other", kind=FileNotFoundError)
     finally:
         files.store.clear()
@@ -142,52 +158,9 @@ def test_a_bucket_is_copied_once(root, monkeypatch, caplog):
     refused("the library for gs:// is not here .Please install gcsfs", "gs://bucket")
 
 
-def test_what_has_changed_in_a_bucket_is_copied_anew(root, caplog):
-    files = fsspec.filesystem("memory")
-    files.put(str(root / "flowers"), "/bucket/flowers", recursive=True)
-    try:
-        load("memory://bucket")
-        description = files.cat("/bucket/flowers/1.0.0/dataset_info.json")
-        files.pipe("/bucket/flowers/1.0.0/dataset_info.json", description.replace(b"1.0.0", b"1.0"))
-        load("memory://bucket")
-        assert "memory://bucket/flowers has changed, and is copied anew" in caplog.text
-        caplog.clear()
-        load("memory://bucket")
-        assert not caplog.text
-    finally:
-        files.store.clear()
-
-
-@pytest.mark.parametrize("name", ["folder", "arrays", "ffhq", "lsun_church", "svhn"])
-def test_sets_that_are_read_where_they_are_refuse_a_bucket(name):
-    size = 32 if name == "svhn" else 8
-    refused(f"{name} is read from a disk", "gs://mine/set", name=name, size=size)
-
-
-@pytest.mark.parametrize(
-    ("file", "content", "message"),
-    [
-        ("dataset_info.json", {"splits": 5}, "its splits cannot be read"),
-        ("dataset_info.json", {"splits": ["train"]}, "its splits cannot be read"),
-        (
-            *("dataset_info.json", {"splits": [{"name": "train", "shardLengths": ["x"]}]}),
-            r"its splits cannot be read \(invalid literal .*'x'\); wanted are names with",
-        ),
-        ("dataset_info.json", {"splits": []}, "has no split 'train'; it has none"),
-        ("dataset_info.json", {"name": 3}, "is no description of a data set: no name"),
-        ("features.json", {"featuresDict": []}, "does not describe features"),
-        ("features.json", {"featuresDict": {"features": {"image": "x"}}}, "does not describe"),
-    ],
-)
-def test_descriptions_of_another_form_are_refused(root, file, content, message):
-    path = root / "flowers" / "1.0.0" / file
-    path.write_text(json.dumps(json.loads(path.read_text()) | content))
-    refused(rf"{file}:? .*{message}" if "no split" not in message else message, root)
-
-
 def test_what_is_absent_or_prepared_otherwise_is_refused(root):
     refused("there is no .*/none; prepare it", root, name="tfds:none", kind=FileNotFoundError)
-    refused("tfds must be followed by a colon and the name", root, name="tfds")
+    refused("tfds is followed by a colon and the name", root, name="tfds")
     folder = root / "flowers" / "1.0.0"
     info = json.loads((folder / prepared.INFO).read_text())
     (folder / prepared.INFO).write_text(json.dumps(info | {"fileFormat": "tfrecord"}))
@@ -208,8 +181,50 @@ def test_damaged_files_are_refused(root, damage):
         path.unlink()
     else:
         path.write_bytes(content if damage == "flipped" else content[: len(content) // 2])
-    file = r"flowers-train\.array_record-00000-of-00001 is damaged or cut off"
-    refused(rf"1\.0\.0(/{file}|: record \d+ of train is damaged| has 0 of 1 files)", root)
+    refused(r"1\.0\.0(: record \d+ of train|/\S+record-\S+)?( is damaged| has 0 of 1 files)", root)
+
+
+@pytest.mark.parametrize(("file", "field", "value", "message"), [
+    (prepared.INFO, "splits", 5, r"its splits is 5, not a list; prepare the set again"),
+    (prepared.INFO, "splits", [5], r"its splits is 5, not a description of each split"),
+    (prepared.INFO, "splits", [], r"has no split 'train'; it has none$"),
+    (prepared.INFO, "splits", [{"name": "train"}], r"has no split 'train'; it has none$"),
+    (prepared.INFO, "splits", [{"name": 7}], r"its name is 7, not a text"),
+    (prepared.INFO, "splits", [{"name": "train", "shardLengths": 1}], "shardLengths is 1, not a l"),
+    *[(prepared.INFO, "splits", [{"name": "train", "shardLengths": [length]}],
+       r"its shardLengths is .*, not a whole number, 0 or more") for length in ("x", -1, 1.5, None,
+                                                                                True, [12])],
+    (prepared.INFO, "name", "/etc/*", r"its name is '/etc/\*', not the name of a data set"),
+    (prepared.INFO, "name", 5, "its name is 5, not a text"),
+    (prepared.FEATURES, "featuresDict", [], r"its featuresDict is \[\], not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": "x"}, "its features is 'x', not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": {"image": 0}}, "image is 0, not an object"),
+    (prepared.FEATURES, "featuresDict", {"features": {"image": {"pythonClassName": 1}}},
+     "pythonClassName is 1, not a text"),
+    (prepared.FEATURES, "featuresDict", {"features": {
+        "image": {"pythonClassName": "a.Image"},
+        "label": {"pythonClassName": "a.ClassLabel", "classLabel": {"numClasses": "x"}},
+    }}, "numClasses is 'x', not a whole number"),
+])  # fmt: skip
+def test_descriptions_of_wrong_types_are_refused_by_file_and_field(
+    root, file, field, value, message
+):
+    path = root / "flowers" / "1.0.0" / file
+    path.write_text(json.dumps(json.loads(path.read_text()) | {field: value}))
+    refused(rf"1\.0\.0(/{re.escape(file)} is damaged:.*)? {message}", root)
+
+
+def test_one_cut_file_of_several_is_named(root):
+    folder = root / "flowers" / "1.0.0"
+    (path,) = folder.glob("flowers-train.array_record*")
+    content = path.read_bytes()
+    for number, part in enumerate((content, content[: len(content) // 2])):
+        path.with_name(f"flowers-train.array_record-0000{number}-of-00002").write_bytes(part)
+    info = json.loads((folder / prepared.INFO).read_text())
+    (split,) = (split for split in info["splits"] if split["name"] == "train")
+    split["shardLengths"] = ["12", "12"]
+    (folder / prepared.INFO).write_text(json.dumps(info))
+    refused(r"array_record-00001-of-00002 is damaged or cut off: of its \d+ bytes .*; prep", root)
 
 
 def test_labels_out_of_range_and_features_without_one_image_are_refused(root):

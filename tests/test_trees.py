@@ -78,24 +78,31 @@ def test_a_dataset_json_has_the_labels_of_both(tmp_path):
     (folder / "dataset.json").write_text(json.dumps({"other": None}))
     assert load(folder).num_classes == 2
     (folder / "dataset.json").write_text(json.dumps({"labels": labels[1:]}))
-    with pytest.raises(ValueError, match=r"dataset\.json has no label for 0+/img0+\.png"):
+    with pytest.raises(ValueError, match=r"dataset\.json has no label for 0+/img0+\.png$"):
+        load(folder)
+    (folder / "dataset.json").write_text(json.dumps({"labels": labels[2:]}))
+    with pytest.raises(ValueError, match=r"no label for 0.*\.png, nor for 1 other$"):
+        load(folder)
+    (folder / "dataset.json").write_text(json.dumps({"labels": [*labels, [labels[3][0], 7]]}))
+    with pytest.raises(
+        ValueError, match=r"dataset\.json has two labels for 00001/img00000003\.png"
+    ):
         load(folder)
     (folder / "dataset.json").write_text(json.dumps({"labels": [["a.png", -1]]}))
     with pytest.raises(ValueError, match=r"the label of a.png is -1; labels are whole numbers"):
         load(folder)
 
 
-def test_a_dataset_json_that_cannot_be_read_is_refused_not_passed_over(tmp_path):
-    for i in range(4):
-        picture(tmp_path / "set" / f"{i}.png", i)
-    (tmp_path / "set" / "dataset.json").write_text('{"labels": [["0.png", 1],')
-    for place in (tmp_path / "set", packed(tmp_path / "set")):
-        with pytest.raises(
-            ValueError, match=r"dataset\.json should hold the labels, and is no JSON"
-        ):
-            load(place)
-    (tmp_path / "set" / "dataset.json").write_text('{"name": "of another tool"}')
-    assert load(tmp_path / "set").num_classes == 1
+@pytest.mark.parametrize("content", [b"", b'{"labels": [["a.png", 1]', b"\xff\xfe\0", b"[" * 9999])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_a_dataset_json_that_is_no_json_is_refused(tmp_path, content, kind):
+    folder = tmp_path / "set"
+    for i in range(2):
+        picture(folder / f"{i}.png", i)
+    (folder / "dataset.json").write_bytes(content)
+    place = folder if kind == "folder" else packed(folder)
+    with pytest.raises(ValueError, match=r"dataset\.json, which would state labels, is no JSON \("):
+        load(place)
 
 
 def test_zip_files_without_images_or_files_of_other_kinds_are_refused(tmp_path):
@@ -139,8 +146,9 @@ def test_crop_and_resampling_are_as_asked(tmp_path, kind):
     assert len(paths) == 3
     with pytest.raises(ValueError, match=r"it has 12x9 pixels, fewer than data\.crop=10"):
         load(place, fit=Fit(crop=10))
-    with pytest.raises(ValueError, match=r"unknown data\.resize 'nearest'; known: bicubic"):
-        load(place, fit=Fit(method="nearest"))
+    for unread in (place, tmp_path / "absent"):
+        with pytest.raises(ValueError, match=r"^unknown data\.resize 'nearest'; known: bicubic"):
+            load(unread, fit=Fit(method="nearest"))
 
 
 def test_sets_with_a_size_of_their_own_are_not_cropped():
@@ -149,10 +157,12 @@ def test_sets_with_a_size_of_their_own_are_not_cropped():
 
 
 def test_only_sets_of_sets_have_a_colon():
-    with pytest.raises(
-        ValueError, match=r"data\.dataset='digits:8': digits must be followed by nothing"
-    ):
-        data.load("digits:8", "train")
+    for name in ("digits:8", "digits:"):
+        with pytest.raises(ValueError, match=rf"dataset='{name}': digits is followed by nothing"):
+            data.load(name, "train")
+    for name in ("tfds:", "hf:", "hf"):
+        with pytest.raises(ValueError, match=rf"dataset='{name}': .* is followed by a colon and"):
+            data.load(name, "train")
 
 
 @pytest.mark.parametrize("labels", [5, "abc", {"a.png": 1}, [["a.png"]], [{"a": 1}]])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import json
 import pathlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -76,7 +76,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     ):
         if start < n_iters:
             require_memory(step_fn, state, options, dataset)
-        batches = batches_from_config(config, dataset, data_state)
+        earlier_config = {} if data_state is None else checkpoints.config()
+        batches = batches_from_config(config, dataset, data_state, earlier_config)
         if devices.is_primary() and start <= n_iters:  # now that nothing is refused any more
             files.write_json(workdir / "config.json", config.to_dict())
         history = History(log, options.batch_size)
@@ -181,14 +182,20 @@ def new_or_resumed(
 
 
 def batches_from_config(
-    config: ml_collections.ConfigDict, dataset: data.Dataset, data_state: Any
+    config: ml_collections.ConfigDict,
+    dataset: data.Dataset,
+    data_state: Any,
+    earlier_config: Mapping[str, Any],
 ) -> data.Batches:
     """This process's share of the batches, from where `data_state` left them, else the first.
 
+    Args:
+      earlier_config: that of the run which left them; {}: none.
+
     Raises:
-      ValueError: fewer images than a batch has.
+      ValueError: fewer examples than a batch has, or others than the run began with.
     """
-    check_batch(config.training, dataset)
+    check_examples(config.training, dataset)
     batches = data.Batches(
         dataset,
         config.training.batch_size,
@@ -198,20 +205,21 @@ def batches_from_config(
         num_hosts=jax.process_count(),
     )
     if data_state is not None:
-        batches.set_state(data_state)
+        earlier_place = earlier_config.get("data", {}).get("data_dir", "")
+        batches.set_state(data_state, config.data.data_dir, earlier_place)
     return batches
 
 
-def check_batch(training: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
-    """Refuses a batch of more images than there are.
+def check_examples(training: ml_collections.ConfigDict, dataset: data.Dataset) -> None:
+    """Refuses batches that have more examples than there are.
 
     Raises:
-      ValueError: it is.
+      ValueError: these.
     """
     if len(dataset) < training.batch_size:
         raise ValueError(
-            f"training.batch_size={training.batch_size} is more than the {len(dataset)} "
-            f"examples of {dataset.name}/{dataset.split}; it must be {len(dataset)} or less"
+            f"training.batch_size={training.batch_size} is more than the {len(dataset)} examples "
+            f"of {dataset.name}/{dataset.split}; it must be {len(dataset)} or less"
         )
 
 
@@ -220,9 +228,12 @@ def require_memory(
 ) -> None:
     """Refuses a call of several steps that needs more of the CPU's memory than is free.
 
+    What is hopeless is refused first, then fewer examples than a batch has, and then, once the
+    program is compiled, the rest.
+
     Raises:
-      Lack: it does; the error says what to lower.
-      ValueError: fewer images than a batch has, where memory would do for it.
+      Lack: it needs more; the error says what to lower.
+      ValueError: as `check_examples`.
     """
     local, steps = jax.local_device_count(), training.n_jitted_steps
     share = training.batch_size // jax.device_count()
@@ -233,8 +244,8 @@ def require_memory(
     }
     what = f"training.batch_size={training.batch_size}"
     lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
-    check = functools.partial(check_batch, training, dataset)
-    peak_memory.require(step_fn, (state, batch), what, lower, check)
+    enough = functools.partial(check_examples, training, dataset)
+    peak_memory.require(step_fn, (state, batch), what, lower, enough)
 
 
 def check_accumulation(training: ml_collections.ConfigDict) -> None:

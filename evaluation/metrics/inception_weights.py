@@ -24,7 +24,7 @@ import numpy as np
 from tqdm import tqdm
 
 from data import default_folder
-from data.builder import home_path, reach
+from data.builder import expanded, reach
 from evaluation.metrics.inception import NAME, SIZE, Network, Params
 from interop import pth
 from runtime import files
@@ -50,7 +50,7 @@ def load_weights(path: str | os.PathLike[str] = "") -> Weights:
       FileNotFoundError: no such file, or it cannot be downloaded; says what to fetch and whereto.
       ValueError: a damaged file, or tensors that are not the network's.
     """
-    file = home_path(path, "eval.inception_path") if path else _cached()
+    file = expanded(path, "eval.inception_path") if path else _cached()
     if not file.is_file():
         raise FileNotFoundError(f"config.eval.inception_path is {file}, where there is no file")
     with file.open("rb") as opened:
@@ -69,7 +69,7 @@ def places() -> list[pathlib.Path]:
     hub = os.environ.get("TORCH_HOME", "~/.cache/torch")
     return [
         default_folder() / "inception" / FILE,
-        home_path(hub, "TORCH_HOME") / "hub" / "checkpoints" / FILE,
+        expanded(hub, "TORCH_HOME") / "hub" / "checkpoints" / FILE,
     ]
 
 

@@ -26,7 +26,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from data.builder import home_path
+from data.builder import expanded
 from evaluation.metrics.moments import Gaussian, Moments
 from runtime import errors, files
 
@@ -106,7 +106,7 @@ def read(path: str | os.PathLike[str]) -> Statistics:
       FileNotFoundError: no such file.
       ValueError: a damaged file, one in no known form, or numbers that are no mean and covariance.
     """
-    path = home_path(path, "eval.stats_path")
+    path = expanded(path, "eval.stats_path")
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no statistics; --mode=stats makes them")
     arrays, origin = _read_arrays(path)
@@ -228,7 +228,7 @@ def write(path: str | os.PathLike[str], statistics: Statistics) -> None:
     arrays |= {"mu": statistics.pool.mean, "sigma": statistics.pool.covariance}
     if statistics.spatial is not None:
         arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
-    path = home_path(path, "eval.stats_path")
+    path = expanded(path, "eval.stats_path")
     with files.whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 

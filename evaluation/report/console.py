@@ -16,7 +16,8 @@ def table(results: Results) -> Rows:
     seed = f"step {results['step']}, {results['weights']}, seed {results['seed']}"
     rows = [("checkpoint", seed)]
     if quantities.other_training_data(results):
-        rows.append(("trained on", f"{results['trained_on']}; compared with {results['dataset']}"))
+        now, then = quantities.training_data(results)
+        rows.append(("trained on", f"{then}; compared with {now}"))
     if "num_samples" in results:
         rows += sample_rows(results) + seed_rows(results)
         seconds = f"{results['sampling_seconds']:.0f} s"

@@ -80,7 +80,7 @@ def shared_facts(results: Results, of_network: bool) -> Facts:
     if not of_network:
         return facts
     if quantities.other_training_data(results):
-        facts = {"trained on": results["trained_on"], **facts}
+        facts = {"trained on": quantities.training_data(results)[1], **facts}
     return {"step": f"{results['step']:,}", "weights": weights, **facts}
 
 

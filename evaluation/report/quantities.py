@@ -230,9 +230,16 @@ def data_words(facts: Mapping[str, Any]) -> str:
 
 
 def other_training_data(results: Results) -> bool:
-    """True if a run is compared with another data set than the one it was trained on."""
+    """True if a run is compared with another data set than the one it was trained on, or with a
+    user's own images from another folder."""
     names = [results[name] for name in ("dataset", "trained_on") if name in results]
-    return len({name.lower() for name in names}) > 1
+    return len({name.lower() for name in names}) > 1 or "trained_on_folder" in results
+
+
+def training_data(results: Results) -> list[str]:
+    """The data set that a run is compared with, and the one it was trained on, in words."""
+    folders = {name: results.get(f"{name}_folder", "") for name in ("dataset", "trained_on")}
+    return [results[name] + (f" ({folder})" if folder else "") for name, folder in folders.items()]
 
 
 def leading() -> list[str]:

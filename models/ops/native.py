@@ -88,10 +88,10 @@ def available() -> bool:
     """True if the functions are there; the first call builds and registers them."""
     if os.environ.get("SCORE_SDE_NATIVE") == "0":
         return False
-    cache = pathlib.Path("~/.cache/score_sde/native").expanduser()
     try:
+        cache = pathlib.Path("~/.cache/score_sde/native").expanduser()
         library = ctypes.CDLL(str(build(pathlib.Path(sys.prefix), cache)))
-    except (Unavailable, OSError) as error:
+    except (Unavailable, OSError, RuntimeError) as error:  # the last: nobody knows the home
         logging.warning("On the CPU networks will run at half their speed: %s", error)
         return False
     for name in FUNCTIONS:
