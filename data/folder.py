@@ -12,11 +12,24 @@ from typing import NamedTuple
 import numpy as np
 from absl import logging
 
-from data.builder import digest
+from data import index
+from data.builder import default_folder, digest
 from data.images import File, shown
+from data.listing import Kept, Listing, Names
 from data.pictures import TEST_SHARE, Pictures, Request, counted, nor
-from data.trees import LABELS, Counts, Tree, beside_splits, portable, stated_labels, tree
+from data.trees import (
+    BROKEN,
+    LABELS,
+    Counts,
+    FolderTree,
+    Tree,
+    beside_splits,
+    portable,
+    stated_labels,
+    tree,
+)
 
+_CHUNK = 4096  # files whose names and sizes are text at once
 _ALIKE = re.compile(  # what folders of splits are often called beside these names
     r"(train|training|test|testing|val|valid|validation|eval|evaluation|dev|holdout)"
     r"([ _-]?(set|split|data|images?|imgs?|[0-9]+))?",
@@ -56,21 +69,27 @@ class ImageFolder(Pictures):
         self.decode = self.fit.decoder(self.image_shape)
         self.source = f"{self.folder.resolve()}{self.fit}"
         self.files = tree(self.folder, self.name)
+        self.split, self.kept = request.split, Kept(default_folder() / "index", self.folder)
+        listing = self.kept.listing(self.SPLITS) or self._listing()
+        self.num_classes = 1 + max(int(labels.max()) for labels in listing.labels.values())
+        self.names, self.labels = listing.names[self.split], listing.labels[self.split]
+        self.transform = self.fit.words(self.image_shape[0])
+        self.summary = f"data.data_dir={shown(self.folder)}: {listing.words}"
+        self._warned: dict[str, str] = {}
+
+    def _listing(self) -> Listing:
+        """What is in the folder now, which is kept if it is much."""
         contents = listed(self.files, shown(self.folder))
-        labels = dict(item for names in contents.splits.values() for item in names.items())
         for name in self.SPLITS:
             if not contents.splits[name]:
                 raise ValueError(
                     f"{shown(self.folder)} has no images for the split {name!r}: it holds "
-                    f"{contents.counted(labels)}; a data set has two images or more"
+                    f"{contents.counted()}; a data set has two images or more"
                 )
-        classes = sorted(set(labels.values()))
-        self.num_classes = len(classes)
-        self.names = sorted(contents.splits[request.split], key=lambda name: digest(portable(name)))
-        self.labels = np.array([classes.index(labels[name]) for name in self.names], np.int32)
-        self.transform = self.fit.words(self.image_shape[0])
-        self.summary = f"data.data_dir={shown(self.folder)}: {contents.counted(labels)}"
-        self._warned: dict[str, str] = {}
+        listing = contents.listing()
+        if isinstance(self.files, FolderTree) and not contents.passed_over[BROKEN]:
+            self.kept.keep(listing, self.files.states)
+        return listing
 
     def record(self, row: int) -> File:
         return self.files.file(self.names[row])
@@ -87,9 +106,28 @@ class ImageFolder(Pictures):
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
         """The CRC of the files' names and sizes, labels and the images' shape; reads no image."""
-        sizes = [self.files.size(name) for name in self.names]
-        content = list(zip(map(portable, self.names), sizes, self.labels.tolist(), strict=True))
-        return zlib.crc32(f"{(self.image_shape, content)}{self.fit}".encode())
+        if not self.kept.version:
+            return self._checksum()
+        name = digest(f"{self.split} {self.image_shape}{self.fit}").hex()[:32]
+        path = self.kept.version / f"checksum_{name}.npy"
+        stored = index.load(path)
+        if stored is None:
+            stored = np.array([self._checksum()], np.int64)
+            index.save(path, stored)
+        return int(stored[0])
+
+    def _checksum(self) -> int:
+        """That of the text of a list, part by part: of millions it would fill the memory."""
+        checksum = zlib.crc32(f"({self.image_shape}, [".encode())
+        for begin in range(0, len(self.names), _CHUNK):
+            rows = range(begin, min(begin + _CHUNK, len(self.names)))
+            names = [self.names[row] for row in rows]
+            sizes = map(self.files.size, names)
+            labels = self.labels[begin : rows.stop].tolist()
+            content = list(zip(map(portable, names), sizes, labels, strict=True))
+            text = (", " if begin else "") + str(content)[1:-1]
+            checksum = zlib.crc32(text.encode(), checksum)
+        return zlib.crc32(f"]){self.fit}".encode(), checksum)
 
 
 class Contents(NamedTuple):
@@ -105,15 +143,27 @@ class Contents(NamedTuple):
     passed_over: Counts
     notes: tuple[str, ...] = ()
 
-    def counted(self, labels: dict[str, str]) -> str:
+    def listing(self) -> Listing:
+        """The images in their order, with the numbers of their labels."""
+        classes = sorted({label for names in self.splits.values() for label in names.values()})
+        numbers = {label: number for number, label in enumerate(classes)}
+        listing = Listing({}, {}, self.counted())
+        for split, labels in self.splits.items():
+            names = sorted(labels, key=lambda name: digest(portable(name)))
+            listing.names[split] = Names.of(names)
+            listing.labels[split] = np.array([numbers[labels[name]] for name in names], np.int32)
+        return listing
+
+    def counted(self) -> str:
         """How many images, classes and other files there are, in one line."""
+        labels = {label for names in self.splits.values() for label in names.values()}
         images = ", ".join(f"{len(names)} {split}" for split, names in self.splits.items())
         by_number = sorted(self.passed_over.items(), key=lambda item: (-item[1], item[0]))
         kinds = ", ".join(f"{shown(kind)} {n}" for kind, n in by_number[:12])
         more = ", ..." if len(self.passed_over) > 12 else ""
         parts = [
-            f"{counted(len(labels), 'image')} ({images})",
-            counted(len(set(labels.values())), "class", "classes"),
+            f"{counted(sum(map(len, self.splits.values())), 'image')} ({images})",
+            counted(len(labels), "class", "classes"),
             counted(self.passed_over.total(), "file")
             + " passed over"
             + (f" ({kinds}{more})" if kinds else ""),

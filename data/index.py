@@ -31,16 +31,28 @@ def cached(
     identity = f"{kind} {path.resolve()} {status.st_size} {status.st_mtime_ns}"
     name = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
     target = folder / f"{name}.npy"
-    with contextlib.suppress(OSError, ValueError, EOFError):  # not there, or damaged
-        return np.load(target, mmap_mode="r", allow_pickle=False)
-    index = make()
+    index = load(target)
+    if index is None:
+        index = make()
+        save(target, index)
+    return index
+
+
+def load(path: pathlib.Path) -> np.ndarray | None:
+    """The array in a file, mapped into memory; None: it is not there, or damaged."""
+    with contextlib.suppress(OSError, ValueError, EOFError):
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    return None
+
+
+def save(path: pathlib.Path, array: np.ndarray) -> None:
+    """Writes an array, whole or not at all; not at all where nothing can be written."""
     with contextlib.suppress(OSError):
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder, suffix=".part", delete=False) as file:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path.parent, suffix=".part", delete=False) as file:
             try:
-                np.save(file, index, allow_pickle=False)
+                np.save(file, array, allow_pickle=False)
             except OSError:
                 pathlib.Path(file.name).unlink()
                 raise
-        os.replace(file.name, target)
-    return index
+        os.replace(file.name, path)

@@ -13,11 +13,13 @@ from typing import Any, Protocol
 
 from data.builder import default_folder
 from data.images import SUFFIXES, Content, File, first_line, opened, shown
+from data.listing import state_of
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
 BESIDE = "images beside the splits"
 Counts = collections.Counter[str]
+BROKEN = "broken links"
 LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
 
 
@@ -72,17 +74,26 @@ def tree(place: pathlib.Path, what: str) -> Tree:
 
 
 class FolderTree:
-    """The files below a folder."""
+    """The files below a folder.
+
+    Attributes:
+      states: of the folders that were read, before they were, by their paths below it.
+    """
 
     def __init__(self, folder: pathlib.Path):
         self.folder = folder
+        self.states = {name: state_of(str(folder / name)) for name in ("", LABELS)}
 
     def folders(self) -> list[str]:
         names = sorted(entry.name for entry in _entries(self.folder) if os.path.isdir(entry.path))
         return [name for name in names if not name.startswith(".")]
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
-        return names_of(self.folder / below if below else self.folder, passed_over)
+        states: dict[str, str] = {}
+        names = names_of(self.folder / below if below else self.folder, passed_over, states)
+        earlier = {"/".join(filter(None, (below, p))): state for p, state in states.items()}
+        self.states = earlier | self.states
+        return names
 
     def file(self, name: str) -> pathlib.Path:
         return self.folder / name
@@ -268,7 +279,7 @@ def _entries(folder: str | os.PathLike[str]) -> Iterator[os.DirEntry[str]]:
         raise ValueError(f"{shown(folder)} cannot be read: {error.strerror}") from error
 
 
-def names_of(folder: pathlib.Path, passed_over: Counts) -> list[str]:
+def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) -> list[str]:
     """The image files below `folder`, relative to it, with slashes.
 
     Links to folders are followed once everything else is read, in order of their names, unless they
@@ -276,6 +287,7 @@ def names_of(folder: pathlib.Path, passed_over: Counts) -> list[str]:
 
     Args:
       passed_over: to which other files are added.
+      states: to which those of the folders are, before they are read.
     """
     names: list[str] = []
     root = os.path.realpath(folder)
@@ -294,6 +306,7 @@ def names_of(folder: pathlib.Path, passed_over: Counts) -> list[str]:
                 passed_over[LINKED] += 1
                 continue
             seen.add(place)
+        states[parent] = state_of(path)
         for entry in _entries(path):
             name = f"{parent}/{entry.name}" if parent else entry.name
             link = entry.is_symlink()
@@ -304,7 +317,7 @@ def names_of(folder: pathlib.Path, passed_over: Counts) -> list[str]:
             elif entry.name.startswith("."):
                 passed_over[HIDDEN] += 1
             elif not (os.path.isfile(entry.path) if link else entry.is_file()):
-                passed_over["broken links" if link else "pipes and the like"] += 1
+                passed_over[BROKEN if link else "pipes and the like"] += 1
             elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
                 names.append(name)
             else:
