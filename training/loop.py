@@ -25,7 +25,7 @@ from training.metric_log import History, MetricLog
 from training.objective import objective_from_config
 from training.records import Periodic, Records
 from training.state import TrainState, new_state, state_from_host
-from training.step import Step, step_from_config
+from training.step import Step, check_batch, step_from_config
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
@@ -48,7 +48,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     parts = experiment.build(config)
     dataset = parts.dataset("train")
     objective = objective_from_config(config, parts, dataset)
-    check_accumulation(options)
+    check_batch(options, jax.device_count())
     optimizer = optimizers.from_config(config)
     checkpoints = open_run(config, workdir)
     state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
@@ -213,17 +213,3 @@ def require_memory(
     what = f"training.batch_size={training.batch_size}"
     lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
     peak_memory.require(step_fn, (state, batch), what, lower)
-
-
-def check_accumulation(training: ml_collections.ConfigDict) -> None:
-    """Refuses parts of a batch that a device's share cannot be divided into.
-
-    Raises:
-      ValueError: these, or a batch that the devices cannot share.
-    """
-    share = devices.per_device(training.batch_size, "training.batch_size")
-    if share % training.accumulation:
-        raise ValueError(
-            f"training.accumulation={training.accumulation} does not divide the {share} images of "
-            f"a device (training.batch_size={training.batch_size} on {jax.device_count()} devices)"
-        )
