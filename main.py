@@ -51,6 +51,7 @@ MODES = {
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
     "export": Mode("interop.convert:export_weights", ("config", "workdir", "target")),
+    "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
 }
 
 FLAGS = flags.FLAGS
@@ -60,6 +61,8 @@ flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pict
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
 flags.DEFINE_string("source", None, "File or folder of weights for --mode=import.")
 flags.DEFINE_string("target", None, "Folder that --mode=export is to write for diffusers.")
+flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2, h100:8, ...")
+flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(
     "distributed",
     False,
@@ -96,7 +99,7 @@ def run(argv: Sequence[str]) -> None:
     from runtime import devices, effects, lock
 
     devices.join_processes(FLAGS.distributed)
-    devices.start_platform()
+    devices.start_platform("cpu" if FLAGS.mode == "plan" else None)
     if FLAGS.mode != "train":  # where jax.distributed has the signals agree on a step
         stop.reclaim()
     if FLAGS.config is not None:
@@ -104,7 +107,7 @@ def run(argv: Sequence[str]) -> None:
     mode = MODES[FLAGS.mode]
     module, _, name = mode.function.partition(":")
     arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
-    if "workdir" in arguments:
+    if arguments.get("workdir"):
         arguments["workdir"] = pathlib.Path(arguments["workdir"])
     function = getattr(importlib.import_module(module), name)
     folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})

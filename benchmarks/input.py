@@ -38,7 +38,6 @@ from runtime import backend
 backend.prepare()
 
 import grain
-import jax
 import ml_collections
 import numpy as np
 import tensorflow_datasets as tfds
@@ -46,14 +45,12 @@ from PIL import Image, ImageOps
 
 import data
 from data import decoded
-from runtime import devices, experiment, figures
-from training import optimizers
-from training.objective import objective_from_config
-from training.state import new_state
-from training.step import step_from_config
+from planning import costs, programs
+from planning.chips import CHIPS
+from runtime import figures
 
 Loader = Callable[[], Iterator[Any]]  # an endless stream of batches, opened anew
-PEAK = {"H100": 989e12, "v5e": 197e12}  # FLOP/s in bfloat16, of NVIDIA's and Google's data sheets
+PEAK = {name: CHIPS[name.lower()].bfloat16 for name in ("H100", "v5e")}
 OPTIONS: dict[str, dict[str, Any]] = {"jpg": {"quality": 90}, "png": {}, "webp": {"quality": 90}}
 
 
@@ -203,22 +200,9 @@ def consumption(path: str) -> list[Any]:
 def flops_per_image(config: ml_collections.ConfigDict) -> float:
     """FLOPs of a training step per image, as XLA counts those of the program before compilation."""
     config.data.dataset = "folder"
-    parts = experiment.build(config)
-    shape = parts.image_shape
-    images, labels = np.zeros((8, *shape), np.uint8), np.zeros(8, np.int32)
-    batch = {"image": images[None], "label": labels[None]}
-    whole = data.Dataset("folder", "train", images, labels, 256, shape, 1)
-    objective = objective_from_config(config, parts, whole)
-    optimizer = optimizers.from_config(config)
-    state = jax.eval_shape(functools.partial(new_state, parts.module, optimizer, 0, shape))
-    step = step_from_config(config, objective, optimizer)
-    mapped = jax.vmap(step, axis_name=devices.AXIS)
-
-    def described(tree: Any) -> Any:
-        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((1, *x.shape), x.dtype), tree)
-
-    cost: Any = jax.jit(mapped).lower(described(state), described(batch)).cost_analysis()
-    return float(cost["flops"]) / 8
+    images = 8
+    step = programs.training(programs.without_accumulation(config), images)
+    return costs.flops(costs.traced(step, 1), "cpu") / images
 
 
 def run() -> None:

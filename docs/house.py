@@ -34,6 +34,7 @@ ROOMS = {
     "interop": "--mode=import, export: weights of the official code, diffusers, transformers",
     "evaluation": "--mode=eval, stats: samples, likelihoods, metrics, report",
     "control": "--mode=control: tasks, measurements, methods, guides",
+    "planning": "--mode=plan: what fits on chips that are not here, and what bounds it",
     "main": "flags, one table of modes",
     "benchmarks": "speed, and the small reproduction",
 }

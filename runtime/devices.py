@@ -48,12 +48,14 @@ def join_processes(required: bool) -> None:
         raise Refused(f"--distributed found no cluster; set {', '.join(names)}")
 
 
-def start_platform() -> None:
-    """Starts the platform that JAX computes on, after `join_processes`.
+def start_platform(name: str | None = None) -> None:
+    """Starts the platform that JAX computes on, after `join_processes`; that of `name` if given.
 
     Raises:
       Refused: this machine has none of those in JAX_PLATFORMS.
     """
+    if name is not None:
+        jax.config.update("jax_platforms", name)
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a plugin that is not there
@@ -167,9 +169,12 @@ def asked_to_stop(call: int) -> bool:
     return multihost_utils.reached_preemption_sync_point(call)
 
 
-def per_device(batch_size: int, what: str) -> int:
-    """Images per device of a global batch; refuses one that the devices cannot share evenly."""
-    count = jax.device_count()
+def per_device(batch_size: int, what: str, count: int | None = None) -> int:
+    """Images per device of a global batch; refuses one that the devices cannot share evenly.
+
+    They are `count`, or else those that are here.
+    """
+    count = jax.device_count() if count is None else count
     if batch_size <= 0 or batch_size % count:
         raise ValueError(
             f"{what}={batch_size} must be a positive multiple of the number of devices ({count})"

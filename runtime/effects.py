@@ -23,7 +23,7 @@ from diffusion import few_steps
 
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
-WITH_SAMPLES = ("train", "sample", "eval", "control")
+WITH_SAMPLES = ("train", "sample", "eval", "control", "plan")
 
 # The modes in which fields act, by patterns of their names; the first that fits. Sections that are
 # not here describe the run, and are the same in every mode.
@@ -33,7 +33,11 @@ MODES: dict[str, tuple[str, ...]] = {
     "sampling.*": WITH_SAMPLES,
     "eval.ema": WITH_WEIGHTS,
     "eval.checkpoint": WITH_WEIGHTS,
-    "eval.batch_size": ("train", "eval", "stats"),
+    "eval.batch_size": ("train", "eval", "stats", "plan"),
+    "eval.bpd_rtol": ("eval", "plan"),
+    "eval.bpd_num_probes": ("eval", "plan"),
+    "eval.bpd_num_repeats": ("eval", "plan"),
+    "eval.bpd_probe": ("eval", "plan"),
     "eval.features": ("eval", "stats"),
     "eval.resize": ("eval", "stats"),
     "eval.repeat_grey": ("eval", "stats"),
@@ -267,7 +271,11 @@ EFFECTS: tuple[Effect, ...] = (
         by_inception,
         "images are drawn and compared by Inception's features (eval.features)",
     ),
-    setting("eval.bpd_*", "eval.enable_bpd", True),
+    Effect(
+        "eval.bpd_*",
+        lambda config, mode: mode == "plan" or config.eval.enable_bpd,
+        "eval.enable_bpd is True",
+    ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
     setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range"),
     setting("eval.bpd_num_probes", "eval.bpd_probe", "rademacher", "gaussian"),

@@ -76,24 +76,31 @@ def peak(jaxpr: Any) -> int:
         name = equation.primitive.name
         if name in SAME and operands:
             alias[equation.outvars[0]] = operands[0]
-        elif name in WHOLE or (name == "dot_general" and _contracted(equation) > 1):
+        elif lies_in_memory(equation):
             for variable in [*operands, *equation.outvars]:
                 spans.setdefault(variable, [place, place])[1] = place
         elif name == "scan":
             stacked = equation.outvars[equation.params["num_carry"] :]
             for variable in [*operands, *stacked]:
                 spans.setdefault(variable, [place, place])[1] = place
-        inside[place] = max((peak(inner) for inner in _inner(equation)), default=0)
+        inside[place] = max((peak(program) for program in inner(equation)), default=0)
     change = np.zeros(len(jaxpr.eqns) + 1, np.int64)
     for variable, (first, last) in spans.items():
         if variable not in outside:
-            change[first] += _bytes(variable)
-            change[last + 1] -= _bytes(variable)
+            change[first] += size(variable)
+            change[last + 1] -= size(variable)
     live = np.cumsum(change)
-    return int(max((live[place] + size for place, size in inside.items()), default=0))
+    return int(max((live[place] + extra for place, extra in inside.items()), default=0))
 
 
-def _bytes(variable: Any) -> int:
+def lies_in_memory(equation: Any) -> bool:
+    """True if the operands and results of an equation are arrays in memory."""
+    name = equation.primitive.name
+    return name in WHOLE or (name == "dot_general" and _contracted(equation) > 1)
+
+
+def size(variable: Any) -> int:
+    """Bytes of the array that a variable of a program stands for."""
     itemsize = getattr(variable.aval.dtype, "itemsize", 4)  # of keys, which are few
     return int(np.prod(variable.aval.shape, dtype=np.int64)) * itemsize
 
@@ -104,7 +111,7 @@ def _contracted(equation: Any) -> int:
     return int(np.prod([equation.invars[0].aval.shape[axis] for axis in axes], dtype=np.int64))
 
 
-def _inner(equation: Any) -> Iterator[Any]:
+def inner(equation: Any) -> Iterator[Any]:
     """The programs inside an equation: of a scan, a branch, a call."""
     for value in equation.params.values():
         for item in value if isinstance(value, tuple | list) else (value,):

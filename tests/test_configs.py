@@ -283,7 +283,12 @@ def test_the_documented_table_has_every_config_and_its_size() -> None:
 
 def structure(network: nn.Module) -> nn.Module:
     """The network, with all that does not change the shape of a parameter made equal."""
-    same: dict[str, Any] = {"sigma_min": 0.01, "sigma_max": 50.0, "num_scales": 1000, "centered": True}
+    same: dict[str, Any] = {
+        "sigma_min": 0.01,
+        "sigma_max": 50.0,
+        "num_scales": 1000,
+        "centered": True,
+    }
     if hasattr(network, "dropout"):
         same |= {"dropout": 0.0, "scale_by_sigma": False}
     return network.clone(**same)

@@ -27,7 +27,7 @@ from training.objective import objective_from_config
 from training.profile import Profile
 from training.records import Periodic, Records
 from training.state import TrainState, new_state, state_from_host
-from training.step import Step, step_from_config
+from training.step import Step, check_batch, step_from_config
 
 
 def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: bool = False) -> None:
@@ -53,7 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     parts = experiment.build(config)
     dataset = parts.dataset("train")
     objective = objective_from_config(config, parts, dataset)
-    check_accumulation(options)
+    check_batch(options, jax.device_count())
     optimizer = optimizers.from_config(config)
     checkpoints = open_run(config, workdir)
     state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
@@ -246,17 +246,3 @@ def require_memory(
     lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
     enough = functools.partial(check_examples, training, dataset)
     peak_memory.require(step_fn, (state, batch), what, lower, enough)
-
-
-def check_accumulation(training: ml_collections.ConfigDict) -> None:
-    """Refuses parts of a batch that a device's share cannot be divided into.
-
-    Raises:
-      ValueError: these, or a batch that the devices cannot share.
-    """
-    share = devices.per_device(training.batch_size, "training.batch_size")
-    if share % training.accumulation:
-        raise ValueError(
-            f"training.accumulation={training.accumulation} does not divide the {share} images of "
-            f"a device (training.batch_size={training.batch_size} on {jax.device_count()} devices)"
-        )

@@ -119,3 +119,18 @@ def step_from_config(
         devices.AXIS,
         config.training.accumulation,
     )
+
+
+def check_batch(training: ml_collections.ConfigDict, count: int) -> int:
+    """The images of a step for each of `count` devices.
+
+    Raises:
+      ValueError: a batch that they cannot share, or whose share `training.accumulation` cannot.
+    """
+    share = devices.per_device(training.batch_size, "training.batch_size", count)
+    if share % training.accumulation:
+        raise ValueError(
+            f"training.accumulation={training.accumulation} does not divide the {share} images of "
+            f"a device (training.batch_size={training.batch_size} on {count} devices)"
+        )
+    return share

@@ -8,6 +8,7 @@ oneDNN), or with SCORE_SDE_NATIVE=0 in the environment, XLA's own forms are used
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import functools
 import hashlib
@@ -18,7 +19,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -34,6 +35,7 @@ OPTIONS = (
     *("-fopenmp", "-fPIC", "-shared", "-w"),
 )
 CHANNELS = 16  # the fewest of any operand's last axis; shorter loops are left to XLA
+_wanted = True  # False inside `unused`
 
 
 class Unavailable(Exception):
@@ -100,8 +102,21 @@ def available() -> bool:
     return True
 
 
+@contextlib.contextmanager
+def unused() -> Iterator[None]:
+    """Inside, programs are traced as on a platform that has none of the functions."""
+    global _wanted
+    before, _wanted = _wanted, False
+    try:
+        yield
+    finally:
+        _wanted = before
+
+
 def takes(*operands: Any) -> bool:
     """True for operands that the functions are made for: all float32, one with many channels."""
+    if not _wanted:
+        return False
     single = all(operand.dtype == np.float32 for operand in operands)
     return single and max(operand.shape[-1] for operand in operands) >= CHANNELS and available()
 

@@ -1,0 +1,157 @@
+"""What a program costs each chip: FLOPs, bytes, memory; as compiled, or estimated before that."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+import time
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh, NamedSharding
+
+from models.ops import native
+from planning import hlo, trace
+from planning.programs import Program, Tree
+from runtime import devices, peak_memory
+
+UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+
+
+@dataclasses.dataclass(frozen=True)
+class Costs:
+    """Of a run of a program, for one chip.
+
+    Attributes:
+      flops: as XLA counts them in the program before compilation.
+      traffic: bytes to and from the chip's memory: as XLA counts them in the compiled program, or
+        estimated.
+      arguments, results, temporaries: bytes in the memory, results in place of arguments left out.
+      memory: bytes that are needed at once.
+      collectives: see `hlo.collectives`; those of an estimate are the gradients.
+      compile_seconds: None where nothing was compiled.
+    """
+
+    flops: float
+    traffic: float
+    arguments: int
+    results: int
+    temporaries: int
+    memory: int
+    collectives: dict[str, dict[str, float]]
+    compile_seconds: float | None = None
+
+
+def traced(program: Program, chips: int) -> Any:
+    """The program of one chip with its share of the images, as an accelerator traces it."""
+    mapped = jax.vmap(program.function, axis_name=devices.AXIS)
+    with native.unused():
+        return jax.jit(mapped).trace(*program.share(chips))
+
+
+def flops(traced: Any, platform: str) -> float:
+    """FLOPs of a program, as XLA counts them before compilation."""
+    cost: Any = traced.lower(lowering_platforms=(platform,)).cost_analysis()
+    return float(cost["flops"])
+
+
+def temporaries(traced: Any) -> int:
+    """Bytes that lie in memory inside a program, before compilation."""
+    return peak_memory.peak(traced.jaxpr.jaxpr)
+
+
+def estimated(program: Program, traced: Any, chips: int, flops: float) -> Costs:
+    """The costs as the program before compilation tells them."""
+    jaxpr = traced.jaxpr.jaxpr
+    kept = [v for number, v in enumerate(program.share(chips)) if number in program.donated]
+    arguments = nbytes(program.share(chips))
+    results = max(sum(map(peak_memory.size, jaxpr.outvars)) - nbytes(kept), 0)
+    inside = temporaries(traced)
+    traffic = trace.traffic(jaxpr)
+    collectives = {}
+    if program.donated:  # a training step: state read and written, gradients made and read
+        gradients = nbytes(program.arguments[0].params)
+        traffic += 2 * nbytes(program.arguments[0]) + 2 * gradients
+        if chips > 1:
+            collectives["all-reduce"] = {"count": 1.0, "bytes": float(gradients)}
+    memory = arguments + results + inside
+    return Costs(flops, traffic, arguments, results, inside, memory, collectives)
+
+
+def lowered(program: Program, chips: list[Any]) -> Any:
+    """The program over all chips, in the compiler's language."""
+    mesh = Mesh(np.array(chips), (devices.AXIS,))
+    arguments = tuple(
+        jax.tree.map(
+            lambda leaf, spec=spec: jax.ShapeDtypeStruct(
+                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
+            ),
+            tree,
+        )
+        for tree, spec in zip(program.arguments, program.split, strict=True)
+    )
+    sharded = jax.shard_map(
+        program.function,
+        mesh=mesh,
+        in_specs=program.split,
+        out_specs=program.results,
+        check_vma=False,
+    )
+    with native.unused():
+        return jax.jit(sharded, donate_argnums=program.donated).lower(*arguments)
+
+
+def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1) -> Costs:
+    """The costs as the platform's compiler tells them, and for the rest the estimate.
+
+    `times` is how often a loop runs that the analysis of the compiled program counts once.
+    """
+    text = lowered(program, chips)
+    start = time.monotonic()
+    try:
+        executable = text.compile()
+    except jax.errors.JaxRuntimeError as error:
+        used = lack(str(error))
+        if used is None:
+            raise
+        return dataclasses.replace(
+            estimate,
+            memory=used,
+            temporaries=max(used - estimate.arguments - estimate.results, 0),
+            compile_seconds=time.monotonic() - start,
+        )
+    seconds = time.monotonic() - start
+    cost: Any = executable.cost_analysis() or {}
+    memory = executable.memory_analysis()
+    results = memory.output_size_in_bytes - memory.alias_size_in_bytes
+    arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
+    return Costs(
+        flops=estimate.flops,
+        traffic=times * float(cost.get("bytes accessed", 0.0)) or estimate.traffic,
+        arguments=arguments,
+        results=max(results, 0),
+        temporaries=temporaries,
+        memory=arguments + max(results, 0) + temporaries,
+        collectives=hlo.collectives(executable.as_text()),
+        compile_seconds=seconds,
+    )
+
+
+def lack(message: str) -> int | None:
+    """The bytes that a program would need of which its compiler says that they are not there.
+
+    None where the message says something else.
+    """
+    if "RESOURCE_EXHAUSTED" not in message:
+        return None
+    match = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", message)
+    return round(float(match[1]) * UNITS[match[2]]) if match else None
+
+
+def nbytes(tree: Tree) -> int:
+    """Bytes of all arrays, or shapes, in a tree; keys are two numbers of 32 bits."""
+    return sum(
+        int(np.prod(leaf.shape, dtype=np.int64)) * getattr(leaf.dtype, "itemsize", 8)
+        for leaf in jax.tree.leaves(tree)
+    )
