@@ -56,7 +56,8 @@ def _programs(plan: dict[str, Any]) -> tuple[list[list[str]], list[str]]:
     names = [name for name in TITLES if "refused" not in plan[name]]
     columns = [_column(name, plan[name]) for name in names]
     rows = [[words, *(column.get(words, "") for column in columns)] for words in ROWS]
-    titles = {**TITLES, "sampling": f"sampling, {plan['sampling'].get('method', '')}"}
+    rows = [row for row in rows if any(row[1:])]
+    titles = {**TITLES, "sampling": f"sampling, {plan['sampling']['method']}"}
     return rows, ["", *(titles[name] for name in names)]
 
 
