@@ -205,7 +205,7 @@ def batches_from_config(
         num_hosts=jax.process_count(),
     )
     if data_state is not None:
-        earlier_place = earlier_config.get("data", {}).get("data_dir", "")
+        earlier_place = dotted(earlier_config).get("data.data_dir", "")
         batches.set_state(data_state, config.data.data_dir, earlier_place)
     return batches
 
