@@ -132,7 +132,7 @@ def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1
         arguments=arguments,
         results=max(results, 0),
         temporaries=temporaries,
-        memory=arguments + max(results, 0) + temporaries,
+        memory=max(arguments + max(results, 0) + temporaries, memory.peak_memory_in_bytes),
         collectives=hlo.collectives(executable.as_text()),
         compile_seconds=seconds,
     )

@@ -9,6 +9,7 @@ import re
 import shutil
 from typing import Any, NamedTuple
 
+import jax
 from jax.experimental import topologies
 
 from planning.chips import CHIPS, Chip
@@ -114,6 +115,8 @@ def devices(topology: Topology) -> list[Any]:
     """
     chip = topology.chip
     require_compiler(chip.platform)
+    # What is compiled without a device can be written to JAX's cache, but not read from it.
+    jax.config.update("jax_enable_compilation_cache", False)
     if chip.platform == "cuda":
         machines = max(topology.size // MACHINE, 1)
         shape = f"1x{machines}x{topology.size // machines}"
