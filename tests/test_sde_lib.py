@@ -29,6 +29,8 @@ from training.objective import objective_from_config
 from training.state import new_state
 from training.step import make_train_step
 
+pytestmark = pytest.mark.quick_compilation
+
 CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE)
 CASES = [
     VPSDE(),
