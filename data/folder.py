@@ -21,7 +21,6 @@ from data.trees import (
     BROKEN,
     LABELS,
     Counts,
-    FolderTree,
     Tree,
     beside_splits,
     portable,
@@ -87,7 +86,7 @@ class ImageFolder(Pictures):
                     f"{contents.counted()}; a data set has two images or more"
                 )
         listing = contents.listing()
-        if isinstance(self.files, FolderTree) and not contents.passed_over[BROKEN]:
+        if not contents.passed_over[BROKEN]:
             self.kept.keep(listing, self.files.states)
         return listing
 

@@ -1,9 +1,10 @@
-"""The list of a large folder's images, kept on disk: a set of millions opens without a walk.
+"""The list of images of a large folder or zip file, kept on disk: millions open without a walk.
 
-Beside the prepared data, in `index/<hash of the folder's place>/`, lie `folders.npy`, the states of
-all folders that were read, and in `<hash of these>/` the names and labels of both splits. A folder
-changes its state when an entry is added, removed or renamed; what is rewritten in place does not,
-which is why the pixels that are kept have stamps of their own (`data.decoded`).
+Beside the prepared data, in `index/<hash of the place>/`, lie `folders.npy`, the states of all
+folders that were read (or that of the zip file), and in `<hash of these>/` the names and labels of
+both splits. A folder changes its state when an entry is added, removed or renamed; what is
+rewritten in place does not, which is why the pixels that are kept have stamps of their own
+(`data.decoded`).
 """
 
 from __future__ import annotations
@@ -54,6 +55,11 @@ class Names:
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Names) and list(self) == list(other)
+
+    __hash__ = None  # type: ignore[assignment]
+
 
 class Listing(NamedTuple):
     """The images of a folder.
@@ -82,7 +88,7 @@ class Kept:
 
     Args:
       index_folder: where indices are.
-      folder: the images' own.
+      folder: the images' own, or a zip file of them.
     """
 
     def __init__(self, index_folder: pathlib.Path, folder: pathlib.Path):
@@ -98,7 +104,7 @@ class Kept:
         states = stored.tobytes()
         for entry in os.fsdecode(states).split("\0")[:-1]:
             state, _, path = entry.partition(" ")
-            if state != state_of(os.path.join(self.folder, path)):
+            if state != state_of(os.path.join(self.folder, path) if path else str(self.folder)):
                 return None
         version = self._version(states)
         kinds = [f"{split}_{part}" for split in splits for part in ("content", "ends", "labels")]

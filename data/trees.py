@@ -11,7 +11,10 @@ import zlib
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Protocol
 
-from data.builder import default_folder
+import numpy as np
+
+from data import index
+from data.builder import default_folder, digest
 from data.images import SUFFIXES, Content, File, first_line, opened, shown
 from data.listing import state_of
 from data.zip_file import ZipFile, is_zip
@@ -24,7 +27,13 @@ LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools writ
 
 
 class Tree(Protocol):
-    """Files by their names, relative and with slashes."""
+    """Files by their names, relative and with slashes.
+
+    Attributes:
+      states: what changes when the list of files does, by paths below the place (`data.listing`).
+    """
+
+    states: dict[str, str]
 
     def folders(self) -> list[str]:
         """The names of the folders at the top, hidden ones left out."""
@@ -117,27 +126,58 @@ class ZipTree:
 
     A folder that holds everything is left out of the names where it is called as the zip file is:
     `photos.zip` with `photos/cats/1.png` is read as the folder `photos`.
+
+    Attributes:
+      states: that of the file.
     """
 
     def __init__(self, path: pathlib.Path):
-        self.archive = ZipFile(path, default_folder() / "index")
-        names = [os.path.normpath(name).replace(os.sep, "/") for name in self.archive.names]
-        kept = [not _hidden(name) for name in names]
-        top = f"{portable(path.stem)}/"
-        if any(kept) and all(
-            portable(name).startswith(top) for name, keep in zip(names, kept, strict=True) if keep
-        ):
-            names = [portable(name).removeprefix(top) for name in names]
-        self._rows = {name: row for row, name in enumerate(names)}
+        indices, self._top = default_folder() / "index", f"{portable(path.stem)}/"
+        self.states = {"": state_of(str(path))}
+        self.archive = ZipFile(path, indices)
+        below = index.cached(indices, path, f"zip below {self._top}", self._is_below)
+        self._below = bool(below)
+        self._table = index.cached(indices, path, f"zip table {self._top}", self._sorted)
+
+    def _is_below(self) -> np.ndarray:
+        """Whether the one folder that holds everything has the name of the file."""
+        names = map(_normal, self.archive.names)
+        kept = [portable(name).startswith(self._top) for name in names if not _hidden(name)]
+        return np.array(bool(kept) and all(kept))
+
+    def _sorted(self) -> np.ndarray:
+        """The names' hashes in their order, and the row of each, uint64 [2, n]."""
+        hashes = np.array([_hash(name) for name in self._names()], np.uint64)
+        order = np.argsort(hashes, kind="stable")
+        return np.stack([hashes[order], order.astype(np.uint64)])
+
+    def _name(self, row: int) -> str:
+        name = _normal(self.archive.names[row])
+        return portable(name).removeprefix(self._top) if self._below else name
+
+    def _names(self) -> Iterator[str]:
+        return map(self._name, range(len(self.archive)))
+
+    def _row(self, name: str) -> int:
+        """The last member of this name; KeyError: none has it."""
+        key = np.uint64(_hash(name))
+        first, last = (
+            int(np.searchsorted(self._table[0], key, side)) for side in ("left", "right")
+        )
+        for place in reversed(range(first, last)):
+            row = int(self._table[1, place])
+            if self._name(row) == name:
+                return row
+        raise KeyError(name)
 
     def folders(self) -> list[str]:
-        firsts = {name.partition("/")[0] for name in self._rows if "/" in name}
+        firsts = {name.partition("/")[0] for name in self._names() if "/" in name}
         return sorted(name for name in firsts if not name.startswith("."))
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         names = []
         prefix = f"{below}/" if below else ""
-        for full in self._rows:
+        for full in dict.fromkeys(self._names()):
             name = full.removeprefix(prefix)
             if full.startswith(prefix):
                 kind = _kind(name)
@@ -148,20 +188,23 @@ class ZipTree:
         return names
 
     def file(self, name: str) -> Content:
-        row = self._rows[name]
+        row = self._row(name)
         return Content(f"{self.archive.path}: {name}", self.archive.read(row))
 
     def stamp(self, name: str) -> bytes:
-        return self.archive.stamp(self._rows[name])
+        return self.archive.stamp(self._row(name))
 
     def size(self, name: str) -> int:
-        return self.archive.size(self._rows[name])
+        return self.archive.size(self._row(name))
 
     def top(self) -> list[str]:
-        return [name for name in self._rows if "/" not in name]
+        return [name for name in dict.fromkeys(self._names()) if "/" not in name]
 
     def __contains__(self, name: str) -> bool:
-        return name in self._rows
+        try:
+            return self._row(name) >= 0
+        except KeyError:
+            return False
 
 
 class ImageFiles:
@@ -257,6 +300,15 @@ def stated_labels(files: Tree) -> dict[str, str] | None:
         if labels.setdefault(portable(str(name)), text) != text:
             raise ValueError(f"{shown(file)} has two labels for {shown(str(name))}")
     return labels
+
+
+def _normal(name: str) -> str:
+    """The name of a zip file's member without empty parts, and those that lead up and down."""
+    return os.path.normpath(name).replace(os.sep, "/")
+
+
+def _hash(name: str) -> int:
+    return int.from_bytes(digest(name)[:8], "little")
 
 
 def _hidden(name: str) -> bool:

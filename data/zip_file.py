@@ -20,6 +20,7 @@ import tqdm
 
 from data import index
 from data.images import shown
+from data.listing import Names
 
 _LOCAL = struct.Struct("<4s22xHH")
 _ENTRY = np.dtype(
@@ -58,8 +59,11 @@ class ZipFile:
         self._index_folder = index_folder
         self._infos: list[zipfile.ZipInfo] | None = None
         self._entries = index.cached(index_folder, self.path, "zip", self._list_entries)
-        names = index.cached(index_folder, self.path, "zip names", self._list_names)
-        self.names = names.tobytes().decode("utf-8", "surrogateescape").split("\0")[:-1]
+        ends = index.cached(index_folder, self.path, "zip name ends", lambda: self._names().ends)
+        content = index.cached(
+            index_folder, self.path, "zip name bytes", lambda: self._names().content
+        )
+        self.names = Names(content, ends)
         self._infos = None
         if len(self.names) != len(self._entries):
             raise ValueError(f"{shown(self.path)}: its index is damaged; remove {index_folder}")
@@ -185,6 +189,5 @@ class ZipFile:
             _ENTRY,
         )  # fmt: skip
 
-    def _list_names(self) -> np.ndarray:
-        names = "".join(member.filename + "\0" for member in self._list())
-        return np.frombuffer(names.encode("utf-8", "surrogateescape"), np.uint8)
+    def _names(self) -> Names:
+        return Names.of(member.filename for member in self._list())

@@ -1,18 +1,21 @@
 """Lists of large folders that are kept: equal to new ones, and made anew when a folder changes."""
 
+import collections
 import json
 import os
 import pathlib
 import shutil
+import zipfile
 import zlib
 
 import pytest
 
 import data
-from data import listing, trees
+from data import listing, trees, zip_file
 from data.folder import ImageFolder
 from data.listing import Names
 from data.pictures import Request
+from tests.test_trees import packed
 
 
 @pytest.fixture
@@ -87,6 +90,38 @@ def test_a_second_opening_reads_no_folder_and_asks_for_no_file(
         again = [facts(opened(place, split)) for split in ("train", "test")]
         assert [(*one[:3], one[4]) for one in again] == [(*one[:3], one[4]) for one in expected]
     assert not any((tmp_path / "prepared").rglob("*.part"))
+
+
+@pytest.mark.parametrize("below", ["", "photos/"])
+def test_a_second_opening_of_a_zip_file_goes_through_no_list_of_it(
+    photos, tmp_path, monkeypatch, below
+):
+    archive = packed(photos, below)
+    expected = [facts(opened(archive, split)) for split in ("train", "test")]
+    assert [(one[0], one[1], one[2]) for one in anew(photos, tmp_path)] == [
+        (one[0], one[1], one[2]) for one in expected
+    ]
+    with monkeypatch.context() as patch:
+        patch.setattr(zip_file.zipfile, "ZipFile", None)
+        patch.setattr(trees.ZipTree, "_names", None)
+        patch.setattr(trees.ZipTree, "size", None)
+        assert [facts(opened(archive, split)) for split in ("train", "test")] == expected
+        content = opened(archive).images.records.record(3)
+        assert content.data == bytes(int(expected[0][0][3][-6:-4]))
+    write(photos / "café1" / "new.png")
+    assert facts(opened(packed(photos, below)))[0] == anew(photos, tmp_path)[0][0]
+
+
+def test_of_two_members_of_one_name_the_last_is_read(tmp_path, monkeypatch):
+    monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path / "prepared"))
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("b/1.png", "b/./1.png", "b/2.png"):
+            archive.writestr(name, name)
+    tree = trees.ZipTree(tmp_path / "a.zip")
+    assert tree.images("", collections.Counter()) == ["b/1.png", "b/2.png"]
+    assert tree.file("b/1.png").data == b"b/./1.png"
+    assert "b/2.png" in tree
+    assert "2.png" not in tree
 
 
 def test_the_checksum_is_that_of_the_list_as_one_text(photos):
