@@ -31,6 +31,7 @@ class Costs:
       memory: bytes that are needed at once.
       collectives: see `hlo.collectives`; those of an estimate are the gradients.
       compile_seconds: None where nothing was compiled.
+      traffic_counted: True if the compiler counted it.
     """
 
     flops: float
@@ -41,6 +42,7 @@ class Costs:
     memory: int
     collectives: dict[str, dict[str, float]]
     compile_seconds: float | None = None
+    traffic_counted: bool = False
 
 
 def traced(program: Program, chips: int) -> Any:
@@ -135,6 +137,7 @@ def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1
         memory=max(arguments + max(results, 0) + temporaries, memory.peak_memory_in_bytes),
         collectives=hlo.collectives(executable.as_text()),
         compile_seconds=seconds,
+        traffic_counted="bytes accessed" in cost,
     )
 
 

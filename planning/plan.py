@@ -10,6 +10,8 @@ from typing import Any
 import ml_collections
 from absl import logging
 
+import likelihood
+import sampling
 from models.ops import native
 from planning import costs, programs, roofline, table, topology
 from planning.costs import Costs
@@ -41,13 +43,13 @@ def plan(
       ValueError: a config that cannot be served, an unknown topology, a batch that its chips cannot
         share.
     """
+    path = None if workdir is None else workdir / FILE
+    plans = files.read_json(path, "remove it") if path and path.exists() else {}
     result = make(config, topology, compile, say=functools.partial(print, flush=True))
     if not devices.is_primary():
         return
     print(table.text(result))
-    if workdir is not None:
-        path = workdir / FILE
-        plans = files.read_json(path, "remove it") if path.exists() else {}
+    if path is not None:
         files.write_json(path, {**plans, result["topology"]: result})
         print(f"\n{path} has these numbers")
 
@@ -66,6 +68,8 @@ def make(
     """
     chips = topology.parse(name)
     share = check_batch(config.training, chips.size)
+    sampling.from_config(config)  # refused now, and not when training has been compiled
+    likelihood.from_config(config)
     absent, here = "", []
     if compile:
         try:
@@ -181,6 +185,7 @@ def _numbers(
         "images": program.images,
         "flops": cost.flops,
         "bytes": cost.traffic,
+        "bytes_counted": cost.traffic_counted,
         "bytes_sent": sent,
         "collectives": cost.collectives,
         "memory": cost.memory,

@@ -10,7 +10,7 @@ from runtime import figures
 WIDTH = 100
 WORDS = (
     "Times are lower bounds: the slowest of arithmetic, memory and links, each at its data sheet's "
-    "peak. The number of evaluations is a guess where (g) stands: the solver decides."
+    "peak. (e): estimated before compilation; (g): a guess, as the solver decides."
 )
 TITLES = {"training": "training", "sampling": "sampling", "likelihood": "likelihoods"}
 PREFIXES = ((1e15, "P"), (1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"))
@@ -75,11 +75,12 @@ def _column(name: str, numbers: dict[str, Any]) -> dict[str, str]:
         "sampling": "one evaluation",
         "likelihood": "one with divergence",
     }
+    estimate = "" if numbers["bytes_counted"] else " (e)"
     cells = {
         "compiled": program[name],
         "images, all chips": str(numbers["images"]),
         "FLOPs of a chip": _short(numbers["flops"]),
-        "bytes to and from its memory": _short(numbers["bytes"], "B"),
+        "bytes to and from its memory": _short(numbers["bytes"], "B") + estimate,
         "bytes sent to other chips": _short(numbers["bytes_sent"], "B"),
         "collectives": ", ".join(
             f"{entry['count']:.0f} {kind}" for kind, entry in numbers["collectives"].items()

@@ -180,6 +180,8 @@ def test_a_plan_has_memory_times_and_advice(
     assert step["days"] == pytest.approx(config.training.n_iters * step["seconds"] / 86400)
     assert stored["sampling"]["evaluations"] == 31  # the last one takes noise away
     assert stored["likelihood"]["evaluations_assumed"]
+    assert not step["bytes_counted"]
+    assert "B (e)" in printed
 
 
 def test_what_does_not_fit_is_said_with_what_would_help() -> None:
