@@ -20,7 +20,7 @@ def prepared(tmp_path, monkeypatch):
 
 
 def folder_with(path: pathlib.Path, prefix: str, tmp_path: pathlib.Path) -> pathlib.Path:
-    (tmp_path / f"{prefix}-r05.tfrecords").symlink_to(path)
+    (tmp_path / f"{prefix}-r05.tfrecords").symlink_to(path.resolve())
     return tmp_path
 
 
@@ -73,7 +73,7 @@ def test_sizes_of_which_there_is_no_file_are_refused(size, channels, tmp_path):
 
 def test_a_record_of_another_size_or_kind_is_named(tmp_path):
     path = stylegan_files()[0]
-    (tmp_path / "ffhq-r06.tfrecords").symlink_to(path)
+    (tmp_path / "ffhq-r06.tfrecords").symlink_to(path.resolve())
     with pytest.raises(
         ValueError, match=r"record 0 has the shape \(32, 32, 3\), not \(64, 64, 3\)"
     ):
