@@ -23,10 +23,12 @@ def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
     """LLVM's optimisation is left out in tests so marked, which compile much and compute little.
 
     Their programs, and XLA's passes over them, are those that users run; only roundings differ.
-    Slow tests have all of it. FULL_COMPILATION=1 tests everything as users compile.
+    Slow tests have all of it, as have those of golden files from elsewhere. FULL_COMPILATION=1
+    tests everything as users compile.
     """
     marks = {mark.name for mark in request.node.iter_markers()}
-    full = "slow" in marks or os.environ.get("FULL_COMPILATION")
+    elsewhere = "golden" in marks and os.environ.get("GOLDEN_DIR")
+    full = "slow" in marks or elsewhere or os.environ.get("FULL_COMPILATION")
     if full or "quick_compilation" not in marks:
         yield
         return
