@@ -100,7 +100,6 @@ class Workers:
         self._idle: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
         for mine, _ in pairs:
             self._idle.put(Connection(mine.detach()))
-
         atexit.register(self.close)
 
     def close(self) -> None:
@@ -114,19 +113,16 @@ class Workers:
 
     def answer(self, decode: Decode, records: Sequence[Any]) -> Answer:
         """As the function `answer`, in one of the processes; waits until one is idle."""
-        connection = self._idle.get()
-        if connection is not None:
-            try:
+        connection = self._idle.get()  # None: in place of a process that has ended
+        try:
+            if connection is not None:
                 connection.send((decode, records))
                 return _receive(connection)
-            except (EOFError, OSError):
-                connection.close()
-                connection = None
-                logging.log_first_n(logging.WARNING, _ENDED, 1)
-            finally:
-                self._idle.put(connection)
-        else:
-            self._idle.put(None)
+        except (EOFError, OSError):
+            connection = None
+            logging.log_first_n(logging.WARNING, _ENDED, 1)
+        finally:
+            self._idle.put(connection)
         return answer(decode, records)
 
 
@@ -201,8 +197,10 @@ def decoded(
 
 
 def _send(connection: Connection, result: Answer) -> None:
-    """Sends an answer, its pixels as they lie in memory."""
-    whole = np.stack(result.images) if result.images else np.zeros(0, np.uint8)
+    """Sends an answer, its pixels as one array in the order of its axes."""
+    whole = np.zeros(0, np.uint8)
+    if result.images:
+        whole = np.ascontiguousarray(np.stack(result.images))
     connection.send((whole.shape, whole.dtype, result.flaws, result.error))
     if whole.size:
         connection.send_bytes(whole.data.cast("B"))

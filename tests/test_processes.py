@@ -39,7 +39,8 @@ def pool(workers, monkeypatch):
         return workers.answer(decode, records)
 
     monkeypatch.setattr(processes._Pool, "workers", lambda self, count: Asked(answer))
-    return asked
+    yield asked
+    assert len(children(workers.process.pid)) == 2, "they are all there"
 
 
 class Asked:
@@ -88,6 +89,16 @@ def test_bytes_and_the_official_crops_go_there_too(pool, files):
     decode = functools.partial(crops.lsun, size=8, rounded=True)
     found = processes.decoded(decode, contents.__getitem__, range(40))
     np.testing.assert_array_equal(found, [decode(content) for content in contents])
+    assert pool
+
+
+@pytest.mark.parametrize("rounded", [False, True])
+def test_pixels_may_lie_in_any_order_of_axes(pool, files, rounded):
+    decode = functools.partial(crops.lsun, size=4, rounded=rounded)
+    assert not decode(files[0]).flags.c_contiguous
+    for rows in (range(1), range(40)):
+        found = processes.decoded(decode, files.__getitem__, rows)
+        np.testing.assert_array_equal(found, [decode(files[row]) for row in rows])
     assert pool
 
 
