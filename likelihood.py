@@ -86,12 +86,7 @@ def log_likelihood(
     flow = ode.probability_flow(sde, score_fn)
 
     def field(t: ArrayLike, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
-        def along(v: Array) -> tuple[Array, Array]:
-            drift, product = jax.jvp(lambda x: flow(t, x), (state[0],), (v,))
-            return drift, jnp.sum(v * product)
-
-        drift, divergence = jax.vmap(along, out_axes=(None, 0))(probes)
-        return drift, jnp.mean(divergence)
+        return drift_and_divergence(flow, t, state[0], probes)
 
     solution = ode.solve(
         field,
@@ -107,6 +102,24 @@ def log_likelihood(
     z, integral = solution.y
     logp = sde.prior_logp(z) + integral
     return Likelihood(logp, z, solution.nfe, solution.ok & jnp.isfinite(logp))
+
+
+def drift_and_divergence(
+    flow: Callable[[Any, Array], Array], t: ArrayLike, x: Array, probes: Array
+) -> tuple[Array, Array]:
+    """The drift f(x, t) of one image x, and the estimate of its divergence, a number (eq. 40).
+
+    Args:
+      flow: f, of (t, x).
+      probes: [K, ...], over which the estimate is the mean.
+    """
+
+    def along(v: Array) -> tuple[Array, Array]:
+        drift, product = jax.jvp(lambda x: flow(t, x), (x,), (v,))
+        return drift, jnp.sum(v * product)
+
+    drift, divergence = jax.vmap(along, out_axes=(None, 0))(probes)
+    return drift, jnp.mean(divergence)
 
 
 def elbo(

@@ -6,7 +6,7 @@ import collections
 import functools
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -133,7 +133,8 @@ class Contents(NamedTuple):
     """The images of a folder, and what else is in it.
 
     Attributes:
-      splits: by split, the images' names below the folder, with the names of their labels.
+      splits: by split, the images' names below the folder, `in_order`, with the names of their
+        labels.
       passed_over: how many files were, by ending or reason.
       notes: what else a user should know, a clause each.
     """
@@ -148,9 +149,9 @@ class Contents(NamedTuple):
         numbers = {label: number for number, label in enumerate(classes)}
         listing = Listing({}, {}, self.counted())
         for split, labels in self.splits.items():
-            names = sorted(labels, key=lambda name: digest(portable(name)))
-            listing.names[split] = Names.of(names)
-            listing.labels[split] = np.array([numbers[labels[name]] for name in names], np.int32)
+            listing.names[split] = Names.of(labels)
+            values = [numbers[label] for label in labels.values()]
+            listing.labels[split] = np.array(values, np.int32)
         return listing
 
     def counted(self) -> str:
@@ -185,12 +186,15 @@ def listed(files: Tree, place: str) -> Contents:
     folders, notes = split_folders(files.folders(), place)
     if folders:
         splits = {
-            split: {f"{sub}/{name}": label_of(name) for name in files.images(sub, passed_over)}
+            split: {
+                name: label_of(name.removeprefix(f"{sub}/"))
+                for name in in_order(f"{sub}/{name}" for name in files.images(sub, passed_over))
+            }
             for split, sub in folders.items()
         }
         passed_over.update(beside_splits(files.top()))
         return Contents(splits, passed_over, notes)
-    names = sorted(files.images("", passed_over), key=lambda name: digest(portable(name)))
+    names = in_order(files.images("", passed_over))
     count = max(1, int(TEST_SHARE * len(names)))
     shares = {"train": names[count:], "test": names[:count]}
     stated = stated_labels(files)
@@ -269,6 +273,11 @@ def unused_splits(names: Sequence[str]) -> tuple[str, ...]:
 def _sub_folders(names: Sequence[str]) -> str:
     shortened = [*map(shown, names[:8]), *(["..."] if len(names) > 8 else [])]
     return f"{'a sub-folder' if len(names) == 1 else 'sub-folders'} {', '.join(shortened)}"
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Names of images in the order of their hashes."""
+    return sorted(names, key=lambda name: digest(portable(name)))
 
 
 def label_of(name: str) -> str:

@@ -55,11 +55,6 @@ class Names:
     def __iter__(self) -> Iterator[str]:
         return (self[row] for row in range(len(self)))
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Names) and list(self) == list(other)
-
-    __hash__ = None  # type: ignore[assignment]
-
 
 class Listing(NamedTuple):
     """The images of a folder.

@@ -7,6 +7,7 @@ fit. APPNOTE.TXT, PKWARE: a local header of 30 bytes, name and extra field, then
 
 from __future__ import annotations
 
+import functools
 import mmap
 import os
 import pathlib
@@ -59,10 +60,9 @@ class ZipFile:
         self._index_folder = index_folder
         self._infos: list[zipfile.ZipInfo] | None = None
         self._entries = index.cached(index_folder, self.path, "zip", self._list_entries)
-        ends = index.cached(index_folder, self.path, "zip name ends", lambda: self._names().ends)
-        content = index.cached(
-            index_folder, self.path, "zip name bytes", lambda: self._names().content
-        )
+        names = functools.cache(lambda: Names.of(member.filename for member in self._list()))
+        ends = index.cached(index_folder, self.path, "zip name ends", lambda: names().ends)
+        content = index.cached(index_folder, self.path, "zip name bytes", lambda: names().content)
         self.names = Names(content, ends)
         self._infos = None
         if len(self.names) != len(self._entries):
@@ -188,6 +188,3 @@ class ZipFile:
             ],
             _ENTRY,
         )  # fmt: skip
-
-    def _names(self) -> Names:
-        return Names.of(member.filename for member in self._list())

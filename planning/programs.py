@@ -18,6 +18,7 @@ import sampling
 from diffusion import ode
 from diffusion.noise import image_noise
 from diffusion.probes import PROBES
+from likelihood import drift_and_divergence
 from runtime import devices, experiment
 from training.abstract import abstract_step
 
@@ -130,16 +131,8 @@ def likelihood(config: ml_collections.ConfigDict, images: int) -> Program:
 
     def evaluate(params: Tree, x: jax.Array, t: jax.Array, probes: jax.Array) -> Any:
         flow = ode.probability_flow(parts.sde, parts.score(params))
-
-        def one(x: jax.Array, t: jax.Array, probes: jax.Array) -> tuple[jax.Array, jax.Array]:
-            def along(v: jax.Array) -> tuple[jax.Array, jax.Array]:
-                drift, product = jax.jvp(lambda x: flow(t, x), (x,), (v,))
-                return drift, jnp.sum(v * product)
-
-            drift, divergence = jax.vmap(along, out_axes=(None, 0))(probes)
-            return drift, jnp.mean(divergence)
-
-        return jax.vmap(one, in_axes=(0, 0, 1))(x, t, probes)
+        one = functools.partial(drift_and_divergence, flow)
+        return jax.vmap(one, in_axes=(0, 0, 1))(t, x, probes)
 
     measured = [tolerance for tolerance in LIKELIHOOD_EVALUATIONS if tolerance <= options.bpd_rtol]
     return Program(

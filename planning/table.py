@@ -5,6 +5,7 @@ from __future__ import annotations
 import textwrap
 from typing import Any
 
+from planning import roofline
 from runtime import figures
 
 WIDTH = 100
@@ -96,7 +97,7 @@ def _column(name: str, numbers: dict[str, Any]) -> dict[str, str]:
         cells["compilation"] = f"{numbers['compile_seconds']:.0f} s"
     if name == "training":
         cells["runs"] = f"{numbers['steps']} steps"
-        cells["all of it"] = f"{_duration(86400 * numbers['days'])} or more"
+        cells["all of it"] = f"{_duration(roofline.DAY * numbers['days'])} or more"
     else:
         guess = " (g)" if numbers["evaluations_assumed"] else ""
         cells["runs"] = f"{numbers['evaluations']} evaluations{guess}"
@@ -114,7 +115,7 @@ def _short(number: float, unit: str = "") -> str:
 
 
 def _duration(seconds: float) -> str:
-    for length, unit in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+    for length, unit in ((roofline.DAY, "days"), (3600, "hours"), (60, "minutes")):
         if seconds >= length:
             return f"{seconds / length:.3g} {unit}"
     return f"{seconds:.3g} s"

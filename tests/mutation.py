@@ -99,7 +99,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "likelihood.py",
-        "log_likelihood bits_per_dim",
+        "log_likelihood drift_and_divergence bits_per_dim",
         {
             "likelihood": "bits_per_dim_of_a_uniform_density "
             "one_rademacher_probe_is_exact_for_an_isotropic_score "

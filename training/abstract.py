@@ -12,10 +12,10 @@ import numpy as np
 
 import data
 import losses
-from runtime import ema, experiment
+from runtime import experiment
 from training import optimizers
 from training.objective import objective_from_config
-from training.state import TrainState, new_state
+from training.state import TrainState, state_from_config
 from training.step import Step, step_from_config
 
 POINTS = 50000  # training images that an objective compares with, where all are and none is here
@@ -43,12 +43,7 @@ def abstract_step(config: ml_collections.ConfigDict, images: int) -> AbstractSte
     points = _stand_in(config, parts) if losses.wants_points(config) else None
     objective = objective_from_config(config, parts, points)
     optimizer = optimizers.from_config(config)
-    averages = ema.from_config(config).further
-    state = jax.eval_shape(
-        functools.partial(
-            new_state, parts.module, optimizer, config.seed, parts.image_shape, averages
-        )
-    )
+    state = jax.eval_shape(functools.partial(state_from_config, config, parts, optimizer))
     batches = {
         "image": jax.ShapeDtypeStruct((1, images, *parts.image_shape), stored_type(parts)),
         "label": jax.ShapeDtypeStruct((1, images), jnp.int32),

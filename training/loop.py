@@ -16,7 +16,7 @@ import optax
 import data
 from configs.names import dotted
 from generation import score_field
-from runtime import devices, ema, errors, experiment, files, peak_memory, stop
+from runtime import devices, errors, experiment, files, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
@@ -26,7 +26,7 @@ from training.metric_log import History, MetricLog
 from training.objective import objective_from_config
 from training.profile import Profile
 from training.records import Periodic, Records
-from training.state import TrainState, new_state, state_from_host
+from training.state import TrainState, state_from_config, state_from_host
 from training.step import Step, check_batch, step_from_config
 
 
@@ -169,10 +169,7 @@ def new_or_resumed(
     checkpoints: Checkpoints,
 ) -> tuple[TrainState, Any]:
     """The state before replication, and that of the data, None in a new run."""
-    averages = ema.from_config(config).further
-    fresh = functools.partial(
-        new_state, parts.module, optimizer, config.seed, parts.image_shape, averages
-    )
+    fresh = functools.partial(state_from_config, config, parts, optimizer)
     if not checkpoints.steps():
         return jax.jit(fresh)(), None
     template = jax.eval_shape(fresh)

@@ -8,10 +8,11 @@ from typing import Any
 import flax.struct
 import jax
 import jax.numpy as jnp
+import ml_collections
 import optax
 
 import models
-from runtime import devices
+from runtime import devices, ema, experiment
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -43,6 +44,16 @@ def new_state(
         key=train_key,
         averages={name: jax.tree.map(jnp.copy, params) for name in averages},
     )
+
+
+def state_from_config(
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    optimizer: optax.GradientTransformation,
+) -> TrainState:
+    """The state before the first step of a config's training."""
+    averages = ema.from_config(config).further
+    return new_state(parts.module, optimizer, config.seed, parts.image_shape, averages)
 
 
 def state_on_host(state: TrainState) -> dict[str, Any]:
