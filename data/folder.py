@@ -13,7 +13,7 @@ import numpy as np
 from absl import logging
 
 from data import index
-from data.builder import default_folder, digest
+from data.builder import default_folder, digest, warn_once
 from data.images import File, shown
 from data.listing import Kept, Listing, Names
 from data.pictures import TEST_SHARE, Pictures, Request, counted, nor
@@ -72,6 +72,7 @@ class ImageFolder(Pictures):
         listing = self.kept.listing(self.SPLITS) or self._listing()
         self.num_classes = 1 + max(int(labels.max()) for labels in listing.labels.values())
         self.names, self.labels = listing.names[self.split], listing.labels[self.split]
+        self._warn_of_classes(listing)
         self.transform = self.fit.words(self.image_shape[0])
         self.summary = f"data.data_dir={shown(self.folder)}: {listing.words}"
         self._warned: dict[str, str] = {}
@@ -89,6 +90,20 @@ class ImageFolder(Pictures):
         if not contents.passed_over[BROKEN]:
             self.kept.keep(listing, self.files.states)
         return listing
+
+    def _warn_of_classes(self, listing: Listing) -> None:
+        """Warns of classes that have images for testing alone."""
+        train, test = (
+            np.bincount(listing.labels[split], minlength=self.num_classes) for split in self.SPLITS
+        )
+        absent = (train == 0) & (test > 0)
+        if absent.any():
+            row = int(np.argmax(absent[listing.labels["test"]]))
+            warn_once(
+                f"{shown(self.folder)}: {counted(int(absent.sum()), 'class', 'classes')} of "
+                f"{self.num_classes} have no image to train on, all of theirs are for testing; one "
+                f"is that of {shown(listing.names['test'][row])}"
+            )
 
     def record(self, row: int) -> File:
         return self.files.file(self.names[row])

@@ -6,6 +6,7 @@ import collections
 import json
 import os
 import pathlib
+import re
 import unicodedata
 import zlib
 from collections.abc import Callable, Iterable, Iterator
@@ -20,9 +21,11 @@ from data.listing import state_of
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
+HIDDEN_FOLDERS, OUTSIDE = "hidden folders", "names that lead out of the zip file"
 BESIDE = "images beside the splits"
 Counts = collections.Counter[str]
 BROKEN = "broken links"
+_HIDDEN_FOLDER = re.compile(r"(?:[^./][^/]*/)*\.[^/]*(?=/)")
 LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
 
 
@@ -176,15 +179,19 @@ class ZipTree:
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         names = []
-        prefix = f"{below}/" if below else ""
+        prefix, hidden = f"{below}/" if below else "", set()
         for full in dict.fromkeys(self._names()):
             name = full.removeprefix(prefix)
             if full.startswith(prefix):
                 kind = _kind(name)
-                if kind:
+                if kind == HIDDEN_FOLDERS:
+                    hidden.add(_HIDDEN_FOLDER.match(name)[0])  # type: ignore[index]
+                elif kind:
                     passed_over[kind] += 1
                 else:
                     names.append(name)
+        if hidden:
+            passed_over[HIDDEN_FOLDERS] += len(hidden)
         return names
 
     def file(self, name: str) -> Content:
@@ -317,8 +324,10 @@ def _hidden(name: str) -> bool:
 
 def _kind(name: str) -> str:
     """What a file that is no image counts as among those passed over; "" for an image's name."""
+    if name.partition("/")[0] == "..":
+        return OUTSIDE
     if _hidden(name):
-        return HIDDEN
+        return HIDDEN_FOLDERS if _HIDDEN_FOLDER.match(name) else HIDDEN
     suffix = os.path.splitext(name)[1].lower()
     return "" if suffix in SUFFIXES else suffix or "without ending"
 
@@ -364,7 +373,9 @@ def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) 
             link = entry.is_symlink()
             is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
             if is_folder:
-                if not entry.name.startswith("."):
+                if entry.name.startswith("."):
+                    passed_over[HIDDEN_FOLDERS] += 1
+                else:
                     (links if link else folders).append(name)
             elif entry.name.startswith("."):
                 passed_over[HIDDEN] += 1

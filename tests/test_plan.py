@@ -58,7 +58,7 @@ def test_a_topology_is_a_chip_and_how_many_there_are(name: str, chip: str, count
 def test_another_topology_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match="--topology=") as refusal:
         topology.parse(name)
-    assert "v5e:4x4" in str(refusal.value)
+    assert "v5e:AxB, v6e:AxB, v4:AxBxC" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
