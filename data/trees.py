@@ -8,9 +8,8 @@ import os
 import pathlib
 import re
 import unicodedata
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -214,60 +213,9 @@ class ZipTree:
             return False
 
 
-class ImageFiles:
-    """Some of the files of a tree, in an order.
-
-    Attributes:
-      names: of the files.
-    """
-
-    def __init__(self, files: Tree, names: Iterable[str], key: Callable[[str], Any]):
-        self.files, self.names = files, sorted(names, key=key)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, row: int) -> File:
-        return self.files.file(self.names[row])
-
-    def stamp(self, row: int) -> bytes:
-        """What changes when the file does."""
-        return self.files.stamp(self.names[row])
-
-    def checksum(self, *more: Any) -> int:
-        """The CRC of the names and sizes of all files, and of what `more` there is."""
-        content = [(portable(name), self.files.size(name)) for name in self.names]
-        return zlib.crc32(repr((*more, content)).encode())
-
-
 def beside_splits(names: Iterable[str]) -> Counts:
     """How many files of these names, which are in no split, there are, by ending or reason."""
     return collections.Counter(_kind(name) or BESIDE for name in names)
-
-
-def every_image(files: Tree) -> list[str]:
-    """The names of all images."""
-    return files.images("", collections.Counter())
-
-
-def images_in(
-    place: pathlib.Path,
-    key: Callable[[str], Any],
-    choose: Callable[[Tree], Iterable[str]] = every_image,
-) -> ImageFiles | None:
-    """Images in a folder or zip file, in the order of `key`; None if there are none.
-
-    Args:
-      choose: the names of those that are wanted.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    if not place.is_dir() and not (is_zip(place) and place.is_file()):
-        return None
-    files = tree(place, "")
-    names = choose(files)
-    return ImageFiles(files, names, key) if names else None
 
 
 def stated_labels(files: Tree) -> dict[str, str] | None:
@@ -348,7 +296,7 @@ def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) 
 
     Args:
       passed_over: to which other files are added.
-      states: to which those of the folders are, before they are read.
+      states: to which those of the folders are, before they are read, and of broken links.
     """
     names: list[str] = []
     root = os.path.realpath(folder)
@@ -381,6 +329,8 @@ def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) 
                 passed_over[HIDDEN] += 1
             elif not (os.path.isfile(entry.path) if link else entry.is_file()):
                 passed_over[BROKEN if link else "pipes and the like"] += 1
+                if link:
+                    states[name] = state_of(entry.path)  # of nothing, until it is there
             elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
                 names.append(name)
             else:
