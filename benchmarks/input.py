@@ -46,8 +46,8 @@ from PIL import Image, ImageOps
 import data
 from data import decoded
 from planning import costs, programs
-from planning.chips import CHIPS
 from runtime import figures
+from runtime.chips import CHIPS
 
 Loader = Callable[[], Iterator[Any]]  # an endless stream of batches, opened anew
 PEAK = {name: CHIPS[name.lower()].bfloat16 for name in ("H100", "v5e")}

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from planning.chips import CHIPS, Chip
+from runtime.chips import CHIPS, Chip
 
 VALID = (
     "v5e:AxB, v6e:AxB, v4:AxBxC, v5p:AxBxC (chips on each side, A and B even, or all of them 1) "

@@ -14,8 +14,8 @@ import pytest
 import configs
 from models.ops import group_norm, native
 from planning import costs, hlo, plan, programs, roofline, table, topology, trace
-from planning.chips import CHIPS, GIB
 from runtime import experiment
+from runtime.chips import CHIPS, GIB
 from tests import tiny
 from training.step import check_batch
 
