@@ -20,6 +20,7 @@ from runtime import devices, errors, experiment, files, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
+from training import layout as layouts
 from training import loggers, optimizers, sample_grids, utilisation
 from training.held_out import HeldOutLoss
 from training.metric_log import History, MetricLog
@@ -61,7 +62,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     if devices.is_primary() and checkpoints.steps():
         print(beginning(start, n_iters, workdir))
 
-    state = devices.replicate(state)
+    layout = layouts.from_config(config, state)
+    state = layout.place(state)
     step_fn = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
@@ -94,6 +96,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
             batches=batches,
             config_json=json.dumps(config.to_dict()),
             bar=bar,
+            layout=layout,
             profile=Profile(workdir, history.settle) if profile else None,
         )
         actions = records.actions(options)
