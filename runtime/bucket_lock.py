@@ -84,9 +84,9 @@ def _is_dead(path: BucketPath, content: bytes, holder: dict[str, Any]) -> bool:
     """Waits until the object has changed, or has not for long; False if it is somebody's."""
     facts = _facts(content)
     process = facts.get("process")
-    if facts.get("host") == holder["host"] and isinstance(process, int):
-        if process != os.getpid() and not files.is_running(process):
-            return True
+    here = facts.get("host") == holder["host"]
+    if here and isinstance(process, int) and not files.is_running(process):
+        return True
     logging.warning("%s is there: it is watched, for at most %.0f s", path, DEAD)
     began = time.monotonic()
     while time.monotonic() - began < DEAD:

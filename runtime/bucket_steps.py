@@ -1,8 +1,8 @@
 """Checkpoints in a bucket, written by what stands in for orbax's manager.
 
-Orbax finishes a step by renaming its folder, which in most buckets is a copy, object by object. Here
-a step is finished by its last object, the checksums of all others, and is unmade by removing that
-one first. The objects are the files of a step on a disk, so that a copy of one is the other.
+Orbax finishes a step by renaming its folder, which in most buckets is a copy, object by object.
+Here a step is finished by its last object, the checksums of all others, and is unmade by removing
+that one first. The objects are the files of a step on a disk: a copy of one is the other.
 """
 
 from __future__ import annotations

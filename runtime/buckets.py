@@ -1,7 +1,7 @@
 """Buckets (`gs://...`, `s3://...`): a path with the methods of `pathlib.Path` that a run needs.
 
-An object is put whole or not at all, and read as it is at one moment. Folders are prefixes of names:
-they need not be made, and are gone with their last object. Nothing can be appended to or linked.
+An object is put whole or not at all, and read as it is at one moment. Folders are beginnings of
+names: they need not be made, and are gone with their last object. Nothing can be appended to.
 
 The class is not epath's own for `gs://`, which prefers TensorFlow, remembers listings, so that what
 another host writes goes unseen, and is a local path to `pathlib.Path`. This one is none to anybody
@@ -21,6 +21,7 @@ import posixpath
 import re
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator, Sequence
 from typing import IO, Any
 
@@ -196,6 +197,12 @@ class BucketPath:
                     raise FileExistsError from None
                 raise
 
+    def require_writable(self) -> None:
+        """Raises BucketError if no object can be put beside this one."""
+        probe = self.with_name(f".{uuid.uuid4().hex}")
+        probe.write_bytes(b"")
+        probe.unlink(missing_ok=True)
+
     def mkdir(self, parents: bool = False, exist_ok: bool = False) -> None:
         """There is nothing to make."""
 
@@ -255,7 +262,9 @@ def located(url: str, what: str) -> BucketPath:
             f"{what}={url}: the library for {scheme}:// is not here ({reason}): {extra}"
         ) from error
     except Exception as error:  # each library has its own
-        raise BucketError(f"{what}={url} cannot be reached: {errors.one_line(error, 200)}") from error
+        raise BucketError(
+            f"{what}={url} cannot be reached: {errors.one_line(error, 200)}"
+        ) from error
     return BucketPath(scheme, key.strip("/"))
 
 

@@ -22,6 +22,9 @@ from runtime import buckets
 Path = str | os.PathLike[str] | buckets.BucketPath
 
 
+is_url = buckets.is_url
+
+
 def as_path(text: Path, what: str = "path") -> pathlib.Path:
     """The path that a text means: a local one, or by a URL one in a bucket.
 
@@ -63,7 +66,7 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
 
     Its folder is made if need be. Whatever stands at `path` is replaced in one move, or where an
     error ends the block, left as it was. What a process of this machine that was killed had written
-    of `path` is removed. For a file in a bucket, the path is in a folder of its own on this machine.
+    of `path` is removed. For a file in a bucket, it is a path in a folder of its own on this disk.
     """
     if bucket_path := in_bucket(path):
         with tempfile.TemporaryDirectory(prefix="score-sde-") as folder:
@@ -139,6 +142,17 @@ def write_text(path: Path, text: str) -> None:
     """Writes text in UTF-8, whole or not at all."""
     with whole(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
+
+
+def append_text(path: Path, text: str) -> None:
+    """Appends text in UTF-8 to a file; one in a bucket is written anew, with the text at its
+    end."""
+    if bucket_path := in_bucket(path):
+        before = bucket_path.read_bytes() if bucket_path.is_file() else b""
+        bucket_path.write_bytes(before + text.encode())
+    else:
+        with as_path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
 
 
 def write_json(path: Path, value: Any) -> None:
