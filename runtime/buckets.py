@@ -40,11 +40,13 @@ class BucketError(OSError):
 
 
 @contextlib.contextmanager
-def _asked(path: BucketPath | str) -> Iterator[None]:
+def _asked(path: BucketPath, writes: bool = False) -> Iterator[None]:
     """Inside, whatever a bucket's library raises becomes an OSError that names the path."""
     try:
         yield
     except (FileNotFoundError, FileExistsError) as error:
+        if writes and isinstance(error, FileNotFoundError):
+            raise BucketError(f"{path} cannot be written: there is no such bucket") from error
         number = errno.ENOENT if isinstance(error, FileNotFoundError) else errno.EEXIST
         raise type(error)(number, os.strerror(number), str(path)) from error
     except Exception as error:  # each library has its own
@@ -173,14 +175,14 @@ class BucketPath:
 
     def put(self, file: pathlib.Path) -> None:
         """Makes the object a copy of a local file."""
-        with _asked(self):
+        with _asked(self, writes=True):
             self._files.put_file(str(file), str(self))
 
     def put_all(self, folder: pathlib.Path, names: Sequence[str]) -> None:
         """Copies these files of a local folder into this one, many at a time."""
         if names:
             sources, targets = ([str(each / name) for name in names] for each in (folder, self))
-            with _asked(self):
+            with _asked(self, writes=True):
                 self._files.put(sources, targets)
 
     def write_bytes(self, data: bytes, new: bool = False) -> None:
@@ -189,7 +191,7 @@ class BucketPath:
         Raises:
           FileExistsError: it is there, and is to be `new`. Of two who ask, one gets this.
         """
-        with _asked(self):
+        with _asked(self, writes=True):
             try:
                 self._files.pipe_file(str(self), data, mode="create" if new else "overwrite")
             except Exception:
