@@ -46,6 +46,7 @@ class BucketSteps:
     def save(self, step: int, args: ocp.args.Composite, force: bool = True) -> None:
         """Copies the arrays, then writes the step in the background; process 0 alone does."""
         del force
+        devices.on_all(True)  # each has seen which steps are there
         if jax.process_index() != 0:
             return
         arrays = {name: np.array(array) for name, array in args["state"].arrays.items()}

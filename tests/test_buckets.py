@@ -268,6 +268,9 @@ def test_checkpoints_are_those_of_a_disk(folder: pathlib.Path, tmp_path: pathlib
         np.testing.assert_array_equal(
             restored.state["params"]["kernel"], STATE["params"]["kernel"], strict=True
         )
+    (run := Checkpoints(tmp_path / "copy")).save(7, STATE)
+    run.wait()
+    assert run.steps() == [1, 6, 7]
 
 
 def test_a_step_that_was_not_finished_is_none(memory: pathlib.Path) -> None:
@@ -438,6 +441,16 @@ def test_metrics_are_put_now_and_then_and_before_a_checkpoint(
     assert (memory / "metrics_odd.txt").read_text() == "odd\n"
 
 
+def test_metrics_of_a_run_that_fails_are_put(memory: pathlib.Path) -> None:
+    log = metric_log.MetricLog(memory)
+    with contextlib.suppress(FloatingPointError), log:
+        log.write(10, {"loss": 0.5})
+        raise FloatingPointError
+    np.testing.assert_array_equal(
+        metric_log.read_metrics(memory / "metrics.jsonl")["loss"][0], [10]
+    )
+
+
 # --- a run ---
 
 
@@ -448,13 +461,13 @@ def test_a_run_in_a_bucket_is_that_of_a_disk(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """It is stopped and resumed there, and every array, sample and number is the same."""
+    """It ends, is resumed and goes on there, and every array, sample and number is the same."""
     use_devices(monkeypatch, 1)
     grids = "--config.training.snapshot_sampling=True"
     once = "--config.eval.enable_bpd=False"
     local = tmp_path / "run"
-    for workdir, stops in ((memory, (4, 6)), (local, (6,))):
-        for n_iters in stops:
+    for workdir in (memory, local):
+        for n_iters in (4, 6):
             steps = f"--config.training.n_iters={n_iters}"
             arguments = tiny.arguments(workdir, "train", steps, grids)
             assert tiny.run(capsys, *arguments)[0] == 0

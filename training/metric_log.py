@@ -154,6 +154,17 @@ class MetricLog:
         bucket_path = files.in_bucket(self.path)
         self._object = GrowingObject(bucket_path) if bucket_path else None
         self._loggers = loggers
+        self._closed = False
+
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Puts what is in memory into the bucket where an error ends the run."""
+        if error is not None and self._object and not self._closed:
+            with contextlib.suppress(OSError):  # the error at hand says more
+                self.secure()
+                self.flush()
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds the values at one step. A value that is not finite is null in the file.
@@ -191,6 +202,7 @@ class MetricLog:
     def close(self) -> None:
         """Has the loggers write out everything."""
         self.secure()
+        self._closed = True
         for logger in self._loggers:
             logger.close()
 
