@@ -8,7 +8,6 @@ if __name__ == "__main__":
     stop.end_imports()  # of all else
 
 import importlib
-import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -96,7 +95,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def run(argv: Sequence[str]) -> None:
     """Runs the function of the mode."""
     del argv
-    from runtime import devices, effects, lock
+    from runtime import devices, effects, files, lock
 
     devices.join_processes(FLAGS.distributed)
     devices.start_platform("cpu" if FLAGS.mode == "plan" else None)
@@ -108,7 +107,7 @@ def run(argv: Sequence[str]) -> None:
     module, _, name = mode.function.partition(":")
     arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
     if arguments.get("workdir"):
-        arguments["workdir"] = pathlib.Path(arguments["workdir"])
+        arguments["workdir"] = files.as_path(arguments["workdir"], "--workdir")
     function = getattr(importlib.import_module(module), name)
     folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})
     with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}", mode.must_write):

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-import pathlib
 from typing import Any
 
 import ml_collections
 
 from control.prior import Prior
-from runtime import experiment
+from runtime import experiment, files
 from runtime.workdir import CONFIG, restore, stored_config
 
 
@@ -55,7 +54,7 @@ def load_guide(folder: str, prior: Prior, objective: str) -> Guide:
             "this control.task with this control.method needs a guide: control.guide, the folder "
             f"of a run that was trained with training.objective={objective!r}"
         )
-    workdir = pathlib.Path(folder)
+    workdir = files.as_path(folder, "control.guide")
     if not (workdir / CONFIG).is_file():
         raise ValueError(f"control.guide={folder!r} holds no run: there is no {workdir / CONFIG}")
     config = stored_config(workdir)

@@ -24,7 +24,7 @@ from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples
 from interop import transformers_clip
-from runtime import devices
+from runtime import devices, files
 from sde_lib import ScoreFn
 
 Energy = Callable[[jax.Array], jax.Array]
@@ -96,8 +96,9 @@ def images_of_prompts(prior: Prior, options: Options, method: Energy) -> Problem
             "control.task='prompt' needs a text in control.prompt, 'a photo of a sneaker' for "
             "instance; several are separated by semicolons"
         )
-    folder = pathlib.Path(options.guide)
+    folder = files.as_path(options.guide, "control.guide")
     if options.guide and transformers_clip.is_folder(folder):
+        files.refuse_url(options.guide, "control.guide", "copy this CLIP here")
         towers = clean_towers(prior, folder)
     else:
         towers = noisy_towers(prior, options.guide)

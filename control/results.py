@@ -58,7 +58,8 @@ def write(
     """Writes `grid.png`, `results.npz` and `results.json`, each whole or not at all."""
     pictures, labels = grid(problem, arrays["image"])
     flat = np.asarray(transforms.to_display(pictures.reshape(-1, *pictures.shape[2:]), levels))
-    figures.save_grid(folder / "grid.png", flat, pictures.shape[1], labels=labels)
+    with files.whole(folder / "grid.png") as path:
+        figures.save_grid(path, flat, pictures.shape[1], labels=labels)
     stored: dict[str, Any] = {**arrays, **problem.conditions}
     with files.whole(folder / "results.npz") as path:
         np.savez(path, **stored)

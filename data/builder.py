@@ -168,8 +168,14 @@ class ImageBuilder(  # type: ignore[call-arg]
 
 
 def default_folder() -> pathlib.Path:
-    """The folder of prepared data and trained classifiers, unless the user names another."""
+    """The folder of prepared data and trained classifiers, unless the user names another.
+
+    Raises:
+      ValueError: that is a URL, or in nobody's home directory.
+    """
     named = os.environ.get("SCORE_SDE_DATA")
+    if named and "://" in named:
+        raise ValueError(f"SCORE_SDE_DATA={shown(named)}: a folder on this machine is needed")
     return expanded(named or "~/.cache/score_sde/data", "SCORE_SDE_DATA")
 
 

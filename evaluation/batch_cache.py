@@ -13,7 +13,6 @@ import hashlib
 import importlib.metadata
 import json
 import pathlib
-import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -95,7 +94,7 @@ class Shards:
     def remove(self) -> None:
         """Deletes the batches, on every process once all of them have read them."""
         devices.on_all(True)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        files.remove_folder(self.folder)
         if self.folder.parent.is_dir() and not any(self.folder.parent.iterdir()):
             self.folder.parent.rmdir()
 

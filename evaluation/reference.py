@@ -11,13 +11,12 @@ import ml_collections
 from absl import logging
 
 import data
-from data.builder import expanded
 from evaluation import features
 from evaluation.metrics import inception, statistics
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin, Statistics
 from evaluation.report import console
-from runtime import devices, errors, experiment, figures
+from runtime import devices, errors, experiment, figures, files
 
 
 def make_statistics(
@@ -30,7 +29,7 @@ def make_statistics(
     images = FeatureSet(["pool", "spatial"], ["pool"])
     extractor.see(dataset, count, images)
     origin = origin_of(extractor, dataset, count)
-    file = pathlib.Path(path or cache_file(origin))
+    file = files.as_path(path or cache_file(origin), "eval.stats_path")
     pool, spatial = (images.gaussian(name) for name in ("pool", "spatial"))
     # on every host, in one move: they may share a disk or not
     statistics.write(file, Statistics(pool, spatial, None, origin))
@@ -180,12 +179,16 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
             f"statistics are of Inception's features, and {parts.dataset_name} is compared by "
             "its own; ask for them with --config.eval.features=inception"
         )
-    if options.stats_path and expanded(options.stats_path, "eval.stats_path").exists():
+    if options.stats_path and statistics.place(options.stats_path).exists():
         raise ValueError(
             f"{options.stats_path} is there already; remove it, or name another file with "
             "--config.eval.stats_path"
         )
     dataset, count = training_images(parts, options)
+    if options.stats_path and (
+        bucket_path := files.in_bucket(statistics.place(options.stats_path))
+    ):
+        bucket_path.require_writable()
     extractor = features.InceptionExtractor(parts, options)
     written = make_statistics(extractor, dataset, count, options.stats_path)
     if devices.is_primary():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import pathlib
-import shutil
 from collections.abc import Iterator
 from typing import Any
 
@@ -56,6 +55,6 @@ def copy_pictures(source: pathlib.Path, folder: pathlib.Path) -> None:
     for name in PICTURES:
         if (source / name).is_file():
             with files.whole(folder / name) as temporary:
-                shutil.copyfile(source / name, temporary)
+                temporary.write_bytes((source / name).read_bytes())
         else:
             (folder / name).unlink(missing_ok=True)

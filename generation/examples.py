@@ -109,9 +109,10 @@ class Images:
                 figures.save_gif(path, frames)
 
     def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
-        for index, picture in zip(indices, self._display(samples), strict=True):
-            with files.whole(folder / "images" / f"{index:06d}.png") as path:
-                Image.fromarray(picture.squeeze()).save(path)
+        with files.filled(folder / "images") as images:
+            for index, picture in zip(indices, self._display(samples), strict=True):
+                with files.whole(images / f"{index:06d}.png") as path:
+                    Image.fromarray(picture.squeeze()).save(path)
 
     def strip(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
         """A row of images for each step, its number below the first one."""

@@ -68,6 +68,7 @@ def import_weights(
         that does not fit or, if none is given, none or several that do; a workdir with checkpoints.
         Nothing has been written.
     """
+    files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
     opened = sources.open_source(source)
     origin = "--config"
     if config is None:
@@ -304,6 +305,7 @@ def export_weights(
         weights that the run did not keep.
     """
     configs.check(config)
+    files.refuse_url(target, "--target", "the folder can be copied")
     module, shape = models.from_config(config), experiment.image_shape(config)
     description = diffusers_config.description(module, shape)
     weights = load_weights(config, module, shape, workdir)

@@ -30,7 +30,7 @@ from interop import (
     traits,
     unpickle,
 )
-from runtime import errors
+from runtime import errors, files
 
 
 class Weights(NamedTuple):
@@ -298,6 +298,7 @@ def open_source(path: str | os.PathLike[str]) -> PytorchFile | FlaxFile | Diffus
       FileNotFoundError: there is nothing at `path`.
       ValueError: an unknown format, a damaged file, or one with something that is not allowed.
     """
+    files.refuse_url(path, "--source", "copy the weights here")
     path = pathlib.Path(path)
     if (path / "unet" / "config.json").is_file():
         path = path / "unet"

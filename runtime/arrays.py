@@ -7,7 +7,6 @@ import errno
 import hashlib
 import io
 import os
-import pathlib
 import struct
 import zipfile
 import zlib
@@ -19,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from etils import epath
 
-from runtime import errors
+from runtime import errors, files
 
 PyTree = Any
 
@@ -114,7 +113,7 @@ def read_arrays(path: epath.PathLike, prefix: str = "") -> dict[str, np.ndarray]
     return arrays
 
 
-def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
+def read_archive(path: files.Path) -> dict[str, np.ndarray]:
     """All arrays of an archive, each verified.
 
     Raises:
@@ -122,7 +121,7 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
       ValueError: it is damaged; names it.
     """
     try:
-        return read_arrays(pathlib.Path(path))
+        return read_arrays(files.as_path(path))
     except DAMAGE as error:
         reason = errors.one_line(error, limit=200)
         raise ValueError(f"{path} is damaged ({reason})") from error
@@ -132,7 +131,7 @@ def read_archive(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
         raise ValueError(f"{path} is damaged (it is cut)") from error
 
 
-def read_shard(path: str | os.PathLike[str], row: Mapping[str, Row]) -> dict[str, np.ndarray]:
+def read_shard(path: files.Path, row: Mapping[str, Row]) -> dict[str, np.ndarray]:
     """The arrays of a shard: "index" [n], ascending, and others, among them all of `row` [n, ...].
 
     Raises:

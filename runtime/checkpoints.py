@@ -30,8 +30,10 @@ from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from runtime import errors, orbax_handlers
+from runtime import errors, files, orbax_handlers
 from runtime.arrays import PyTree, checksum, flatten, unflatten
+from runtime.bucket_steps import BucketSteps
+from runtime.buckets import BucketError
 
 
 class Restored(NamedTuple):
@@ -71,13 +73,13 @@ class Checkpoints:
                 f"keep_latest={keep_latest}, keep_best={keep_best}, keep_every={keep_every}: "
                 "expected at least 1, 0 and 1 (or None)"
             )
-        self.directory = epath.Path(directory).resolve()
+        self.directory = epath.Path(files.as_path(directory)).resolve()
         self._best = orbax_handlers.BestSteps(keep_best)
         policies: list[Any] = [checkpoint_managers.LatestN(keep_latest), self._best]
         if keep_every is not None:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
-        self._manager: ocp.CheckpointManager | None = None
+        self._manager: ocp.CheckpointManager | BucketSteps | None = None
         self._pending: int | None = None
         self._damaged: set[int] = set()
         self._warned = False  # of what is not a step
@@ -171,6 +173,8 @@ class Checkpoints:
     def _make_room(self, step: int) -> None:
         """Moves aside what has the name of a step and is not one."""
         path = self.directory / str(step)
+        if files.in_bucket(path):  # there it is the rest of a step, which is put again
+            return
         if jax.process_index() == 0 and path.exists() and not orbax_handlers.is_finished(path):
             aside = self.directory / f"{step}.not-a-checkpoint"
             logging.warning("%s is not a checkpoint; it is moved to %s", path, aside)
@@ -210,7 +214,7 @@ class Checkpoints:
         for candidate, alternative in zip(candidates, [*candidates[1:], None], strict=True):
             try:
                 contents = self._read(candidate)
-            except (MemoryError, PermissionError):
+            except (MemoryError, PermissionError, BucketError):
                 raise
             except Exception as error:
                 path = self.directory / str(candidate)
@@ -296,7 +300,7 @@ class Checkpoints:
             path = self.directory / str(contents.step)
             raise ValueError(f"checkpoint {path} does not fit: {error}") from error
 
-    def _writer(self) -> ocp.CheckpointManager:
+    def _writer(self) -> ocp.CheckpointManager | BucketSteps:
         if self._damaged and self._manager is not None:
             self._manager.close()
             self._manager = None
@@ -308,15 +312,7 @@ class Checkpoints:
             self._damaged.clear()
             multihost_utils.sync_global_devices("damaged checkpoints deleted")
             self._best.metrics = self.metrics()
-            self._manager = ocp.CheckpointManager(
-                self.directory,
-                options=ocp.CheckpointManagerOptions(
-                    create=True,
-                    cleanup_tmp_directories=True,
-                    preservation_policy=self._policy,
-                    step_name_format=orbax_handlers.FinishedSteps(),
-                ),
-            )
+            self._manager = orbax_handlers.writer(self.directory, self._policy)
         return self._manager
 
     def _failure(self, error: Exception) -> OSError:
@@ -376,7 +372,7 @@ class Checkpoints:
         handler = orbax_handlers.ArchiveHandler()
         try:
             arrays = handler.restore(self.directory / str(step) / "state")
-        except (MemoryError, PermissionError):
+        except (MemoryError, PermissionError, BucketError):
             raise
         except Exception as error:
             raise ValueError(f"{handler.FILE} cannot be read: {_reason(error)}") from error

@@ -34,7 +34,7 @@ class Snapshots:
     """The snapshots of one run. Nothing on disk changes before the first `save`."""
 
     def __init__(self, folder: files.Path) -> None:
-        self.folder = pathlib.Path(folder)
+        self.folder = files.as_path(folder)
 
     def steps(self) -> list[int]:
         """The steps on disk, ascending."""

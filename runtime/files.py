@@ -10,12 +10,54 @@ import pathlib
 import re
 import shutil
 import socket
+import tempfile
+import urllib.parse
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-Path = str | os.PathLike[str]
+from runtime import buckets
+
+Path = str | os.PathLike[str] | buckets.BucketPath
+
+
+is_url = buckets.is_url
+
+
+def as_path(text: Path, what: str = "path") -> pathlib.Path:
+    """The path that a text means: a local one, or by a URL one in a bucket.
+
+    That is a `buckets.BucketPath`. It says here that it is a pathlib.Path, of which it has the
+    methods that a run needs.
+
+    Args:
+      what: the flag or the config's field that says it.
+
+    Raises:
+      ValueError, OSError: a URL that means neither, see `buckets.located`.
+    """
+    if isinstance(text, buckets.BucketPath):
+        return cast(pathlib.Path, text)
+    if not isinstance(text, str) or not buckets.is_url(text):
+        return pathlib.Path(text)
+    if text.lower().startswith("file://"):
+        place = urllib.parse.urlsplit(text)
+        if place.netloc not in ("", "localhost") or not place.path:
+            raise ValueError(f"{what}={text}: it names another machine; file:///folder does not")
+        return pathlib.Path(urllib.parse.unquote(place.path))
+    return cast(pathlib.Path, buckets.located(text, what))
+
+
+def in_bucket(path: object) -> buckets.BucketPath | None:
+    """The path, if it is one in a bucket."""
+    return path if isinstance(path, buckets.BucketPath) else None
+
+
+def refuse_url(text: str | os.PathLike[str] | None, what: str, advice: str) -> None:
+    """Raises ValueError if a place that has to be on this machine's disk is a URL."""
+    if text is not None and buckets.is_url(str(text)):
+        raise ValueError(f"{what}={text}: a path on this machine is needed; {advice}")
 
 
 @contextlib.contextmanager
@@ -24,8 +66,14 @@ def whole(path: Path) -> Iterator[pathlib.Path]:
 
     Its folder is made if need be. Whatever stands at `path` is replaced in one move, or where an
     error ends the block, left as it was. What a process of this machine that was killed had written
-    of `path` is removed.
+    of `path` is removed. For a file in a bucket, it is a path in a folder of its own on this disk.
     """
+    if bucket_path := in_bucket(path):
+        with tempfile.TemporaryDirectory(prefix="score-sde-") as folder:
+            temporary = pathlib.Path(folder, bucket_path.name)
+            yield temporary
+            bucket_path.put(temporary)
+        return
     target = with_parent(path)
     host = socket.gethostname()  # machines may share a disk, and a number
     temporary = target.with_name(f".{target.stem}.{host}.{os.getpid()}{target.suffix}")
@@ -96,6 +144,17 @@ def write_text(path: Path, text: str) -> None:
         temporary.write_text(text, encoding="utf-8")
 
 
+def append_text(path: Path, text: str) -> None:
+    """Appends text in UTF-8 to a file; one in a bucket is written anew, with the text at its
+    end."""
+    if bucket_path := in_bucket(path):
+        before = bucket_path.read_bytes() if bucket_path.is_file() else b""
+        bucket_path.write_bytes(before + text.encode())
+    else:
+        with as_path(path).open("a", encoding="utf-8") as file:
+            file.write(text)
+
+
 def write_json(path: Path, value: Any) -> None:
     """Writes JSON, whole or not at all; NumPy arrays and numbers are allowed."""
     text = json.dumps(value, indent=2, default=lambda array: np.asarray(array).tolist())
@@ -112,7 +171,7 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
       FileNotFoundError: no such file.
       ValueError: it holds no JSON, or no object; names the file, and gives the advice.
     """
-    path = pathlib.Path(path)
+    path = as_path(path)
     try:
         value = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
@@ -125,6 +184,28 @@ def read_json(path: Path, advice: str) -> dict[str, Any]:
 
 def with_parent(path: Path) -> pathlib.Path:
     """The path, whose folder is made if need be."""
-    path = pathlib.Path(path)
+    path = as_path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     return path
+
+
+@contextlib.contextmanager
+def filled(folder: pathlib.Path) -> Iterator[pathlib.Path]:
+    """A local folder to write many files to: `folder` itself, or where that is in a bucket, one
+    whose files are copied there together when the block ends."""
+    bucket_folder = in_bucket(folder)
+    if bucket_folder is None:
+        yield folder
+        return
+    with tempfile.TemporaryDirectory(prefix="score-sde-") as temporary:
+        place = pathlib.Path(temporary)
+        yield place
+        bucket_folder.put_all(place, sorted(path.name for path in place.iterdir()))
+
+
+def remove_folder(folder: pathlib.Path) -> None:
+    """Removes a folder with all that is in it, as far as it can be."""
+    if bucket_folder := in_bucket(folder):
+        bucket_folder.rmtree()
+    else:
+        shutil.rmtree(folder, ignore_errors=True)

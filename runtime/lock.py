@@ -13,8 +13,10 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from typing import Any
 
-from runtime import devices, files
+from runtime import bucket_lock, devices, files
+from runtime.buckets import BucketError, BucketPath
 
 NAME = ".lock"
 BEAT = 10.0  # seconds between signs of life, where the file system has no locks
@@ -28,8 +30,9 @@ def held(folder: pathlib.Path, what: str, needed: bool = True) -> Iterator[None]
 
     The lock is the kernel's, on the file `.lock`, which says who holds it; it ends with the
     process, however that ends, and network disks share it. Where a file system has no locks, the
-    age of the file tells a living holder from a dead one. The folder is made if need be, and
-    removed again if it is empty. Of several processes of one program the primary has the lock.
+    age of the file tells a living holder from a dead one, and in a bucket `bucket_lock`. The folder
+    is made if need be, and removed again if it is empty. Of several processes of one program the
+    primary has the lock.
 
     Args:
       what: the program that asks, in words.
@@ -44,7 +47,13 @@ def held(folder: pathlib.Path, what: str, needed: bool = True) -> Iterator[None]
         refusal = ""
         if devices.is_primary():
             try:
-                stack.enter_context(_locked(folder, what))
+                bucket_folder = files.in_bucket(folder)
+                locked = (
+                    _locked_in_bucket(bucket_folder, what, needed)
+                    if bucket_folder
+                    else _locked(folder, what)
+                )
+                stack.enter_context(locked)
             except BlockingIOError as error:
                 refusal = str(error)
             except OSError as error:
@@ -84,15 +93,9 @@ def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
         except OSError as error:
             reason = f"{what} cannot write {NAME} there ({error.strerror})"
             raise OSError(error.errno, reason, str(folder)) from error
-        holder = {
-            "host": socket.gethostname(),
-            "process": os.getpid(),
-            "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
-            "what": what,
-        }
         try:
             os.truncate(descriptor, 0)
-            os.write(descriptor, json.dumps(holder).encode())
+            os.write(descriptor, json.dumps(_holder(what)).encode())
             with heart:
                 yield
         finally:
@@ -102,6 +105,29 @@ def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
         for parent in new:
             with contextlib.suppress(OSError):  # there is something in it
                 parent.rmdir()
+
+
+@contextlib.contextmanager
+def _locked_in_bucket(folder: BucketPath, what: str, needed: bool) -> Iterator[None]:
+    with contextlib.ExitStack() as stack:
+        try:
+            stack.enter_context(bucket_lock.held(folder / NAME, _holder(what)))
+        except bucket_lock.Taken as taken:
+            raise BlockingIOError(_in_use(folder, bucket_lock.named(*taken.args))) from None
+        except BucketError:
+            if needed or not folder.is_dir():
+                raise
+        yield
+
+
+def _holder(what: str) -> dict[str, Any]:
+    """What the file says of this program."""
+    return {
+        "host": socket.gethostname(),
+        "process": os.getpid(),
+        "since": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+        "what": what,
+    }
 
 
 def _acquired(path: pathlib.Path) -> tuple[int, contextlib.AbstractContextManager[None]]:
@@ -158,4 +184,8 @@ def _refusal(path: pathlib.Path) -> str:
             f"{facts['what']} (process {facts['process']} on {facts['host']}, "
             f"since {facts['since']})"
         )
-    return f"{path.parent} is in use by {holder}; wait for it, stop it, or use another --workdir"
+    return _in_use(path.parent, holder)
+
+
+def _in_use(folder: object, holder: str) -> str:
+    return f"{folder} is in use by {holder}; wait for it, stop it, or use another --workdir"

@@ -14,7 +14,9 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
+from runtime import bucket_steps
 from runtime.arrays import read_arrays, write_arrays
+from runtime.buckets import BucketPath
 
 
 class ArchiveHandler(ocp.AsyncCheckpointHandler):  # type: ignore[misc]
@@ -76,9 +78,27 @@ ITEMS = ("state", "data", "config", "checksums")  # of a step, a folder each
 
 
 def is_finished(path: epath.Path) -> bool:
-    """True for the folder of a finished step, whole or damaged; orbax names it last."""
+    """True for the folder of a finished step, whole or damaged; orbax names it last, and in a
+    bucket `bucket_steps` puts its checksums last."""
     number = path.name.isascii() and path.name.isdecimal() and path.name == str(int(path.name))
+    if number and isinstance(path, BucketPath):
+        return (path / bucket_steps.LAST).exists()
     return number and path.is_dir() and any((path / item).exists() for item in ITEMS)
+
+
+def writer(directory: epath.Path, policy: Any) -> ocp.CheckpointManager | bucket_steps.BucketSteps:
+    """What writes steps into the directory, and removes those that `policy` does not preserve."""
+    if isinstance(directory, BucketPath):
+        return bucket_steps.BucketSteps(directory, policy)
+    return ocp.CheckpointManager(
+        directory,
+        options=ocp.CheckpointManagerOptions(
+            create=True,
+            cleanup_tmp_directories=True,
+            preservation_policy=policy,
+            step_name_format=FinishedSteps(),
+        ),
+    )
 
 
 class FinishedSteps:

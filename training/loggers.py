@@ -11,6 +11,7 @@ from __future__ import annotations
 import importlib
 import os
 import pathlib
+import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
@@ -19,9 +20,11 @@ import tensorboardX
 
 from configs.names import lookup
 from runtime import files
+from runtime.buckets import Mirror
 
 RUN = "run_id.txt"  # has the name of the service's run
 PROJECT = "score-sde"  # of the services, where the environment names none
+COPY_EVERY = 300.0  # seconds between two copies of the events to a bucket
 
 
 class Logger(Protocol):
@@ -41,12 +44,18 @@ class Logger(Protocol):
 
 
 class TensorBoard:
-    """Events in `<workdir>/tensorboard`, of which a resumed run disowns those after `start`."""
+    """Events in `<workdir>/tensorboard`, of which a resumed run disowns those after `start`.
+
+    Those of a run in a bucket are on this machine first, and copied there every five minutes.
+    """
 
     def __init__(self, workdir: pathlib.Path, start: int, config: Mapping[str, Any]):
         del config
+        folder = workdir / "tensorboard"
+        bucket_folder = files.in_bucket(folder)
+        self.mirror = Mirror(bucket_folder) if bucket_folder else None
         self.events = tensorboardX.SummaryWriter(
-            str(workdir / "tensorboard"),
+            str(self.mirror.folder if self.mirror else folder),
             purge_step=start + 1,
             flush_secs=10,
             filename_suffix=f".{start}",  # names have whole seconds only
@@ -55,6 +64,8 @@ class TensorBoard:
     def write(self, step: int, scalars: Mapping[str, float]) -> None:
         for name, value in scalars.items():
             self.events.add_scalar(name, value, step)
+        if self.mirror and self.mirror.due(COPY_EVERY):
+            self.flush()
 
     def write_image(self, step: int, name: str, page: np.ndarray) -> None:
         layout = "HWC" if page.ndim == 3 else "HW"
@@ -62,9 +73,13 @@ class TensorBoard:
 
     def flush(self) -> None:
         self.events.flush()
+        if self.mirror:
+            self.mirror.upload()
 
     def close(self) -> None:
         self.events.close()
+        if self.mirror:
+            self.mirror.close()
 
 
 class WeightsAndBiases:
@@ -83,7 +98,7 @@ class WeightsAndBiases:
             name=os.environ.get("WANDB_NAME", workdir.resolve().name),
             id=known(path, start),
             resume="allow",
-            dir=str(workdir),
+            dir=tempfile.mkdtemp(prefix="score-sde-") if files.in_bucket(workdir) else str(workdir),
             config=dict(config),
         )
         files.write_text(path, self.run.id)
@@ -109,8 +124,13 @@ class Mlflow:
     def __init__(self, workdir: pathlib.Path, start: int, config: Mapping[str, Any]):
         tracking = library("mlflow.tracking", "mlflow")
         folder = (workdir / "mlflow").resolve()
-        folder.mkdir(parents=True, exist_ok=True)
         uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if files.in_bucket(workdir) and not uri:
+            raise ValueError(
+                f"training.loggers: mlflow has no database in a bucket, and --workdir={workdir}: "
+                "MLFLOW_TRACKING_URI says where it is"
+            )
+        folder.mkdir(parents=True, exist_ok=True)
         artifacts = None if uri else (folder / "artifacts").as_uri()
         uri = uri or f"sqlite:///{folder / 'runs.db'}"
         self.client = tracking.MlflowClient(tracking_uri=uri, registry_uri=uri)

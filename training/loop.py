@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import json
 import pathlib
@@ -72,6 +73,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
         settings = dotted(config.to_dict())
         log = MetricLog(workdir, start, loggers.opened(options.loggers, workdir, start, settings))
     with (
+        log or contextlib.nullcontext(),
         stop.handled(),
         stop.listening(),
         devices.progress(n_iters, "training", "step", start) as bar,

@@ -15,6 +15,7 @@ import numpy as np
 from absl import logging
 
 from runtime import devices, figures, files
+from runtime.buckets import GrowingObject
 from training.loggers import Logger
 
 SPEED = ("step_seconds", "images_per_second", "mfu")  # which no two runs have in common
@@ -138,8 +139,9 @@ class MetricLog:
     """`<workdir>/metrics.jsonl`, one JSON object a line, and `training.loggers` for the same.
 
     Each line is on disk when `write` returns, so a killed run loses at most the line it was
-    writing. A resumed run first drops the lines after the step it resumes from, and moves those
-    that are no records of metrics to `metrics_odd.txt`.
+    writing. In a bucket, where nothing can be appended to, the lines of up to a minute are in
+    memory, until `secure`. A resumed run first drops the lines after the step it resumes from, and
+    moves those that are no records of metrics to `metrics_odd.txt`.
 
     Args:
       workdir: created if need be.
@@ -148,16 +150,28 @@ class MetricLog:
     """
 
     def __init__(self, workdir: files.Path, start: int = 0, loggers: Sequence[Logger] = ()):
-        self.path = pathlib.Path(workdir) / "metrics.jsonl"
+        self.path = files.as_path(workdir) / "metrics.jsonl"
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             records, odd = _records(self.path)
             earlier = [record for record in records if record["step"] <= start]
             if odd:
-                with self.path.with_name("metrics_odd.txt").open("a", encoding="utf-8") as file:
-                    file.writelines(f"{line}\n" for line in odd)
+                files.append_text(self.path.with_name("metrics_odd.txt"), "\n".join([*odd, ""]))
             files.write_text(self.path, "".join(f"{json.dumps(record)}\n" for record in earlier))
+        bucket_path = files.in_bucket(self.path)
+        self._object = GrowingObject(bucket_path) if bucket_path else None
         self._loggers = loggers
+        self._closed = False
+
+    def __enter__(self) -> MetricLog:
+        return self
+
+    def __exit__(self, kind: Any, error: BaseException | None, trace: Any) -> None:
+        """Puts what is in memory into the bucket where an error ends the run."""
+        if error is not None and self._object and not self._closed:
+            with contextlib.suppress(OSError):  # the error at hand says more
+                self.secure()
+                self.flush()
 
     def write(self, step: int, scalars: Mapping[str, Any]) -> None:
         """Adds the values at one step. A value that is not finite is null in the file.
@@ -166,8 +180,12 @@ class MetricLog:
         """
         values = {name: np.asarray(value, float).tolist() for name, value in scalars.items()}
         stored = {name: _finite(value) for name, value in values.items()}
-        with self.path.open("a") as file:
-            file.write(json.dumps({"step": step, "time": round(time.time(), 3), **stored}) + "\n")
+        line = json.dumps({"step": step, "time": round(time.time(), 3), **stored}) + "\n"
+        if self._object:
+            self._object.append(line)
+        else:
+            with self.path.open("a") as file:
+                file.write(line)
         single = {name: value for name, value in values.items() if not isinstance(value, list)}
         for logger in self._loggers:
             logger.write(step, single)
@@ -183,8 +201,15 @@ class MetricLog:
         for logger in self._loggers:
             logger.flush()
 
+    def secure(self) -> None:
+        """Returns when every line is where a run that resumes finds it."""
+        if self._object:
+            self._object.flush()
+
     def close(self) -> None:
         """Has the loggers write out everything."""
+        self.secure()
+        self._closed = True
         for logger in self._loggers:
             logger.close()
 
@@ -199,7 +224,7 @@ def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
       FileNotFoundError: no such file.
     """
     points: dict[str, list[tuple[int, Any]]] = {}
-    for record in _records(pathlib.Path(path))[0]:
+    for record in _records(files.as_path(path))[0]:
         for name, value in record.items():
             if name not in ("step", "time"):
                 points.setdefault(name, []).append((record["step"], _numbers(value)))

@@ -8,7 +8,8 @@ from collections.abc import Callable
 import jax
 from tqdm import tqdm
 
-from runtime import devices
+from runtime import devices, files
+from runtime.buckets import Mirror
 from training.state import TrainState
 
 FOLDER = "profile"
@@ -26,6 +27,8 @@ class Profile:
 
     def __init__(self, workdir: pathlib.Path, settle: Callable[[], None]) -> None:
         self.folder, self.settle = workdir / FOLDER, settle
+        bucket_folder = files.in_bucket(self.folder)
+        self.mirror = Mirror(bucket_folder) if bucket_folder else None
         self.calls = 0
         self.first: int | None = None  # the last step before the trace
         self.last: int | None = None
@@ -36,7 +39,8 @@ class Profile:
         self.calls += 1
         if self.first is None and self.calls == CALLS and devices.is_primary():
             self.settle()
-            jax.profiler.start_trace(str(self.folder), create_perfetto_trace=True)
+            folder = self.mirror.folder if self.mirror else self.folder
+            jax.profiler.start_trace(str(folder), create_perfetto_trace=True)
             self.first = step
         elif self.first is not None and self.last is None and step >= self.first + STEPS:
             self._end(step)
@@ -51,6 +55,8 @@ class Profile:
     def _end(self, step: int) -> None:
         self.settle()
         jax.profiler.stop_trace()
+        if self.mirror:
+            self.mirror.close()
         self.last = step
         assert self.first is not None
         tqdm.write(

@@ -111,6 +111,8 @@ class Records:
     def save_checkpoint(self, step: int, state: TrainState) -> None:
         """Begins to write a checkpoint, and goes on meanwhile."""
         self.history.settle()
+        if self.history.log:
+            self.history.log.secure()
         data_state = {**self.batches.get_state(), "step": step}
         metric = self.held_out.loss if self.held_out else None
         tree = vars(self.layout.on_host(state))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import pathlib
 import zipfile
 from typing import Any
@@ -126,7 +127,7 @@ class SampleGrids:
         self.kind.save_pictures(self.folder, "newest", {"image": samples})
         newest = self.folder / "newest.png"
         if self.log:
-            page = np.asarray(Image.open(newest).convert("RGB"))
+            page = np.asarray(Image.open(io.BytesIO(newest.read_bytes())).convert("RGB"))
             self.log.write_images(step, "samples", page[None], scale=1, gap=0)
             self.log.flush()
         newest.replace(self._path(step, ".png"))

@@ -50,6 +50,7 @@ def load_weights(path: str | os.PathLike[str] = "") -> Weights:
       FileNotFoundError: no such file, or it cannot be downloaded; says what to fetch and whereto.
       ValueError: a damaged file, or tensors that are not the network's.
     """
+    files.refuse_url(str(path), "eval.inception_path", "copy the file here")
     file = expanded(path, "eval.inception_path") if path else _cached()
     if not file.is_file():
         raise FileNotFoundError(f"config.eval.inception_path is {file}, where there is no file")

@@ -19,7 +19,6 @@ import dataclasses
 import hashlib
 import json
 import math
-import os
 import pathlib
 import zipfile
 from typing import IO, Any
@@ -29,6 +28,7 @@ import numpy as np
 from data.builder import expanded
 from evaluation.metrics.moments import Gaussian, Moments
 from runtime import errors, files
+from runtime.buckets import BucketPath
 
 _NUMBERS = {"mu": 1, "sigma": 2, "mu_s": 1, "sigma_s": 2, "pool_3": 2}  # and their dimensions
 _ORIGIN_LIMIT = 1 << 16  # bytes of a text that is no longer than a few hundred
@@ -99,14 +99,25 @@ class Statistics:
         return file | dataclasses.asdict(self.origin) | other
 
 
-def read(path: str | os.PathLike[str]) -> Statistics:
+def place(path: files.Path) -> pathlib.Path:
+    """The path of a file of statistics, on a disk or in a bucket, as `eval.stats_path` says it.
+
+    Raises:
+      ValueError, OSError: nobody knows that home directory, or that bucket.
+    """
+    if isinstance(path, BucketPath) or files.is_url(str(path)):
+        return files.as_path(path, "eval.stats_path")
+    return expanded(path, "eval.stats_path")
+
+
+def read(path: files.Path) -> Statistics:
     """The statistics in a file of any form above.
 
     Raises:
       FileNotFoundError: no such file.
       ValueError: a damaged file, one in no known form, or numbers that are no mean and covariance.
     """
-    path = expanded(path, "eval.stats_path")
+    path = place(path)
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there are no statistics; --mode=stats makes them")
     arrays, origin = _read_arrays(path)
@@ -139,7 +150,7 @@ def read(path: str | os.PathLike[str]) -> Statistics:
 def _read_arrays(path: pathlib.Path) -> tuple[dict[str, Any], Origin]:
     """The arrays of a file by name, None those that no form has, and their origin."""
     try:
-        with zipfile.ZipFile(path) as archive:
+        with path.open("rb") as opened, zipfile.ZipFile(opened) as archive:
             names = [info.filename.removesuffix(".npy") for info in archive.infolist()]
             if len(set(names)) < len(names):
                 raise ValueError("it holds two arrays of one name")
@@ -221,14 +232,14 @@ def _origin(text: str) -> Origin:
     return Origin(**fields)
 
 
-def write(path: str | os.PathLike[str], statistics: Statistics) -> None:
+def write(path: files.Path, statistics: Statistics) -> None:
     """Writes mu, sigma, mu_s, sigma_s and the origin, whole or not at all."""
     origin = json.dumps(dataclasses.asdict(statistics.origin))
     arrays: dict[str, Any] = {"origin": np.array(origin)}
     arrays |= {"mu": statistics.pool.mean, "sigma": statistics.pool.covariance}
     if statistics.spatial is not None:
         arrays |= {"mu_s": statistics.spatial.mean, "sigma_s": statistics.spatial.covariance}
-    path = expanded(path, "eval.stats_path")
+    path = place(path)
     with files.whole(path) as temporary, temporary.open("wb") as file:
         np.savez(file, **arrays)
 

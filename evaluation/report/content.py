@@ -245,7 +245,7 @@ def picture(
     data = path.read_bytes()
     if side:
         small = io.BytesIO()
-        with Image.open(path) as image:
+        with Image.open(io.BytesIO(data)) as image:
             image.thumbnail((side, side))
             image.save(small, "PNG", optimize=True)
         data = small.getvalue()
@@ -282,6 +282,7 @@ def plot_distances(
             every = [x for xs, _ in curves.values() for x in xs]
             scale = "log" if along == "nfe" and max(every) > 10 * min(every) else "linear"
             path, title = folder / f"by_{along}.png", points[0][1]["title"]
-            figures.plot_curves(path, curves, axis, title, xscale=scale)
+            with files.whole(path) as temporary:
+                figures.plot_curves(temporary, curves, axis, title, xscale=scale)
             plots.append((path, f"{title} over {axis}"))
     return plots
