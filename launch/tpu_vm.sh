@@ -26,7 +26,7 @@ git archive --prefix=score_sde/ --output="$archive" HEAD
 
 gcloud compute tpus tpu-vm scp "$archive" "$name:" "${everywhere[@]}" ${more[@]+"${more[@]}"}
 install="tar -xzf score_sde.tar.gz && cd score_sde && make install PYTHON=python3.11 &&
-    .venv/bin/pip install --quiet -e '.[tpu]' gcsfs"
+    .venv/bin/pip install --quiet -e '.[tpu,gcs]'"
 printf -v train ' %q' .venv/bin/python main.py --mode=train --distributed "$@"
 gcloud compute tpus tpu-vm ssh "$name" "${everywhere[@]}" ${more[@]+"${more[@]}"} \
     --command="$install && exec$train"
