@@ -11,7 +11,6 @@ are other ones.
 from __future__ import annotations
 
 import functools
-import mmap
 import pathlib
 import zlib
 from typing import ClassVar
@@ -24,6 +23,7 @@ from data.builder import default_folder
 from data.images import NONE, Content, shown
 from data.pictures import Fit, Pictures, Request
 from data.prepared import Prepared
+from data.random_access import RandomAccess
 from data.zip_file import ZipFile
 
 URL = "https://image-net.org/download-images.php"
@@ -114,8 +114,7 @@ class TarFile:
                 f"{shown(path)} is cut off or another file: it has {size} bytes, not "
                 f"{BYTES[path.name]}; fetch it again"
             )
-        with path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = RandomAccess(path)
         self.places = index.cached(default_folder() / "index", path, "tar", self._list_places)
         self.labels = np.zeros(len(self.places), np.int32)
 

@@ -65,6 +65,10 @@ _TURNS = {
 }
 
 
+class WrongSize(ValueError):
+    """A picture that has not the pixels that are wanted."""
+
+
 class Content(NamedTuple):
     """What is in a file, where that is in memory already.
 
@@ -131,6 +135,8 @@ def read_image(
 
     try:
         return decoded(path, make, warn)
+    except WrongSize as error:
+        raise ValueError(f"{shown(path)} {error}") from error
     except ValueError as error:
         raise ValueError(f"{shown(path)} cannot be read: {error}") from error
 
@@ -166,6 +172,8 @@ def decoded(path: File, make: Callable[[Image.Image, Warn], T], warn: Warn = war
         with opened(path) as file:  # by its name, Pillow maps it, and then turns no grey TIFF
             small = not isinstance(path, Content) and _size(path) <= IN_MEMORY
             return attempt(io.BytesIO(file.read()) if small else file)
+    except WrongSize:
+        raise
     except Exception as error:  # Pillow's decoders each have their own
         reason = _reason(error)
         if isinstance(error, UnidentifiedImageError):
@@ -327,11 +335,11 @@ def fitted(
     if crop:
         width, height = picture.size
         if min(width, height) < crop:
-            raise ValueError(f"it has {height}x{width} pixels, fewer than data.crop={crop}")
+            raise WrongSize(f"has {height}x{width} pixels, fewer than data.crop={crop}")
         left, top = (width - crop) // 2, (height - crop) // 2
         picture = picture.crop((left, top, left + crop, top + crop))
     if method == NONE and picture.size != (size, size):
         height, width = picture.height, picture.width
-        raise ValueError(f"it has {height}x{width} pixels, not {size}x{size}, and is not resized")
+        raise WrongSize(f"has {height}x{width} pixels, not {size}x{size}, and is not resized")
     picture = ImageOps.fit(picture, (size, size), lookup(METHODS, method, "data.resize"))
     return np.asarray(picture).reshape(shape)

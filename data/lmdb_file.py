@@ -67,6 +67,7 @@ class LmdbFile:
             self.keys = index.cached(index_folder, data, "lmdb", self._list_keys)
         except lmdb.Error as error:
             raise ValueError(f"{data} is no LMDB, or is damaged: {error}") from error
+        self._data, self._size = data, data.stat().st_size
         self._transaction = self._environment.begin(buffers=False)
 
     def __len__(self) -> int:
@@ -74,6 +75,11 @@ class LmdbFile:
 
     def __getitem__(self, row: int) -> bytes:
         """Raises ValueError if the entry cannot be read."""
+        if os.path.exists(self._data) and os.path.getsize(self._data) < self._size:
+            raise ValueError(  # LMDB has it in memory, where to read on would end the process
+                f"{self._data} was cut off while it was read: it had {self._size} bytes, and has "
+                f"{os.path.getsize(self._data)}"
+            )
         try:
             value = self._transaction.get(self.keys[row].tobytes())
         except lmdb.Error as error:

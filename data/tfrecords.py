@@ -9,7 +9,6 @@ found in one pass over the lengths, which reads 12 bytes of each record.
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 import pathlib
 import struct
@@ -22,6 +21,7 @@ from google.protobuf.message import DecodeError
 from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from data import index
+from data.random_access import RandomAccess
 
 _HEADER = struct.Struct("<QI")
 _CHECKSUM = struct.Struct("<I")
@@ -41,11 +41,9 @@ class TFRecords:
 
     def __init__(self, path: str | os.PathLike[str], index_folder: pathlib.Path):
         self.path = pathlib.Path(path)
-        with self.path.open("rb") as file:
-            size = os.fstat(file.fileno()).st_size
-            if not size:
-                raise ValueError(f"{self.path} is empty; it should be a TFRecord file")
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = RandomAccess(self.path)
+        if not len(self._bytes):
+            raise ValueError(f"{self.path} is empty; it should be a TFRecord file")
         self.offsets = index.cached(index_folder, self.path, "tfrecords", self._list_offsets)
 
     def __len__(self) -> int:
@@ -54,10 +52,10 @@ class TFRecords:
     def __getitem__(self, row: int) -> bytes:
         """Raises ValueError if the record does not match its checksum."""
         begin = int(self.offsets[row])
-        length, _ = _HEADER.unpack_from(self._bytes, begin)
+        length, _ = _HEADER.unpack(self._bytes[begin : begin + _HEADER.size])
         first = begin + _HEADER.size
-        data = self._bytes[first : first + length]
-        (checksum,) = _CHECKSUM.unpack_from(self._bytes, first + length)
+        content = self._bytes[first : first + length + _CHECKSUM.size]
+        data, (checksum,) = content[:length], _CHECKSUM.unpack(content[length:])
         if masked_crc(data) != checksum:
             raise ValueError(
                 f"{self.path}: record {row} does not match its checksum; the file is damaged, "
@@ -77,8 +75,9 @@ class TFRecords:
         """Where the record that begins at `begin` ends."""
         left = len(self._bytes) - begin
         if left >= _HEADER.size:
-            length, checksum = _HEADER.unpack_from(self._bytes, begin)
-            if masked_crc(self._bytes[begin : begin + 8]) != checksum:
+            header = self._bytes[begin : begin + _HEADER.size]
+            length, checksum = _HEADER.unpack(header)
+            if masked_crc(header[:8]) != checksum:
                 what = "is no TFRecord file" if row == 0 else f"is damaged at record {row}"
                 raise ValueError(f"{self.path} {what}: the length there has another checksum")
             size = _HEADER.size + length + _CHECKSUM.size

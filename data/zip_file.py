@@ -8,7 +8,6 @@ fit. APPNOTE.TXT, PKWARE: a local header of 30 bytes, name and extra field, then
 from __future__ import annotations
 
 import functools
-import mmap
 import os
 import pathlib
 import stat
@@ -22,6 +21,7 @@ import tqdm
 from data import index
 from data.images import shown
 from data.listing import Names
+from data.random_access import RandomAccess
 
 _LOCAL = struct.Struct("<4s22xHH")
 _ENTRY = np.dtype(
@@ -67,8 +67,7 @@ class ZipFile:
         self._infos = None
         if len(self.names) != len(self._entries):
             raise ValueError(f"{shown(self.path)}: its index is damaged; remove {index_folder}")
-        with self.path.open("rb") as file:
-            self._bytes = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        self._bytes = RandomAccess(self.path)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -146,13 +145,15 @@ class ZipFile:
         if size > reach * packed + 64 * (reach > 1):
             self._refuse(row, f"declares {size} bytes, which {packed} cannot hold")
         if at + _LOCAL.size > len(self._bytes):
-            self._refuse(row, "is cut off; fetch the archive again")
-        signature, name, extra = _LOCAL.unpack_from(self._bytes, at)
+            self._refuse(row, "is cut off; pack or fetch the archive again")
+        signature, name, extra = _LOCAL.unpack(self._bytes[at : at + _LOCAL.size])
         first = at + _LOCAL.size + name + extra
         if signature != b"PK\3\4":
-            self._refuse(row, "is not where the archive's directory says; fetch the archive again")
+            self._refuse(
+                row, "is not where the archive's directory says; pack or fetch the archive again"
+            )
         if first + packed > len(self._bytes):
-            self._refuse(row, "is cut off; fetch the archive again")
+            self._refuse(row, "is cut off; pack or fetch the archive again")
         return first, first + packed
 
     def _refuse(self, row: int, what: str) -> None:
@@ -165,8 +166,8 @@ class ZipFile:
                     members = archive.infolist()
             except (zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
                 raise ValueError(
-                    f"{shown(self.path)} is no zip file, or is damaged or cut off ({error}); fetch "
-                    "it again"
+                    f"{shown(self.path)} is no zip file, or is damaged or cut off ({error}); pack "
+                    "or fetch it again"
                 ) from error
             links = {stat.S_IFLNK, stat.S_IFIFO, stat.S_IFSOCK, stat.S_IFCHR, stat.S_IFBLK}
             self._infos = [

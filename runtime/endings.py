@@ -81,7 +81,7 @@ def in_one_line(flags: Any = None) -> Iterator[None]:
             if parsed and flags.traceback:
                 raise
             interrupted = stop.interrupted()  # and a library made another exception of it
-            stopped = stop.Stopped(f"stopped; {stop.GOES_ON}") if interrupted else error
+            stopped = stop.Stopped(stop.STOPPED) if interrupted else error
             _leave(stopped, flags.mode if parsed else None)
 
 
@@ -110,7 +110,7 @@ def ending(error: BaseException, mode: str | None = None) -> Ending:
     if isinstance(error, stop.Stopped):
         return Ending(one_line(error), int(error.code or 0))
     if isinstance(error, KeyboardInterrupt):
-        return Ending(f"stopped; {stop.GOES_ON}", 130)
+        return Ending(stop.STOPPED, 130)
     if is_memory(error):
         return Ending(f"error: {memory_line(error, mode)}", 1)
     if isinstance(error, USERS):

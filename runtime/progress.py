@@ -14,6 +14,8 @@ from typing import Any
 import jax
 from tqdm import tqdm
 
+from runtime import stop
+
 LOWERED = "/jax/core/compile/jaxpr_to_mlir_module_duration"
 COMPILED = "/jax/core/compile/backend_compile_duration"
 PATIENCE = 3.0  # seconds of silence
@@ -37,7 +39,8 @@ class Bar(tqdm):  # type: ignore[misc]
     """A progress bar that is never silent for long: it says "compiling, 12 s", "starting, 5 s".
 
     On a terminal the seconds are renewed each second; elsewhere, in a log, whenever they have
-    doubled. A thread does it; the bar's own work is not slowed down.
+    doubled. A thread does it; the bar's own work is not slowed down. When the program was asked to
+    stop, it says "stopping".
     """
 
     compilation: Compilation | None = None
@@ -70,10 +73,15 @@ class Bar(tqdm):  # type: ignore[misc]
         super().close()
 
     def _watch(self) -> None:
-        due = PATIENCE
+        due, asked = PATIENCE, False
         while not self.closing.wait(1.0):
             what, seconds = self.state(time.monotonic())
-            if not what or seconds < PATIENCE:
+            if stop.requested():
+                if not asked or (what and seconds >= due):
+                    due = 0.0 if sys.stderr.isatty() else 2.0 * max(seconds, PATIENCE)
+                    self._say(f"stopping; {what}, {seconds:.0f} s" if what else "stopping")
+                asked = True
+            elif not what or seconds < PATIENCE:
                 due = PATIENCE
                 if self.note:
                     self._say("")

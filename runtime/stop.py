@@ -23,6 +23,7 @@ from typing import Any
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GOES_ON = "the same command goes on from what is on disk"
+STOPPED = f"stopped; {GOES_ON}, if anything is"
 TWIN = 0.25  # seconds in which a signal that comes twice is one: `timeout` sends it to both
 AGAIN = 0  # what asks the thread to send the first signal again
 
@@ -151,7 +152,7 @@ def _receive(number: int, frame: Any) -> None:
             if _imports(frame):
                 end_at_once(number)
             _State.raised = True
-            raise Stopped(f"stopped; {GOES_ON}")
+            raise Stopped(STOPPED)
 
 
 def _imports(frame: types.FrameType | None) -> bool:

@@ -1,6 +1,7 @@
 """LMDB environments: LSUN's layout, and what is none."""
 
 import io
+import os
 
 import numpy as np
 import pytest
@@ -71,6 +72,15 @@ def test_a_file_that_is_cut_off_is_refused(share, tmp_path):
     data.write_bytes(content[: int(share * len(content))])
     with pytest.raises(ValueError, match=r"data\.mdb is cut off: it has \d+ bytes"):
         lmdb_file.LmdbFile(folder, tmp_path / "index")
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    folder = write(tmp_path / "a_lmdb", {b"%040d" % i: bytes(3000) for i in range(100)})
+    file = lmdb_file.LmdbFile(folder, tmp_path / "index")
+    assert file[99] == bytes(3000)
+    os.truncate(folder / "data.mdb", 20_000)
+    with pytest.raises(ValueError, match=r"data\.mdb was cut off while it was read: it had \d+ by"):
+        file[99]
 
 
 @pytest.mark.parametrize("content", [b"", b"no index", b"\x93NUMPY"])

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 
-from runtime import progress
+from runtime import progress, stop
 
 
 @pytest.fixture
@@ -55,6 +55,16 @@ def test_a_long_wait_is_said(monkeypatch):
     with progress.Bar(total=4, desc="sampling", file=file):
         time.sleep(1.3)
     assert "starting, 1 s" in file.getvalue()
+
+
+def test_a_signal_that_has_to_wait_is_acknowledged(monkeypatch):
+    file = io.StringIO()
+    with progress.Bar(total=4, desc="training", file=file) as bar:
+        bar.update(1)
+        monkeypatch.setattr(stop, "requested", lambda: True)
+        time.sleep(1.3)
+        assert bar.note == "stopping"
+    assert "stopping" in file.getvalue()
 
 
 def test_a_hidden_bar_has_no_thread():

@@ -1,6 +1,7 @@
 """SVHN and ImageNet at 32 and 64 pixels from files like the published ones."""
 
 import io
+import os
 import tarfile
 
 import numpy as np
@@ -140,6 +141,15 @@ def test_damaged_archives_of_imagenet_are_refused(tmp_path, monkeypatch):
     refused(tmp_path, r"train_32x32\.tar is no tar file")
     path.write_bytes(bytes(10240))
     refused(tmp_path, r"train_32x32\.tar has no PNG files")
+
+
+def test_an_archive_that_is_cut_while_it_is_read_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(imagenet, "BYTES", {})
+    path = tar_file(tmp_path / "train_32x32.tar", pictures("train"))
+    archive = imagenet.TarFile(path)
+    os.truncate(path, 600)
+    with pytest.raises(ValueError, match=r"train_32x32\.tar was cut off while it was read"):
+        archive[1]
 
 
 def test_other_batches_of_imagenet_are_refused(tmp_path, monkeypatch):

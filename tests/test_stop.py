@@ -159,7 +159,7 @@ def test_what_a_library_makes_of_a_stop_is_a_stop(capsys: pytest.CaptureFixture[
     with pytest.raises(SystemExit) as ended:
         run()
     assert ended.value.code == 130
-    assert capsys.readouterr().err == f"stopped; {stop.GOES_ON}\n"
+    assert capsys.readouterr().err == f"{stop.STOPPED}\n"
 
 
 def interrupted(

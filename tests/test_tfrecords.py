@@ -1,5 +1,7 @@
 """TFRecord files: those that TensorFlow wrote, whole, damaged and cut off."""
 
+import os
+
 import numpy as np
 import pytest
 
@@ -44,6 +46,15 @@ def test_records_are_read_in_any_order(tmp_path):
     contents = [b"", b"one", bytes(range(256)) * 40]
     records = tfrecords.TFRecords(write(tmp_path / "a.tfrecords", *contents), tmp_path)
     assert [records[row] for row in (2, 0, 1)] == [contents[2], b"", b"one"]
+
+
+def test_a_file_that_is_cut_while_it_is_read_is_refused(tmp_path):
+    path = write(tmp_path / "a.tfrecords", bytes(9000), bytes(9000))
+    records = tfrecords.TFRecords(path, tmp_path / "index")
+    os.truncate(path, 10_000)
+    assert records[0] == bytes(9000)
+    with pytest.raises(ValueError, match=r"a\.tfrecords was cut off while it was read"):
+        records[1]
 
 
 def test_a_changed_bit_and_a_cut_are_noticed(tmp_path):

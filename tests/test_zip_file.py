@@ -68,6 +68,21 @@ def test_other_files_are_refused(tmp_path, content, message):
         ZipFile(tmp_path / "none.zip", tmp_path / "index")
 
 
+@pytest.mark.parametrize("method", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_an_archive_that_is_cut_while_it_is_read_is_refused(tmp_path, method):
+    """The pages of a mapped file would be gone, and the process with them."""
+    noise = np.random.default_rng(0).bytes(100_000)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w", method) as file:
+        file.writestr("1", noise)
+        file.writestr("2", noise)
+    archive = ZipFile(tmp_path / "a.zip", tmp_path / "index")
+    assert archive.read(0) == noise
+    os.truncate(tmp_path / "a.zip", 60_000)
+    for row in (0, 1):
+        with pytest.raises(ValueError, match=r"a\.zip was cut off while it was read: it had \d+ b"):
+            archive.read(row)
+
+
 def test_two_members_of_one_name_are_refused(tmp_path):
     with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
         archive.writestr("a.png", b"one")
