@@ -46,8 +46,8 @@ from PIL import Image, ImageOps
 import data
 from data import decoded
 from planning import costs, programs
-from planning.chips import CHIPS
 from runtime import figures
+from runtime.chips import CHIPS
 
 Loader = Callable[[], Iterator[Any]]  # an endless stream of batches, opened anew
 PEAK = {name: CHIPS[name.lower()].bfloat16 for name in ("H100", "v5e")}
@@ -200,7 +200,7 @@ def consumption(path: str) -> list[Any]:
 def flops_per_image(config: ml_collections.ConfigDict) -> float:
     """FLOPs of a training step per image, as XLA counts those of the program before compilation."""
     images = 8
-    step = programs.training(programs.without_accumulation(config), images)
+    step = programs.training(programs.without_accumulation(config), images, 1)
     return costs.flops(costs.traced(step, 1), "cpu") / images
 
 

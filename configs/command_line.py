@@ -51,13 +51,13 @@ def complaint(
     mode = str(values["mode"].value)
     for name in ("mode", *required.get(mode, ())):
         if values[name].value is None:
-            return f"--{name} is required; see python main.py --help"
+            return f"--{name} is required: {values[name].help.rstrip('.')}"
     readers = {other: (*required[other], *optional[other]) for other in required}
     for name in dict.fromkeys(name for names in readers.values() for name in names):
         modes = ", ".join(f"--mode={other}" for other, names in readers.items() if name in names)
         flag = values[name]
         if flag.present and isinstance(flag.value, str) and not flag.value.strip():
-            return f"--{name}= is empty; it must name something"
+            return f"--{name}= is empty: {flag.help.rstrip('.')}"
         if flag.present and name not in readers[mode]:
             return f"--{name} has no effect in --mode={mode}; it acts in {modes}"
     return ""

@@ -80,6 +80,7 @@ TRAINING = {
     "reduce_mean": Field(False, ANY, "loss: mean over pixels and channels; False: half the sum"),
     "likelihood_weighting": Field(False, ANY, "weight by g(t)^2, as weighting likelihood does"),
     "accumulation": Field(1, POSITIVE, "parts of a device's share of a batch, to save memory"),
+    "shard_state": Field(False, ANY, "a device has its slice of moments and averages alone"),
     "label_dropout": Field(0.0, PROBABILITY, "probability that an image's class is withheld"),
     "ema_rates": Field((), RATES, "rates of further averages, beside model.ema_rate"),
     "ema_profiles": Field((), WIDTHS, "relative widths of power-function averages: (0.05, 0.1)"),

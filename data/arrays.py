@@ -94,9 +94,15 @@ class ArrayPictures(Pictures):
             )
         images = images if images.ndim == 4 else images[..., None]
         if images.shape[1:] != self.image_shape:
+            first = images.shape[1:] == (channels, size, size)
             raise ValueError(
                 f"{self.place} has images of {list(images.shape[1:])}, but data.image_size={size} "
-                f"and data.num_channels={channels}; arrays are neither cropped nor resized"
+                f"and data.num_channels={channels}; "
+                + (
+                    "channels come last: save images.transpose(0, 2, 3, 1)"
+                    if first
+                    else "arrays are neither cropped nor resized"
+                )
             )
         if not len(images):
             raise ValueError(f"{self.place} has no images")
@@ -107,7 +113,9 @@ class ArrayPictures(Pictures):
             )
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= 2**31 - 1:
-            raise ValueError(f"{self.place} has labels from {low} to {high}; they begin with 0")
+            raise ValueError(
+                f"{self.place} has labels from {low} to {high}; they must be from 0 to {2**31 - 2}"
+            )
         return images, np.asarray(labels, np.int32)
 
     def record(self, row: int) -> np.ndarray:
@@ -115,7 +123,6 @@ class ArrayPictures(Pictures):
         return np.asarray(self.images[self.rows[row]])
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images [k, H, W, C] and labels int32 [k] of `rows` [k]."""
         self._require_whole()
         return np.asarray(self.images[self.rows[rows]]), self.labels[rows]
 
@@ -266,10 +273,11 @@ def _array(path: pathlib.Path | None, what: str, head: bytes, at: int, size: int
     start = file.tell()
     if dtype.hasobject:
         raise ValueError(f"{what} holds Python objects, which are not read; save numbers")
-    if math.prod(shape) * dtype.itemsize != size - start:
+    declared = math.prod(shape) * dtype.itemsize
+    if declared != size - start:
         raise ValueError(
-            f"{what} is damaged or cut off: it declares {dtype}{list(shape)}, and has "
-            f"{size - start} bytes"
+            f"{what} is damaged or {'cut off' if declared > size - start else 'too long'}: it "
+            f"declares {dtype}{list(shape)}, {declared} bytes, and has {size - start}"
         )
     order: Literal["C", "F"] = "F" if fortran else "C"
     if path is None or not math.prod(shape):

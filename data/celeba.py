@@ -11,10 +11,13 @@ import pathlib
 import numpy as np
 
 from data import crops
+from data.image_files import ImageFiles, every_image
 from data.images import File, shown
+from data.listing import Names
 from data.pictures import Pictures, Request, nor
 from data.prepared import Prepared
-from data.trees import ImageFiles, every_image, is_zip, portable, tree
+from data.trees import portable, tree
+from data.zip_file import is_zip
 
 FOLDER, PARTITION = "img_align_celeba", "list_eval_partition.txt"
 PARTS = {"train": 0, "test": 1}  # the official code tests on those for validation; 2: test
@@ -99,7 +102,8 @@ def _of_split(place: pathlib.Path, partition: pathlib.Path, part: int) -> ImageF
                 f"{nor(len(missing) - 1)} ({len(names)} images, {len(parts)} names); one of the "
                 "two is damaged, fetch it again"
             )
-    return ImageFiles(files, [names[name] for name in parts if parts[name] == part], portable)
+    wanted = (names[name] for name in parts if parts[name] == part)
+    return ImageFiles(files, Names.of(sorted(wanted, key=portable)))
 
 
 def partition_of(path: pathlib.Path) -> dict[str, int]:

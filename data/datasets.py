@@ -82,25 +82,22 @@ class Column:
         if isinstance(rows, slice):
             rows = range(*rows.indices(len(self)))
         numbers = np.arange(len(self))[rows] if isinstance(rows, np.ndarray) else np.asarray(rows)
-        items = fetch(self.records, np.atleast_1d(numbers))
-        values = np.stack([item[self.feature] for item in items])
+        images, labels = take(self.records, np.atleast_1d(numbers))
+        values = images if self.feature == "image" else labels
         return values if numbers.ndim else values[0]
 
 
-def fetch(records: Any, rows: np.ndarray) -> Sequence[dict[str, Any]]:
-    """The records `rows` of a random-access source, read together where the source allows it."""
-    numbers = [int(row) for row in rows]
-    if hasattr(records, "__getitems__"):
-        return records.__getitems__(numbers)
-    return [records[row] for row in numbers]
-
-
 def take(records: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images [k, H, W, C] and labels int32 [k] of a random-access source of records."""
+    """Images [k, H, W, C] and labels int32 [k] of a random-access source of records.
+
+    They are read together where the source allows it.
+    """
     if hasattr(records, "take"):
         images, labels = records.take(rows)
         return images, labels
-    items = fetch(records, rows)
+    numbers = [int(row) for row in rows]
+    together = getattr(records, "__getitems__", lambda numbers: [records[row] for row in numbers])
+    items = together(numbers)
     images = np.stack([item["image"] for item in items])
     return images, np.asarray([item["label"] for item in items], np.int32)
 
@@ -203,6 +200,8 @@ def load(
             f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
             f"{fit.method!r} are for {', '.join(fitting())}"
         )
+    if fit.crop < 0:
+        raise ValueError(f"data.crop={fit.crop} must be a number of pixels, or 0")
     lookup(METHODS, fit.method, "data.resize")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
@@ -379,8 +378,11 @@ def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple
         return Column(records, "image"), Column(records, "label")
     images = np.empty((len(records), *shape), kind)
     labels = np.empty(len(records), np.int32)
-    starts = range(0, len(records), _CHUNK)
-    for start in tqdm.tqdm(starts, "reading images", leave=False, delay=5.0, unit_scale=_CHUNK):
-        rows = np.arange(start, min(start + _CHUNK, len(records)))
-        images[rows], labels[rows] = take(records, rows)
+    with tqdm.tqdm(
+        total=len(records), desc="reading images", leave=False, delay=5.0, unit="img"
+    ) as bar:
+        for start in range(0, len(records), _CHUNK):
+            rows = np.arange(start, min(start + _CHUNK, len(records)))
+            images[rows], labels[rows] = take(records, rows)
+            bar.update(len(rows))
     return images, labels

@@ -14,7 +14,6 @@ import hashlib
 import os
 import pathlib
 import shutil
-from collections.abc import Sequence
 from typing import Any
 
 import google_crc32c
@@ -68,13 +67,8 @@ class Decoded:
         return len(self.pictures)
 
     def __getitem__(self, row: int) -> dict[str, Any]:
-        return self.__getitems__([row])[0]
-
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        images, labels = self.take(np.asarray(rows, np.int64))
-        return [
-            {"image": image, "label": label} for image, label in zip(images, labels, strict=True)
-        ]
+        images, labels = self.take(np.array([row]))
+        return {"image": images[0], "label": labels[0]}
 
     @property
     def checksum(self) -> int:
@@ -83,17 +77,21 @@ class Decoded:
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Images [k, H, W, C] and labels int32 [k] of `rows` [k]."""
         unsure = np.unique(rows[~self._valid[rows]])
-        missing = [int(row) for row in unsure if not self._holds(int(row))]
-        self._valid[np.setdiff1d(unsure, missing)] = True
-        fresh: dict[int, np.ndarray] = {}
-        if missing:
-            for row, item in zip(missing, self.pictures.__getitems__(missing), strict=True):
-                fresh[row] = item["image"]
-                self._keep(row, item["image"])
+        held = np.array([self._holds(int(row)) for row in unsure], bool)
+        self._valid[unsure[held]] = True
+        missing = unsure[~held]
+        labels = np.asarray(self.pictures.labels[rows], np.int32)
+        if not len(missing):
+            return self._images[rows], labels
+        fresh, _ = self.pictures.take(missing)
+        for row, image in zip(missing.tolist(), fresh, strict=True):
+            self._keep(row, image)
+        if np.array_equal(rows, missing):
+            return fresh, labels
         images = self._images[rows]
-        for place in np.flatnonzero(np.isin(rows, missing)):  # what may not have been written
-            images[place] = fresh[int(rows[place])]
-        return images, np.asarray(self.pictures.labels[rows], np.int32)
+        places = np.flatnonzero(np.isin(rows, missing))  # what may not have been written
+        images[places] = fresh[np.searchsorted(missing, rows[places])]
+        return images, labels
 
     def _holds(self, row: int) -> bool:
         return int(self._stored[row]) == self._checksum(row, self._images[row])

@@ -5,20 +5,17 @@ from __future__ import annotations
 import collections
 import functools
 import re
-import zlib
 from collections.abc import Iterable, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from absl import logging
 
-from data import index
-from data.builder import default_folder, digest
+from data.builder import default_folder, digest, warn_once
 from data.images import File, shown
-from data.listing import Kept, Listing, Names
+from data.listing import Kept, Listing, Names, crc_of_list
 from data.pictures import TEST_SHARE, Pictures, Request, counted, nor
 from data.trees import (
-    BROKEN,
     LABELS,
     Counts,
     Tree,
@@ -28,7 +25,6 @@ from data.trees import (
     tree,
 )
 
-_CHUNK = 4096  # files whose names and sizes are text at once
 _ALIKE = re.compile(  # what folders of splits are often called beside these names
     r"(train|training|test|testing|val|valid|validation|eval|evaluation|dev|holdout)"
     r"([ _-]?(set|split|data|images?|imgs?|[0-9]+))?",
@@ -72,6 +68,7 @@ class ImageFolder(Pictures):
         listing = self.kept.listing(self.SPLITS) or self._listing()
         self.num_classes = 1 + max(int(labels.max()) for labels in listing.labels.values())
         self.names, self.labels = listing.names[self.split], listing.labels[self.split]
+        self._warn_of_classes(listing)
         self.transform = self.fit.words(self.image_shape[0])
         self.summary = f"data.data_dir={shown(self.folder)}: {listing.words}"
         self._warned: dict[str, str] = {}
@@ -86,9 +83,22 @@ class ImageFolder(Pictures):
                     f"{contents.counted()}; a data set has two images or more"
                 )
         listing = contents.listing()
-        if not contents.passed_over[BROKEN]:
-            self.kept.keep(listing, self.files.states)
+        self.kept.keep(listing, self.files.states)
         return listing
+
+    def _warn_of_classes(self, listing: Listing) -> None:
+        """Warns of classes that have images for testing alone."""
+        train, test = (
+            np.bincount(listing.labels[split], minlength=self.num_classes) for split in self.SPLITS
+        )
+        absent = (train == 0) & (test > 0)
+        if absent.any():
+            row = int(np.argmax(absent[listing.labels["test"]]))
+            warn_once(
+                f"{shown(self.folder)}: {counted(int(absent.sum()), 'class', 'classes')} of "
+                f"{self.num_classes} have no image to train on, all of theirs are for testing; one "
+                f"is that of {shown(listing.names['test'][row])}"
+            )
 
     def record(self, row: int) -> File:
         return self.files.file(self.names[row])
@@ -105,28 +115,17 @@ class ImageFolder(Pictures):
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
         """The CRC of the files' names and sizes, labels and the images' shape; reads no image."""
-        if not self.kept.version:
-            return self._checksum()
-        name = digest(f"{self.split} {self.image_shape}{self.fit}").hex()[:32]
-        path = self.kept.version / f"checksum_{name}.npy"
-        stored = index.load(path)
-        if stored is None:
-            stored = np.array([self._checksum()], np.int64)
-            index.save(path, stored)
-        return int(stored[0])
 
-    def _checksum(self) -> int:
-        """That of the text of a list, part by part: of millions it would fill the memory."""
-        checksum = zlib.crc32(f"({self.image_shape}, [".encode())
-        for begin in range(0, len(self.names), _CHUNK):
-            rows = range(begin, min(begin + _CHUNK, len(self.names)))
+        def content(rows: range) -> list[Any]:
             names = [self.names[row] for row in rows]
-            sizes = map(self.files.size, names)
-            labels = self.labels[begin : rows.stop].tolist()
-            content = list(zip(map(portable, names), sizes, labels, strict=True))
-            text = (", " if begin else "") + str(content)[1:-1]
-            checksum = zlib.crc32(text.encode(), checksum)
-        return zlib.crc32(f"]){self.fit}".encode(), checksum)
+            labels = self.labels[rows.start : rows.stop].tolist()
+            return list(zip(map(portable, names), map(self.files.size, names), labels, strict=True))
+
+        before, after = f"({self.image_shape}, [", f"]){self.fit}"
+        return self.kept.checksum(
+            f"{self.split} {self.image_shape}{self.fit}",
+            lambda: crc_of_list(before, content, len(self.names), after),
+        )
 
 
 class Contents(NamedTuple):

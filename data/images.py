@@ -48,7 +48,7 @@ METHODS = {  # Pillow widens their kernels where a picture shrinks: no pixel is 
 }
 MANY = 2**25  # pixels; larger images are decoded one at a time, so that memory stays bounded
 PACKED = 10_000  # pixels that a byte of a larger image's file may stand for, generously
-MANY_RUNS, RUN = 2**22, 255  # the same for a BMP file in runs, which Pillow unpacks in Python
+MANY_RUNS, RUN = 2**20, 255  # the same for a BMP file in runs, which Pillow unpacks in Python
 IN_MEMORY = 2**26  # bytes; smaller files are read at once, which threads do side by side
 one_large: Any = threading.Lock()  # a context of the threads, or of processes (`data.processes`)
 _one_parser = threading.Lock()  # warnings are caught for all threads alike

@@ -14,8 +14,9 @@ import os
 import pathlib
 import shutil
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from typing import NamedTuple
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -23,6 +24,7 @@ from data import index
 
 MANY = 20_000  # images; fewer are listed as fast as looked for
 RECENT = 2.0  # seconds; folders that changed just now may change again within the same tick
+_CHUNK = 4096  # items of a list that are text at once
 _FORMAT = 1  # to be raised whenever the same folder would be listed otherwise
 
 
@@ -84,10 +86,12 @@ class Kept:
     Args:
       index_folder: where indices are.
       folder: the images' own, or a zip file of them.
+      what: tells lists of one folder apart that are made in other ways.
     """
 
-    def __init__(self, index_folder: pathlib.Path, folder: pathlib.Path):
-        place = hashlib.sha256(os.fsencode(f"list {_FORMAT} {folder.resolve()}")).hexdigest()[:32]
+    def __init__(self, index_folder: pathlib.Path, folder: pathlib.Path, what: str = ""):
+        identity = f"list {_FORMAT} {folder.resolve()}{what and chr(0)}{what}"
+        place = hashlib.sha256(os.fsencode(identity)).hexdigest()[:32]
         self.place, self.folder = index_folder / place, folder
         self.version: pathlib.Path | None = None
 
@@ -135,8 +139,39 @@ class Kept:
             if path.is_dir() and path != self.version:
                 shutil.rmtree(path, ignore_errors=True)
 
+    def checksum(self, of: str, make: Callable[[], int]) -> int:
+        """A checksum of the list, or that of the list on disk where one is kept.
+
+        Args:
+          of: which one of several.
+        """
+        if self.version is None:
+            return make()
+        name = hashlib.sha256(of.encode()).hexdigest()[:32]
+        stored = index.load(self.version / f"checksum_{name}.npy")
+        if stored is None:
+            stored = np.array([make()], np.int64)
+            index.save(self.version / f"checksum_{name}.npy", stored)
+        return int(stored[0])
+
     def _version(self, states: bytes) -> pathlib.Path:
         return self.place / hashlib.sha256(states).hexdigest()[:32]
+
+
+def crc_of_list(before: str, content: Callable[[range], list[Any]], count: int, after: str) -> int:
+    """The CRC of a list's text, made part by part: of millions it would fill the memory.
+
+    Args:
+      before, after: text around that of the items.
+      content: the items of some rows.
+      count: of all rows.
+    """
+    checksum = zlib.crc32(before.encode())
+    for begin in range(0, count, _CHUNK):
+        items = content(range(begin, min(begin + _CHUNK, count)))
+        text = (", " if begin else "") + str(items)[1:-1]
+        checksum = zlib.crc32(text.encode(), checksum)
+    return zlib.crc32(after.encode(), checksum)
 
 
 def state_of(path: str) -> str:

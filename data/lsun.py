@@ -16,10 +16,11 @@ import numpy as np
 from data import crops
 from data.builder import default_folder
 from data.folder import listed
+from data.image_files import ImageFiles, images_in
 from data.images import Content, File, shown
 from data.lmdb_file import LmdbFile
 from data.pictures import Pictures, Request
-from data.trees import ImageFiles, images_in, portable
+from data.trees import portable
 
 FOLDERS = {"train": "train", "test": "val"}
 URL = "http://dl.yf.io/lsun/scenes"
@@ -61,10 +62,13 @@ class LsunPictures(Pictures):
             place = root / file.removesuffix("_lmdb")
             archive = root / f"{place.name}.zip"
             place = next((path for path in (archive, place) if path.exists()), root)
+            split = request.split
             files = (
-                images_in(place, _key)
+                images_in(place, _key, "lsun")
                 if place != root
-                else images_in(root, _key, lambda t: listed(t, shown(root)).splits[request.split])
+                else images_in(
+                    root, _key, f"lsun {split}", lambda t: listed(t, shown(root)).splits[split]
+                )
             )
             if not files:
                 raise FileNotFoundError(

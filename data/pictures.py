@@ -172,12 +172,11 @@ class Pictures:
     def __getitem__(self, row: int) -> dict[str, Any]:
         return {"image": self.image(row), "label": self.labels[row]}
 
-    def __getitems__(self, rows: Sequence[int]) -> list[dict[str, Any]]:
-        images = processes.decoded(self.decode, self.record, rows, self.warn)
-        labels = (self.labels[row] for row in rows)
-        return [
-            {"image": image, "label": label} for image, label in zip(images, labels, strict=True)
-        ]
+    def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Images [k, H, W, C] and labels int32 [k] of `rows` [k]."""
+        images = np.empty((len(rows), *self.image_shape), self.DTYPE)
+        processes.decoded(self.decode, self.record, [int(row) for row in rows], images, self.warn)
+        return images, np.asarray(self.labels[rows], np.int32)
 
 
 def counted(count: int, one: str, many: str = "") -> str:

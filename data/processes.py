@@ -49,33 +49,40 @@ processes.serve({files!r})
 
 
 class Answer(NamedTuple):
-    """What decoding some records gave.
+    """What decoding some records gave, beside the images before the first that failed.
 
     Attributes:
-      images: those before the first that failed.
       flaws: what there was to warn of: kinds, and lines.
-      error: why the next one failed, or None.
+      error: why that one failed, or None.
     """
 
-    images: list[np.ndarray]
     flaws: list[tuple[str, str]]
     error: Exception | None
 
 
-def answer(decode: Decode, records: Sequence[Any]) -> Answer:
-    """Decodes records one after the other, up to the first that fails."""
+def answer(decode: Decode, records: Sequence[Any], keep: Callable[[np.ndarray], Any]) -> Answer:
+    """Decodes records one after the other, up to the first that fails.
+
+    Args:
+      keep: gets each image.
+    """
     flaws: list[tuple[str, str]] = []
 
     def warn(kind: str, line: str) -> None:
         flaws.append((kind, line))
 
-    pixels: list[np.ndarray] = []
     try:
         for record in records:
-            pixels.append(decode(record, warn=warn))
+            keep(decode(record, warn=warn))
     except (ValueError, OSError, MemoryError) as error:
-        return Answer(pixels, flaws, error)
-    return Answer(pixels, flaws, None)
+        return Answer(flaws, error)
+    return Answer(flaws, None)
+
+
+def answer_here(decode: Decode, records: Sequence[Any], into: np.ndarray) -> Answer:
+    """As `answer`; the first rows of `into` [k, H, W, C] become the images."""
+    rows = iter(into)
+    return answer(decode, records, lambda image: np.copyto(next(rows), image))
 
 
 class Workers:
@@ -111,19 +118,19 @@ class Workers:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
 
-    def answer(self, decode: Decode, records: Sequence[Any]) -> Answer:
-        """As the function `answer`, in one of the processes; waits until one is idle."""
+    def answer(self, decode: Decode, records: Sequence[Any], into: np.ndarray) -> Answer:
+        """As `answer_here`, in one of the processes; waits until one is idle."""
         connection = self._idle.get()  # None: in place of a process that has ended
         try:
             if connection is not None:
                 connection.send((decode, records))
-                return _receive(connection)
+                return _receive(connection, into)
         except (EOFError, OSError):
             connection = None
             logging.log_first_n(logging.WARNING, _ENDED, 1)
         finally:
             self._idle.put(connection)
-        return answer(decode, records)
+        return answer_here(decode, records, into)
 
 
 @functools.cache
@@ -166,52 +173,53 @@ def decoded(
     decode: Decode | None,
     record: Callable[[int], Any],
     rows: Sequence[int],
+    into: np.ndarray,
     warn: images.Warn = images.warn_always,
-) -> list[np.ndarray]:
-    """The images of `rows`, in their order.
+) -> None:
+    """Decodes the images of `rows`, in their order.
 
     Args:
       decode: makes an image of a record, and can be pickled; None: records are images.
       record: the record of a row, which threads of this process ask for.
+      into: [k, H, W, C] in the order of its axes, which become the images.
       warn: is told of flaws, by the threads that ask.
 
     Raises:
       ValueError, OSError, MemoryError: of `record`, or of `decode` for the first row that fails.
     """
     if decode is None:
-        return list(_threads().map(record, rows))
+        for place, image in enumerate(_threads().map(record, rows)):
+            into[place] = image
+        return
     workers = _pool.workers(len(rows))
-    ask = workers.answer if workers is not None else answer
+    ask = workers.answer if workers is not None else answer_here
     size = max(1, min(CHUNK, len(rows) // (2 * processors())))
 
-    def part(first: int) -> list[np.ndarray]:
-        result = ask(decode, [record(row) for row in rows[first : first + size]])
+    def part(first: int) -> None:
+        some = slice(first, first + size)
+        result = ask(decode, [record(row) for row in rows[some]], into[some])
         for flaw in result.flaws:
             warn(*flaw)
         if result.error is not None:
             raise result.error
-        return result.images
 
-    parts = _threads().map(part, range(0, len(rows), size))
-    return [image for some in parts for image in some]
-
-
-def _send(connection: Connection, result: Answer) -> None:
-    """Sends an answer, its pixels as one array in the order of its axes."""
-    whole = np.zeros(0, np.uint8)
-    if result.images:
-        whole = np.ascontiguousarray(np.stack(result.images))
-    connection.send((whole.shape, whole.dtype, result.flaws, result.error))
-    if whole.size:
-        connection.send_bytes(whole.data.cast("B"))
+    for _ in _threads().map(part, range(0, len(rows), size)):
+        pass
 
 
-def _receive(connection: Connection) -> Answer:
-    shape, dtype, flaws, error = connection.recv()
-    whole = np.empty(shape, dtype)
-    if whole.size:
-        connection.recv_bytes_into(whole.data.cast("B"))
-    return Answer(list(whole), flaws, error)
+def _send(connection: Connection, pixels: Sequence[np.ndarray], result: Answer) -> None:
+    """Sends an answer, and the images, each in the order of its axes."""
+    connection.send((len(pixels), result))
+    for image in pixels:
+        connection.send_bytes(np.ascontiguousarray(image).data.cast("B"))
+
+
+def _receive(connection: Connection, into: np.ndarray) -> Answer:
+    """An answer, and the images before it."""
+    count, result = connection.recv()
+    for image in into[:count]:
+        connection.recv_bytes_into(image.data.cast("B"))
+    return result
 
 
 # In the server and its workers.
@@ -240,7 +248,9 @@ def _work(connection: Connection) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             decode, records = connection.recv()
-            _send(connection, answer(decode, records))
+            pixels: list[np.ndarray] = []
+            result = answer(decode, records, pixels.append)
+            _send(connection, pixels, result)
 
 
 class OneProcess(contextlib.AbstractContextManager[None]):

@@ -13,10 +13,11 @@ from typing import ClassVar
 import numpy as np
 
 from data.builder import default_folder
+from data.image_files import ImageFiles, images_in
 from data.images import NONE, File
 from data.pictures import Fit, Pictures, Request
 from data.tfrecords import TFRecords, stylegan_image
-from data.trees import ImageFiles, images_in, portable
+from data.trees import portable
 
 
 class StyleganPictures(Pictures):
@@ -48,7 +49,7 @@ class StyleganPictures(Pictures):
             self.records = TFRecords(path, default_folder() / "index")
         else:
             place = archive if archive.is_file() else root
-            files = images_in(place, key=portable)
+            files = images_in(place, portable, "stylegan")
             if not files:
                 raise FileNotFoundError(
                     f"data set {self.name}: there is no {path}; make it of the images at "

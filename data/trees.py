@@ -6,10 +6,10 @@ import collections
 import json
 import os
 import pathlib
+import re
 import unicodedata
-import zlib
-from collections.abc import Callable, Iterable, Iterator
-from typing import Any, Protocol
+from collections.abc import Iterable, Iterator
+from typing import Protocol
 
 import numpy as np
 
@@ -20,9 +20,11 @@ from data.listing import state_of
 from data.zip_file import ZipFile, is_zip
 
 HIDDEN, LINKED = "hidden", "linked folders read already"  # beside the endings of other files
+HIDDEN_FOLDERS, OUTSIDE = "hidden folders", "names that lead out of the zip file"
 BESIDE = "images beside the splits"
 Counts = collections.Counter[str]
 BROKEN = "broken links"
+_HIDDEN_FOLDER = re.compile(r"(?:[^./][^/]*/)*\.[^/]*(?=/)")
 LABELS = "dataset.json"  # of the zip files that StyleGAN's and EDM's tools write
 
 
@@ -176,15 +178,19 @@ class ZipTree:
 
     def images(self, below: str, passed_over: Counts) -> list[str]:
         names = []
-        prefix = f"{below}/" if below else ""
+        prefix, hidden = f"{below}/" if below else "", set()
         for full in dict.fromkeys(self._names()):
             name = full.removeprefix(prefix)
             if full.startswith(prefix):
                 kind = _kind(name)
-                if kind:
+                if kind == HIDDEN_FOLDERS:
+                    hidden.add(_HIDDEN_FOLDER.match(name)[0])  # type: ignore[index]
+                elif kind:
                     passed_over[kind] += 1
                 else:
                     names.append(name)
+        if hidden:
+            passed_over[HIDDEN_FOLDERS] += len(hidden)
         return names
 
     def file(self, name: str) -> Content:
@@ -207,60 +213,9 @@ class ZipTree:
             return False
 
 
-class ImageFiles:
-    """Some of the files of a tree, in an order.
-
-    Attributes:
-      names: of the files.
-    """
-
-    def __init__(self, files: Tree, names: Iterable[str], key: Callable[[str], Any]):
-        self.files, self.names = files, sorted(names, key=key)
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, row: int) -> File:
-        return self.files.file(self.names[row])
-
-    def stamp(self, row: int) -> bytes:
-        """What changes when the file does."""
-        return self.files.stamp(self.names[row])
-
-    def checksum(self, *more: Any) -> int:
-        """The CRC of the names and sizes of all files, and of what `more` there is."""
-        content = [(portable(name), self.files.size(name)) for name in self.names]
-        return zlib.crc32(repr((*more, content)).encode())
-
-
 def beside_splits(names: Iterable[str]) -> Counts:
     """How many files of these names, which are in no split, there are, by ending or reason."""
     return collections.Counter(_kind(name) or BESIDE for name in names)
-
-
-def every_image(files: Tree) -> list[str]:
-    """The names of all images."""
-    return files.images("", collections.Counter())
-
-
-def images_in(
-    place: pathlib.Path,
-    key: Callable[[str], Any],
-    choose: Callable[[Tree], Iterable[str]] = every_image,
-) -> ImageFiles | None:
-    """Images in a folder or zip file, in the order of `key`; None if there are none.
-
-    Args:
-      choose: the names of those that are wanted.
-
-    Raises:
-      ValueError: it cannot be read.
-    """
-    if not place.is_dir() and not (is_zip(place) and place.is_file()):
-        return None
-    files = tree(place, "")
-    names = choose(files)
-    return ImageFiles(files, names, key) if names else None
 
 
 def stated_labels(files: Tree) -> dict[str, str] | None:
@@ -317,8 +272,10 @@ def _hidden(name: str) -> bool:
 
 def _kind(name: str) -> str:
     """What a file that is no image counts as among those passed over; "" for an image's name."""
+    if name.partition("/")[0] == "..":
+        return OUTSIDE
     if _hidden(name):
-        return HIDDEN
+        return HIDDEN_FOLDERS if _HIDDEN_FOLDER.match(name) else HIDDEN
     suffix = os.path.splitext(name)[1].lower()
     return "" if suffix in SUFFIXES else suffix or "without ending"
 
@@ -339,7 +296,7 @@ def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) 
 
     Args:
       passed_over: to which other files are added.
-      states: to which those of the folders are, before they are read.
+      states: to which those of the folders are, before they are read, and of broken links.
     """
     names: list[str] = []
     root = os.path.realpath(folder)
@@ -364,12 +321,16 @@ def names_of(folder: pathlib.Path, passed_over: Counts, states: dict[str, str]) 
             link = entry.is_symlink()
             is_folder = os.path.isdir(entry.path) if link else entry.is_dir()
             if is_folder:
-                if not entry.name.startswith("."):
+                if entry.name.startswith("."):
+                    passed_over[HIDDEN_FOLDERS] += 1
+                else:
                     (links if link else folders).append(name)
             elif entry.name.startswith("."):
                 passed_over[HIDDEN] += 1
             elif not (os.path.isfile(entry.path) if link else entry.is_file()):
                 passed_over[BROKEN if link else "pipes and the like"] += 1
+                if link:
+                    states[name] = state_of(entry.path)  # of nothing, until it is there
             elif (suffix := os.path.splitext(entry.name)[1].lower()) in SUFFIXES:
                 names.append(name)
             else:

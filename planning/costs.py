@@ -9,7 +9,7 @@ from typing import Any
 
 import jax
 import numpy as np
-from jax.sharding import Mesh, NamedSharding
+from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from models.ops import native
 from planning import hlo, trace
@@ -46,10 +46,26 @@ class Costs:
 
 
 def traced(program: Program, chips: int) -> Any:
-    """The program of one chip with its share of the images, as an accelerator traces it."""
-    mapped = jax.vmap(program.function, axis_name=devices.AXIS)
+    """The program over all chips, which need not be there, as an accelerator traces it."""
+    mesh = AbstractMesh((chips,), (devices.AXIS,))
     with native.unused():
-        return jax.jit(mapped).trace(*program.share(chips))
+        return jax.jit(_over(program, mesh)).trace(*program.arguments)
+
+
+def of_one_chip(traced: Any) -> Any:
+    """The program of one chip with its share of the images, inside that over all."""
+    (mapped,) = (e for e in traced.jaxpr.jaxpr.eqns if e.primitive.name == "shard_map")
+    return mapped.params["jaxpr"]
+
+
+def _over(program: Program, mesh: Any) -> Any:
+    return jax.shard_map(
+        program.function,
+        mesh=mesh,
+        in_specs=program.split,
+        out_specs=program.results,
+        check_vma=False,
+    )
 
 
 def flops(traced: Any, platform: str) -> float:
@@ -60,23 +76,25 @@ def flops(traced: Any, platform: str) -> float:
 
 def temporaries(traced: Any) -> int:
     """Bytes that lie in memory inside a program, before compilation."""
-    return peak_memory.peak(traced.jaxpr.jaxpr)
+    return peak_memory.peak(of_one_chip(traced))
 
 
 def estimated(program: Program, traced: Any, chips: int, flops: float) -> Costs:
     """The costs as the program before compilation tells them."""
-    jaxpr = traced.jaxpr.jaxpr
-    kept = [v for number, v in enumerate(program.share(chips)) if number in program.donated]
-    arguments = nbytes(program.share(chips))
+    jaxpr, share = of_one_chip(traced), program.share(chips)
+    kept = [tree for number, tree in enumerate(share) if number in program.donated]
+    arguments = nbytes(share)
     results = max(sum(map(peak_memory.size, jaxpr.outvars)) - nbytes(kept), 0)
     inside = temporaries(traced)
     traffic = trace.traffic(jaxpr)
-    collectives = {}
+    collectives: dict[str, dict[str, float]] = {}
     if program.donated:  # a training step: state read and written, gradients made and read
-        gradients = nbytes(program.arguments[0].params)
-        traffic += 2 * nbytes(program.arguments[0]) + 2 * gradients
-        if chips > 1:
-            collectives["all-reduce"] = {"count": 1.0, "bytes": float(gradients)}
+        gradients = nbytes(share[0].params)
+        traffic += 2 * nbytes(share[0]) + 2 * gradients
+        whole = nbytes(share[0].ema_params) == gradients
+        kinds = ("all-reduce",) if whole else ("reduce-scatter", "all-gather")
+        collectives = {kind: {"count": 1.0, "bytes": float(gradients)} for kind in kinds}
+        collectives = collectives if chips > 1 else {}
     memory = arguments + results + inside
     return Costs(flops, traffic, arguments, results, inside, memory, collectives)
 
@@ -84,24 +102,13 @@ def estimated(program: Program, traced: Any, chips: int, flops: float) -> Costs:
 def lowered(program: Program, chips: list[Any]) -> Any:
     """The program over all chips, in the compiler's language."""
     mesh = Mesh(np.array(chips), (devices.AXIS,))
-    arguments = tuple(
-        jax.tree.map(
-            lambda leaf, spec=spec: jax.ShapeDtypeStruct(
-                leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
-            ),
-            tree,
+    arguments = program.with_split(
+        lambda leaf, spec: jax.ShapeDtypeStruct(
+            leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
         )
-        for tree, spec in zip(program.arguments, program.split, strict=True)
-    )
-    sharded = jax.shard_map(
-        program.function,
-        mesh=mesh,
-        in_specs=program.split,
-        out_specs=program.results,
-        check_vma=False,
     )
     with native.unused():
-        return jax.jit(sharded, donate_argnums=program.donated).lower(*arguments)
+        return jax.jit(_over(program, mesh), donate_argnums=program.donated).lower(*arguments)
 
 
 def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1) -> Costs:

@@ -78,11 +78,11 @@ def make(
             absent = str(error)
             logging.warning("%s", absent)
     run = functools.partial(_costs, chips=chips, here=here, say=say)
-    step = programs.training(config, config.training.batch_size)
+    step = programs.training(config, config.training.batch_size, chips.size)
     parts, counted = config.training.accumulation, None
     if parts > 1:
         once = programs.without_accumulation(config)
-        counted = programs.training(once, config.training.batch_size)
+        counted = programs.training(once, config.training.batch_size, chips.size)
     estimate, step_costs = run(step, what="the training step", counted=counted, times=parts)
     result: Plan = {
         "topology": chips.name,
@@ -139,21 +139,22 @@ def _memory(
     best: Costs,
 ) -> Plan:
     """Bytes on a chip while it trains, and how many images would fit."""
-    state, batch = step.arguments
+    state, batch = step.share(chips.size)
     share, usable = step.images // chips.size, chips.chip.usable
     sections = {
         "parameters": costs.nbytes(state.params),
         "optimiser": costs.nbytes(state.opt_state),
         "averages": costs.nbytes((state.ema_params, state.averages)),
     }
-    twice = costs.traced(programs.training(config, 2 * step.images), chips.size)
+    larger = programs.training(config, 2 * step.images, chips.size)
+    twice = costs.traced(larger, chips.size)
     small, large = estimate.temporaries, costs.temporaries(twice)
     fixed, per_image = roofline.line((share, small), (2 * share, large))
     scale = best.temporaries / small if small else 1.0
     largest = roofline.largest_batch(
         usable,
         sum(sections.values()) + scale * fixed,
-        scale * per_image + costs.nbytes(batch) / step.images,
+        scale * per_image + costs.nbytes(batch) / share,
     )
     parts = config.training.accumulation
     return {
@@ -228,8 +229,14 @@ def advice(
     """What would help a training step that does not fit, most effective first."""
     if memory["fits"]:
         return []
-    state = memory["parameters"] + memory["optimiser"] + memory["averages"]
+    spread = memory["optimiser"] + memory["averages"]
+    state = memory["parameters"] + spread
     lines = []
+    if chips.size > 1 and not config.training.shard_state and 10 * spread > memory["usable"]:
+        lines.append(
+            f"training.shard_state=True: moments and averages in slices, {spread / 1e9:.3g} GB "
+            f"become {spread / chips.size / 1e9:.3g}"
+        )
     if state < memory["usable"]:
         if share > config.training.accumulation:
             lines.append(

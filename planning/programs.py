@@ -20,7 +20,9 @@ from diffusion.noise import image_noise
 from diffusion.probes import PROBES
 from likelihood import drift_and_divergence
 from runtime import devices, experiment
+from training import layout
 from training.abstract import abstract_step
+from training.state import TrainState
 
 Tree = Any
 EVERYWHERE, BATCH = PartitionSpec(), PartitionSpec(devices.AXIS)
@@ -38,7 +40,8 @@ class Program(NamedTuple):
     Attributes:
       function: of arrays of one chip, written against the axis `devices.AXIS`.
       arguments: the shapes over all chips.
-      split: how each argument, and `results`, how the results are shared between the chips.
+      split: how each argument, and `results`, how the results are shared between the chips: a
+        `PartitionSpec`, or a tree of them.
       images: over all chips.
       donated: the numbers of the arguments that the results replace.
       times: how often it runs for a batch of results.
@@ -47,7 +50,7 @@ class Program(NamedTuple):
 
     function: Callable[..., Any]
     arguments: tuple[Tree, ...]
-    split: tuple[PartitionSpec, ...]
+    split: tuple[Tree, ...]
     results: Any
     images: int
     donated: tuple[int, ...] = ()
@@ -55,27 +58,55 @@ class Program(NamedTuple):
     assumed: bool = False
 
     def share(self, chips: int) -> tuple[Tree, ...]:
-        """The arguments of one chip, with an axis of one in front."""
+        """The arguments of one chip."""
 
         def one(leaf: Any, spec: PartitionSpec) -> Any:
             sides = list(leaf.shape)
             for axis, name in enumerate(spec):
                 if name is not None:
                     sides[axis] //= chips
-            return jax.ShapeDtypeStruct((1, *sides), leaf.dtype)
+            return jax.ShapeDtypeStruct(tuple(sides), leaf.dtype)
 
-        return tuple(
-            jax.tree.map(functools.partial(one, spec=spec), tree)
-            for tree, spec in zip(self.arguments, self.split, strict=True)
+        return self.with_split(one)
+
+    def with_split(self, function: Callable[[Any, PartitionSpec], Any]) -> tuple[Tree, ...]:
+        """What `function` makes of each leaf of the arguments and of how it is shared."""
+        return jax.tree.map(
+            lambda spec, tree: jax.tree.map(lambda leaf: function(leaf, spec), tree),
+            self.split,
+            self.arguments,
+            is_leaf=lambda node: isinstance(node, PartitionSpec),
         )
 
 
-def training(config: ml_collections.ConfigDict, images: int) -> Program:
+def training(config: ml_collections.ConfigDict, images: int, chips: int) -> Program:
     """One optimiser step of so many images, over all chips."""
     step, state, batches = abstract_step(config, images)
-    return Program(
-        step, (state, batches), (EVERYWHERE, STEPS), (EVERYWHERE, EVERYWHERE), images, (0,)
-    )
+    split: Tree = EVERYWHERE
+    if config.training.shard_state:
+        state, split = _in_slices(state, chips)
+    return Program(step, (state, batches), (split, STEPS), (split, EVERYWHERE), images, (0,))
+
+
+def _in_slices(state: TrainState, chips: int) -> tuple[TrainState, TrainState]:
+    """The shapes of a state whose moments and averages lie in slices, and how it is shared."""
+    sliced = layout.Sliced(state.params)
+
+    def vector(leaf: Any) -> Any:
+        return jax.ShapeDtypeStruct((-(-leaf.size // chips) * chips,), leaf.dtype)
+
+    shapes = {
+        name: sliced.each(
+            functools.partial(jax.tree.map, vector), getattr(state, name), lambda x: x
+        )
+        for name in layout.SLICED
+    }
+    split: dict[str, Any] = {
+        name: sliced.each(lambda tree: BATCH, getattr(state, name), lambda leaf: EVERYWHERE)
+        for name in layout.SLICED
+    }
+    fields: dict[str, Any] = dict.fromkeys(vars(state), EVERYWHERE)
+    return state.replace(**shapes), TrainState(**{**fields, **split})
 
 
 def without_accumulation(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:

@@ -102,7 +102,7 @@ def _column(name: str, numbers: dict[str, Any]) -> dict[str, str]:
         guess = " (g)" if numbers["evaluations_assumed"] else ""
         cells["runs"] = f"{numbers['evaluations']} evaluations{guess}"
         cells["seconds/image"] = f"{numbers['seconds_per_image']:.3g}"
-        cells["all of it"] = f"50000: {_duration(3600 * numbers['hours_for_50000'])}"
+        cells["all of it"] = f"50000 images: {_duration(3600 * numbers['hours_for_50000'])}"
     return cells
 
 

@@ -12,11 +12,11 @@ from typing import Any, NamedTuple
 import jax
 from jax.experimental import topologies
 
-from planning.chips import CHIPS, Chip
+from runtime.chips import CHIPS, Chip
 
 VALID = (
-    "v5e:4x4 or v6e:AxB (chips on each side), v4:2x2x2 or v5p:AxBxC, h100:8, h200:N or a100:N "
-    "(1, 2, 4 or a multiple of 8 chips)"
+    "v5e:AxB, v6e:AxB, v4:AxBxC, v5p:AxBxC (chips on each side, A and B even, or all of them 1) "
+    "or a100:N, h100:N, h200:N (1, 2, 4 or a multiple of 8 GPUs)"
 )
 MACHINE = 8  # GPUs of one machine
 # What libtpu would otherwise look for, wait for or complain of where no TPU is; and several plans,

@@ -29,6 +29,7 @@ FREE_TO_CHANGE = (
     "training.snapshot_sampling",
     "training.n_jitted_steps",
     "training.loggers",
+    "training.shard_state",
     "data.data_dir",
     "data.cache",
     "model.normalization",  # of earlier runs: it has no effect, and must now be the network's

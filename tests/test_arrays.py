@@ -83,7 +83,12 @@ def test_what_is_not_compressed_is_mapped_in_either_order_of_axes(tmp_path):
         ({"images": IMAGES[:1]}, r"has 1 image\(s\); a data set has two or more"),
         ({"images": IMAGES[:0]}, "has no images"),
         ({"images": IMAGES, "labels": LABELS[:7]}, "one for each of 30 images"),
-        ({"images": IMAGES, "labels": LABELS - 1}, "has labels from -1 to 3; they begin with 0"),
+        ({"images": IMAGES.transpose(0, 3, 1, 2)}, r"save images\.transpose\(0, 2, 3, 1\)$"),
+        ({"images": IMAGES, "labels": LABELS - 1}, "has labels from -1 to 3; they must be from 0"),
+        (
+            {"images": IMAGES, "labels": LABELS.astype(np.uint64) + np.uint64(2**63)},
+            f"to {2**63 + 4}; they must be from 0 to 2147483646",
+        ),
         ({"images": IMAGES, "labels": LABELS * 1.0}, "labels of float64"),
         ({"images": IMAGES, "labels": LABELS.astype(object)}, "holds Python objects"),
         ({"pictures": IMAGES}, r"holds pictures; it must have images, or train_images and"),
@@ -164,9 +169,13 @@ def test_files_that_are_damaged_or_absent_are_refused(tmp_path):
         load(tmp_path / "a.npz")
     np.save(tmp_path / "a.npy", IMAGES)
     content = (tmp_path / "a.npy").read_bytes()
-    for damaged in (content[:-5], content + b"more"):
+    for damaged, what in ((content[:-5], "cut off"), (content + b"more", "too long")):
         (tmp_path / "a.npy").write_bytes(damaged)
-        with pytest.raises(ValueError, match=r"a\.npy is damaged or cut off: it declares uint8\["):
+        said = (
+            rf"a\.npy is damaged or {what}: it declares uint8\[30, 4, 4, 3\], 1440 bytes, and has "
+            rf"{1440 + len(damaged) - len(content)}$"
+        )
+        with pytest.raises(ValueError, match=said):
             load(tmp_path / "a.npy")
     (tmp_path / "a.npy").write_bytes(content[:20])
     with pytest.raises(ValueError, match=r"a\.npy is no array in NumPy's format"):

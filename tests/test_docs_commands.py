@@ -42,6 +42,7 @@ if importlib.util.find_spec("atheris") is None:
 PLACEHOLDERS = (
     ("--config=... --workdir=...", "--config=configs/quickstart.py --workdir=runs/quickstart"),
     ("--workdir=... ", "--workdir=runs/theirs "),
+    ("gs://bucket/", "runs/bucket/"),
     ("--source=<file>", "--source=checkpoint_24.pth"),
     ("--source=<folder of google/ncsnpp-church-256>", "--source=church"),
     ("--target=<new folder>", "--target=exported"),

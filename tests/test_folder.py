@@ -5,6 +5,7 @@ import os
 import pathlib
 import re
 import shutil
+import zipfile
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ import data
 from data import folder as folders
 from data import images, trees
 from data.datasets import Column
-from data.pictures import Request
+from data.pictures import Fit, Request
 from evaluation.metrics import classifier
 from runtime import experiment
 from tests import tiny
@@ -37,8 +38,8 @@ def pictures(tmp_path):
     return tmp_path / "set"
 
 
-def load(root, split="train", size=4, channels=3, **options):
-    return data.load("folder", split, root, size, channels, **options)
+def load(root, split="train", size=4, channels=3, *more, **options):
+    return data.load("folder", split, root, size, channels, *more, **options)
 
 
 def numbers(dataset) -> list[int]:
@@ -143,10 +144,51 @@ def test_folders_that_could_be_splits_and_are_none_are_said(tmp_path, names, not
 def test_what_lies_beside_the_splits_is_counted(tmp_path, kind):
     for name in ("train/1", "test/2", "3", "4", ".5"):
         picture(tmp_path / "set" / f"{name}.png")
+    for name in (".git/a/1.png", ".git/.2.png", "train/.git/3.txt"):
+        picture(tmp_path / "set" / name, format="PNG")
     (tmp_path / "set" / "notes.txt").write_text("none")
     place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
-    said = "4 files passed over (images beside the splits 2, .txt 1, hidden 1)"
+    said = "5 files passed over (images beside the splits 2, .txt 1, hidden 1, hidden folders 1)"
     assert said in load(place).summary
+
+
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_hidden_folders_are_counted_once_each(tmp_path, kind):
+    for name in ("a/1", "a/2", ".git/a/1", ".git/.b/2", "a/.c/d/3", "a/.c/4", "a/.5"):
+        picture(tmp_path / "set" / f"{name}.png")
+    place = tmp_path / "set" if kind == "folder" else packed(tmp_path / "set")
+    summary = load(place).summary
+    assert "2 images (1 train, 1 test), 1 class" in summary
+    assert summary.endswith("3 files passed over (hidden folders 2, hidden 1)")
+
+
+def test_names_that_lead_out_of_a_zip_file_are_passed_over(tmp_path):
+    for name in ("1.png", "2.png", "3.png"):
+        picture(tmp_path / name)
+    with zipfile.ZipFile(tmp_path / "a.zip", "w") as archive:
+        for name in ("1.png", "2.png", "../../3.png"):
+            archive.write(tmp_path / pathlib.Path(name).name, name)
+    said = r"2 images .*, 1 file passed over \(names that lead out of the zip file 1\)$"
+    assert re.search(said, load(tmp_path / "a.zip").summary)
+
+
+def test_classes_that_only_test_images_have_are_warned_of(tmp_path, caplog):
+    for name in ("train/cats/1", "train/dogs/2", "test/cats/3", "test/owls/4", "test/newts/5"):
+        picture(tmp_path / "set" / f"{name}.png")
+    load(tmp_path / "set")
+    (warning,) = caplog.messages
+    assert re.search(
+        r"set: 2 classes of 4 have no image to train on, all of theirs are for testing; one is "
+        r"that of test/(owls/4|newts/5)\.png$",
+        warning,
+    )
+    caplog.clear()
+    (tmp_path / "set" / "train" / "owls").mkdir()
+    (tmp_path / "set" / "train" / "newts").mkdir()
+    for name in ("owls/6", "newts/7"):
+        picture(tmp_path / "set" / "train" / f"{name}.png")
+    load(tmp_path / "set")
+    assert not caplog.messages
 
 
 def test_what_was_read_and_what_was_not_is_said(pictures):
@@ -319,6 +361,7 @@ def test_refusals(tmp_path):
         ((None,), "name the folder with --config.data.data_dir"),
         ((tmp_path,), "has no images for the split 'train'"),
         ((tmp_path, "train", 4, 2), "num_channels 1 or 3, not 4 and 2"),
+        ((tmp_path, "train", 4, 3, 1 << 30, False, Fit(-1)), "data.crop=-1 must be a number of"),
         ((tmp_path, "valid"), "unknown split of folder 'valid'"),
     ]:
         with pytest.raises(ValueError, match=re.escape(expected)) as caught:

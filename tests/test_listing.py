@@ -50,6 +50,10 @@ def kept(place) -> ImageFolder | None:
             return None
 
 
+def names(place, split: str) -> list[str]:
+    return [*opened(place, split).images.records.names]
+
+
 def facts(dataset: data.Dataset):
     records = dataset.images.records
     return (
@@ -174,11 +178,49 @@ def test_what_changes_in_a_linked_folder_or_in_the_labels_makes_a_new_list(photo
     assert opened(photos).num_classes == 4
 
 
-def test_little_or_what_may_change_unseen_is_not_kept(photos, monkeypatch):
-    (photos / "gone.png").symlink_to(photos / "nowhere")  # its target may appear elsewhere
+def test_a_list_with_a_broken_link_is_kept_until_there_is_something_to_see(photos, tmp_path):
+    (photos / "gone.png").symlink_to(tmp_path / "nowhere")
     opened(photos)
+    records = kept(photos)
+    assert records is not None
+    assert "gone.png" not in [*records.names]
+    write(tmp_path / "nowhere")
     assert kept(photos) is None
-    (photos / "gone.png").unlink()
+    assert "gone.png" in [name for split in ("train", "test") for name in names(photos, split)]
+
+
+@pytest.mark.parametrize("name", ["lsun_church", "lsun_church/church_outdoor_train", "ffhq"])
+@pytest.mark.parametrize("kind", ["folder", "zip"])
+def test_pictures_of_published_sets_are_not_listed_again(photos, tmp_path, monkeypatch, name, kind):
+    name, _, below = name.partition("/")
+    place = photos.rename(tmp_path / below) if below else photos
+    if kind == "zip":
+        place = packed(place)
+
+    def first():
+        folder = place.parent if below else place
+        dataset = data.load(name, "train", folder, 8, 3, ram_limit=0)
+        records = dataset.images.records
+        return len(dataset), dataset.fingerprint, [records.stamp(row) for row in range(3)]
+
+    expected = first()
+    assert expected[0] >= 36
+    with monkeypatch.context() as patch:
+        patch.setattr(trees, "_entries", None)
+        patch.setattr(trees.ZipTree, "_names", None)
+        for tree in (trees.FolderTree, trees.ZipTree):
+            patch.setattr(tree, "size", None)
+        assert first() == expected
+    with monkeypatch.context() as patch:
+        patch.setattr(listing, "MANY", 10**9)
+        patch.setenv("SCORE_SDE_DATA", str(tmp_path / "none"))
+        assert first() == expected
+    if kind == "folder":
+        write(place / "café0" / "another.png")
+        assert first()[:2] != expected[:2]
+
+
+def test_little_or_what_may_change_unseen_is_not_kept(photos, monkeypatch):
     with monkeypatch.context() as patch:
         patch.setattr(listing, "RECENT", 60.0)
         opened(photos)

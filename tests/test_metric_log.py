@@ -143,3 +143,8 @@ def test_speed_is_of_steps_after_the_first_call_and_of_work_alone(monkeypatch):
     assert history.speed.take() == {"step_seconds": 5.0 / 15, "images_per_second": 64 * 15 / 5.0}
     assert history.speed.last == 64 * 15 / 5.0
     assert history.speed.take() == {}
+    history.speed.at_peak = 0.125
+    call(20, 1.0)
+    call(25, 1.5)
+    history.settle()
+    assert history.speed.take()["mfu"] == 0.125 * 10 / 2.5

@@ -14,8 +14,8 @@ import pytest
 import configs
 from models.ops import group_norm, native
 from planning import costs, hlo, plan, programs, roofline, table, topology, trace
-from planning.chips import CHIPS, GIB
 from runtime import experiment
+from runtime.chips import CHIPS, GIB
 from tests import tiny
 from training.step import check_batch
 
@@ -58,7 +58,7 @@ def test_a_topology_is_a_chip_and_how_many_there_are(name: str, chip: str, count
 def test_another_topology_is_refused_in_one_line(name: str) -> None:
     with pytest.raises(ValueError, match="--topology=") as refusal:
         topology.parse(name)
-    assert "v5e:4x4" in str(refusal.value)
+    assert "v5e:AxB, v6e:AxB, v4:AxBxC" in str(refusal.value)
     assert "\n" not in str(refusal.value)
 
 
@@ -147,10 +147,10 @@ def test_native_functions_of_the_cpu_are_not_in_the_program_of_another_chip(
 
 def test_the_step_of_each_chip_lowers_for_tpus_and_gpus() -> None:
     """A small one, as tracing takes the time; tests/test_training.py lowers one of images."""
-    step = programs.training(configs.load("toy/mixture_dsm_vp"), 8)
+    step = programs.training(configs.load("toy/mixture_dsm_vp"), 8, 4)
     state, batches = step.share(4)
-    assert batches["image"].shape == (1, 1, 2, 1, 1, 2)
-    assert all(leaf.shape[0] == 1 for leaf in jax.tree.leaves(state))
+    assert batches["image"].shape == (1, 2, 1, 1, 2)
+    assert state == step.arguments[0]
     traced = costs.traced(step, 4)
     flops = [costs.flops(traced, platform) for platform in ("tpu", "cuda")]
     assert flops[0] == flops[1] > 1e4
@@ -184,17 +184,41 @@ def test_a_plan_has_memory_times_and_advice(
     assert "B (e)" in printed
 
 
+def test_a_state_in_slices_takes_its_share_of_the_memory() -> None:
+    config = configs.load("toy/mixture_dsm_vp")
+    config.training.ema_rates = (0.9,)
+    sizes = {}
+    for in_slices in (False, True):
+        config.training.shard_state = in_slices
+        step = programs.training(config, 8, 4)
+        traced = costs.traced(step, 4)
+        assert costs.flops(traced, "tpu") > 1e4
+        estimate = costs.estimated(step, traced, 4, 1e6)
+        state, _ = step.share(4)
+        sizes[in_slices] = [costs.nbytes(tree) for tree in (state.params, state.ema_params)]
+        sizes[in_slices] += [costs.nbytes((state.opt_state, state.averages)), estimate.memory]
+        sent = roofline.sent(estimate.collectives, 4)
+        assert sent == pytest.approx(2 * 3 / 4 * sizes[in_slices][0])
+    whole, sliced = sizes[False], sizes[True]
+    assert sliced[0] == whole[0]
+    assert sliced[1] == pytest.approx(whole[1] / 4, rel=0.02)
+    assert sliced[2] == pytest.approx(whole[2] / 4, rel=0.02)
+    assert whole[3] - sliced[3] == pytest.approx(0.75 * (whole[1] + whole[2]), rel=0.02)
+
+
 def test_what_does_not_fit_is_said_with_what_would_help() -> None:
     config = tiny.config()
     memory = {"parameters": 10, "optimiser": 20, "averages": 10, "needed": 900, "usable": 100}
     memory |= {"there": 100, "fits": False, "largest_batch_estimate": 4}
     lines = plan.advice(config, memory, 8, topology.parse("v5e:2x2"))
-    assert [line.partition("=")[0] for line in lines[:3]] == [
-        *("training.accumulation", "model.remat", "model.dtype")
+    assert [line.partition("=")[0] for line in lines[:4]] == [
+        *("training.shard_state", "training.accumulation", "model.remat", "model.dtype")
     ]
-    assert "more chips than 4" in lines[3]
-    [line] = plan.advice(config, {**memory, "parameters": 100}, 8, topology.parse("v5e:2x2"))
+    assert "more chips than 4" in lines[4]
+    [line] = plan.advice(config, {**memory, "parameters": 100}, 8, topology.parse("v5e:1x1"))
     assert "the state alone" in line
+    first, _ = plan.advice(config, {**memory, "optimiser": 90}, 8, topology.parse("v5e:2x2"))
+    assert first.startswith("training.shard_state=True")
     close = {**memory, "needed": 94}
     assert "MEM_FRACTION" in plan.advice(config, close, 1, topology.parse("h100:8"))[-1]
 
@@ -228,7 +252,7 @@ def test_the_compiler_agrees_with_the_estimate_in_size(name: str) -> None:
     except topology.Absent as reason:
         pytest.skip(str(reason))
     config = tiny.config(**SMALL)
-    step = programs.training(config, 8)
+    step = programs.training(config, 8, chips.size)
     estimate = costs.estimated(step, costs.traced(step, chips.size), chips.size, 1e6)
     compiled = costs.compiled(step, topology.devices(chips), estimate)
     assert compiled.compile_seconds is not None

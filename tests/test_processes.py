@@ -34,9 +34,9 @@ def pool(workers, monkeypatch):
     """Everything is decoded by the workers; the list of those who asked for them."""
     asked: list[int] = []
 
-    def answer(decode, records):
+    def answer(decode, records, into):
         asked.append(len(records))
-        return workers.answer(decode, records)
+        return workers.answer(decode, records, into)
 
     monkeypatch.setattr(processes._Pool, "workers", lambda self, count: Asked(answer))
     yield asked
@@ -62,6 +62,22 @@ def files(tmp_path_factory) -> list[pathlib.Path]:
     return paths
 
 
+def decoded(decode, records, rows, warn=images.warn_always, size=8, dtype=np.uint8):
+    """The images of `rows` by `processes.decoded`."""
+    into = np.full((len(rows), size, size, 3), 77, dtype)
+    processes.decoded(decode, records.__getitem__, rows, into, warn)
+    return into
+
+
+def images_of(workers, files) -> np.ndarray:
+    """The images of files, asked of workers."""
+    into = np.zeros((len(files), *SHAPE), np.uint8)
+    answer = workers.answer(DECODE, files, into)
+    assert answer == ([], None)
+    assert into.any((1, 2, 3)).all()
+    return into
+
+
 def children(pid: int) -> list[int]:
     return [
         int(word) for word in pathlib.Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
@@ -77,7 +93,7 @@ def with_chunk(path: pathlib.Path, name: bytes, body: bytes) -> bytes:
 
 def test_images_are_those_of_this_process_in_their_order(pool, files):
     rows = np.random.default_rng(1).permutation(len(files)).tolist()
-    found = processes.decoded(DECODE, files.__getitem__, rows)
+    found = decoded(DECODE, files, rows)
     expected = [images.read_image(files[row], SHAPE) for row in rows]
     np.testing.assert_array_equal(found, expected)
     assert sum(pool) == 40
@@ -87,7 +103,7 @@ def test_images_are_those_of_this_process_in_their_order(pool, files):
 def test_bytes_and_the_official_crops_go_there_too(pool, files):
     contents = [images.Content(path.name, path.read_bytes()) for path in files]
     decode = functools.partial(crops.lsun, size=8, rounded=True)
-    found = processes.decoded(decode, contents.__getitem__, range(40))
+    found = decoded(decode, contents, range(40))
     np.testing.assert_array_equal(found, [decode(content) for content in contents])
     assert pool
 
@@ -95,9 +111,10 @@ def test_bytes_and_the_official_crops_go_there_too(pool, files):
 @pytest.mark.parametrize("rounded", [False, True])
 def test_pixels_may_lie_in_any_order_of_axes(pool, files, rounded):
     decode = functools.partial(crops.lsun, size=4, rounded=rounded)
-    assert not decode(files[0]).flags.c_contiguous
+    image = decode(files[0])
+    assert not image.flags.c_contiguous
     for rows in (range(1), range(40)):
-        found = processes.decoded(decode, files.__getitem__, rows)
+        found = decoded(decode, files, rows, size=4, dtype=image.dtype)
         np.testing.assert_array_equal(found, [decode(files[row]) for row in rows])
     assert pool
 
@@ -105,7 +122,7 @@ def test_pixels_may_lie_in_any_order_of_axes(pool, files, rounded):
 def test_flaws_are_told_here(pool, files):
     broken = images.Content("text.png", with_chunk(files[0], b"zTXt", b"Comment\0\1"))
     told: list[tuple[str, str]] = []
-    (found,) = processes.decoded(DECODE, [broken].__getitem__, [0], lambda *flaw: told.append(flaw))
+    (found,) = decoded(DECODE, [broken], [0], lambda *flaw: told.append(flaw))
     np.testing.assert_array_equal(found, images.read_image(files[0], SHAPE))
     here: list[tuple[str, str]] = []
     images.read_image(broken, SHAPE, lambda *flaw: here.append(flaw))
@@ -116,18 +133,18 @@ def test_flaws_are_told_here(pool, files):
 def test_the_first_row_that_fails_is_named(pool, files):
     records = [*files[:20], images.Content("a.png", b"x"), images.Content("b.png", b"y"), *files]
     with pytest.raises(ValueError, match=r"^a\.png cannot be read: it is no image"):
-        processes.decoded(DECODE, records.__getitem__, range(len(records)))
-    assert processes.decoded(DECODE, records.__getitem__, range(20))
+        decoded(DECODE, records, range(len(records)))
+    assert (decoded(DECODE, records, range(20))[19] != 77).any()
 
 
 def test_a_process_that_ends_is_replaced_by_this_one(files, caplog):
     workers = processes.Workers(2)
-    assert len(workers.answer(DECODE, files).images) == 40  # both have begun
+    images_of(workers, files)  # both have begun
     for pid in children(workers.process.pid):
         os.kill(pid, signal.SIGKILL)
     for _ in range(4):
-        answer = workers.answer(DECODE, files)
-        np.testing.assert_array_equal(answer.images[3], images.read_image(files[3], SHAPE))
+        found = images_of(workers, files)
+        np.testing.assert_array_equal(found[3], images.read_image(files[3], SHAPE))
     assert caplog.text.count("a process that decodes images has ended") == 1
     workers.close()
     assert workers.process.returncode == 0
@@ -136,12 +153,12 @@ def test_a_process_that_ends_is_replaced_by_this_one(files, caplog):
 def test_a_request_that_cannot_be_sent_leaves_the_workers_as_they_were(workers, files):
     for _ in range(3):
         with pytest.raises((AttributeError, TypeError, ValueError), match="pickle"):
-            workers.answer(lambda record, warn: record, files)
-    assert len(workers.answer(DECODE, files).images) == 40
+            workers.answer(lambda record, warn: record, files, np.empty((40, *SHAPE), np.uint8))
+    images_of(workers, files)
 
 
 def test_workers_hold_no_more_than_decoders_need(workers, files):
-    workers.answer(DECODE, files)
+    images_of(workers, files)
     (pid, *_) = children(workers.process.pid)
     mapped = pathlib.Path(f"/proc/{pid}/maps").read_text()
     assert "_imaging" in mapped
@@ -166,7 +183,7 @@ def test_without_processes_threads_decode(monkeypatch, caplog, files):
     monkeypatch.setattr(processes, "processors", lambda: 2)
     monkeypatch.setattr(processes.sys, "executable", "/nowhere/python")
     for _ in range(2):
-        found = processes.decoded(DECODE, files.__getitem__, range(40))
+        found = decoded(DECODE, files, range(40))
     np.testing.assert_array_equal(found, [images.read_image(path, SHAPE) for path in files])
     assert caplog.text.count("no processes decode images, threads do") == 1
 
@@ -186,7 +203,7 @@ def test_no_process_is_left_when_this_one_is_killed():
     code = (
         "from data import processes, images\n"
         "workers = processes.Workers(2)\n"
-        "workers.answer(images.read_image, [])\n"
+        "workers.answer(images.read_image, [], [])\n"
         "print(workers.process.pid, flush=True)\n"
         "import time; time.sleep(600)\n"
     )

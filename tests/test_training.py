@@ -28,7 +28,7 @@ import data
 import losses
 import models
 import sde_lib
-from runtime import devices, ema, experiment
+from runtime import chips, devices, ema, experiment
 from runtime.arrays import read_arrays
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
@@ -58,6 +58,7 @@ def one_device_run(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
     workdir = tmp_path_factory.mktemp("run") / "one"
     with pytest.MonkeyPatch.context() as patch:
         use_devices(patch, 1)
+        patch.setattr(chips, "of_kind", lambda kind: chips.CHIPS["v5e"])
         loop.train(tiny.config(), workdir)
     return workdir
 
@@ -80,6 +81,9 @@ def test_a_run_leaves_what_it_promises(one_device_run: pathlib.Path) -> None:
     np.testing.assert_allclose(
         speeds["images_per_second"][1] * seconds, tiny.config().training.batch_size
     )
+    at_peak = speeds["mfu"][1] * seconds
+    assert at_peak[0] > 0
+    np.testing.assert_allclose(at_peak, at_peak[0])
 
 
 @pytest.mark.parametrize("count", [pytest.param(2, marks=pytest.mark.slow), 4])

@@ -21,7 +21,8 @@ from runtime import devices, errors, experiment, files, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
-from training import loggers, optimizers, sample_grids
+from training import layout as layouts
+from training import loggers, optimizers, sample_grids, utilisation
 from training.held_out import HeldOutLoss
 from training.metric_log import History, MetricLog
 from training.objective import objective_from_config
@@ -62,7 +63,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     if devices.is_primary() and checkpoints.steps():
         print(beginning(start, n_iters, workdir))
 
-    state = devices.replicate(state)
+    layout = layouts.from_config(config, state)
+    state = layout.place(state)
     step_fn = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
@@ -76,13 +78,17 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
         stop.listening(),
         devices.progress(n_iters, "training", "step", start) as bar,
     ):
+        at_peak = None
         if start < n_iters:
-            require_memory(step_fn, state, options, dataset)
+            call = state, shapes_of_batches(options, dataset)
+            require_memory(step_fn, call, options, dataset)
+            at_peak = utilisation.seconds_at_peak(step_fn, call, options.accumulation)
         earlier_config = {} if data_state is None else checkpoints.config()
         batches = batches_from_config(config, dataset, data_state, earlier_config)
         if devices.is_primary() and start <= n_iters:  # now that nothing is refused any more
             files.write_json(workdir / "config.json", config.to_dict())
         history = History(log, options.batch_size)
+        history.speed.at_peak = at_peak
         records = Records(
             history=history,
             held_out_loss=HeldOutLoss(parts, objective, config.eval.batch_size, config.seed),
@@ -92,6 +98,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
             batches=batches,
             config_json=json.dumps(config.to_dict()),
             bar=bar,
+            layout=layout,
             profile=Profile(workdir, history.settle) if profile else None,
         )
         actions = records.actions(options)
@@ -222,26 +229,35 @@ def check_examples(training: ml_collections.ConfigDict, dataset: data.Dataset) -
         )
 
 
+def shapes_of_batches(
+    training: ml_collections.ConfigDict, dataset: data.Dataset
+) -> dict[str, jax.ShapeDtypeStruct]:
+    """The shapes of the batches that one call takes, as `devices.lay_out` has them."""
+    local, steps = jax.local_device_count(), training.n_jitted_steps
+    share = training.batch_size // jax.device_count()
+    images, labels = dataset.take(np.arange(1))
+    return {
+        name: jax.ShapeDtypeStruct((local, steps, share, *rows.shape[1:]), rows.dtype)
+        for name, rows in {"image": images, "label": labels}.items()
+    }
+
+
 def require_memory(
-    step_fn: Step, state: TrainState, training: ml_collections.ConfigDict, dataset: data.Dataset
+    step_fn: Step, call: tuple[Any, ...], training: ml_collections.ConfigDict, dataset: data.Dataset
 ) -> None:
     """Refuses a call of several steps that needs more of the CPU's memory than is free.
 
     What is hopeless is refused first, then fewer examples than a batch has, and then, once the
     program is compiled, the rest.
 
+    Args:
+      call: the arguments of a call, or their shapes.
+
     Raises:
       Lack: it needs more; the error says what to lower.
       ValueError: as `check_examples`.
     """
-    local, steps = jax.local_device_count(), training.n_jitted_steps
-    share = training.batch_size // jax.device_count()
-    images, labels = dataset.take(np.arange(1))
-    batch = {
-        name: jax.ShapeDtypeStruct((local, steps, share, *rows.shape[1:]), rows.dtype)
-        for name, rows in {"image": images, "label": labels}.items()
-    }
     what = f"training.batch_size={training.batch_size}"
     lower = "it, or raise training.accumulation"  # XLA's CPU compiler undoes model.remat
     enough = functools.partial(check_examples, training, dataset)
-    peak_memory.require(step_fn, (state, batch), what, lower, enough)
+    peak_memory.require(step_fn, call, what, lower, enough)

@@ -18,7 +18,7 @@ from runtime import devices, figures, files
 from runtime.buckets import GrowingObject
 from training.loggers import Logger
 
-SPEED = ("step_seconds", "images_per_second")  # which no two runs have in common
+SPEED = ("step_seconds", "images_per_second", "mfu")  # which no two runs have in common
 
 
 class History:
@@ -90,6 +90,7 @@ class Speed:
 
     def __init__(self, batch_size: int) -> None:
         self.batch_size = batch_size
+        self.at_peak: float | None = None  # seconds of a step, see `utilisation.seconds_at_peak`
         self.steps, self.seconds = 0, 0.0
         self.last: float | None = None  # images per second
         self.is_warm = False
@@ -109,13 +110,19 @@ class Speed:
         self.is_warm = True
 
     def take(self) -> dict[str, float]:
-        """The mean seconds of a step, and images per second, since the last time; {}: no steps."""
+        """The mean seconds of a step, and what follows, since the last time; {}: no steps.
+
+        Images per second; and the share of the chips' peak rate (MFU), where that is known.
+        """
         steps, seconds = self.steps, self.seconds
         self.steps, self.seconds = 0, 0.0
         if not steps or not seconds:
             return {}
         self.last = steps * self.batch_size / seconds
-        return {SPEED[0]: seconds / steps, SPEED[1]: self.last}
+        speed = {SPEED[0]: seconds / steps, SPEED[1]: self.last}
+        return (
+            speed if self.at_peak is None else {**speed, SPEED[2]: self.at_peak * steps / seconds}
+        )
 
 
 def save_curves(workdir: pathlib.Path) -> None:

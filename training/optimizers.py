@@ -5,6 +5,7 @@ Each is a transformation of optax; `from_config` chains those that `config.optim
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -14,6 +15,8 @@ import ml_collections
 import optax
 
 from configs.names import lookup
+from runtime import devices
+from training import layout
 
 
 class Direction(NamedTuple):
@@ -104,7 +107,9 @@ def learning_rate(
     return lambda step: warmed_up(step) * factor(step)
 
 
-def clip_by_norm(limit: float, rule: str) -> optax.GradientTransformation:
+def clip_by_norm(
+    limit: float, rule: str, norm: Callable[[Any], jax.Array] = optax.global_norm
+) -> optax.GradientTransformation:
     """Scales gradients whose global norm n exceeds `limit`.
 
     rule "max": by limit / max(n, limit), the official JAX code;
@@ -117,7 +122,7 @@ def clip_by_norm(limit: float, rule: str) -> optax.GradientTransformation:
     factor_of = lookup(factors, rule, "optim.clip_rule")
 
     def scale(updates: Any) -> Any:
-        factor = factor_of(optax.global_norm(updates))
+        factor = factor_of(norm(updates))
         return jax.tree.map(lambda g: g * factor, updates)
 
     return optax.stateless(lambda updates, params: scale(updates))
@@ -138,6 +143,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_rule: str = "max",
     name: str = "Adam",
+    norm: Callable[[Any], jax.Array] = optax.global_norm,
 ) -> optax.GradientTransformation:
     """One of `OPTIMIZERS`, by default Adam as the official code runs it.
 
@@ -145,6 +151,7 @@ def make_optimizer(
     `weight_decay` x parameter, the direction, and the learning rate: `lr` of the step, or
     `learning_rate(lr, warmup)`. Where the decay is decoupled it is added after the direction, so
     that it too is multiplied by the learning rate (Loshchilov and Hutter 2019, arXiv:1711.05101).
+    `norm` is that of all gradients, of which it may be given a part.
 
     Raises:
       ValueError: an unknown name or clipping rule.
@@ -154,7 +161,7 @@ def make_optimizer(
     def trainable(params: Any) -> Any:
         return jax.tree_util.tree_map_with_path(lambda p, leaf: not frozen(p, leaf), params)
 
-    clip = clip_by_norm(grad_clip, clip_rule) if grad_clip >= 0 else optax.identity()
+    clip = clip_by_norm(grad_clip, clip_rule, norm) if grad_clip >= 0 else optax.identity()
     decay = (
         optax.add_decayed_weights(weight_decay, mask=trainable)
         if weight_decay
@@ -173,6 +180,7 @@ def from_config(config: ml_collections.ConfigDict) -> optax.GradientTransformati
       ValueError: an unknown name; a schedule without its length.
     """
     optim = config.optim
+    sliced_norm = functools.partial(layout.norm, axis_name=devices.AXIS)
     rate = learning_rate(optim.lr, optim.warmup, optim.schedule, optim.decay_steps, optim.decay_to)
     return make_optimizer(
         lr=rate,
@@ -182,4 +190,5 @@ def from_config(config: ml_collections.ConfigDict) -> optax.GradientTransformati
         weight_decay=optim.weight_decay,
         clip_rule=optim.clip_rule,
         name=optim.optimizer,
+        norm=sliced_norm if config.training.shard_state else optax.global_norm,
     )

@@ -15,10 +15,11 @@ from runtime import devices
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from training.held_out import HeldOut, HeldOutLoss, save_loss_by_time
+from training.layout import Whole
 from training.metric_log import History, save_curves
 from training.profile import Profile
 from training.sample_grids import SampleGrids
-from training.state import TrainState, state_on_host
+from training.state import TrainState
 
 Action = Callable[[int, TrainState], None]  # of the finished steps, and the state on all devices
 
@@ -61,6 +62,7 @@ class Records:
     batches: data.Batches
     config_json: str
     bar: tqdm
+    layout: Whole = Whole()  # noqa: RUF009
     profile: Profile | None = None
     held_out: HeldOut | None = None  # the newest
 
@@ -91,7 +93,7 @@ class Records:
     def evaluate(self, step: int, state: TrainState) -> None:
         """Logs the loss of test images, and with it the metrics since the last line."""
         self.history.settle()
-        self.held_out = self.held_out_loss(state.ema_params)
+        self.held_out = self.held_out_loss(self.layout.whole(state.ema_params))
         by_time = {f"eval_{name}_by_time": v for name, v in self.held_out.by_time().items()}
         self.history.write(step, eval_loss=self.held_out.loss, **by_time)
 
@@ -102,8 +104,9 @@ class Records:
     def keep_averages(self, step: int, state: TrainState) -> None:
         """Stores the averages of `training.ema_profiles`, of which others can be combined."""
         self.history.settle()
+        averages = self.layout.on_host(state.averages)
         if devices.is_primary():
-            self.snapshots.save(step, devices.fetch(state.averages))
+            self.snapshots.save(step, averages)
 
     def save_checkpoint(self, step: int, state: TrainState) -> None:
         """Begins to write a checkpoint, and goes on meanwhile."""
@@ -112,12 +115,13 @@ class Records:
             self.history.log.secure()
         data_state = {**self.batches.get_state(), "step": step}
         metric = self.held_out.loss if self.held_out else None
-        self.checkpoints.save(step, state_on_host(state), data_state, self.config_json, metric)
+        tree = vars(self.layout.on_host(state))
+        self.checkpoints.save(step, tree, data_state, self.config_json, metric)
 
     def draw_samples(self, step: int, state: TrainState) -> None:
         """Draws a grid of samples of the averaged weights."""
         if self.grids:
-            self.grids.draw(step, state.ema_params)
+            self.grids.draw(step, self.layout.whole(state.ema_params))
 
     def close(self, workdir: pathlib.Path, last: int) -> None:
         """Waits for the last checkpoint, at step `last`, then draws the curves."""

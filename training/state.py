@@ -12,7 +12,7 @@ import ml_collections
 import optax
 
 import models
-from runtime import devices, ema, experiment
+from runtime import ema, experiment
 
 
 class TrainState(flax.struct.PyTreeNode):
@@ -56,11 +56,6 @@ def state_from_config(
     return new_state(parts.module, optimizer, config.seed, parts.image_shape, averages)
 
 
-def state_on_host(state: TrainState) -> dict[str, Any]:
-    """The NumPy tree that a checkpoint holds, from the state that lies on every device."""
-    return vars(devices.fetch(state))
-
-
 def state_from_host(host: dict[str, Any]) -> TrainState:
-    """The inverse of `state_on_host`, before replication."""
+    """The state of the NumPy tree that a checkpoint holds."""
     return TrainState(**{**host, "key": jax.random.wrap_key_data(host["key"])})

@@ -12,6 +12,7 @@ import ml_collections
 import optax
 
 from runtime import devices, ema
+from training import layout
 from training.objective import Objective
 from training.state import TrainState
 
@@ -65,13 +66,15 @@ def make_train_step(
     flip: bool,
     axis_name: str | None,
     accumulation: int = 1,
+    in_slices: bool = False,
 ) -> Step:
     """`(state, batches) -> (state, metrics of [n])`: n steps in one scan.
 
     `batches` are {"image": uint8 [n, b, H, W, C], "label": int32 [n, b]}. Image j of device d draws
     its randomness from (state.key, step, d b + j), so the gradient of a global batch depends
     neither on how many devices share it nor on the number of parts, `accumulation`, in which a
-    device computes its share.
+    device computes its share. `in_slices`: of moments and averages a device has slices, see
+    `training.layout`.
     """
 
     def one_step(
@@ -97,10 +100,16 @@ def make_train_step(
             (batch, first + jnp.arange(count)),
             accumulation,
         )
+        apply = functools.partial(apply_gradients, optimizer=optimizer, averaging=averaging)
+        if axis_name and in_slices:
+            metrics = jax.lax.pmean(metrics, axis_name)
+            grads = jax.tree.map(functools.partial(layout.mean_part, axis_name=axis_name), grads)
+            metrics["gradient_norm"] = layout.norm(grads, axis_name)
+            return layout.apply_in_slices(apply, state, grads, axis_name), metrics
         if axis_name:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
         metrics["gradient_norm"] = optax.global_norm(grads)
-        return apply_gradients(state, grads, optimizer, averaging), metrics
+        return apply(state, grads), metrics
 
     return lambda state, batches: jax.lax.scan(one_step, state, batches)
 
@@ -118,6 +127,7 @@ def step_from_config(
         config.data.random_flip,
         devices.AXIS,
         config.training.accumulation,
+        config.training.shard_state,
     )
 
 

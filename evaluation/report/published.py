@@ -62,6 +62,7 @@ FREE = (  # what no number depends on, or what stands beside the number anyway
     "training.eval_freq",
     "training.log_freq",
     "training.n_jitted_steps",
+    "training.shard_state",
     "training.snapshot_*",
     "data.data_dir",
     "data.cache",

@@ -97,3 +97,22 @@ CHIPS = {
                        4800000000000, (9, 0)),
     ),
 }  # fmt: skip
+
+KINDS = {  # what JAX calls the kind of a device
+    "TPU v4": "v4",
+    "TPU v5 lite": "v5e",
+    "TPU v5e": "v5e",
+    "TPU v5": "v5p",
+    "TPU v5p": "v5p",
+    "TPU v6 lite": "v6e",
+    "TPU v6e": "v6e",
+    "NVIDIA A100-SXM4-40GB": "a100",
+    "NVIDIA A100-SXM4-80GB": "a100",
+    "NVIDIA H100 80GB HBM3": "h100",
+    "NVIDIA H200": "h200",
+}
+
+
+def of_kind(kind: str) -> Chip | None:
+    """The chip that JAX calls by this name (`jax.Device.device_kind`); None: another one."""
+    return CHIPS.get(KINDS.get(kind, ""))
