@@ -22,9 +22,6 @@ from runtime import buckets
 Path = str | os.PathLike[str] | buckets.BucketPath
 
 
-is_url = buckets.is_url
-
-
 def as_path(text: Path, what: str = "path") -> pathlib.Path:
     """The path that a text means: a local one, or by a URL one in a bucket.
 

@@ -28,7 +28,7 @@ import numpy as np
 from data.builder import expanded
 from evaluation.metrics.moments import Gaussian, Moments
 from runtime import errors, files
-from runtime.buckets import BucketPath
+from runtime.buckets import BucketPath, is_url
 
 _NUMBERS = {"mu": 1, "sigma": 2, "mu_s": 1, "sigma_s": 2, "pool_3": 2}  # and their dimensions
 _ORIGIN_LIMIT = 1 << 16  # bytes of a text that is no longer than a few hundred
@@ -105,7 +105,7 @@ def place(path: files.Path) -> pathlib.Path:
     Raises:
       ValueError, OSError: nobody knows that home directory, or that bucket.
     """
-    if isinstance(path, BucketPath) or files.is_url(str(path)):
+    if isinstance(path, BucketPath) or is_url(str(path)):
         return files.as_path(path, "eval.stats_path")
     return expanded(path, "eval.stats_path")
 
