@@ -53,8 +53,10 @@ def _lead(near: socket.socket, place: tuple[str, int]) -> None:
         end.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     threading.Thread(target=_pump, args=(far, near), daemon=True).start()
     if _pump(near, far):
-        near.close()
-        far.close()
+        for end in (near, far):
+            with contextlib.suppress(OSError):
+                end.shutdown(socket.SHUT_RDWR)  # the other thread waits at it
+            end.close()
     else:
         _OPEN.append(near)
 

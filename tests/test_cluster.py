@@ -16,12 +16,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
+import numpy as np
 import pytest
 from absl import logging
 
-from runtime import cluster, rendezvous
+from runtime import cluster, relay, rendezvous
+from runtime.checkpoints import Checkpoints
 from runtime.errors import Refused
 from runtime.rendezvous import Member
+from tests import network
+from tests.marks import slow
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BY_HAND = ("host:1234", "2", "1")
@@ -325,6 +329,7 @@ PROCESS = """
     index, address = int(sys.argv[1]), sys.argv[2]
     member = rendezvous.Member(address, 3, index)
     with endings.in_one_line():
+        print("waits", flush=True)
         links = rendezvous.meet(member, {}, 20.0)
         cluster._Joined.watch = rendezvous.Watch(member, links)
         print("met", flush=True)
@@ -353,12 +358,36 @@ def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(p.returncode, error) for p, (_, error) in zip(processes, texts, strict=True)]
 
 
-@pytest.mark.parametrize("victim", [1, *[pytest.param(0, marks=pytest.mark.slow)]])
+def test_what_jax_is_connected_to_stays_open_when_the_coordinator_ends() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as coordinator:
+        coordinator.settimeout(5)
+        host, _, port = relay.to(coordinator.getsockname()).partition(":")
+        with socket.create_connection((host, int(port)), 5) as client:
+            far = coordinator.accept()[0]
+            far.settimeout(5)
+            client.sendall(b"a key?")
+            assert far.recv(99) == b"a key?"
+            far.sendall(b"its value")
+            assert client.recv(99) == b"its value"
+            far.close()
+            client.settimeout(0.2)
+            for _ in range(3):
+                with pytest.raises(TimeoutError):
+                    client.recv(99)
+                client.sendall(b"still there?")
+        with socket.create_connection((host, int(port)), 5) as client:
+            far = coordinator.accept()[0]
+            far.settimeout(5)
+        assert far.recv(99) == b""  # what JAX ends by itself ends there too
+        far.close()
+
+
+@pytest.mark.parametrize("victim", [1, *slow(0)])
 def test_the_others_end_with_a_line_when_one_is_killed(victim: int) -> None:
     processes = three("wait", "wait", "wait")
     for process in processes:
         assert process.stdout is not None
-        assert process.stdout.readline() == "met\n"
+        assert [process.stdout.readline() for _ in range(2)] == ["waits\n", "met\n"]
     begin = time.monotonic()
     os.kill(processes[victim].pid, signal.SIGKILL)
     line = f"error: process {victim} of 3 (127.0.0.1) is gone; the same command goes on from what "
@@ -366,6 +395,17 @@ def test_the_others_end_with_a_line_when_one_is_killed(victim: int) -> None:
         assert (code, text.startswith(line)) == ((-9, False) if index == victim else (1, True))
         assert text.count("\n") == (index != victim)
     assert time.monotonic() - begin < 10
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
+def test_a_signal_ends_the_wait_for_others_with_a_line(number: int) -> None:
+    (process,) = three("wait")
+    assert process.stdout is not None
+    assert process.stdout.readline() == "waits\n"
+    time.sleep(0.2)
+    process.send_signal(number)
+    line = "stopped; the same command goes on from what is on disk\n"
+    assert ends([process]) == [(128 + number, line)]
 
 
 @pytest.mark.slow
@@ -380,3 +420,131 @@ def test_a_failure_on_one_host_is_said_on_all(who: int) -> None:
 @pytest.mark.slow
 def test_processes_that_end_as_they_should_say_nothing() -> None:
     assert ends(three("end", "end", "end")) == [(0, "")] * 3
+
+
+pod = pytest.mark.skipif("not network.possible()", reason="this machine lets nobody make networks")
+"""Marks tests whose processes are on hosts of their own."""
+
+TRAINING = (
+    "--mode=train",
+    "--config=configs/toy/mixture_dsm_vp.py",
+    "--distributed",
+    "--config.training.batch_size=48",
+    "--config.training.n_jitted_steps=5",
+    "--config.training.snapshot_freq_for_preemption=50",
+    "--config.training.snapshot_sampling=False",
+    "--config.training.eval_freq=1000",
+)
+
+
+class Pod:
+    """Three hosts that train together, in one network and with one disk."""
+
+    def __init__(self, net: network.Network, folder: pathlib.Path) -> None:
+        self.net, self.folder, self.port = net, folder, 7000
+        self.numbers: list[int] = []
+
+    def start(self, workdir: str, *more: str, hosts: tuple[int, ...] = (0, 1, 2)) -> None:
+        """Starts the program on some of the hosts."""
+        self.port += 1
+        options = (*TRAINING, f"--workdir={self.folder / workdir}", *more)
+        self.numbers = []
+        for host in hosts:
+            given = by_hand(f"10.9.0.1:{self.port}", "3", str(host))
+            flag = "--xla_force_host_platform_device_count=1"
+            command = [sys.executable, "main.py", *options]
+            places = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag, **given}
+            output = str(self.folder / f"{host}.txt")
+            request = {"host": host, "environment": places, "output": output}
+            self.numbers.append(self.net.ask(start=command, **request))
+
+    def saved(self, workdir: str) -> list[int]:
+        """The steps of which there is a checkpoint."""
+        folder = self.folder / workdir / "checkpoints"
+        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
+
+    def await_step(self, workdir: str) -> None:
+        """Waits for the first checkpoint."""
+        deadline = time.monotonic() + 240
+        while not self.saved(workdir):
+            assert time.monotonic() < deadline, self.text(0)
+            time.sleep(0.05)
+
+    def text(self, host: int) -> str:
+        return (self.folder / f"{host}.txt").read_text()
+
+    def ends(self) -> list[tuple[int, str]]:
+        """Exit codes and last lines, of all."""
+        codes = [self.net.ask(wait=number) for number in self.numbers]
+        texts = [self.text(host).rstrip("\n") for host in range(len(codes))]
+        return [(code, text.rpartition("\n")[2]) for code, text in zip(codes, texts, strict=True)]
+
+
+@pytest.fixture
+def hosts(tmp_path: pathlib.Path) -> Iterator[Pod]:
+    with network.Network(3) as net:
+        yield Pod(net, tmp_path)
+
+
+@pod
+@pytest.mark.slow
+def test_a_host_that_is_missing_is_named_on_the_others(hosts: Pod) -> None:
+    begin = time.monotonic()
+    hosts.start("run", hosts=(0, 1))
+    line = "error: process 2 of 3 is missing after 60 s; there: 0 (10.9.0.1), 1 (10.9.0.2)"
+    assert hosts.ends() == [(1, line)] * 2
+    assert time.monotonic() - begin < 180  # start-up included
+
+
+@pod
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_a_killed_host_ends_the_others_and_the_restart_continues_to_the_bit(
+    hosts: Pod, victim: int
+) -> None:
+    length = "--config.training.n_iters=300"
+    hosts.start("whole", length)
+    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.start("killed", length)
+    hosts.await_step("killed")
+    begin = time.monotonic()
+    os.kill(hosts.numbers[victim], signal.SIGKILL)
+    address = f"10.9.0.{victim + 1}"
+    line = f"error: process {victim} of 3 ({address}) is gone; the same command goes on from what "
+    for host, (code, text) in enumerate(hosts.ends()):
+        assert (code, text.startswith(line)) == ((-9, False) if host == victim else (1, True)), text
+        assert "Check failure" not in hosts.text(host)
+    assert time.monotonic() - begin < 20
+    assert hosts.saved("killed")[-1] < 300
+    hosts.start("killed", length)
+    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    assert "resuming at step" in hosts.text(0)
+    whole, killed = (
+        Checkpoints(hosts.folder / run / "checkpoints").restore() for run in ("whole", "killed")
+    )
+    assert whole.step == killed.step == 300
+    before, after = (jax.tree.leaves(restored.state) for restored in (whole, killed))
+    for one, other in zip(before, after, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+@pod
+@pytest.mark.slow
+@pytest.mark.parametrize("seconds", [10, 120])
+def test_a_network_that_is_cut_for_long_ends_all_with_a_line(hosts: Pod, seconds: int) -> None:
+    hosts.start("run", "--config.training.n_iters=1000")
+    hosts.await_step("run")
+    begin, steps = time.monotonic(), hosts.saved("run")
+    hosts.net.ask(cut=2)
+    if seconds == 10:
+        time.sleep(10)
+        hosts.net.ask(mend=2)
+        assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+        assert hosts.saved("run")[-1] == 1000 > steps[-1]
+        return
+    ends = hosts.ends()
+    assert time.monotonic() - begin < 60
+    silent = "does not answer any more, for 40 s; the same command goes on from what is on disk"
+    line = f"error: process 2 of 3 (10.9.0.3) {silent}"
+    assert ends[:2] == [(1, line)] * 2
+    assert ends[2] == (1, f"error: process 0 of 3 (10.9.0.1) {silent}")
