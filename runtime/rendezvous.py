@@ -211,8 +211,19 @@ class _Host:
         return (
             f"process{'es' * many} {_listed(names)} of {self.member.count} "
             f"{'are' if many else 'is'} missing after {self.seconds:g} s; there: "
-            f"{_listed([f'0 ({self.member.place()[0]})', *present])}"
+            f"{_listed([f'0 ({self.member.place()[0]})', *present])}{self._elsewhere()}"
         )
+
+    def _elsewhere(self) -> str:
+        """In words, that the others look for process 0 on another machine; or nothing."""
+        host = self.member.place()[0]
+        try:
+            place = socket.getaddrinfo(host, 0, type=socket.SOCK_STREAM)[0]
+            with socket.socket(place[0], place[1]) as probe:
+                probe.bind(place[4])
+        except OSError:
+            return f"; but {host} is no address of this machine, which says it is process 0"
+        return ""
 
 
 def _listed(names: list[str]) -> str:

@@ -235,6 +235,11 @@ def test_whoever_is_missing_is_named_on_every_host() -> None:
     alone = Member(f"127.0.0.1:{free_port()}", 3, 0, hosts)
     line = "processes 1 (b), 2 (c) of 3 are missing after 0.2 s; there: 0 (127.0.0.1)"
     assert meeting(alone, seconds=0.2) == {0: line}
+    away = Member(f"192.0.2.1:{free_port()}", 2, 0)
+    assert meeting(away, seconds=0.2)[0] == (
+        "process 1 of 2 is missing after 0.2 s; there: 0 (192.0.2.1); but 192.0.2.1 is no address "
+        "of this machine, which says it is process 0"
+    )
 
 
 def test_a_coordinator_that_is_not_there_is_named() -> None:
@@ -548,3 +553,26 @@ def test_a_network_that_is_cut_for_long_ends_all_with_a_line(hosts: Pod, seconds
     line = f"error: process 2 of 3 (10.9.0.3) {silent}"
     assert ends[:2] == [(1, line)] * 2
     assert ends[2] == (1, f"error: process 0 of 3 (10.9.0.1) {silent}")
+
+
+@pod
+@pytest.mark.slow
+def test_a_host_that_stands_still_for_a_minute_is_waited_for(hosts: Pod) -> None:
+    hosts.start("run", "--config.training.n_iters=400")
+    hosts.await_step("run")
+    os.kill(hosts.numbers[1], signal.SIGSTOP)
+    time.sleep(60)
+    os.kill(hosts.numbers[1], signal.SIGCONT)
+    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+
+
+@pod
+@pytest.mark.slow
+def test_a_notice_of_preemption_on_one_host_stops_all_at_one_step(hosts: Pod) -> None:
+    hosts.start("run", "--config.training.n_iters=4000")
+    hosts.await_step("run")
+    os.kill(hosts.numbers[1], signal.SIGTERM)
+    ends = hosts.ends()
+    last = hosts.saved("run")[-1]
+    line = f"stopped at step {last} of 4000; the same command goes on"
+    assert ends == [(143, line)] * 3
