@@ -2,7 +2,7 @@
 
     unshare --user --map-root-user --net --mount --fork --kill-child python -m tests.network 3
 
-Host i has the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines of JSON, one answer
+Host i has the name host<i> and the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines of JSON, one answer
 each: {"start": command, "host": i, "environment": {}, "output": file} gives the number of the
 process, {"wait": number} its exit code, {"cut": i} and {"mend": i} pull and plug host i's cable.
 All of it is gone when this process ends.
@@ -62,6 +62,10 @@ def run(*words: str) -> None:
 
 def build(hosts: int) -> None:
     run("mount", "-t", "tmpfs", "tmpfs", "/run")  # where `ip netns` keeps its names
+    pathlib.Path("/run/hosts").write_text(
+        "127.0.0.1 localhost\n" + "".join(f"10.9.0.{i + 1} host{i}\n" for i in range(hosts))
+    )
+    run("mount", "--bind", "/run/hosts", "/etc/hosts")
     run("ip", "link", "add", "bridge", "type", "bridge")
     run("ip", "link", "set", "bridge", "up")
     for i in range(hosts):
@@ -69,10 +73,17 @@ def build(hosts: int) -> None:
         run("ip", "link", "add", f"port{i}", "type", "veth", "peer", "name", f"net{i}")
         run("ip", "link", "set", f"port{i}", "master", "bridge", "up")
         run("ip", "link", "set", f"net{i}", "netns", f"host{i}")
-        inside = ("ip", "-n", f"host{i}")
-        run(*inside, "link", "set", "lo", "up")
-        run(*inside, "addr", "add", f"10.9.0.{i + 1}/24", "dev", f"net{i}")
-        run(*inside, "link", "set", f"net{i}", "up")
+        there = ("ip", "-n", f"host{i}")
+        run(*there, "link", "set", "lo", "up")
+        run(*there, "addr", "add", f"10.9.0.{i + 1}/24", "dev", f"net{i}")
+        run(*there, "link", "set", f"net{i}", "up")
+
+
+def inside(host: int, command: list[str]) -> list[str]:
+    """The command as one that runs on a host, under its name."""
+    named = f'echo host{host} > /proc/sys/kernel/hostname; exec "$@"'
+    there = ("ip", "netns", "exec", f"host{host}", "unshare", "--uts")
+    return [*there, "sh", "-c", named, "-", *command]
 
 
 def serve(hosts: int) -> None:
@@ -83,7 +94,7 @@ def serve(hosts: int) -> None:
         if "start" in request:
             with open(request["output"], "wb") as output:
                 process = subprocess.Popen(
-                    ["ip", "netns", "exec", f"host{request['host']}", *request["start"]],
+                    inside(request["host"], request["start"]),
                     env={**os.environ, **request["environment"]},
                     stdin=subprocess.DEVNULL, stdout=output, stderr=output,
                 )  # fmt: skip
