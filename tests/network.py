@@ -2,10 +2,10 @@
 
     unshare --user --map-root-user --net --mount --fork --kill-child python -m tests.network 3
 
-Host i has the name host<i> and the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines of JSON, one answer
-each: {"start": command, "host": i, "environment": {}, "output": file} gives the number of the
-process, {"wait": number} its exit code, {"cut": i} and {"mend": i} pull and plug host i's cable.
-All of it is gone when this process ends.
+Host i has the name host<i> and the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines
+of JSON, one answer each: {"start": command, "host": i, "environment": {}, "output": file} gives the
+number of the process, {"wait": number} its exit code, {"cut": i} and {"mend": i} pull and plug host
+i's cable. All of it is gone when this process ends.
 """
 
 from __future__ import annotations
