@@ -1,11 +1,12 @@
 """A network of hosts on this machine, for tests: each a network namespace with its own address.
 
-    unshare --user --map-root-user --net --mount --fork --kill-child python -m tests.network 3
+    unshare --user --map-root-user --net --mount --pid --mount-proc --fork --kill-child \\
+        python -m tests.network 3
 
 Host i has the name host<i> and the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines
 of JSON, one answer each: {"start": command, "host": i, "environment": {}, "output": file} gives the
-number of the process, {"wait": number} its exit code, {"cut": i} and {"mend": i} pull and plug host
-i's cable. All of it is gone when this process ends.
+number of the process, {"wait": number} its exit code, {"signal": n, "to": number} sends it one,
+{"cut": i} and {"mend": i} pull and plug host i's cable. All of it is gone when this process ends.
 """
 
 from __future__ import annotations
@@ -19,7 +20,10 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-UNSHARE = ("unshare", "--user", "--map-root-user", "--net", "--mount", "--fork", "--kill-child")
+UNSHARE = (
+    *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc"),
+    *("--fork", "--kill-child"),
+)
 
 
 def possible() -> bool:
