@@ -106,6 +106,8 @@ def serve(hosts: int) -> None:
             processes[answer] = process
         elif "wait" in request:
             answer = processes[request["wait"]].wait()
+        elif "signal" in request:
+            processes[request["to"]].send_signal(request["signal"])
         else:
             ((verb, host),) = request.items()
             run("ip", "link", "set", f"port{host}", "down" if verb == "cut" else "up")
