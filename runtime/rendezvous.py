@@ -366,12 +366,13 @@ class Watch:
                     self._lose(message["lost"], message["grace"])
                 if message.get("goodbye"):
                     self.goodbyes.add(index)
-        except TimeoutError:
-            self._lose(f"{who} does not answer any more, for {SILENCE} s; {GOES_ON}", 0.0)
-            return False
-        except OSError:
+        except OSError as error:
+            if isinstance(error, TimeoutError) and error.errno is None:
+                return True  # there was nothing to read after all
+            silent = f"does not answer any more, for {SILENCE} s"
+            what = silent if isinstance(error, TimeoutError) else "is gone"
             if index not in self.goodbyes:
-                self._lose(f"{who} is gone; {GOES_ON}", 0.0)
+                self._lose(f"{who} {what}; {GOES_ON}", 0.0)
             return False
         return True
 
