@@ -64,9 +64,9 @@ flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2,
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(
     "distributed",
-    False,
-    "Join other processes (also automatic on a detected cluster). Outside a cluster set "
-    "JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
+    None,
+    "Join other processes; by itself on a detected cluster, --nodistributed: never. Outside one "
+    "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
 )
 flags.DEFINE_bool("profile", False, "Trace ten steps of --mode=train, into <workdir>/profile.")
 flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of one line.")
@@ -95,9 +95,9 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def run(argv: Sequence[str]) -> None:
     """Runs the function of the mode."""
     del argv
-    from runtime import devices, effects, files, lock
+    from runtime import cluster, devices, effects, files, lock
 
-    devices.join_processes(FLAGS.distributed)
+    cluster.join(FLAGS.distributed, command_line.facts(FLAGS))
     devices.start_platform("cpu" if FLAGS.mode == "plan" else None)
     if FLAGS.mode != "train":  # where jax.distributed has the signals agree on a step
         stop.reclaim()

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import fnmatch
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from absl import flags
 
+from configs.names import dotted
+
 OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=\s]+)(=.*)?", re.DOTALL)
+
+# What each of several processes may have for itself: patterns of flags and fields.
+PLACES = ("workdir", "source", "target", "distributed", "traceback", "*_dir", "*_path")
 
 
 def last_overrides(argv: Sequence[str]) -> list[str]:
@@ -61,3 +68,19 @@ def complaint(
         if flag.present and name not in readers[mode]:
             return f"--{name} has no effect in --mode={mode}; it acts in {modes}"
     return ""
+
+
+def facts(values: flags.FlagValues) -> dict[str, Any]:
+    """What processes that work together are to have in common: flags and fields, by their names.
+
+    The flags are those of the module that defines `mode`; none of `PLACES`.
+    """
+    module = str(values.find_module_defining_flag("mode"))
+    own = {flag.name: flag.value for flag in values.flags_by_module_dict()[module]}
+    config = values["config"].value
+    words = {**own, "config": None if config is None else config.to_dict()}
+    return {
+        name: value
+        for name, value in dotted(words).items()
+        if not any(fnmatch.fnmatch(name, pattern) for pattern in PLACES)
+    }

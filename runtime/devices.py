@@ -7,7 +7,6 @@ order over hosts, then over the devices of a host, then inside a device.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -24,32 +23,8 @@ Tree = Any  # a pytree of arrays
 T = TypeVar("T")  # such a tree, of which another like it is made
 
 
-def join_processes(required: bool) -> None:
-    """Joins the other processes of this program, if that is `required` or a cluster is detected.
-
-    `jax.distributed.initialize`, from the environment's three variables or the cluster's own.
-
-    Raises:
-      Refused: it is required, and there is no cluster; or a variable that is no number.
-    """
-    cluster = _cluster_detected()
-    if not (required or cluster):
-        return
-    names = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
-    address = os.environ.get(names[0])
-    count, index = (_count(name) for name in names[1:])
-    if address and count is not None and index is not None:
-        if index >= count:
-            raise Refused(f"JAX_PROCESS_ID={index} must be below JAX_NUM_PROCESSES={count}")
-        jax.distributed.initialize(address, count, index)
-    elif cluster:
-        jax.distributed.initialize()
-    else:
-        raise Refused(f"--distributed found no cluster; set {', '.join(names)}")
-
-
 def start_platform(name: str | None = None) -> None:
-    """Starts the platform that JAX computes on, after `join_processes`; that of `name` if given.
+    """Starts the platform that JAX computes on, after `cluster.join`; that of `name` if given.
 
     Raises:
       Refused: this machine has none of those in JAX_PLATFORMS.
@@ -71,24 +46,6 @@ def start_platform(name: str | None = None) -> None:
             f"JAX_PLATFORMS={wanted}: {' '.join(why.split())}; without it, JAX takes "
             f"{jax.default_backend()} on this machine"
         ) from error
-
-
-def _cluster_detected() -> bool:
-    """True if a scheduler or a TPU pod started several processes of this program."""
-    tasks = (_count(name) or 1 for name in ("SLURM_NTASKS", "OMPI_COMM_WORLD_SIZE"))
-    return max(tasks) > 1 or "," in os.environ.get("TPU_WORKER_HOSTNAMES", "")
-
-
-def _count(name: str) -> int | None:
-    """The number in a variable of the environment, None where it is empty or not set.
-
-    Raises:
-      Refused: it holds something else.
-    """
-    text = os.environ.get(name, "").strip()
-    if text and not (text.isascii() and text.isdecimal()):
-        raise Refused(f"{name}={text!r} in the environment must be a number of processes")
-    return int(text) if text else None
 
 
 def image_keys(key: jax.Array, indices: jax.Array) -> jax.Array:

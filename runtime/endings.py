@@ -14,7 +14,7 @@ from typing import Any, NamedTuple, NoReturn
 
 import absl.logging
 
-from runtime import memory, stop
+from runtime import cluster, memory, stop
 from runtime.errors import Refused, one_line
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -68,17 +68,23 @@ def in_one_line(flags: Any = None) -> Iterator[None]:
         try:
             yield
             sys.stdout.flush()
+            cluster.leave(0)
         except BrokenPipeError:
             close_pipe()
+            cluster.leave(BROKEN_PIPE, "nobody reads its output any more")
             sys.exit(BROKEN_PIPE)
         except SystemExit as error:
             if isinstance(error, stop.Stopped):
                 _leave(error, None)
             _flush()
+            cluster.leave(0 if error.code in (None, 0) else 1, "exit")
             raise
         except (Exception, KeyboardInterrupt) as error:
             parsed = flags is not None and flags.is_parsed()
             if parsed and flags.traceback:
+                if cluster.joined():
+                    traceback.print_exc()
+                    cluster.leave(1, one_line(error))
                 raise
             interrupted = stop.interrupted()  # and a library made another exception of it
             stopped = stop.Stopped(stop.STOPPED) if interrupted else error
@@ -86,8 +92,12 @@ def in_one_line(flags: Any = None) -> Iterator[None]:
 
 
 def _leave(error: BaseException, mode: str | None) -> NoReturn:
+    cluster.settle(error)
     line, code = ending(error, mode)
+    together = isinstance(error, stop.Stopped) and not stop.interrupted()
     print(line, file=sys.stderr)
+    _flush()
+    cluster.leave(0 if together else code, line)
     sys.exit(code)
 
 
