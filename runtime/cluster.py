@@ -28,6 +28,8 @@ AUTOMATIC = ("ompi", "slurm", "gketpu", "gcetpu")
 # What tells of several processes, also where JAX finds no cluster.
 COUNTS = ("OMPI_COMM_WORLD_SIZE", "SLURM_NTASKS", "SLURM_STEP_NUM_TASKS")
 
+VISIBLE = ("CUDA_VISIBLE_DEVICES", "ROCR_VISIBLE_DEVICES")  # the GPUs that a process sees
+
 PACKAGES = ("jax", "jaxlib", "flax", "optax")
 SETTINGS = ("JAX_PLATFORMS", "JAX_ENABLE_X64")
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -75,8 +77,27 @@ def _join(member: Member, facts: Mapping[str, Any]) -> None:
     address = relay.to(member.place()) if member.index else member.address
     rest = int(seconds - (time.monotonic() - begin))
     jax.distributed.initialize(
-        address, member.count, member.index, initialization_timeout=max(rest, 10)
+        address,
+        member.count,
+        member.index,
+        cluster_detection_method=None if _shares_devices() else "deactivate",
+        initialization_timeout=max(rest, 10),
     )
+
+
+def _shares_devices() -> bool:
+    """True if JAX has to choose one of this machine's GPUs for this process, by its number here.
+
+    It would also for the only process of a machine, and where the scheduler shows each process its
+    own GPU.
+    """
+    visible = next(filter(None, map(os.environ.get, VISIBLE)), "")
+    if visible and "," not in visible:
+        return False
+    here = [_number("OMPI_COMM_WORLD_LOCAL_SIZE") or 1]
+    tasks = os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")  # "2(x3),1": by node
+    here += [int(number) for number in re.findall(r"(?:^|,)(\d+)", tasks)]
+    return max(here) > 1
 
 
 def joined() -> bool:

@@ -595,3 +595,26 @@ def test_a_notice_of_preemption_on_one_host_stops_all_at_one_step(hosts: Pod) ->
     last = hosts.saved("run")[-1]
     line = f"stopped at step {last} of 4000; the same command goes on"
     assert ends == [(143, line)] * 3
+
+
+@pytest.mark.parametrize(
+    ("variables", "shares"),
+    [
+        ({}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "1(x4)"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "2(x3),1"}, True),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "CUDA_VISIBLE_DEVICES": "5"}, False),
+        ({"SLURM_STEP_TASKS_PER_NODE": "8(x2)", "CUDA_VISIBLE_DEVICES": "0,1,2,3"}, True),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "1"}, False),
+        ({"OMPI_COMM_WORLD_LOCAL_SIZE": "4"}, True),
+    ],
+)
+def test_the_only_process_of_a_machine_has_all_of_its_devices(monkeypatch, variables, shares):
+    """JAX by itself would take one, also where that is the only process, or it sees one alone."""
+    names = ("SLURM_STEP_TASKS_PER_NODE", "OMPI_COMM_WORLD_LOCAL_SIZE", *cluster.VISIBLE)
+    for name in names:
+        monkeypatch.delenv(name, raising=False)
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    assert cluster._shares_devices() == shares
