@@ -14,7 +14,7 @@ from typing import Any
 
 from absl import logging
 
-from runtime import relay, rendezvous
+from runtime import rendezvous
 from runtime.errors import Refused, one_line
 from runtime.rendezvous import Member
 
@@ -74,10 +74,9 @@ def _join(member: Member, facts: Mapping[str, Any]) -> None:
         _Joined.watch = rendezvous.Watch(member, links)
     import jax
 
-    address = relay.to(member.place()) if member.index else member.address
     rest = int(seconds - (time.monotonic() - begin))
     jax.distributed.initialize(
-        address,
+        member.address,
         member.count,
         member.index,
         cluster_detection_method=None if _shares_devices() else "deactivate",

