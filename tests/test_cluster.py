@@ -179,7 +179,10 @@ def test_processes_that_met_are_joined(environment: Any, monkeypatch: pytest.Mon
     environment(**by_hand("host:1", "1", "0"))
     monkeypatch.setattr(jax.distributed, "initialize", lambda *a, **o: calls.append((a, o)))
     cluster.join(True, {})
-    assert calls == [(("host:1", 1, 0), {"initialization_timeout": 59})]
+    [(member, options)] = calls
+    assert member == ("host:1", 1, 0)
+    assert options["cluster_detection_method"] == "deactivate"
+    assert 30 < options["initialization_timeout"] <= 60
 
 
 def free_port() -> int:
