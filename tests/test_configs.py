@@ -63,7 +63,7 @@ ADDED = {
     "training": {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
-        "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers",
+        "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",

@@ -101,10 +101,11 @@ def test_fewer_images_than_a_batch_are_refused_before_compilation(
     images, labels = np.zeros((1500, 2, 2, 1), np.uint8), np.zeros(1500, np.int32)
     dataset = data.Dataset("few", "train", images, labels, 256, (2, 2, 1), 1)
     training = tiny.config(training__batch_size=1504).training
+    call = (state, loop.shapes_of_batches(training, dataset))
     with pytest.raises(
         ValueError, match=r"training\.batch_size=1504 is more than the 1500 .*; it must be 1500 or"
     ):
-        loop.require_memory(step, state, training, dataset)
+        loop.require_memory(step, call, training, dataset)
 
 
 def test_the_peak_is_that_of_arrays_that_are_there_at_once() -> None:

@@ -144,7 +144,7 @@ def test_crop_and_resampling_are_as_asked(tmp_path, kind):
     paths = {load(place, size=3, fit=fit, ram_limit=0).images.records.source
              for fit in (Fit(), Fit(crop=3), Fit(method="bicubic"))}  # fmt: skip
     assert len(paths) == 3
-    with pytest.raises(ValueError, match=r"it has 12x9 pixels, fewer than data\.crop=10"):
+    with pytest.raises(ValueError, match=r"has 12x9 pixels, fewer than data\.crop=10"):
         load(place, fit=Fit(crop=10))
     for unread in (place, tmp_path / "absent"):
         with pytest.raises(ValueError, match=r"^unknown data\.resize 'nearest'; known: bicubic"):
