@@ -4,7 +4,7 @@ Decoders written in C release the interpreter's lock, but what Pillow does in Py
 holds it: threads alone decode small images no faster than one of them does. A server, a process of
 its own, imports `data.images` and no more, and forks the workers; each shares a pair of sockets
 with this process, and ends when that is closed, however this process ends. A record goes there as a
-file's name or bytes, its pixels come back.
+file's name or bytes, its pixels come back in memory that both have.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import atexit
 import contextlib
 import fcntl
 import functools
+import mmap
 import os
 import pathlib
 import queue
@@ -35,6 +36,7 @@ from data import images
 Decode = Callable[..., np.ndarray]  # of a record, with `warn` as `images.read_image` has it
 FEW = 512  # images that this process decodes before it starts others
 CHUNK = 16  # records that a worker gets at a time, at most
+ROOM = 2**24  # bytes of memory that a worker shares; larger answers go through its socket
 
 _ENDED = "a process that decodes images has ended (out of memory?); the others do its work"
 _SERVER = """
@@ -44,7 +46,7 @@ package.__path__ = [{folder!r}]
 sys.modules["data"] = package
 sys.path.insert(0, {root!r})
 from data import processes
-processes.serve({files!r})
+processes.serve({files!r}, {rooms!r})
 """
 
 
@@ -95,41 +97,45 @@ class Workers:
     def __init__(self, count: int):
         pairs = [socket.socketpair() for _ in range(count)]
         theirs = [their.fileno() for _, their in pairs]
+        rooms = [_shared_file() for _ in pairs]
         here = pathlib.Path(__file__).resolve().parent
-        code = _SERVER.format(folder=str(here), root=str(here.parent), files=theirs)
+        places = {"folder": str(here), "root": str(here.parent)}
+        code = _SERVER.format(**places, files=theirs, rooms=rooms)
         self.process = subprocess.Popen(
             [sys.executable, "-c", code],
-            stdin=subprocess.DEVNULL, pass_fds=theirs, process_group=0,  # Ctrl-C is not for it
+            stdin=subprocess.DEVNULL, pass_fds=[*theirs, *rooms],
+            process_group=0,  # Ctrl-C is not for it
             env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
         )  # fmt: skip
         for _, their in pairs:
             their.close()
-        self._idle: queue.SimpleQueue[Connection | None] = queue.SimpleQueue()
-        for mine, _ in pairs:
-            self._idle.put(Connection(mine.detach()))
+        self._idle: queue.SimpleQueue[tuple[Connection, mmap.mmap] | None] = queue.SimpleQueue()
+        for (mine, _), room in zip(pairs, rooms, strict=True):
+            self._idle.put((Connection(mine.detach()), mmap.mmap(room, ROOM)))
+            os.close(room)
         atexit.register(self.close)
 
     def close(self) -> None:
         """Ends the processes, of which none may be at work."""
         while not self._idle.empty():
-            connection = self._idle.get()
-            if connection is not None:
-                connection.close()
+            worker = self._idle.get()
+            if worker is not None:
+                worker[0].close()
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
 
     def answer(self, decode: Decode, records: Sequence[Any], into: np.ndarray) -> Answer:
         """As `answer_here`, in one of the processes; waits until one is idle."""
-        connection = self._idle.get()  # None: in place of a process that has ended
+        worker = self._idle.get()  # None: in place of a process that has ended
         try:
-            if connection is not None:
-                connection.send((decode, records))
-                return _receive(connection, into)
+            if worker is not None:
+                worker[0].send((decode, records))
+                return _receive(*worker, into)
         except (EOFError, OSError):
-            connection = None
+            worker = None
             logging.log_first_n(logging.WARNING, _ENDED, 1)
         finally:
-            self._idle.put(connection)
+            self._idle.put(worker)
         return answer_here(decode, records, into)
 
 
@@ -207,36 +213,62 @@ def decoded(
         pass
 
 
-def _send(connection: Connection, pixels: Sequence[np.ndarray], result: Answer) -> None:
-    """Sends an answer, and the images, each in the order of its axes."""
-    connection.send((len(pixels), result))
-    for image in pixels:
+def _shared_file() -> int:
+    """A file of `ROOM` bytes in memory, without a name."""
+    if hasattr(os, "memfd_create"):
+        file = os.memfd_create("decoded images")
+    else:  # not Linux
+        with tempfile.TemporaryFile() as temporary:
+            file = os.dup(temporary.fileno())
+    os.ftruncate(file, ROOM)
+    return file
+
+
+def _send(
+    connection: Connection, room: mmap.mmap, pixels: Sequence[np.ndarray], result: Answer
+) -> None:
+    """Sends an answer, and the images, of one shape and each in the order of its axes."""
+    fits = sum(image.nbytes for image in pixels) <= ROOM
+    if fits and pixels:
+        shape = (len(pixels), *pixels[0].shape)
+        for place, image in zip(_array(room, shape, pixels[0].dtype), pixels, strict=True):
+            np.copyto(place, image)
+    connection.send((len(pixels), fits, result))
+    for image in () if fits else pixels:
         connection.send_bytes(np.ascontiguousarray(image).data.cast("B"))
 
 
-def _receive(connection: Connection, into: np.ndarray) -> Answer:
+def _receive(connection: Connection, room: mmap.mmap, into: np.ndarray) -> Answer:
     """An answer, and the images before it."""
-    count, result = connection.recv()
-    for image in into[:count]:
+    count, fits, result = connection.recv()
+    images = into[:count]
+    if fits and count:
+        np.copyto(images, _array(room, images.shape, images.dtype))
+    for image in () if fits else images:
         connection.recv_bytes_into(image.data.cast("B"))
     return result
+
+
+def _array(room: mmap.mmap, shape: tuple[int, ...], dtype: np.dtype[Any]) -> np.ndarray:
+    """The array at the beginning of shared memory."""
+    return np.frombuffer(room, dtype, int(np.prod(shape))).reshape(shape)
 
 
 # In the server and its workers.
 
 
-def serve(files: Sequence[int]) -> None:
-    """Forks a worker for each of these sockets; ends when all have ended."""
+def serve(files: Sequence[int], rooms: Sequence[int]) -> None:
+    """Forks a worker for each of these sockets and shared files; ends when all have ended."""
     for number in (signal.SIGINT, signal.SIGTERM):  # which a job's scheduler sends to all alike
         signal.signal(number, signal.SIG_IGN)
     with tempfile.TemporaryFile() as shared:
-        for file in files:
+        for file, room in zip(files, rooms, strict=True):
             if not os.fork():
                 for other in files:
                     if other != file:
                         os.close(other)
                 images.one_large = OneProcess(shared.fileno())
-                _work(Connection(file))
+                _work(Connection(file), mmap.mmap(room, ROOM))
                 os._exit(0)
     for file in files:
         os.close(file)
@@ -244,13 +276,13 @@ def serve(files: Sequence[int]) -> None:
         os.wait()
 
 
-def _work(connection: Connection) -> None:
+def _work(connection: Connection, room: mmap.mmap) -> None:
     with contextlib.suppress(EOFError, OSError):
         while True:
             decode, records = connection.recv()
             pixels: list[np.ndarray] = []
             result = answer(decode, records, pixels.append)
-            _send(connection, pixels, result)
+            _send(connection, room, pixels, result)
 
 
 class OneProcess(contextlib.AbstractContextManager[None]):

@@ -119,6 +119,16 @@ def test_pixels_may_lie_in_any_order_of_axes(pool, files, rounded):
     assert pool
 
 
+def test_answers_that_are_larger_than_the_shared_memory_come_too(workers, files):
+    """1024 pixels: 3 MB an image, five of which the memory has room for."""
+    decode = Fit().decoder((1024, 1024, 3))
+    for count in (5, 6):
+        into = np.zeros((count, 1024, 1024, 3), np.uint8)
+        assert workers.answer(decode, files[:count], into) == ([], None)
+        for image, path in zip(into, files, strict=False):
+            np.testing.assert_array_equal(image, decode(path))
+
+
 def test_flaws_are_told_here(pool, files):
     broken = images.Content("text.png", with_chunk(files[0], b"zTXt", b"Comment\0\1"))
     told: list[tuple[str, str]] = []
@@ -210,9 +220,12 @@ def test_no_process_is_left_when_this_one_is_killed():
     with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True) as user:
         assert user.stdout is not None
         server = int(user.stdout.readline())
+        limit = time.monotonic() + 20.0
+        while time.monotonic() < limit and len(children(server)) < 2:
+            time.sleep(0.05)
         everyone = [server, *children(server)]
-        assert len(everyone) == 3
         user.kill()
+    assert len(everyone) == 3
     limit = time.monotonic() + 20.0
     while time.monotonic() < limit and any(map(alive, everyone)):
         time.sleep(0.05)
