@@ -177,14 +177,10 @@ def _beating(path: pathlib.Path) -> Iterator[None]:
 
 def _refusal(path: pathlib.Path) -> str:
     """The line for whoever comes second."""
-    holder = "another program"
-    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        facts = json.loads(path.read_text())
-        holder = (
-            f"{facts['what']} (process {facts['process']} on {facts['host']}, "
-            f"since {facts['since']})"
-        )
-    return _in_use(path.parent, holder)
+    content = b""
+    with contextlib.suppress(OSError):
+        content = path.read_bytes()
+    return _in_use(path.parent, bucket_lock.named(content))
 
 
 def _in_use(folder: object, holder: str) -> str:

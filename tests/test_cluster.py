@@ -461,6 +461,15 @@ class Pod:
             assert time.monotonic() < deadline, self.text(0)
             time.sleep(0.05)
 
+    def train_through(self, begin: Callable[[], Any], seconds: int, end: Callable[[], Any]) -> None:
+        """Trains to the end, though something begins at the first checkpoint, and lasts a while."""
+        self.start("run", "--config.training.n_iters=400")
+        self.await_step("run")
+        begin()
+        time.sleep(seconds)
+        end()
+        assert [code for code, _ in self.ends()] == [0, 0, 0], self.text(0)
+
     def text(self, host: int) -> str:
         return (self.folder / f"{host}.txt").read_text()
 
@@ -544,23 +553,15 @@ def test_a_network_that_is_cut_for_long_ends_all_with_a_line(hosts: Pod) -> None
 @pod
 @pytest.mark.slow
 def test_a_network_that_is_cut_for_ten_seconds_is_waited_for(hosts: Pod) -> None:
-    hosts.start("run", "--config.training.n_iters=400")
-    hosts.await_step("run")
-    hosts.net.ask(cut=2)
-    time.sleep(10)
-    hosts.net.ask(mend=2)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.train_through(lambda: hosts.net.ask(cut=2), 10, lambda: hosts.net.ask(mend=2))
 
 
 @pod
 @pytest.mark.slow
 def test_a_host_that_stands_still_for_a_minute_is_waited_for(hosts: Pod) -> None:
-    hosts.start("run", "--config.training.n_iters=400")
-    hosts.await_step("run")
-    hosts.send(1, signal.SIGSTOP)
-    time.sleep(60)
-    hosts.send(1, signal.SIGCONT)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.train_through(
+        lambda: hosts.send(1, signal.SIGSTOP), 60, lambda: hosts.send(1, signal.SIGCONT)
+    )
 
 
 @pod
