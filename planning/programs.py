@@ -93,7 +93,7 @@ def _in_slices(state: TrainState, chips: int) -> tuple[TrainState, TrainState]:
     sliced = layout.Sliced(state.params)
 
     def vector(leaf: Any) -> Any:
-        return jax.ShapeDtypeStruct((-(-leaf.size // chips) * chips,), leaf.dtype)
+        return jax.ShapeDtypeStruct((layout.filled_up(leaf.size, chips),), leaf.dtype)
 
     shapes = {
         name: sliced.each(

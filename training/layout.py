@@ -161,4 +161,10 @@ def apply_in_slices(
 def _slices(leaf: jax.Array, axis_name: str) -> jax.Array:
     """A leaf as [n, k], filled up with zeros."""
     count = jax.lax.axis_size(axis_name)
-    return jnp.pad(leaf.ravel(), (0, -leaf.size % count)).reshape(count, -1)
+    zeros = filled_up(leaf.size, count) - leaf.size
+    return jnp.pad(leaf.ravel(), (0, zeros)).reshape(count, -1)
+
+
+def filled_up(size: int, count: int) -> int:
+    """The numbers in all slices of a leaf of `size` numbers, n k, on `count` devices."""
+    return size + -size % count
