@@ -200,8 +200,7 @@ def consumption(path: str) -> list[Any]:
 def flops_per_image(config: ml_collections.ConfigDict) -> float:
     """FLOPs of a training step per image, as XLA counts those of the program before compilation."""
     images = 8
-    step = programs.training(programs.without_accumulation(config), images, 1)
-    return costs.flops(costs.traced(step, 1), "cpu") / images
+    return costs.Work(programs.training(config, images, 1), 1, "cpu").flops / images
 
 
 def run() -> None:

@@ -180,53 +180,26 @@ def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) ->
 def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
     import jax
     import jax.numpy as jnp
-    import optax
 
     from benchmarks import peers
 
-    size, training = config.data.image_size, config.training
+    size = config.data.image_size
     shape = (size, size, config.data.num_channels)
     params = peers.init_jax(module, jax.random.key(0), shape)
     x, labels = jnp.full((batch, *shape), 0.5), jnp.full(batch, 0.5)
-    loss = peer.losses.get_sde_loss_fn(
-        sde,
-        module,
-        train=True,
-        reduce_mean=training.reduce_mean,
-        continuous=True,
-        likelihood_weighting=training.likelihood_weighting,
-    )
-    optimizer = optax.chain(
-        optax.clip_by_global_norm(config.optim.grad_clip), optax.adam(config.optim.lr)
-    )
-
-    def value(params: Any, key: Any) -> Any:
-        return loss(key, params, {}, {"image": x})[0]
-
-    def one_step(state: Any) -> Any:
-        params, moments, average, key = state
-        key, now = jax.random.split(key)
-        worth, grads = jax.value_and_grad(value)(params, now)
-        updates, moments = optimizer.update(grads, moments, params)
-        params = optax.apply_updates(params, updates)
-        rate = config.model.ema_rate
-        average = jax.tree.map(lambda a, p: rate * a + (1 - rate) * p, average, params)
-        return (params, moments, average, key), worth
-
+    official = peers.jax_step(peer, module, sde, config)
     forward = jax.jit(lambda p, x: module.apply({"params": p}, x, labels, train=False))
-    gradient = jax.jit(jax.value_and_grad(value))
-    step = jax.jit(one_step, donate_argnums=0)
-    copies = [jax.tree.map(jnp.copy, params) for _ in range(2)]
-    key = jax.random.PRNGKey(2)
-    held = [(copies[0], optimizer.init(params), copies[1], key)]
+    gradient = jax.jit(jax.value_and_grad(official.loss))
+    step = jax.jit(official.step, donate_argnums=0)
+    held = [official.init(jax.tree.map(jnp.copy, params), jax.random.PRNGKey(2))]
 
     def run_step() -> Any:
-        held[0], worth = step(held[0])
+        held[0], worth = step(held[0], x)
         return jax.block_until_ready(worth)
 
     return {
         "forward": (lambda: jax.block_until_ready(forward(params, x)), 1),
-        "gradient": (lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3))), 1),
+        "gradient": (lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3), x)), 1),
         "step": (run_step, 1),
     }
 

@@ -19,7 +19,7 @@ import importlib
 import pathlib
 import sys
 import types
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
@@ -28,6 +28,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import ml_collections
+import optax
 
 import sde_lib
 from interop import official
@@ -151,6 +152,55 @@ def init_jax(network: nn.Module, key: jax.Array, image_shape: official.Shape) ->
     """Initial parameters of an official Linen network."""
     x, labels = jnp.zeros((1, *image_shape)), jnp.ones((1,))
     return jax.jit(functools.partial(network.init, train=False))(key, x, labels)["params"]
+
+
+class JaxStep(NamedTuple):
+    """A training step around an official JAX network, as its code takes it.
+
+    Attributes:
+      loss: (params, key, images [B, H, W, C] in the network's range) -> the loss.
+      init: (params, key) -> state.
+      step: (state, images) -> (state, loss).
+    """
+
+    loss: Callable[..., jax.Array]
+    init: Callable[..., Any]
+    step: Callable[..., Any]
+
+
+def jax_step(
+    peer: Official, module: nn.Module, sde: Any, config: ml_collections.ConfigDict
+) -> JaxStep:
+    """The official loss and network; optax's Adam in the place of the optimiser of old Flax."""
+    training, rate = config.training, config.model.ema_rate
+    official_loss = peer.losses.get_sde_loss_fn(
+        sde,
+        module,
+        train=True,
+        reduce_mean=training.reduce_mean,
+        continuous=True,
+        likelihood_weighting=training.likelihood_weighting,
+    )
+    optimizer = optax.chain(
+        optax.clip_by_global_norm(config.optim.grad_clip), optax.adam(config.optim.lr)
+    )
+
+    def loss(params: Any, key: jax.Array, images: jax.Array) -> jax.Array:
+        return official_loss(key, params, {}, {"image": images})[0]
+
+    def init(params: Any, key: jax.Array) -> Any:
+        return params, optimizer.init(params), jax.tree.map(jnp.copy, params), key
+
+    def step(state: Any, images: jax.Array) -> Any:
+        params, moments, average, key = state
+        key, now = jax.random.split(key)
+        worth, grads = jax.value_and_grad(loss)(params, now, images)
+        updates, moments = optimizer.update(grads, moments, params)
+        params = optax.apply_updates(params, updates)
+        average = jax.tree.map(lambda a, p: rate * a + (1 - rate) * p, average, params)
+        return (params, moments, average, key), worth
+
+    return JaxStep(loss, init, step)
 
 
 def jax_weights(network: nn.Module, params: Any, image_shape: official.Shape) -> Any:

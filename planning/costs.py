@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import re
 import time
-from typing import Any
+from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
@@ -45,17 +46,79 @@ class Costs:
     traffic_counted: bool = False
 
 
+class Told(Protocol):
+    """What a program before compilation tells of a run on one chip.
+
+    Attributes:
+      flops: as XLA counts them, those inside the loop over parts of a batch for each part.
+      traffic: bytes to and from the memory, if all is fused with convolutions and matrix products;
+        without state and gradients of training.
+      temporaries: bytes that lie in memory inside.
+      results: bytes.
+    """
+
+    @property
+    def flops(self) -> float: ...
+    @property
+    def traffic(self) -> float: ...
+    @property
+    def temporaries(self) -> float: ...
+    @property
+    def results(self) -> float: ...
+
+
+class Work:
+    """What a program tells; each of it is computed when it is asked for."""
+
+    def __init__(self, program: Program, chips: int, platform: str) -> None:
+        self._program, self._chips, self._platform = program, chips, platform
+
+    @functools.cached_property
+    def _traced(self) -> Any:
+        return traced(self._program, self._chips)
+
+    @functools.cached_property
+    def _of_one_chip(self) -> Any:
+        """The program of one chip with its share of the images, inside that over all."""
+        (mapped,) = (e for e in self._traced.jaxpr.jaxpr.eqns if e.primitive.name == "shard_map")
+        return mapped.params["jaxpr"]
+
+    @functools.cached_property
+    def flops(self) -> float:
+        once = self._program.without_loop
+        program = self._traced if once is None else traced(once, self._chips)
+        cost: Any = program.lower(lowering_platforms=(self._platform,)).cost_analysis()
+        return float(cost["flops"])
+
+    @functools.cached_property
+    def traffic(self) -> float:
+        return float(trace.traffic(self._of_one_chip))
+
+    @functools.cached_property
+    def temporaries(self) -> float:
+        return float(peak_memory.peak(self._of_one_chip))
+
+    @functools.cached_property
+    def results(self) -> float:
+        return float(sum(map(peak_memory.size, self._of_one_chip.outvars)))
+
+
+class Ratios(NamedTuple):
+    """How many times what the program before compilation tells the compiler counts."""
+
+    traffic: float = 1.0
+    temporaries: float = 1.0
+
+
+# By platform, the median over networks that were compiled: see docs/pods.md.
+RATIOS = {"tpu": Ratios(), "cuda": Ratios()}
+
+
 def traced(program: Program, chips: int) -> Any:
     """The program over all chips, which need not be there, as an accelerator traces it."""
     mesh = AbstractMesh((chips,), (devices.AXIS,))
     with native.unused():
         return jax.jit(_over(program, mesh)).trace(*program.arguments)
-
-
-def of_one_chip(traced: Any) -> Any:
-    """The program of one chip with its share of the images, inside that over all."""
-    (mapped,) = (e for e in traced.jaxpr.jaxpr.eqns if e.primitive.name == "shard_map")
-    return mapped.params["jaxpr"]
 
 
 def _over(program: Program, mesh: Any) -> Any:
@@ -68,25 +131,14 @@ def _over(program: Program, mesh: Any) -> Any:
     )
 
 
-def flops(traced: Any, platform: str) -> float:
-    """FLOPs of a program, as XLA counts them before compilation."""
-    cost: Any = traced.lower(lowering_platforms=(platform,)).cost_analysis()
-    return float(cost["flops"])
-
-
-def temporaries(traced: Any) -> int:
-    """Bytes that lie in memory inside a program, before compilation."""
-    return peak_memory.peak(of_one_chip(traced))
-
-
-def estimated(program: Program, traced: Any, chips: int, flops: float) -> Costs:
-    """The costs as the program before compilation tells them."""
-    jaxpr, share = of_one_chip(traced), program.share(chips)
+def estimated(program: Program, work: Told, chips: int, ratios: Ratios) -> Costs:
+    """The costs as the program before compilation tells them, times `ratios`."""
+    share = program.share(chips)
     kept = [tree for number, tree in enumerate(share) if number in program.donated]
     arguments = nbytes(share)
-    results = max(sum(map(peak_memory.size, jaxpr.outvars)) - nbytes(kept), 0)
-    inside = temporaries(traced)
-    traffic = trace.traffic(jaxpr)
+    results = max(round(work.results) - nbytes(kept), 0)
+    inside = round(ratios.temporaries * work.temporaries)
+    traffic = work.traffic
     collectives: dict[str, dict[str, float]] = {}
     if program.donated:  # a training step: state read and written, gradients made and read
         gradients = nbytes(share[0].params)
@@ -96,7 +148,8 @@ def estimated(program: Program, traced: Any, chips: int, flops: float) -> Costs:
         collectives = {kind: {"count": 1.0, "bytes": float(gradients)} for kind in kinds}
         collectives = collectives if chips > 1 else {}
     memory = arguments + results + inside
-    return Costs(flops, traffic, arguments, results, inside, memory, collectives)
+    traffic *= ratios.traffic
+    return Costs(work.flops, traffic, arguments, results, inside, memory, collectives)
 
 
 def lowered(program: Program, chips: list[Any]) -> Any:
@@ -111,11 +164,8 @@ def lowered(program: Program, chips: list[Any]) -> Any:
         return jax.jit(_over(program, mesh), donate_argnums=program.donated).lower(*arguments)
 
 
-def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1) -> Costs:
-    """The costs as the platform's compiler tells them, and for the rest the estimate.
-
-    `times` is how often a loop runs that the analysis of the compiled program counts once.
-    """
+def compiled(program: Program, chips: list[Any], estimate: Costs) -> Costs:
+    """The costs as the platform's compiler tells them, and for the rest the estimate."""
     text = lowered(program, chips)
     start = time.monotonic()
     try:
@@ -137,7 +187,7 @@ def compiled(program: Program, chips: list[Any], estimate: Costs, times: int = 1
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Costs(
         flops=estimate.flops,
-        traffic=times * float(cost.get("bytes accessed", 0.0)) or estimate.traffic,
+        traffic=program.loop * float(cost.get("bytes accessed", 0.0)) or estimate.traffic,
         arguments=arguments,
         results=max(results, 0),
         temporaries=temporaries,

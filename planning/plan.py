@@ -23,6 +23,7 @@ from training.step import check_batch
 SAMPLES = 50000  # images of an FID
 FILE = "plan.json"
 Plan = dict[str, Any]
+WorkOf = Callable[[Program, int, str], costs.Told]
 DRAWS: tuple[tuple[str, Callable[..., Program], str], ...] = (
     ("sampling", programs.score, "sampling"),
     ("likelihood", programs.likelihood, "eval"),
@@ -61,10 +62,13 @@ def make(
     compile: bool = True,
     say: Callable[[str], Any] = lambda line: None,
     draws: bool = True,
+    work: WorkOf = costs.Work,
+    ratios: costs.Ratios | None = None,
 ) -> Plan:
     """The plan, of what JSON knows. `say` gets a line at the start of what takes long.
 
-    Without `draws` it is of training alone.
+    Without `draws` it is of training alone. `work` (program, chips, platform) is asked for what the
+    program before compilation tells, and `ratios` correct it; None: those of `costs.RATIOS`.
     """
     chips = topology.parse(name)
     share = check_batch(config.training, chips.size)
@@ -77,13 +81,12 @@ def make(
         except topology.Absent as error:
             absent = str(error)
             logging.warning("%s", absent)
-    run = functools.partial(_costs, chips=chips, here=here, say=say)
+    ratios = costs.RATIOS[chips.chip.platform] if ratios is None else ratios
+    run = functools.partial(_costs, chips=chips, here=here, say=say, work=work, ratios=ratios)
     step = programs.training(config, config.training.batch_size, chips.size)
-    parts, counted = config.training.accumulation, None
-    if parts > 1:
-        once = programs.without_accumulation(config)
-        counted = programs.training(once, config.training.batch_size, chips.size)
-    estimate, step_costs = run(step, what="the training step", counted=counted, times=parts)
+    estimate, step_costs = run(step, what="the training step")
+    larger = programs.training(config, 2 * step.images, chips.size)
+    twice = ratios.temporaries * work(larger, chips.size, chips.chip.platform).temporaries
     result: Plan = {
         "topology": chips.name,
         "chip": chips.chip.words,
@@ -91,8 +94,11 @@ def make(
         "dtype": config.model.dtype,
         "compiled": bool(here),
         "note": absent,
-        "memory": _memory(config, chips, step, estimate, step_costs),
-        "training": _training(config, chips, step, step_costs),
+        "memory": _memory(chips, step, estimate.temporaries, twice, step_costs),
+        "training": {
+            **_training(config, chips, step, step_costs),
+            "estimate": {"bytes": estimate.traffic, "temporaries": estimate.temporaries},
+        },
     }
     result["advice"] = advice(config, result["memory"], share, chips)
     for title, program, section in DRAWS if draws else ():
@@ -115,30 +121,24 @@ def _costs(
     chips: Topology,
     here: list[Any],
     say: Callable[[str], Any],
+    work: WorkOf,
+    ratios: costs.Ratios,
     what: str,
-    counted: Program | None = None,
-    times: int = 1,
 ) -> tuple[Costs, Costs]:
-    """The costs of a program, whose FLOPs are those of `counted`: the estimate, and the best that
-    can be had."""
-    traced = costs.traced(program, chips.size)
-    same = traced if counted is None else costs.traced(counted, chips.size)
-    number = costs.flops(same, chips.chip.platform)
-    estimate = costs.estimated(program, traced, chips.size, number)
+    """The costs of a program: the estimate, and the best that can be had."""
+    told = work(program, chips.size, chips.chip.platform)
+    estimate = costs.estimated(program, told, chips.size, ratios)
     if not here:
         return estimate, estimate
     say(f"compiling {what} for {chips.size} x {chips.chip.words} ...")
-    return estimate, costs.compiled(program, here, estimate, times)
+    return estimate, costs.compiled(program, here, estimate)
 
 
-def _memory(
-    config: ml_collections.ConfigDict,
-    chips: Topology,
-    step: Program,
-    estimate: Costs,
-    best: Costs,
-) -> Plan:
-    """Bytes on a chip while it trains, and how many images would fit."""
+def _memory(chips: Topology, step: Program, small: float, large: float, best: Costs) -> Plan:
+    """Bytes on a chip while it trains, and how many images would fit.
+
+    `small` and `large` are estimates of the temporaries with these images, and with twice as many.
+    """
     state, batch = step.share(chips.size)
     share, usable = step.images // chips.size, chips.chip.usable
     sections = {
@@ -146,9 +146,6 @@ def _memory(
         "optimiser": costs.nbytes(state.opt_state),
         "averages": costs.nbytes((state.ema_params, state.averages)),
     }
-    larger = programs.training(config, 2 * step.images, chips.size)
-    twice = costs.traced(larger, chips.size)
-    small, large = estimate.temporaries, costs.temporaries(twice)
     fixed, per_image = roofline.line((share, small), (2 * share, large))
     scale = best.temporaries / small if small else 1.0
     largest = roofline.largest_batch(
@@ -156,7 +153,6 @@ def _memory(
         sum(sections.values()) + scale * fixed,
         scale * per_image + costs.nbytes(batch) / share,
     )
-    parts = config.training.accumulation
     return {
         **sections,
         "temporaries": best.temporaries,
@@ -164,7 +160,7 @@ def _memory(
         "usable": usable,
         "there": chips.chip.memory,
         "fits": best.memory <= usable,
-        "largest_batch_estimate": largest // parts * parts * chips.size,
+        "largest_batch_estimate": largest // step.loop * step.loop * chips.size,
     }
 
 

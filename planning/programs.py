@@ -46,6 +46,9 @@ class Program(NamedTuple):
       donated: the numbers of the arguments that the results replace.
       times: how often it runs for a batch of results.
       assumed: True if that is a guess.
+      loop: how often the loop runs that most of it lies in, and whose inside XLA's analyses count
+        once; 1: there is none.
+      without_loop: the same without that loop.
     """
 
     function: Callable[..., Any]
@@ -56,6 +59,8 @@ class Program(NamedTuple):
     donated: tuple[int, ...] = ()
     times: int = 1
     assumed: bool = False
+    loop: int = 1
+    without_loop: Program | None = None
 
     def share(self, chips: int) -> tuple[Tree, ...]:
         """The arguments of one chip."""
@@ -85,7 +90,12 @@ def training(config: ml_collections.ConfigDict, images: int, chips: int) -> Prog
     split: Tree = EVERYWHERE
     if config.training.shard_state:
         state, split = _in_slices(state, chips)
-    return Program(step, (state, batches), (split, STEPS), (split, EVERYWHERE), images, (0,))
+    program = Program(step, (state, batches), (split, STEPS), (split, EVERYWHERE), images, (0,))
+    parts = config.training.accumulation
+    if parts == 1:
+        return program
+    whole = training(_without_accumulation(config), images, chips)
+    return program._replace(loop=parts, without_loop=whole)
 
 
 def _in_slices(state: TrainState, chips: int) -> tuple[TrainState, TrainState]:
@@ -109,9 +119,8 @@ def _in_slices(state: TrainState, chips: int) -> tuple[TrainState, TrainState]:
     return state.replace(**shapes), TrainState(**{**fields, **split})
 
 
-def without_accumulation(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
-    """The same step without the loop over parts of a batch, whose inside XLA's analyses count
-    once."""
+def _without_accumulation(config: ml_collections.ConfigDict) -> ml_collections.ConfigDict:
+    """The same step without the loop over parts of a batch."""
     config = copy.deepcopy(config)
     config.training.accumulation = 1
     return config

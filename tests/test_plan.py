@@ -151,8 +151,7 @@ def test_the_step_of_each_chip_lowers_for_tpus_and_gpus() -> None:
     state, batches = step.share(4)
     assert batches["image"].shape == (1, 2, 1, 1, 2)
     assert state == step.arguments[0]
-    traced = costs.traced(step, 4)
-    flops = [costs.flops(traced, platform) for platform in ("tpu", "cuda")]
+    flops = [costs.Work(step, 4, platform).flops for platform in ("tpu", "cuda")]
     assert flops[0] == flops[1] > 1e4
 
 
@@ -191,9 +190,9 @@ def test_a_state_in_slices_takes_its_share_of_the_memory() -> None:
     for in_slices in (False, True):
         config.training.shard_state = in_slices
         step = programs.training(config, 8, 4)
-        traced = costs.traced(step, 4)
-        assert costs.flops(traced, "tpu") > 1e4
-        estimate = costs.estimated(step, traced, 4, 1e6)
+        work = costs.Work(step, 4, "tpu")
+        assert work.flops > 1e4
+        estimate = costs.estimated(step, work, 4, costs.Ratios())
         state, _ = step.share(4)
         sizes[in_slices] = [costs.nbytes(tree) for tree in (state.params, state.ema_params)]
         sizes[in_slices] += [costs.nbytes((state.opt_state, state.averages)), estimate.memory]
@@ -253,7 +252,8 @@ def test_the_compiler_agrees_with_the_estimate_in_size(name: str) -> None:
         pytest.skip(str(reason))
     config = tiny.config(**SMALL)
     step = programs.training(config, 8, chips.size)
-    estimate = costs.estimated(step, costs.traced(step, chips.size), chips.size, 1e6)
+    work = costs.Work(step, chips.size, chips.chip.platform)
+    estimate = costs.estimated(step, work, chips.size, costs.Ratios())
     compiled = costs.compiled(step, topology.devices(chips), estimate)
     assert compiled.compile_seconds is not None
     assert 0.2 < compiled.arguments / estimate.arguments < 20

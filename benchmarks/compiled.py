@@ -1,0 +1,129 @@
+"""A training step beside the official network's, compiled for chips that are not here.
+
+    python benchmarks/compiled.py --peer=PATH [--config=vp/cifar10_ddpmpp_continuous]
+        [--blocks=N] [--topology v5e:1x1 h100:1] [--folder=runs/compiled] [--contender ours ...]
+
+PATH is a checkout of the official JAX code; both steps are those of one chip with the whole batch,
+through the same compiler with the same options (extras plan-tpu, plan-cuda). What was compiled lies
+in the folder, and is not compiled again: the same command goes on after a stop. A step of CIFAR-10
+takes up to half an hour of CPU each; --blocks makes it smaller, by residual blocks.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import gzip
+import json
+import os
+import pathlib
+import sys
+import time
+from collections.abc import Callable
+from typing import Any
+
+sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
+os.environ.setdefault("JAX_PLATFORMS", "cpu")
+
+from runtime import backend
+
+backend.prepare()
+
+import jax
+import jax.numpy as jnp
+import ml_collections
+from jax.sharding import SingleDeviceSharding
+
+import configs
+import sde_lib
+from benchmarks import peers
+from models.ops import native
+from planning import costs, programs, topology
+from runtime import files
+
+CONTENDERS = ("official", "ours", "ours, bfloat16")
+
+
+def ours(config: ml_collections.ConfigDict, chip: Any, dtype: str) -> Any:
+    """Our step, lowered for the chip."""
+    config = ml_collections.ConfigDict(config.to_dict())
+    config.model.dtype = dtype
+    step = programs.training(config, config.training.batch_size, 1)
+    return costs.lowered(step, [chip])
+
+
+def official(path: str, config: ml_collections.ConfigDict, chip: Any) -> Any:
+    """The official network's step, lowered for the chip."""
+    peer, module = peers.load(path), peers.network(path, config)
+    sde = peers.sde(peer, sde_lib.from_config(config))
+    step = peers.jax_step(peer, module, sde, peers.official_config(config))
+    shape = (config.data.image_size, config.data.image_size, config.data.num_channels)
+    init = functools.partial(peers.init_jax, module, image_shape=shape)
+    state = jax.eval_shape(
+        lambda key: step.init(init(jax.random.key(0)), key), jax.random.PRNGKey(0)
+    )
+    images = jax.ShapeDtypeStruct((config.training.batch_size, *shape), jnp.float32)
+    there = SingleDeviceSharding(chip)
+    arguments = jax.tree.map(
+        lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), (state, images)
+    )
+    return jax.jit(step.step, donate_argnums=0).lower(*arguments)
+
+
+def compiled(path: pathlib.Path, lower: Callable[[], Any]) -> dict[str, Any]:
+    """What the compiler says of a program, from its file or newly compiled; its text beside it."""
+    if path.exists():
+        return files.read_json(path, "remove it")
+    text = lower()
+    start, before = time.monotonic(), time.process_time()
+    executable = text.compile()
+    cost: Any = executable.cost_analysis() or {}
+    memory = executable.memory_analysis()
+    program = executable.as_text()
+    result = {
+        "flops_lowered": float(text.cost_analysis()["flops"]),
+        "flops": cost.get("flops"),
+        "bytes": cost.get("bytes accessed"),
+        "temporaries": memory.temp_size_in_bytes,
+        "peak": memory.peak_memory_in_bytes,
+        "seconds": time.monotonic() - start,
+        "cpu_seconds": time.process_time() - before,
+    }
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with gzip.open(path.with_suffix(".hlo.gz"), "wt") as file:
+        file.write(program)
+    files.write_json(path, result)
+    return result
+
+
+def run() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--peer", help="checkout of the official JAX code")
+    parser.add_argument("--config", default="vp/cifar10_ddpmpp_continuous")
+    parser.add_argument("--blocks", type=int, help="residual blocks of a resolution")
+    parser.add_argument("--topology", nargs="+", default=["v5e:1x1", "h100:1"])
+    parser.add_argument("--contender", nargs="+", default=CONTENDERS, choices=CONTENDERS)
+    parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/compiled"))
+    options = parser.parse_args()
+    config = configs.load(options.config)
+    if options.blocks:
+        config.model.num_res_blocks = options.blocks
+    for name in options.topology:
+        chip, *_ = topology.devices(topology.parse(name))
+        for contender in options.contender:
+            lower = (
+                functools.partial(official, options.peer, config, chip)
+                if contender == "official"
+                else functools.partial(
+                    ours, config, chip, "bfloat16" if "bfloat16" in contender else "float32"
+                )
+            )
+            parts = [options.config.replace("/", "+"), str(options.blocks or "all"), contender]
+            stem = "@".join([*parts, name.replace(":", "_")]).replace(", ", "_")
+            result = compiled(options.folder / f"{stem}.json", lower)
+            print(stem, json.dumps(result), flush=True)
+
+
+if __name__ == "__main__":
+    with native.unused():
+        run()
