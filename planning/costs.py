@@ -27,7 +27,7 @@ class Costs:
     Attributes:
       flops: as XLA counts them in the program before compilation.
       traffic: bytes to and from the chip's memory: as XLA counts them in the compiled program, or
-        estimated.
+        what its kernels read and write (of a GPU, where XLA does not say), or estimated.
       arguments, results, temporaries: bytes in the memory, results in place of arguments left out.
       memory: bytes that are needed at once.
       collectives: see `hlo.collectives`; those of an estimate are the gradients.
@@ -182,19 +182,20 @@ def compiled(program: Program, chips: list[Any], estimate: Costs) -> Costs:
         )
     seconds = time.monotonic() - start
     cost: Any = executable.cost_analysis() or {}
+    compiled_text = executable.as_text()
     memory = executable.memory_analysis()
     results = memory.output_size_in_bytes - memory.alias_size_in_bytes
     arguments, temporaries = memory.argument_size_in_bytes, memory.temp_size_in_bytes
     return Costs(
         flops=estimate.flops,
-        traffic=program.loop * float(cost.get("bytes accessed", 0.0)) or estimate.traffic,
+        traffic=program.loop * float(cost.get("bytes accessed") or hlo.traffic(compiled_text)),
         arguments=arguments,
         results=max(results, 0),
         temporaries=temporaries,
         memory=max(arguments + max(results, 0) + temporaries, memory.peak_memory_in_bytes),
-        collectives=hlo.collectives(executable.as_text()),
+        collectives=hlo.collectives(compiled_text),
         compile_seconds=seconds,
-        traffic_counted="bytes accessed" in cost,
+        traffic_counted=True,
     )
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import configs
 from models.ops import group_norm, native
-from planning import costs, hlo, plan, programs, roofline, table, topology, trace
+from planning import costs, hlo, plan, programs, roofline, topology, trace
 from runtime import experiment
 from runtime.chips import CHIPS, GIB
 from tests import tiny
@@ -69,6 +69,46 @@ def test_collectives_are_read_from_the_compiled_text() -> None:
         "all-gather": {"count": 1, "bytes": 8 * 8 * 4},
         "collective-permute": {"count": 1, "bytes": 16 * 4},
     }
+
+
+KERNELS = """HloModule jit_f, is_scheduled=true
+
+%fused (param_0: f32[1000], param_1: f32[10]) -> f32[10] {
+  %param_0 = f32[1000]{0} parameter(0)
+  %param_1 = f32[10]{0} parameter(1)
+  %part = f32[10]{0} slice(%param_0), slice={[20:30]}
+  ROOT %add = f32[10]{0} add(%part, %param_1)
+}
+
+%body (p.1: f32[10]) -> f32[10] {
+  %p.1 = f32[10]{0} parameter(0)
+  ROOT %double = f32[10]{0:T(256)} multiply(%p.1, %p.1)
+}
+
+ENTRY %main (a: f32[1000], b: f32[10]) -> (f32[10], bf16[2,4]) {
+  %a = f32[1000]{0} parameter(0), metadata={op_name="x(y)"}
+  %b = f32[10]{0} parameter(1)
+  %sum = f32[10]{0} fusion(%a, %b), kind=kLoop, calls=%fused
+  %twice = f32[10]{0} call(%sum), to_apply=%body
+  %conv = (bf16[2,4]{1,0:T(8,128)(2,1)}, u8[16]{0}) custom-call(%twice), custom_call_target="c"
+  %first = bf16[2,4]{1,0} get-tuple-element(%conv), index=0
+  %copy-start = (bf16[2,4]{1,0}, bf16[2,4]{1,0}, u32[]) copy-start(%first)
+  %copy-done = bf16[2,4]{1,0} copy-done(%copy-start)
+  ROOT %out = (f32[10]{0}, bf16[2,4]{1,0}) tuple(%twice, %copy-done)
+}
+"""
+
+
+def test_the_traffic_of_kernels_is_what_they_read_and_write() -> None:
+    """A slice reads what it gives; calls, tuples and fused instructions move nothing themselves."""
+    fusion = 40 + (40 + 40)
+    double = 40 + 2 * 40
+    convolution = 16 + 16 + 40
+    copy = 16 + 16
+    assert hlo.traffic(KERNELS) == fusion + double + convolution + copy
+    assert [i.name for i in hlo.run(hlo.computations(KERNELS)) if i.opcode == "multiply"] == [
+        "double"
+    ]
 
 
 def test_a_ring_sends_twice_what_it_reduces_but_for_a_share() -> None:
@@ -241,10 +281,10 @@ def test_without_a_compiler_one_line_says_which_extra_it_is(
         assert "\n" not in str(refusal.value)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("name", ["v5e:2x2", "h100:2"])
-def test_the_compiler_agrees_with_the_estimate_in_size(name: str) -> None:
-    """Within a factor that is no mistake of units: fusion and padding are the compiler's."""
+def test_a_small_step_is_compiled_where_the_compiler_is_there(name: str) -> None:
+    """It agrees with the estimate within factors that are no mistake of units: fusion and padding
+    are the compiler's."""
     chips = topology.parse(name)
     try:
         topology.require_compiler(chips.chip.platform)
@@ -257,7 +297,6 @@ def test_the_compiler_agrees_with_the_estimate_in_size(name: str) -> None:
     compiled = costs.compiled(step, topology.devices(chips), estimate)
     assert compiled.compile_seconds is not None
     assert 0.2 < compiled.arguments / estimate.arguments < 20
-    assert (
-        compiled.collectives["all-reduce"]["bytes"] >= estimate.collectives["all-reduce"]["bytes"]
-    )
-    assert table.WIDTH == 100
+    sums = [costs.collectives["all-reduce"]["bytes"] for costs in (compiled, estimate)]
+    assert sums[0] == pytest.approx(sums[1], rel=0.02)  # a few gradients are zero when compiled
+    assert 1 < compiled.traffic / estimate.traffic < 50
