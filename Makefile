@@ -1,5 +1,6 @@
 PYTHON ?= python3
-VENV := .venv
+VENV ?= .venv
+MINOR := -c 'import sys; print(*sys.version_info[:2], sep=".")'
 RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
@@ -10,14 +11,19 @@ help:
 	@echo "make demo     install, train on digits, sample, measure: a few minutes on a CPU"
 	@echo "make reproduce-small   the tables of the paper at a small scale: hours on a CPU, resumable"
 	@echo "make test     install, lint, check types, run the tests"
-	@echo "make install  only make .venv: the locked dependencies, and this folder on its path"
+	@echo "make install  only make .venv: the locked dependencies, and this folder on its path;"
+	@echo "              PYTHON=python3.13 chooses the Python: JAX 0.12 from 3.12 on, 0.10 with 3.11"
 	@echo "make hooks    let ruff, mypy and a check of large files look at every commit"
 
 install: $(VENV)/.installed
+ifneq ($(origin PYTHON),file)
+	@had=$$($(RUN) $(MINOR)) wanted=$$($(PYTHON) $(MINOR)); test "$$had" = "$$wanted" || \
+		{ echo "error: $(VENV) is of Python $$had, not $$wanted; make clean, or give another: VENV=.venv$$wanted"; exit 1; }
+endif
 
 $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
-		{ echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.12"; exit 1; }
+		{ echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(RUN) -m pip install --quiet --requirement requirements.lock
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
@@ -45,6 +51,7 @@ hooks: install
 	$(RUN) -m pip install --quiet pre-commit
 	$(RUN) -m pre_commit install
 
+# One lock for every Python: where releases need a newer one than 3.11, it has both, with markers.
 lock: install
 	$(RUN) -m pip install --quiet uv
 	$(RUN) -m uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \

@@ -34,13 +34,11 @@ class Style(NamedTuple):
     pytorch: bool = False
 
 
-def _near_one(key: jax.Array, shape: tuple[int, ...], dtype: jnp.dtype = jnp.float32) -> jax.Array:
+def _near_one(key: jax.Array, shape: tuple[int, ...], dtype: Any = jnp.float32) -> jax.Array:
     return 1.0 + nn.initializers.normal(0.02)(key, shape, dtype)
 
 
-def _scale_and_shift(
-    key: jax.Array, shape: tuple[int, int], dtype: jnp.dtype = jnp.float32
-) -> jax.Array:
+def _scale_and_shift(key: jax.Array, shape: tuple[int, int], dtype: Any = jnp.float32) -> jax.Array:
     classes, size = shape
     near_one = _near_one(key, (classes, size // 3 * 2), dtype)
     return jnp.concatenate([near_one, jnp.zeros((classes, size // 3), dtype)], axis=1)

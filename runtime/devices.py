@@ -34,7 +34,7 @@ def start_platform(name: str | None = None) -> None:
     try:
         jax.devices()
     except (RuntimeError, AssertionError) as error:  # AssertionError: a plugin that is not there
-        wanted = jax.config.jax_platforms  # type: ignore[attr-defined]
+        wanted = jax.config.jax_platforms  # type: ignore[attr-defined, unused-ignore]
         if not wanted:
             raise
         jax.config.update("jax_platforms", None)

@@ -107,7 +107,7 @@ def gamma_of(sigma_rel: float) -> float:
             f"{WIDEST:.3f}"
         )
     s = sigma_rel**-2
-    return float(max(np.roots([1.0, 7.0, 16.0 - s, 12.0 - s]).real.max(), 0.0))
+    return max(float(np.roots([1.0, 7.0, 16.0 - s, 12.0 - s]).real.max()), 0.0)
 
 
 class Combination(NamedTuple):

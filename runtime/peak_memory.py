@@ -80,8 +80,7 @@ def peak(jaxpr: Any) -> int:
             for variable in [*operands, *equation.outvars]:
                 spans.setdefault(variable, [place, place])[1] = place
         elif name == "scan":
-            stacked = equation.outvars[equation.params["num_carry"] :]
-            for variable in [*operands, *stacked]:
+            for variable in [*operands, *_stacked(equation)]:
                 spans.setdefault(variable, [place, place])[1] = place
         inside[place] = max((peak(program) for program in inner(equation)), default=0)
     change = np.zeros(len(jaxpr.eqns) + 1, np.int64)
@@ -103,6 +102,13 @@ def size(variable: Any) -> int:
     """Bytes of the array that a variable of a program stands for."""
     itemsize = getattr(variable.aval.dtype, "itemsize", 4)  # of keys, which are few
     return int(np.prod(variable.aval.shape, dtype=np.int64)) * itemsize
+
+
+def _stacked(scan: Any) -> list[Any]:
+    """The results of a scan that have an entry for each turn; the others are carried."""
+    [body] = inner(scan)
+    pairs = zip(scan.outvars, body.outvars, strict=True)
+    return [whole for whole, entry in pairs if whole.aval.ndim > entry.aval.ndim]
 
 
 def _contracted(equation: Any) -> int:

@@ -172,7 +172,7 @@ def test_guidance_can_be_differentiated_again() -> None:
 def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     half = SMALL.clone(dtype=jnp.bfloat16)
     jaxpr = jax.make_jaxpr(lambda p: half.apply({"params": p}, X, LEVELS))(small_params())
-    convolutions = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
+    convolutions: list[Any] = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
     assert len(convolutions) == 9  # seven of 3x3 pixels, two of one
     assert all(eqn.outvars[0].aval.dtype == jnp.bfloat16 for eqn in convolutions)
     run = quick_jit(lambda x: half.apply({"params": small_params()}, x, LEVELS))

@@ -179,7 +179,7 @@ def test_classes_act_image_by_image_and_none_is_the_null_class() -> None:
 def test_bfloat16_computes_roughly_the_same_and_keeps_float32_outside() -> None:
     half = SMALL.clone(dtype=jnp.bfloat16)
     jaxpr = jax.make_jaxpr(lambda p: half.apply({"params": p}, X, LEVELS))(small_params())
-    convolutions = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
+    convolutions: list[Any] = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
     assert convolutions
     assert all(eqn.outvars[0].aval.dtype == jnp.bfloat16 for eqn in convolutions)
     out = quick_jit(lambda: half.apply({"params": small_params()}, X, LEVELS))()

@@ -148,7 +148,8 @@ def test_bfloat16_network_has_float32_output(small: tuple[ncsn.NCSNv2, Any, Any]
     x, labels = jax.random.normal(jax.random.key(1), (2, 4, 4, 2)), jnp.array([0, 2])
     half = module.clone(dtype=jnp.bfloat16)
     jaxpr = jax.make_jaxpr(half.apply)(params, x, labels)
-    kinds = {eqn.outvars[0].aval.dtype for eqn in jaxpr.eqns if eqn.primitive.name == "conv"}
+    convolutions: list[Any] = [eqn for eqn in jaxpr.eqns if eqn.primitive.name == "conv"]
+    kinds = {eqn.outvars[0].aval.dtype for eqn in convolutions}
     assert kinds == {jnp.dtype("bfloat16")}
     assert jaxpr.out_avals[0].dtype == jnp.float32
 

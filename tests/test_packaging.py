@@ -12,6 +12,7 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.specifiers import SpecifierSet
+from packaging.utils import canonicalize_name
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
@@ -85,6 +86,35 @@ def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
     assert output.split() == [str(ROOT / origin) for origin in origins]
 
 
+def locked(python: str) -> dict[str, str]:
+    """The versions that requirements.lock gives a Python on Linux, by name."""
+    system = {"sys_platform": "linux", "platform_machine": "x86_64", "python_version": python}
+    there = {**system, "python_full_version": f"{python}.0"}
+    versions: dict[str, str] = {}
+    for line in (ROOT / "requirements.lock").read_text().splitlines():
+        if line.lstrip().startswith("#"):
+            continue
+        requirement = Requirement(line)  # a name and a version: no index, no address
+        if requirement.marker is None or requirement.marker.evaluate(there):
+            [exactly] = requirement.specifier
+            assert exactly.operator == "=="
+            assert requirement.name not in versions, f"{requirement.name} twice for {python}"
+            versions[requirement.name] = exactly.version
+    return versions
+
+
+@pytest.mark.parametrize(("python", "jax"), [("3.11", "0.10"), ("3.12", "0.12"), ("3.13", "0.12")])
+def test_the_lock_gives_each_python_its_newest_jax(python: str, jax: str) -> None:
+    """And a version of everything that pyproject.toml asks for, within its pins."""
+    versions = locked(python)
+    assert versions["jax"].startswith(f"{jax}.")
+    assert versions["jaxlib"] == versions["jax"]
+    asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    for requirement in map(Requirement, asked):
+        assert versions[canonicalize_name(requirement.name)] in requirement.specifier
+    assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]
+
+
 def test_the_hosted_ci_begins_with_the_lowest_python_and_jax_that_are_admitted() -> None:
     workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
     matrix = workflow["jobs"]["versions"]["strategy"]["matrix"]
@@ -97,6 +127,15 @@ def test_the_hosted_ci_begins_with_the_lowest_python_and_jax_that_are_admitted()
     [lowest] = [part.version for part in constraints["lowest"].specifier]
     assert floors == [lowest.removesuffix(".0")]
     assert not constraints["newest"].specifier  # the newest that the pins admit
+
+
+def test_the_hosted_ci_checks_every_jax_that_is_locked() -> None:
+    workflow = yaml.safe_load((ROOT / ".github" / "workflows" / "ci.yml").read_text())
+    checked, every = (
+        {locked(python)["jax"] for python in workflow["jobs"][job]["strategy"]["matrix"]["python"]}
+        for job in ("checks", "versions")
+    )
+    assert checked == every
 
 
 def test_the_citation_is_of_this_version() -> None:

@@ -108,7 +108,7 @@ def learning_rate(
 
 
 def clip_by_norm(
-    limit: float, rule: str, norm: Callable[[Any], jax.Array] = optax.global_norm
+    limit: float, rule: str, norm: Callable[[Any], jax.Array] = optax.tree.norm
 ) -> optax.GradientTransformation:
     """Scales gradients whose global norm n exceeds `limit`.
 
@@ -143,7 +143,7 @@ def make_optimizer(
     weight_decay: float = 0.0,
     clip_rule: str = "max",
     name: str = "Adam",
-    norm: Callable[[Any], jax.Array] = optax.global_norm,
+    norm: Callable[[Any], jax.Array] = optax.tree.norm,
 ) -> optax.GradientTransformation:
     """One of `OPTIMIZERS`, by default Adam as the official code runs it.
 
@@ -190,5 +190,5 @@ def from_config(config: ml_collections.ConfigDict) -> optax.GradientTransformati
         weight_decay=optim.weight_decay,
         clip_rule=optim.clip_rule,
         name=optim.optimizer,
-        norm=sliced_norm if config.training.shard_state else optax.global_norm,
+        norm=sliced_norm if config.training.shard_state else optax.tree.norm,
     )

@@ -108,7 +108,7 @@ def make_train_step(
             return layout.apply_in_slices(apply, state, grads, axis_name), metrics
         if axis_name:
             metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
-        metrics["gradient_norm"] = optax.global_norm(grads)
+        metrics["gradient_norm"] = optax.tree.norm(grads)
         return apply(state, grads), metrics
 
     return lambda state, batches: jax.lax.scan(one_step, state, batches)

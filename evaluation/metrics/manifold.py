@@ -54,7 +54,7 @@ def precision_recall(
     precise = 0
     for distances in _squared_distances(generated, real):
         rows = slice(distances.first, distances.first + len(distances.values))
-        precise += (distances.values <= real_radii).any(axis=1).sum()
+        precise += int((distances.values <= real_radii).any(axis=1).sum())
         recalled |= (distances.values <= generated_radii[rows, None]).any(axis=0)
     return PrecisionRecall(float(precise / len(generated)), float(recalled.mean()))
 
@@ -72,7 +72,7 @@ def density_coverage(
     balls = 0
     for distances in _squared_distances(generated, real):
         inside = distances.values <= radii
-        balls += inside.sum()
+        balls += int(inside.sum())
         covered |= inside.any(axis=0)
     return DensityCoverage(float(balls / (k * len(generated))), float(covered.mean()))
 
