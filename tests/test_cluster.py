@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from absl import logging
 
-from runtime import cluster, rendezvous
+from runtime import cluster, rendezvous, watch
 from runtime.checkpoints import Checkpoints
 from runtime.errors import Refused
 from runtime.rendezvous import Member
 from tests import network
 from tests.marks import slow
+from tests.pod import Pod, pod
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BY_HAND = ("host:1234", "2", "1")
@@ -183,6 +184,7 @@ def test_processes_that_met_are_joined(environment: Any, monkeypatch: pytest.Mon
     assert member == ("host:1", 1, 0)
     assert options["cluster_detection_method"] == "deactivate"
     assert 30 < options["initialization_timeout"] <= 60
+    assert options["heartbeat_timeout_seconds"] > watch.STILLNESS
 
 
 def free_port() -> int:
@@ -290,6 +292,26 @@ def test_strangers_at_the_door_are_left_alone() -> None:
     assert list(results[0]) == [1]
 
 
+def test_what_process_0_says_just_after_the_beginning_is_heard() -> None:
+    first, second = members(2, 0, 1)
+    results: list[Any] = []
+
+    def begin() -> None:
+        with rendezvous._listener(first, time.monotonic() + 10) as listener:
+            link = rendezvous.Link(listener.accept()[0])
+            link.receive()
+            link.socket.sendall(b'{"go": true}\n{"goodbye": true, "failure": "it is full"}\n')
+            results.append(link)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    (link,) = rendezvous.meet(second, {}, 10.0).values()
+    thread.join(10)
+    assert link.receive() == [{"goodbye": True, "failure": "it is full"}]
+    link.close()
+    results[0].close()
+
+
 @contextlib.contextmanager
 def connected(member: Member) -> Iterator[socket.socket]:
     for _ in range(100):
@@ -333,13 +355,15 @@ def test_hosts_compare_what_they_compute_with() -> None:
 # A process of a cluster, without JAX; it ends by itself after what its last argument says.
 PROCESS = """
     import sys, time
-    from runtime import cluster, endings, rendezvous
+    from runtime import cluster, endings, rendezvous, watch
     index, address = int(sys.argv[1]), sys.argv[2]
     member = rendezvous.Member(address, 3, index)
+    if sys.argv[3] == "short":
+        watch.BEAT, watch.STILLNESS = 0.1, 3.0
     with endings.in_one_line():
         print("waits", flush=True)
         links = rendezvous.meet(member, {}, 20.0)
-        cluster._Joined.watch = rendezvous.Watch(member, links)
+        cluster._Joined.watch = watch.Watch(member, links)
         print("met", flush=True)
         if sys.argv[3] == "end":
             sys.exit(0)
@@ -381,6 +405,27 @@ def test_the_others_end_with_a_line_when_one_is_killed(victim: int) -> None:
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_one_that_stands_still_ends_all_with_a_line(victim: int) -> None:
+    processes = three("short", "short", "short")
+    for process in processes:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["waits\n", "met\n"]
+    time.sleep(4)
+    assert [process.poll() for process in processes] == [None] * 3
+    os.kill(processes[victim].pid, signal.SIGSTOP)
+    others = [process for index, process in enumerate(processes) if index != victim]
+    name = f"error: process {victim} of 3 (127.0.0.1)"
+    line = f"{name} stands still, for 3 s; the same command goes on from what is on disk\n"
+    assert ends(others) == [(1, line)] * 2
+    os.kill(processes[victim].pid, signal.SIGCONT)
+    ((code, text),) = ends([processes[victim]])
+    assert code == 1
+    assert text.count("\n") == 1
+    assert text.startswith("error: process ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_a_signal_ends_the_wait_for_others_with_a_line(number: int) -> None:
     (process,) = three("wait")
@@ -404,80 +449,6 @@ def test_a_failure_on_one_host_is_said_on_all(who: int) -> None:
 @pytest.mark.slow
 def test_processes_that_end_as_they_should_say_nothing() -> None:
     assert ends(three("end", "end", "end")) == [(0, "")] * 3
-
-
-pod = pytest.mark.skipif("not network.possible()", reason="this machine lets nobody make networks")
-"""Marks tests whose processes are on hosts of their own."""
-
-TRAINING = (
-    "--mode=train",
-    "--config=configs/toy/mixture_dsm_vp.py",
-    "--distributed",
-    "--config.training.batch_size=48",
-    "--config.training.n_jitted_steps=5",
-    "--config.training.snapshot_freq_for_preemption=50",
-    "--config.training.snapshot_sampling=False",
-    "--config.training.eval_freq=1000",
-)
-
-
-class Pod:
-    """Three hosts that train together, in one network and with one disk."""
-
-    def __init__(self, net: network.Network, folder: pathlib.Path) -> None:
-        self.net, self.folder, self.port = net, folder, 7000
-        self.numbers: list[int] = []
-
-    def start(self, workdir: str, *more: str, hosts: tuple[int, ...] = (0, 1, 2)) -> None:
-        """Starts the program on some of the hosts."""
-        self.port += 1
-        options = (*TRAINING, f"--workdir={self.folder / workdir}", *more)
-        self.numbers = []
-        for host in hosts:
-            given = by_hand(f"10.9.0.1:{self.port}", "3", str(host))
-            flag = "--xla_force_host_platform_device_count=1"
-            places = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag, **given}
-            self.begin(host, [sys.executable, "main.py", *options], places)
-
-    def begin(self, host: int, command: list[str], places: dict[str, str]) -> None:
-        """Starts a command on a host."""
-        output = str(self.folder / f"{host}.txt")
-        request = {"host": host, "environment": places, "output": output}
-        self.numbers.append(self.net.ask(start=command, **request))
-
-    def send(self, host: int, number: int) -> None:
-        """Sends a signal to the program on a host."""
-        self.net.ask(signal=number, to=self.numbers[host])
-
-    def saved(self, workdir: str) -> list[int]:
-        """The steps of which there is a checkpoint."""
-        folder = self.folder / workdir / "checkpoints"
-        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-    def await_step(self, workdir: str) -> None:
-        """Waits for a checkpoint that is not there yet."""
-        deadline, before = time.monotonic() + 600, self.saved(workdir)
-        while self.saved(workdir) == before:
-            assert time.monotonic() < deadline, self.text(0)
-            time.sleep(0.05)
-
-    def train_through(self, begin: Callable[[], Any], seconds: int, end: Callable[[], Any]) -> None:
-        """Trains to the end, though something begins at the first checkpoint, and lasts a while."""
-        self.start("run", "--config.training.n_iters=400")
-        self.await_step("run")
-        begin()
-        time.sleep(seconds)
-        end()
-        assert [code for code, _ in self.ends()] == [0, 0, 0], self.text(0)
-
-    def text(self, host: int) -> str:
-        return (self.folder / f"{host}.txt").read_text()
-
-    def ends(self) -> list[tuple[int, str]]:
-        """Exit codes and last lines, of all."""
-        codes = [self.net.ask(wait=number) for number in self.numbers]
-        texts = [self.text(host).rstrip("\n") for host in range(len(codes))]
-        return [(code, text.rpartition("\n")[2]) for code, text in zip(codes, texts, strict=True)]
 
 
 @pytest.fixture
@@ -513,13 +484,11 @@ def test_a_killed_host_ends_the_others_and_the_restart_continues_to_the_bit(
         assert end == (1, line) if host != victim else end[0] == -9, end
     assert time.monotonic() - begin < 20
     assert hosts.saved("killed")[-1] < 300
-    hosts.start("killed", length)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.finish("killed", length)
     assert "resuming at step" in hosts.text(0)
-    hosts.start("whole", length)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.finish("whole", length)
     whole, killed = (
-        Checkpoints(hosts.folder / run / "checkpoints").restore() for run in ("whole", "killed")
+        Checkpoints(hosts.workdir(run) / "checkpoints").restore() for run in ("whole", "killed")
     )
     assert whole.step == killed.step == 300
     before, after = (jax.tree.leaves(restored.state) for restored in (whole, killed))
