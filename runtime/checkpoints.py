@@ -180,10 +180,11 @@ class Checkpoints:
         """
         if self._manager is None or self._pending is None:
             return  # on all processes
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._failure(error) from error
+        with hosts.together() if hosts.several_disks() else contextlib.nullcontext():
+            try:
+                self._manager.wait_until_finished()
+            except Exception as error:
+                raise self._failure(error) from error
         self._pending = None
 
     def restore(self, template: PyTree = None, step: int | str | None = None) -> Restored:

@@ -8,6 +8,7 @@ named in one line on every host. The connections stay, for `watch`. No JAX in he
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -24,6 +25,7 @@ GREETING = "score_sde meets"
 RETRY = 0.3  # seconds between attempts to reach process 0
 LINGER = 10.0  # seconds in which latecomers are told why it does not begin
 SILENCE = 40  # seconds without any answer of a host's kernel, after which it is given up
+RTO_MAX_MS = 44  # Linux's option for how long it waits at most before it sends anew
 GRACE = 5.0  # seconds that a process has to end by itself after another one failed
 LONGEST = 1 << 20  # bytes of a message
 
@@ -71,6 +73,8 @@ class Link:
         for option, value in {**seconds, "TCP_USER_TIMEOUT": 1000 * SILENCE}.items():
             if hasattr(socket, option):  # not on every system
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        with contextlib.suppress(OSError):  # before Linux 6.15
+            connection.setsockopt(socket.IPPROTO_TCP, RTO_MAX_MS, 5000)
 
     def send(self, **message: Any) -> None:
         """Sends a message; one to a process that is gone is lost."""

@@ -73,17 +73,16 @@ class Steps:
         self._thread.start()
 
     def wait_until_finished(self) -> None:
-        """Blocks until the step is written, on every process.
+        """Blocks until this process has written the step, if it does.
 
         Raises:
-          ValueError, OSError: it is not.
+          Exception: it could not.
         """
         if self._thread is not None:
             self._thread.join()
         error, self._thread, self._error = self._error, None, None
-        with hosts.together():
-            if error is not None:
-                raise error
+        if error is not None:
+            raise error
 
     def close(self) -> None:
         """Nothing is left open."""
@@ -118,6 +117,15 @@ class BucketSteps(Steps):
     """`Steps` in a bucket."""
 
     directory: BucketPath
+
+    def wait_until_finished(self) -> None:
+        """Blocks until the step is in the bucket, on every process.
+
+        Raises:
+          ValueError, OSError: it is not.
+        """
+        with hosts.together():
+            super().wait_until_finished()
 
     def _put(self, step: int, arrays: dict[str, np.ndarray], items: dict[str, Any]) -> None:
         self._remove(step)  # the rest of one that was not finished

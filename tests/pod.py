@@ -22,7 +22,7 @@ TRAINING = (
     "--distributed",
     "--config.training.batch_size=48",
     "--config.training.n_jitted_steps=5",
-    "--config.training.snapshot_freq_for_preemption=50",
+    "--config.training.snapshot_freq_for_preemption=10",
     "--config.training.snapshot_sampling=False",
     "--config.training.eval_freq=1000",
 )
@@ -77,12 +77,16 @@ class Pod:
 
     def train_through(self, begin: Callable[[], Any], seconds: int, end: Callable[[], Any]) -> None:
         """Trains to the end, though something begins at the first checkpoint, and lasts a while."""
-        self.start("run", "--config.training.n_iters=400")
+        self.start("run", "--config.training.n_iters=100")
         self.await_step("run")
         begin()
         time.sleep(seconds)
         end()
         assert [code for code, _ in self.ends()] == [0, 0, 0], self.text(0)
+
+    def await_end(self, host: int) -> None:
+        """Waits until the program on a host ends."""
+        self.net.ask(wait=self.numbers[host])
 
     def finish(self, workdir: str, *more: str) -> None:
         """Starts the program and waits for its good end."""

@@ -156,29 +156,26 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod, more: tuple[str, ...]
     more = (
         *more,
         "--config.training.ema_profiles=(0.1,)",
-        "--config.training.ema_snapshot_freq=50",
+        "--config.training.ema_snapshot_freq=10",
     )
-    machines.finish("whole", f"{LENGTH}=200", *more)
-    machines.finish("run", f"{LENGTH}=100", *more)
-    assert [machines.saved("run", host) for host in range(3)] == [[50, 100]] * 3
+    machines.finish("whole", f"{LENGTH}=40", *more)
+    machines.finish("run", f"{LENGTH}=20", *more)
+    assert [machines.saved("run", host) for host in range(3)] == [[10, 20]] * 3
     shutil.rmtree(machines.workdir("run", 0))
-    machines.finish("run", f"{LENGTH}=150", *more)
-    assert "resuming at step 100" in machines.text(0)
+    machines.finish("run", f"{LENGTH}=30", *more)
+    assert "resuming at step 20" in machines.text(0)
     shutil.rmtree(machines.workdir("run", 2))
-    machines.finish("run", f"{LENGTH}=200", *more)
-    assert "resuming at step 150" in machines.text(0)
+    machines.finish("run", f"{LENGTH}=40", *more)
+    assert "resuming at step 30" in machines.text(0)
     for name in ("run", "whole"):
-        assert [machines.saved(name, host)[-1] for host in range(3)] == [200] * 3
+        assert [machines.saved(name, host)[-1] for host in range(3)] == [40] * 3
     expected, *others = states(machines, "whole") + states(machines, "run")
     for state in others:
         assert state.keys() == expected.keys()
         for name, array in expected.items():
             np.testing.assert_array_equal(state[name], array)
     lines = (machines.workdir("run") / "metrics.jsonl").read_text().splitlines()
-    whole = (machines.workdir("whole") / "metrics.jsonl").read_text().splitlines()
-    assert [json.loads(line)["step"] for line in lines] == [
-        json.loads(line)["step"] for line in whole
-    ]
+    assert [json.loads(line)["step"] for line in lines] == [20, 30, 40]
     shutil.rmtree(machines.workdir("run", 0))
     shutil.rmtree(machines.workdir("run", 1) / "ema")
     sample = (
@@ -186,7 +183,7 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod, more: tuple[str, ...]
         "--config.sampling.num_samples=60",
         "--config.sampling.batch_size=60",
     )
-    weights = "--config.eval.ema=posthoc:0.1@150"
+    weights = "--config.eval.ema=posthoc:0.1@30"
     images = []
     for name in ("run", "whole"):
         machines.finish(name, *more, *sample, weights)
@@ -196,24 +193,46 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod, more: tuple[str, ...]
 
 @pod
 @pytest.mark.slow
+def test_a_disk_that_is_full_ends_all_with_a_line(machines: Pod) -> None:
+    """What the others have written by then is what the run goes on from."""
+    small = machines.folder / "disk2"
+    small.mkdir()
+    machines.net.ask(mount=str(small), kilobytes=2500)  # one checkpoint
+    machines.start("run", f"{LENGTH}=4000")
+    (code, line), *others = machines.ends()
+    assert others == [(code, line)] * 2
+    folder = machines.workdir("run", 2) / "checkpoints"
+    assert (code, line) == (
+        1,
+        "error: process 2 of 3 (host2): checkpoint of step 20 could not be written to "
+        f"{folder} (No space left on device); the last good step is 10",
+    )
+    assert machines.saved("run", 0) == machines.saved("run", 1) == [10, 20]
+    machines.net.ask(mount=str(small), kilobytes=25000)
+    machines.finish("run", f"{LENGTH}=30")
+    assert "resuming at step 20" in machines.text(0)
+
+
+@pod
+@pytest.mark.slow
 def test_disks_of_two_runs_are_refused_on_every_host(machines: Pod) -> None:
-    machines.finish("run", f"{LENGTH}=100")
+    machines.finish("run", f"{LENGTH}=10")
     folder = machines.workdir("run", 2) / "checkpoints"
     restored = Checkpoints(folder).restore()
     other = {name: np.copy(array) for name, array in restored.state.items()}
     other["params/" + next(n for n in other if n.startswith("params/"))[7:]] += 1
     kept = folder.rename(folder.with_name("kept"))
-    for step in (100, 300):
+    for step in (10, 30):
         shutil.rmtree(folder, ignore_errors=True)
         written = Checkpoints(folder)
         data_state = {**restored.data_state, "step": step}
         written.save(step, other, data_state, restored.config_json)
         written.wait()
-        machines.start("run", f"{LENGTH}=400")
+        machines.start("run", f"{LENGTH}=40")
         (code, line), *others = machines.ends()
         assert others == [(code, line)] * 2
         assert code == 1
-        words = "two different ones" if step == 100 else "none in common"
+        words = "two different ones" if step == 10 else "none in common"
         assert f"(host2:{folder})" in line
         assert words in line
     shutil.rmtree(folder)
@@ -221,7 +240,7 @@ def test_disks_of_two_runs_are_refused_on_every_host(machines: Pod) -> None:
     path = machines.workdir("run", 1) / "config.json"
     stored = json.loads(path.read_text())
     path.write_text(json.dumps({**stored, "seed": 77}))
-    machines.start("run", f"{LENGTH}=400")
+    machines.start("run", f"{LENGTH}=40")
     line = f"error: process 1 of 3 (host1): {path} belongs to another run: seed"
     for code, end in machines.ends():
         assert code == 1
