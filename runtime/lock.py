@@ -73,6 +73,12 @@ def _on_other_disks(folder: pathlib.Path, what: str, needed: bool, job: str) -> 
         several = devices.on_any(locks and not devices.is_primary())
         one = devices.on_all(beside or devices.is_primary())
         shared = False if several else True if one else None
+        if several and devices.is_primary():
+            print(
+                f"{folder} is on several disks: each keeps the run, and results are on this one "
+                f"alone ({socket.gethostname()})",
+                flush=True,
+            )
         with hosts.disks(locks, shared):
             yield
 

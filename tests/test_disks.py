@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from jax.experimental import multihost_utils
 
 from runtime import hosts
 from runtime.checkpoints import Checkpoints
@@ -121,6 +123,50 @@ def test_an_error_that_all_have_is_said_as_it_is(monkeypatch: pytest.MonkeyPatch
     Group(monkeypatch, [same, same])
     with pytest.raises(ValueError, match=r"^it is damaged$"), hosts.together():
         raise ValueError("it is damaged")
+
+
+class Wire:
+    """Stands for `broadcast_one_to_all`: what the first process sends, the second one receives."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.sent: list[np.ndarray] = []
+        monkeypatch.setattr(jax, "process_count", lambda: 2)
+        monkeypatch.setattr(multihost_utils, "broadcast_one_to_all", self.broadcast)
+
+    def broadcast(self, array: Any, is_source: bool) -> np.ndarray:
+        if is_source:
+            self.sent.append(np.array(array))
+            return self.sent[-1]
+        received = self.sent.pop(0)
+        assert received.shape == np.shape(array)
+        return received
+
+
+def test_arrays_arrive_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "step": np.int32(7).reshape(()),
+        "kernel": rng.standard_normal((3, 50)).astype(np.float32).T,
+        "half": jnp.asarray(rng.standard_normal(9), jnp.bfloat16).__array__(),
+        "nothing": np.zeros((0, 3)),
+        "key": np.array([1, 2], np.uint32),
+    }
+    monkeypatch.setattr(hosts, "CHUNK", 256)
+    wire = Wire(monkeypatch)
+    hosts._sent(0, arrays, {"config": "ä"})
+    monkeypatch.setattr(jax, "process_index", lambda: 1)
+    kept = [np.array(array) for array in wire.sent]
+    received, more = hosts._sent(0, None, None)
+    assert more == {"config": "ä"}
+    assert received.keys() == arrays.keys()
+    for name, array in arrays.items():
+        assert received[name].dtype == array.dtype
+        assert received[name].shape == array.shape
+        np.testing.assert_array_equal(received[name], array)
+    kept[-1][0] ^= 1
+    wire.sent = kept
+    with pytest.raises(ValueError, match="was damaged on its way from another process"):
+        hosts._sent(0, None, None)
 
 
 def test_a_single_process_asks_nobody() -> None:
