@@ -17,7 +17,6 @@ import pathlib
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -160,7 +159,7 @@ def write(path: pathlib.Path, text: str) -> None:
     path.with_suffix(".part").rename(path)
 
 
-def prepared(config: Any) -> tuple[Callable[..., Any], Any, Any]:
+def prepared(config: Any) -> tuple[Any, Any, Any]:
     """The step, the state and batches on this host's devices."""
     dataset = data.from_config(config, "train")
     parts = experiment.build(config)

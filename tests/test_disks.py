@@ -144,7 +144,7 @@ class Wire:
 
 def test_arrays_arrive_as_they_were(monkeypatch: pytest.MonkeyPatch) -> None:
     rng = np.random.default_rng(0)
-    arrays = {
+    arrays: dict[str, Any] = {
         "step": np.int32(7).reshape(()),
         "kernel": rng.standard_normal((3, 50)).astype(np.float32).T,
         "half": jnp.asarray(rng.standard_normal(9), jnp.bfloat16).__array__(),
@@ -196,11 +196,10 @@ def states(machines: Pod, run: str) -> list[dict[str, np.ndarray]]:
 
 @pod
 @pytest.mark.slow
-@pytest.mark.parametrize("more", [(), ("--config.training.shard_state=True",)])
-def test_a_disk_that_is_lost_is_made_up_for(machines: Pod, more: tuple[str, ...]) -> None:
+def test_a_disk_that_is_lost_is_made_up_for(machines: Pod) -> None:
     """The run goes on to the bit, whoever's it was, and samples are the same."""
     more = (
-        *more,
+        "--config.training.shard_state=True",
         "--config.training.ema_profiles=(0.1,)",
         "--config.training.ema_snapshot_freq=10",
     )
@@ -222,8 +221,7 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod, more: tuple[str, ...]
             np.testing.assert_array_equal(state[name], array)
     lines = (machines.workdir("run") / "metrics.jsonl").read_text().splitlines()
     assert [json.loads(line)["step"] for line in lines] == [20, 30, 40]
-    shutil.rmtree(machines.workdir("run", 0))
-    shutil.rmtree(machines.workdir("run", 1) / "ema")
+    shutil.rmtree(machines.workdir("run", 0))  # the second one alone has early averages
     sample = (
         "--mode=sample",
         "--config.sampling.num_samples=60",
