@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib.metadata
 import json
@@ -20,7 +21,7 @@ from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
 from generation import examples
-from runtime import devices, errors, experiment, figures, files
+from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
 from training.objective import objective_from_config
@@ -289,12 +290,13 @@ def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> lis
     frequency = config.training.snapshot_freq
     run = open_run(config, workdir, training=False)
     steps = {i * frequency for i in range(first, last + 1)}
-    stored = [str(step) for step in run.steps() if step in steps]
+    present = run.steps_anywhere()
+    stored = [str(step) for step in present if step in steps]
     if not stored:
         raise FileNotFoundError(
             f"{run.directory} has none of the checkpoints of steps "
             f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
-            f"training.snapshot_freq); there are {run.steps()}"
+            f"training.snapshot_freq); there are {present}"
         )
     return stored
 
@@ -376,7 +378,7 @@ def evaluate_each(
     runs, plan = {}, planned(config, workdir)
     for name, variant in plan.items():
         path = workdir / eval_folder / name / "results.json"
-        stored = results_in(path)
+        stored = hosts.by_primary(functools.partial(results_in, path))
         if is_finished(stored, variant, workdir):
             remove_shards(variant, path.parent, stored)
             runs[name] = stored

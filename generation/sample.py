@@ -14,7 +14,7 @@ import sampling
 from configs.stored import config_differences
 from generation import examples
 from generation.generator import Generator
-from runtime import devices, errors, experiment, files
+from runtime import devices, errors, experiment, files, hosts
 from runtime.arrays import NUMBER, read_shard
 from runtime.workdir import restore
 
@@ -45,8 +45,12 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     origin = {"step": trained.step, "weights_sha256": trained.sha256}
     origin |= {"sampling": config.sampling.to_dict(), "config": experiment.settings(config)}
     origin |= {"ema": config.eval.ema} if config.eval.ema else {}
-    refuse_others(folder, origin)
-    numbers = missing(folder, config.sampling.num_samples, kind, parts.image_shape)
+
+    def left() -> list[int]:
+        refuse_others(folder, origin)
+        return missing(folder, config.sampling.num_samples, kind, parts.image_shape).tolist()
+
+    numbers = np.array(hosts.by_primary(left), np.int32)  # others may not see what is there
     for i, (indices, batch) in enumerate(generator(trained.params, numbers)):
         if devices.is_primary():
             if i == 0:
@@ -114,8 +118,7 @@ def missing(
             stored |= {int(i) for i in read_shard(path, row)["index"]}
         except ValueError as error:
             logging.warning("%s; its samples are drawn again", errors.one_line(error))
-            if devices.is_primary():
-                path.unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
     return np.array([i for i in range(count) if i not in stored], np.int32)
 
 

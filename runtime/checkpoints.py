@@ -17,32 +17,21 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import zlib
-from collections.abc import Iterator
-from typing import Any, NamedTuple
+import socket
+from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
 from orbax.checkpoint import checkpoint_managers
 
-from runtime import errors, files, orbax_handlers
+from runtime import devices, errors, files, hosts, orbax_handlers, stored_step
 from runtime.arrays import PyTree, checksum, flatten, unflatten
-from runtime.bucket_steps import BucketSteps
 from runtime.buckets import BucketError
-
-
-class Restored(NamedTuple):
-    """One step, as `Checkpoints.restore` reads it."""
-
-    step: int
-    state: PyTree  # shaped as the template; {name: array} without one
-    data_state: Any
-    config_json: str
+from runtime.disks import Disk, merged
+from runtime.step_writers import Steps, is_finished
+from runtime.stored_step import Restored, crc_of_json, reason
 
 
 class Checkpoints:
@@ -50,7 +39,9 @@ class Checkpoints:
 
     Nothing on disk changes before the first `save`, so a reader may share the directory with a
     running training. Under `jax.distributed` every process calls every method with equal
-    arguments; process 0 writes, all read.
+    arguments; process 0 writes, all read. Where they have disks of their own one of each disk
+    writes, and what one lacks it gets from another (see `hosts`): `steps`, `metrics` and `config`
+    are of this disk, `everywhere` and `restore` of all.
 
     Args:
       directory: created by the first save.
@@ -79,7 +70,7 @@ class Checkpoints:
         if keep_every is not None:
             policies.append(checkpoint_managers.EveryNSteps(keep_every))
         self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
-        self._manager: ocp.CheckpointManager | BucketSteps | None = None
+        self._manager: ocp.CheckpointManager | Steps | None = None
         self._pending: int | None = None
         self._damaged: set[int] = set()
         self._warned = False  # of what is not a step
@@ -95,7 +86,7 @@ class Checkpoints:
             return []
         numbers, others = [], []
         for path in self.directory.iterdir():
-            if orbax_handlers.is_finished(path):
+            if is_finished(path):
                 numbers.append(int(path.name))
             elif path.name.isdecimal() and path.exists():
                 others.append(path)
@@ -144,11 +135,12 @@ class Checkpoints:
         arrays = flatten(state)
         items = {"data": orbax_handlers.to_json(data_state), "config": json.loads(config_json)}
         self.wait()
-        if step <= max(set(self.steps()) - self._damaged, default=-1):
+        newer = step > max(set(self.steps()) - self._damaged, default=-1)
+        if not (devices.on_any(newer) if hosts.several_disks() else newer):
             return False
         body: dict[str, Any] = {
             "leaves": {name: checksum(array) for name, array in arrays.items()},
-            **{name: _crc_json(item) for name, item in items.items()},
+            **{name: crc_of_json(item) for name, item in items.items()},
             "step": step,
             "metric": None if metric is None or math.isnan(metric) else float(metric),
         }
@@ -160,7 +152,7 @@ class Checkpoints:
                 force=True,
                 args=ocp.args.Composite(
                     state=orbax_handlers.Archive(arrays),
-                    checksums=ocp.args.JsonSave({"body": body, "crc32": _crc_json(body)}),
+                    checksums=ocp.args.JsonSave({"body": body, "crc32": crc_of_json(body)}),
                     **{name: ocp.args.JsonSave({"value": item}) for name, item in items.items()},
                 ),
             )
@@ -175,7 +167,7 @@ class Checkpoints:
         path = self.directory / str(step)
         if files.in_bucket(path):  # there it is the rest of a step, which is put again
             return
-        if jax.process_index() == 0 and path.exists() and not orbax_handlers.is_finished(path):
+        if hosts.is_writer() and path.exists() and not is_finished(path):
             aside = self.directory / f"{step}.not-a-checkpoint"
             logging.warning("%s is not a checkpoint; it is moved to %s", path, aside)
             path.rename(aside)
@@ -187,11 +179,12 @@ class Checkpoints:
           OSError: it could not be written (disk full, ...). Earlier steps are untouched.
         """
         if self._manager is None or self._pending is None:
-            return
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            raise self._failure(error) from error
+            return  # on all processes
+        with hosts.together() if hosts.several_disks() else contextlib.nullcontext():
+            try:
+                self._manager.wait_until_finished()
+            except Exception as error:
+                raise self._failure(error) from error
         self._pending = None
 
     def restore(self, template: PyTree = None, step: int | str | None = None) -> Restored:
@@ -212,23 +205,43 @@ class Checkpoints:
         candidates = self._candidates("latest" if step is None else step)
         damages = []
         for candidate, alternative in zip(candidates, [*candidates[1:], None], strict=True):
-            try:
-                contents = self._read(candidate)
-            except (MemoryError, PermissionError, BucketError):
-                raise
-            except Exception as error:
-                path = self.directory / str(candidate)
-                if candidate not in self.steps():  # a running training has just retired it
-                    return self.restore(template, step)
-                damages.append(f"checkpoint {path} is damaged: {_reason(error)}")
-                self._damaged.add(candidate)
-                if alternative is not None:
-                    logging.warning("%s; falling back to step %d", damages[-1], alternative)
-            else:
+            contents, damage = self._of_any(candidate)
+            if contents is not None:
                 return self._fitted(contents, template)
+            if not damage:  # a running training has just retired it
+                return self.restore(template, step)
+            damages.append(damage)
+            if alternative is not None:
+                logging.warning("%s; falling back to step %d", damage, alternative)
         if len(candidates) > 1:
             damages.insert(0, f"every checkpoint in {self.directory} is damaged")
         raise ValueError("; ".join([*damages[:2], self._way_out(candidates)]))
+
+    def _of_any(self, step: int) -> tuple[Restored | None, str]:
+        """One step, of this disk or another process's, or else how it is damaged; nothing where it
+        is nowhere any more."""
+        path, contents, damage = self.directory / str(step), None, ""
+        if step in self.steps() or not hosts.maybe_several_disks():
+            try:
+                contents = self._read(step)
+            except (MemoryError, PermissionError, BucketError):
+                raise
+            except Exception as error:
+                if step in self.steps():
+                    damage = f"checkpoint {path} is damaged: {reason(error)}"
+                    self._damaged.add(step)
+        if not hosts.maybe_several_disks():
+            return contents, damage
+        arrays, more = (None, None) if contents is None else (contents.state, _more(contents))
+        shared = hosts.from_any(arrays, more)
+        if shared is None:
+            damages = [each for each in hosts.texts(damage) if each]
+            return None, damage or (damages[0] if damages else "")
+        if damage:
+            logging.warning("%s; another process has it", damage)
+        arrays, more = shared
+        data_state = orbax_handlers.from_json(more["data"])
+        return Restored(step, arrays, data_state, more["config"]), ""
 
     def _way_out(self, damaged: list[int]) -> str:
         """What to do where `damaged`, all steps that were asked for, are."""
@@ -242,20 +255,43 @@ class Checkpoints:
         metrics = {}
         for step in self.steps():
             try:
-                metric = self._checksums(step)["metric"]
-            except Exception as error:
                 path = self.directory / str(step)
-                logging.warning("checkpoint %s is damaged: %s", path, _reason(error))
+                metric = stored_step.checksums(path)["metric"]
+            except Exception as error:
+                logging.warning("checkpoint %s is damaged: %s", path, reason(error))
                 continue
             if metric is not None:
                 metrics[step] = metric
         return metrics
 
+    def steps_anywhere(self) -> list[int]:
+        """The finished steps on the disks of all processes, ascending.
+
+        Raises:
+          ValueError: they are not of one run; the same on all processes.
+        """
+        everywhere = self._everywhere()
+        return self.steps() if everywhere is None else sorted(everywhere)
+
+    def _everywhere(self) -> dict[int, float | None] | None:
+        """The metrics by step of what is on the disks of all processes, see `disks.merged`; None
+        where they share one."""
+        if not hosts.maybe_several_disks() or files.in_bucket(self.directory):
+            return None
+        steps: dict[int, list[Any] | None] = dict.fromkeys(self.steps())
+        for step in steps:
+            with contextlib.suppress(Exception):  # damaged, of which `restore` tells
+                body = stored_step.checksums(self.directory / str(step))
+                steps[step] = [crc_of_json(body["leaves"]), body["metric"]]
+        words = {"host": socket.gethostname(), "folder": str(self.directory), "steps": steps}
+        return merged([Disk.of(json.loads(text)) for text in hosts.texts(json.dumps(words))])
+
     def config(self) -> dict[str, Any]:
         """The config that the newest undamaged step was saved with, empty if there is none."""
         for step in reversed(self.steps()):
             try:
-                return dict(self._item(step, "config", self._checksums(step)))
+                path = self.directory / str(step)
+                return dict(stored_step.item(path, "config", stored_step.checksums(path)))
             except Exception:  # of which `restore` tells
                 continue
         return {}
@@ -268,13 +304,14 @@ class Checkpoints:
             raise ValueError(
                 f"eval.checkpoint={choice!r}: valid values are a step's number, 'latest', 'best'"
             )
-        steps = self.steps()
+        everywhere = self._everywhere()
+        steps = self.steps() if everywhere is None else sorted(everywhere)
         if not steps:
             raise FileNotFoundError(f"there is no checkpoint in {self.directory}")
         if choice == "latest":
             return steps[::-1]
         if choice == "best":
-            metrics = self.metrics()
+            metrics = self.metrics() if everywhere is None else _not_none(everywhere)
             if not metrics:
                 raise FileNotFoundError(f"no checkpoint in {self.directory} has a metric")
             return sorted(metrics, key=lambda step: (metrics[step], -step))
@@ -288,10 +325,6 @@ class Checkpoints:
 
     def _fitted(self, contents: Restored, template: PyTree) -> Restored:
         """The contents of a step in the structure of the template, if there is one."""
-        if jax.process_count() > 1:
-            multihost_utils.assert_equal(
-                np.asarray(contents.step), "processes restored other steps"
-            )
         if template is None:
             return contents
         try:
@@ -300,17 +333,18 @@ class Checkpoints:
             path = self.directory / str(contents.step)
             raise ValueError(f"checkpoint {path} does not fit: {error}") from error
 
-    def _writer(self) -> ocp.CheckpointManager | BucketSteps:
+    def _writer(self) -> ocp.CheckpointManager | Steps:
         if self._damaged and self._manager is not None:
             self._manager.close()
             self._manager = None
         if self._manager is None:
-            if jax.process_index() == 0:
+            if hosts.is_writer():
                 for step in self._damaged & set(self.steps()):
                     logging.warning("deleting damaged checkpoint %s", self.directory / str(step))
                     (self.directory / str(step)).rmtree()
             self._damaged.clear()
-            multihost_utils.sync_global_devices("damaged checkpoints deleted")
+            if not hosts.several_disks():
+                multihost_utils.sync_global_devices("damaged checkpoints deleted")
             self._best.metrics = self.metrics()
             self._manager = orbax_handlers.writer(self.directory, self._policy)
         return self._manager
@@ -320,7 +354,7 @@ class Checkpoints:
         step, self._pending, self._manager = self._pending, None, None
         assert step is not None
         self._best.metrics.pop(step, None)
-        if jax.process_index() == 0:
+        if hosts.is_writer():
             for path in self.directory.glob(f"{step}.orbax-checkpoint-tmp*"):
                 with contextlib.suppress(OSError):  # it may still be written to
                     path.rmtree()
@@ -328,68 +362,18 @@ class Checkpoints:
         last = f"the last good step is {good[-1]}" if good else "there is no earlier step"
         return OSError(
             f"checkpoint of step {step} could not be written to {self.directory} "
-            f"({getattr(error, 'strerror', None) or _reason(error)}); {last}"
+            f"({getattr(error, 'strerror', None) or reason(error)}); {last}"
         )
-
-    def _checksums(self, step: int) -> dict[str, Any]:
-        checksums = self._json(step, "checksums")
-        if checksums["crc32"] != _crc_json(checksums["body"]):
-            raise ValueError("checksums do not match their own checksum")
-        body: dict[str, Any] = checksums["body"]
-        return body
-
-    def _json(self, step: int, item: str) -> Any:
-        path = self.directory / str(step) / item
-        if not path.is_dir():
-            raise ValueError(f"{item} is missing")
-        try:
-            return ocp.JsonCheckpointHandler().restore(path)
-        except ValueError as error:
-            raise ValueError(f"{item} cannot be read: {_reason(error)}") from error
-
-    def _item(self, step: int, name: str, checksums: dict[str, Any]) -> Any:
-        value = self._json(step, name)["value"]
-        if _crc_json(value) != checksums[name]:
-            raise ValueError(f"{name} does not match its checksum")
-        return value
 
     def _read(self, step: int) -> Restored:
         """One step, its state as `{name: array}`. Any exception means that it is damaged."""
-        checksums = self._checksums(step)
-        items = {name: self._item(step, name, checksums) for name in ("data", "config")}
-        data_state = orbax_handlers.from_json(items["data"])
-        stated = data_state.get("step") if isinstance(data_state, dict) else None
-        stated = checksums.get("step", stated)  # of earlier versions, that of the data
-        if stated not in (None, step):
-            raise ValueError(f"it is that of step {stated}; give the folder that name")
-        arrays = dict(self._verified_arrays(step, checksums["leaves"]))
-        return Restored(step, arrays, data_state, json.dumps(items["config"]))
-
-    def _verified_arrays(
-        self, step: int, fingerprints: dict[str, Any]
-    ) -> Iterator[tuple[str, np.ndarray]]:
-        """The arrays of one step by name, each with the fingerprint that it was saved with."""
-        handler = orbax_handlers.ArchiveHandler()
-        try:
-            arrays = handler.restore(self.directory / str(step) / "state")
-        except (MemoryError, PermissionError, BucketError):
-            raise
-        except Exception as error:
-            raise ValueError(f"{handler.FILE} cannot be read: {_reason(error)}") from error
-        for name, fingerprint in fingerprints.items():
-            if name not in arrays:
-                raise ValueError(f"array {name} is missing")
-            array = arrays[name]
-            if array.dtype.kind == "V":  # bfloat16, to NumPy
-                array = array.view(jnp.dtype(fingerprint["dtype"]))
-            if checksum(array) != fingerprint:
-                raise ValueError(f"array {name} does not match its checksum")
-            yield name, array
+        return stored_step.read(self.directory / str(step))
 
 
-def _reason(error: BaseException) -> str:
-    return errors.one_line(error, limit=200)
+def _more(contents: Restored) -> dict[str, Any]:
+    """What a step has beside its arrays, as JSON."""
+    return {"data": orbax_handlers.to_json(contents.data_state), "config": contents.config_json}
 
 
-def _crc_json(value: Any) -> int:
-    return zlib.crc32(json.dumps(value, sort_keys=True).encode())
+def _not_none(metrics: dict[int, float | None]) -> dict[int, float]:
+    return {step: metric for step, metric in metrics.items() if metric is not None}

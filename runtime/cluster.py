@@ -14,12 +14,13 @@ from typing import Any
 
 from absl import logging
 
-from runtime import rendezvous
+from runtime import rendezvous, watch
 from runtime.errors import Refused, one_line
 from runtime.rendezvous import Member
 
 VARIABLES = ("JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID")
 SECONDS = "SCORE_SDE_JOIN_SECONDS"  # that processes wait for each other
+HEARTBEAT = 600  # seconds without one for JAX to give a process up, where `watch` has not done so
 
 # The names of JAX's environments that are looked for without being asked to: those that several
 # processes of one program find, and hardly anybody else.
@@ -38,7 +39,7 @@ ROOT = pathlib.Path(__file__).resolve().parent.parent
 class _Joined:
     """The state of this process."""
 
-    watch: rendezvous.Watch | None = None
+    watch: watch.Watch | None = None
 
 
 def join(required: bool | None, facts: Mapping[str, Any]) -> None:
@@ -71,7 +72,7 @@ def _join(member: Member, facts: Mapping[str, Any]) -> None:
     seconds, begin = waiting_time(), time.monotonic()
     links = rendezvous.meet(member, facts, seconds)
     if links:
-        _Joined.watch = rendezvous.Watch(member, links)
+        _Joined.watch = watch.Watch(member, links)
     import jax
 
     rest = int(seconds - (time.monotonic() - begin))
@@ -81,6 +82,7 @@ def _join(member: Member, facts: Mapping[str, Any]) -> None:
         member.index,
         cluster_detection_method=None if _shares_devices() else "deactivate",
         initialization_timeout=max(rest, 10),
+        heartbeat_timeout_seconds=HEARTBEAT,
     )
 
 

@@ -8,6 +8,7 @@ whole or not at all, and never pickled.
 
 from __future__ import annotations
 
+import json
 import pathlib
 import zipfile
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from runtime import ema, files
+from runtime import ema, files, hosts
 from runtime.arrays import DAMAGE, flatten, read_arrays, unflatten, write_arrays
 
 LARGEST_ERROR = 0.5  # of a profile that is still taken for the wanted one
@@ -81,7 +82,7 @@ class Snapshots:
         total = jax.tree.map(lambda leaf: np.zeros(leaf.shape, np.float64), template)
         for (at, name, _), coefficient in zip(stored, combination.coefficients, strict=True):
             from_state = state_averages and at == step
-            arrays = state_averages if from_state else self._read(at, name)
+            arrays = state_averages if from_state else self._of_any(at, name)
             try:
                 average = unflatten(template, arrays, prefix=name)
             except ValueError as error:
@@ -94,7 +95,7 @@ class Snapshots:
         self, step: int, state_averages: Mapping[str, np.ndarray]
     ) -> list[tuple[int, str, float]]:
         """Step, name and width of every stored average of a profile up to `step`."""
-        names = {at: self._names(at) for at in self.steps() if at <= step}
+        names = self._everywhere({at: self._names(at) for at in self.steps() if at <= step})
         if state_averages:
             names[step] = sorted({name.partition("/")[0] for name in state_averages})
         stored = [
@@ -110,6 +111,24 @@ class Snapshots:
                 f"{steps}); a run keeps them if it has training.ema_profiles"
             )
         return stored
+
+    def _everywhere(self, names: dict[int, list[str]]) -> dict[int, list[str]]:
+        """The names by step that any process has, ascending."""
+        if not hosts.maybe_several_disks():
+            return names
+        said = [json.loads(text) for text in hosts.texts(json.dumps(names))]
+        together = {int(at): there for each in reversed(said) for at, there in each.items()}
+        return dict(sorted(together.items()))
+
+    def _of_any(self, step: int, name: str) -> dict[str, np.ndarray]:
+        """The arrays of an average in the snapshot of one step, of this disk or another's."""
+        if not hosts.maybe_several_disks():
+            return self._read(step, name)
+        here = self._read(step, name) if self._path(step).is_file() else None
+        shared = hosts.from_any(here)
+        if shared is None:
+            raise ValueError(f"snapshot {self._path(step)} is not there any more")
+        return shared[0]
 
     def _combination(
         self, profiles: list[tuple[int, float]], step: int, sigma_rel: float

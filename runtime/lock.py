@@ -15,12 +15,15 @@ import time
 from collections.abc import Iterator
 from typing import Any
 
-from runtime import bucket_lock, devices, files
+import jax
+
+from runtime import bucket_lock, devices, files, hosts
 from runtime.buckets import BucketError, BucketPath
 
 NAME = ".lock"
 BEAT = 10.0  # seconds between signs of life, where the file system has no locks
 DEAD = 60.0  # seconds without one
+SAYING = 2.0  # seconds in which a process that has the lock says so in the file
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -32,7 +35,7 @@ def held(folder: pathlib.Path, what: str, needed: bool = True) -> Iterator[None]
     process, however that ends, and network disks share it. Where a file system has no locks, the
     age of the file tells a living holder from a dead one, and in a bucket `bucket_lock`. The folder
     is made if need be, and removed again if it is empty. Of several processes of one program the
-    primary has the lock.
+    primary has the lock, and on disks that are not its own one of those there, see `hosts`.
 
     Args:
       what: the program that asks, in words.
@@ -44,24 +47,69 @@ def held(folder: pathlib.Path, what: str, needed: bool = True) -> Iterator[None]
       OSError: the folder cannot be written to.
     """
     with contextlib.ExitStack() as stack:
-        refusal = ""
-        if devices.is_primary():
-            try:
-                bucket_folder = files.in_bucket(folder)
-                locked = (
-                    _locked_in_bucket(bucket_folder, what, needed)
-                    if bucket_folder
-                    else _locked(folder, what)
-                )
-                stack.enter_context(locked)
-            except BlockingIOError as error:
-                refusal = str(error)
-            except OSError as error:
-                if needed or error.errno not in UNWRITABLE or not folder.is_dir():
-                    raise
-        if not devices.of_primary(not refusal):
-            raise BlockingIOError(refusal or f"{folder} is in use by another program")
+        job = hosts.job()
+        with hosts.together():
+            if devices.is_primary():
+                stack.enter_context(_lock(folder, what, needed, job))
+        if files.in_bucket(folder):
+            stack.enter_context(hosts.disks(devices.is_primary(), shared=True))
+        elif jax.process_count() > 1:
+            stack.enter_context(_on_other_disks(folder, what, needed, job))
         yield
+
+
+@contextlib.contextmanager
+def _on_other_disks(folder: pathlib.Path, what: str, needed: bool, job: str) -> Iterator[None]:
+    """Inside, one process has the lock on every disk but the primary's, which is locked already;
+    and `hosts` knows who."""
+    with contextlib.ExitStack() as stack:
+        locks, beside = devices.is_primary(), False
+        with hosts.together():
+            if not devices.is_primary():
+                try:
+                    locks = stack.enter_context(_lock(folder, what, needed, job))
+                except Fellow:
+                    beside = True
+        several = devices.on_any(locks and not devices.is_primary())
+        one = devices.on_all(beside or devices.is_primary())
+        shared = False if several else True if one else None
+        if several and devices.is_primary():
+            print(
+                f"{folder} is on several disks: each keeps the run, and results are on this one "
+                f"alone ({socket.gethostname()})",
+                flush=True,
+            )
+        with hosts.disks(locks, shared):
+            yield
+
+
+@contextlib.contextmanager
+def _lock(folder: pathlib.Path, what: str, needed: bool, job: str) -> Iterator[bool]:
+    """`held` on this process; False if the folder needs no lock.
+
+    Raises:
+      Fellow: another process of the same `job` holds it.
+    """
+    bucket_folder = files.in_bucket(folder)
+    with contextlib.ExitStack() as stack:
+        is_locked = True
+        try:
+            stack.enter_context(
+                _locked_in_bucket(bucket_folder, what, needed)
+                if bucket_folder
+                else _locked(folder, what, job)
+            )
+        except BlockingIOError:
+            raise
+        except OSError as error:
+            if needed or error.errno not in UNWRITABLE or not folder.is_dir():
+                raise
+            is_locked = False
+        yield is_locked
+
+
+class Fellow(Exception):
+    """Another process of this program holds the lock."""
 
 
 def inside(
@@ -78,13 +126,13 @@ def inside(
 
 
 @contextlib.contextmanager
-def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
+def _locked(folder: pathlib.Path, what: str, job: str) -> Iterator[None]:
     new = [path for path in (folder, *folder.parents) if not path.exists()]
     path = folder / NAME
     try:
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            descriptor, heart = _acquired(path)
+            descriptor, heart = _acquired(path, job)
         except BlockingIOError:
             raise
         except (FileExistsError, NotADirectoryError) as error:
@@ -95,7 +143,7 @@ def _locked(folder: pathlib.Path, what: str) -> Iterator[None]:
             raise OSError(error.errno, reason, str(folder)) from error
         try:
             os.truncate(descriptor, 0)
-            os.write(descriptor, json.dumps(_holder(what)).encode())
+            os.write(descriptor, json.dumps({**_holder(what), "job": job}).encode())
             with heart:
                 yield
         finally:
@@ -130,9 +178,11 @@ def _holder(what: str) -> dict[str, Any]:
     }
 
 
-def _acquired(path: pathlib.Path) -> tuple[int, contextlib.AbstractContextManager[None]]:
+def _acquired(path: pathlib.Path, job: str) -> tuple[int, contextlib.AbstractContextManager[None]]:
     """The descriptor of the locked file, and what keeps the lock alive."""
     while True:
+        if _is_of(path, job):
+            raise Fellow
         descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
         try:
             age = time.time() - os.fstat(descriptor).st_mtime
@@ -142,10 +192,12 @@ def _acquired(path: pathlib.Path) -> tuple[int, contextlib.AbstractContextManage
                 heart: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
             except OSError as error:
                 if error.errno in (errno.EWOULDBLOCK, errno.EACCES):
+                    _require_stranger(path, job)
                     raise BlockingIOError(_refusal(path)) from None
                 if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EINVAL):
                     raise
                 if not is_new and age < DEAD:
+                    _require_stranger(path, job)
                     raise BlockingIOError(_refusal(path)) from None
                 heart = _beating(path)
             if path.exists() and os.path.samestat(os.fstat(descriptor), path.stat()):
@@ -173,6 +225,23 @@ def _beating(path: pathlib.Path) -> Iterator[None]:
     finally:
         over.set()
         thread.join()
+
+
+def _is_of(path: pathlib.Path, job: str) -> bool:
+    """True if a process of this job says that it holds the lock, on this disk."""
+    with contextlib.suppress(OSError):
+        return job.encode() in path.read_bytes()
+    return False
+
+
+def _require_stranger(path: pathlib.Path, job: str) -> None:
+    """Raises `Fellow` if who holds the lock is of this job, and perhaps about to say so."""
+    deadline = time.monotonic() + SAYING * (jax.process_count() > 1)
+    while not _is_of(path, job):
+        if time.monotonic() >= deadline:
+            return
+        time.sleep(0.05)
+    raise Fellow
 
 
 def _refusal(path: pathlib.Path) -> str:

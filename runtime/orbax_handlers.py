@@ -14,9 +14,10 @@ import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
 
-from runtime import bucket_steps
+from runtime import hosts
 from runtime.arrays import read_arrays, write_arrays
 from runtime.buckets import BucketPath
+from runtime.step_writers import BucketSteps, DiskSteps, Steps, is_finished
 
 
 class ArchiveHandler(ocp.AsyncCheckpointHandler):  # type: ignore[misc]
@@ -74,22 +75,13 @@ class BestSteps:
         return [info.step in best for info in checkpoints]
 
 
-ITEMS = ("state", "data", "config", "checksums")  # of a step, a folder each
-
-
-def is_finished(path: epath.Path) -> bool:
-    """True for the folder of a finished step, whole or damaged; orbax names it last, and in a
-    bucket `bucket_steps` puts its checksums last."""
-    number = path.name.isascii() and path.name.isdecimal() and path.name == str(int(path.name))
-    if number and isinstance(path, BucketPath):
-        return (path / bucket_steps.LAST).exists()
-    return number and path.is_dir() and any((path / item).exists() for item in ITEMS)
-
-
-def writer(directory: epath.Path, policy: Any) -> ocp.CheckpointManager | bucket_steps.BucketSteps:
+def writer(directory: epath.Path, policy: Any) -> ocp.CheckpointManager | Steps:
     """What writes steps into the directory, and removes those that `policy` does not preserve."""
     if isinstance(directory, BucketPath):
-        return bucket_steps.BucketSteps(directory, policy)
+        return BucketSteps(directory, policy)
+    if hosts.several_disks():
+        directory.mkdir(parents=True, exist_ok=True)
+        return DiskSteps(directory, policy)
     return ocp.CheckpointManager(
         directory,
         options=ocp.CheckpointManagerOptions(

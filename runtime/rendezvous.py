@@ -1,34 +1,32 @@
-"""Processes of one program meet before JAX joins them, and notice afterwards when one is gone.
+"""Processes of one program meet before JAX joins them.
 
 What JAX has for this ends in a C++ stack, after minutes. So process 0 listens on the coordinator's
 own port until all have come, and gives it up to JAX then; no other port has to be open. Each one
 says who it is and how it was started; whoever is missing, comes twice or was started otherwise is
-named in one line on every host. The connections stay: the kernel closes them when a process ends,
-however that happens, and gives them up when a host or its network is gone. No JAX in here.
+named in one line on every host. The connections stay, for `watch`. No JAX in here.
 """
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
 import selectors
 import socket
-import sys
 import threading
 import time
 from collections.abc import Mapping
-from typing import Any, NoReturn
+from typing import Any
 
 from configs import stored
-from runtime.stop import GOES_ON
 
 GREETING = "score_sde meets"
 RETRY = 0.3  # seconds between attempts to reach process 0
 LINGER = 10.0  # seconds in which latecomers are told why it does not begin
 SILENCE = 40  # seconds without any answer of a host's kernel, after which it is given up
+RTO_MAX_MS = 44  # Linux's option for how long it waits at most before it sends anew
 GRACE = 5.0  # seconds that a process has to end by itself after another one failed
-PARTING = 2.0  # seconds that process 0 waits for others to end before JAX misses it
 LONGEST = 1 << 20  # bytes of a message
 
 
@@ -67,17 +65,22 @@ class Link:
         self.socket = connection
         self.address = str(connection.getpeername()[0]).removeprefix("::ffff:")
         self.rest = b""
+        self.early: list[dict[str, Any]] = []  # that came before somebody asked for them
+        self.sending = threading.Lock()
         connection.settimeout(GRACE)
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
         seconds = {"TCP_KEEPIDLE": 5, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": SILENCE // 5}
         for option, value in {**seconds, "TCP_USER_TIMEOUT": 1000 * SILENCE}.items():
             if hasattr(socket, option):  # not on every system
                 connection.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        with contextlib.suppress(OSError):  # before Linux 6.15
+            connection.setsockopt(socket.IPPROTO_TCP, RTO_MAX_MS, 5000)
 
     def send(self, **message: Any) -> None:
         """Sends a message; one to a process that is gone is lost."""
         try:
-            self.socket.sendall(json.dumps(message).encode() + b"\n")
+            with self.sending:
+                self.socket.sendall(json.dumps(message).encode() + b"\n")
         except OSError:
             return  # whoever listens to this link learns of it
 
@@ -87,6 +90,9 @@ class Link:
         Raises:
           OSError: the connection has ended, or ends here, because what came is no message.
         """
+        if self.early:
+            messages, self.early = self.early, []
+            return messages
         data = self.socket.recv(1 << 16)
         if not data:
             raise ConnectionResetError("it ended the connection")
@@ -296,104 +302,15 @@ def _admitted(link: Link, member: Member, facts: Mapping[str, Any], seconds: flo
     deadline = time.monotonic() + min(seconds, GRACE)
     while (rest := deadline - time.monotonic()) > 0:
         link.socket.settimeout(rest)
-        for message in link.receive():
+        messages = link.receive()
+        for number, message in enumerate(messages, start=1):
             if "refused" in message:
                 raise _Refused(message["refused"])
             if "go" in message:
                 link.socket.settimeout(GRACE)
+                link.early = messages[number:]
                 return link
             if "wait" not in message:
                 raise ConnectionError("what answers there is another program")
             deadline = time.monotonic() + message["wait"] + GRACE
     raise TimeoutError
-
-
-class Watch:
-    """Ends this process with one line when another one is gone or failed.
-
-    A process that ends as it should says goodbye before. Process 0 sees all others and passes on
-    what it sees. What ends the process does not wait for its main thread, which may be waiting for
-    the other one inside XLA; files are then as after `kill -9`: whole.
-    """
-
-    def __init__(self, member: Member, links: dict[int, Link]) -> None:
-        self.member, self.links = member, dict(links)
-        self.news = threading.Event()
-        self.ending = threading.Lock()  # whoever ends this process has it, and keeps it
-        self.line, self.due = "", 0.0
-        self.goodbyes: set[int] = set()
-        self.thread = threading.Thread(target=self._watch, daemon=True)
-        self.thread.start()
-
-    def goodbye(self, failure: str | None = None) -> None:
-        """Tells the others that this process ends, after a failure if there is one.
-
-        A failure ends them too, and process 0 waits for that, since JAX would miss it.
-        """
-        if failure is not None:
-            self.ending.acquire()
-        for link in list(self.links.values()):
-            link.send(goodbye=True, failure=failure)
-        if failure is not None and self.member.index == 0:
-            self.thread.join(GRACE + PARTING)
-
-    def settle(self) -> None:
-        """After an error that the end of another process may have caused: lets that be said."""
-        if self.news.wait(GRACE):
-            self.thread.join(GRACE + 2 * PARTING)
-
-    def _watch(self) -> None:
-        with selectors.DefaultSelector() as selector:
-            for index, link in self.links.items():
-                selector.register(link.socket, selectors.EVENT_READ, index)
-            while self.links:
-                rest = max(self.due - time.monotonic(), 0) if self.line else None
-                for key, _ in selector.select(rest):
-                    if not self._hear(key.data):
-                        selector.unregister(key.fileobj)
-                        self.links.pop(key.data).close()
-                if self.line and time.monotonic() >= self.due:
-                    self._end(selector)
-
-    def _hear(self, index: int) -> bool:
-        """Takes in what another process says; False if it will say no more."""
-        who = self.member.name(index, self.links[index].address)
-        try:
-            for message in self.links[index].receive():
-                if message.get("failure"):
-                    self._lose(f"{who} ended: {message['failure']}", GRACE)
-                if message.get("lost"):
-                    self._lose(message["lost"], message["grace"])
-                if message.get("goodbye"):
-                    self.goodbyes.add(index)
-        except OSError as error:
-            if isinstance(error, TimeoutError) and error.errno is None:
-                return True  # there was nothing to read after all
-            silent = f"does not answer any more, for {SILENCE} s"
-            what = silent if isinstance(error, TimeoutError) else "is gone"
-            if index not in self.goodbyes:
-                self._lose(f"{who} {what}; {GOES_ON}", 0.0)
-            return False
-        return True
-
-    def _lose(self, line: str, grace: float) -> None:
-        """Notes why this process has to end; of several reasons, the first."""
-        if self.line:
-            return
-        self.line, self.due = line, time.monotonic() + grace
-        self.news.set()
-        if self.member.index == 0:
-            for link in self.links.values():
-                link.send(lost=line, grace=grace)
-
-    def _end(self, selector: selectors.BaseSelector) -> NoReturn:
-        self.ending.acquire()  # for ever, if the main thread ends this process itself
-        start = b"\n" if sys.stderr.isatty() else b""  # after a progress bar
-        os.write(2, start + f"error: {self.line}\n".encode())
-        deadline = time.monotonic() + PARTING * (self.member.index == 0)
-        while self.links and (rest := deadline - time.monotonic()) > 0:
-            for key, _ in selector.select(rest):
-                if not self._hear(key.data):
-                    selector.unregister(key.fileobj)
-                    self.links.pop(key.data).close()
-        os._exit(1)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import json
 import pathlib
 import re
 from collections.abc import Collection, Mapping
@@ -17,10 +18,11 @@ import data
 import models
 from configs import schema
 from configs.stored import config_differences
-from runtime import devices, ema, errors, experiment, files
+from runtime import devices, ema, errors, experiment, files, hosts
 from runtime.arrays import fingerprint, unflatten
-from runtime.checkpoints import Checkpoints, Restored
+from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
+from runtime.stored_step import Restored
 
 # Fields in which a run and its resumption may differ: how long, how often, and what comes after.
 FREE_TO_CHANGE = (
@@ -62,7 +64,8 @@ def open_run(
 
     Raises:
       ValueError: the folder holds a run whose config, in config.json or else in its newest
-        checkpoint, differs in what matters; says in what. Its config.json is damaged.
+        checkpoint, differs in what matters; says in what. Its config.json is damaged. The folders
+        of several hosts are not of one run. The same on all processes.
     """
     checkpoints = Checkpoints(
         workdir / "checkpoints",
@@ -70,6 +73,18 @@ def open_run(
         keep_best=1,
         keep_every=config.training.snapshot_freq,
     )
+    with hosts.together():
+        _refuse_other_run(config, workdir, checkpoints, training)
+    checkpoints.steps_anywhere()  # of one run
+    return checkpoints
+
+
+def _refuse_other_run(
+    config: ml_collections.ConfigDict,
+    workdir: pathlib.Path,
+    checkpoints: Checkpoints,
+    training: bool,
+) -> None:
     path, old = _config_of(workdir, checkpoints)
     if old:
         guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
@@ -82,7 +97,6 @@ def open_run(
                 f"{path} belongs to another run: {errors.abridged(differences, '; ', 4)}; use its "
                 "config or another --workdir"
             )
-    return checkpoints
 
 
 def _config_of(
@@ -209,6 +223,8 @@ def load_weights(
     checkpoints = open_run(config, workdir, training=False)
     restored = checkpoints.restore(step=config.eval.checkpoint)
     _, stored = _config_of(workdir, checkpoints)
+    if stored is None and restored.config_json != "{}":  # of a host that has nothing
+        stored = configs.complete(json.loads(restored.config_json))
     dataset = str(stored["data"]["dataset"]) if stored else ""
     folder = str(stored["data"]["data_dir"]) if stored and data.is_users_own(dataset) else ""
     init = functools.partial(models.init, module, image_shape=image_shape)

@@ -6,7 +6,9 @@
 Host i has the name host<i> and the address 10.9.0.<i + 1>, behind a bridge. Requests come as lines
 of JSON, one answer each: {"start": command, "host": i, "environment": {}, "output": file} gives the
 number of the process, {"wait": number} its exit code, {"signal": n, "to": number} sends it one,
-{"cut": i} and {"mend": i} pull and plug host i's cable. All of it is gone when this process ends.
+{"cut": i} and {"mend": i} pull and plug host i's cable, {"narrow": i} lets it have 2 Mbit/s until
+{"widen": i}, {"mount": folder, "kilobytes": n} puts a small disk there, which hosts see, {"bytes":
+i} gives those that host i has sent. All of it is gone when this process ends.
 """
 
 from __future__ import annotations
@@ -108,6 +110,18 @@ def serve(hosts: int) -> None:
             answer = processes[request["wait"]].wait()
         elif "signal" in request:
             processes[request["to"]].send_signal(request["signal"])
+        elif "mount" in request:
+            size = f"size={request['kilobytes']}k"
+            run("mount", "-t", "tmpfs", "-o", size, "tmpfs", request["mount"])
+        elif "narrow" in request:
+            limit = ("tbf", "rate", "2mbit", "burst", "32kbit", "latency", "400ms")
+            run("tc", "qdisc", "add", "dev", f"port{request['narrow']}", "root", *limit)
+        elif "bytes" in request:
+            rows = pathlib.Path("/proc/net/dev").read_text().splitlines()
+            (row,) = [row for row in rows if row.strip().startswith(f"port{request['bytes']}:")]
+            answer = int(row.split()[1])  # that the bridge receives
+        elif "widen" in request:
+            run("tc", "qdisc", "del", "dev", f"port{request['widen']}", "root")
         else:
             ((verb, host),) = request.items()
             run("ip", "link", "set", f"port{host}", "down" if verb == "cut" else "up")

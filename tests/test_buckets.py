@@ -21,7 +21,7 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from evaluation.metrics import statistics
 from evaluation.metrics.moments import Gaussian
-from runtime import bucket_lock, bucket_steps, buckets, errors, files, lock
+from runtime import bucket_lock, buckets, errors, files, lock, step_writers
 from runtime.arrays import read_arrays
 from runtime.buckets import BucketError, BucketPath
 from runtime.checkpoints import Checkpoints
@@ -258,8 +258,8 @@ def test_checkpoints_are_those_of_a_disk(folder: pathlib.Path, tmp_path: pathlib
     there, here = tree(folder), tree(tmp_path)
     assert there.items() <= here.items()
     assert {name.partition("/")[2] for name in there} == {
-        f"{item}/{bucket_steps.JSON}" for item in ("data", "config", "checksums")
-    } | {f"state/{bucket_steps.ARRAYS}"}
+        f"{item}/{step_writers.JSON}" for item in ("data", "config", "checksums")
+    } | {f"state/{step_writers.ARRAYS}"}
     for name, data in there.items():
         files.with_parent(tmp_path / "copy" / name).write_bytes(data)
     for place in (folder, tmp_path / "copy"):

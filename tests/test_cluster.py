@@ -20,12 +20,13 @@ import numpy as np
 import pytest
 from absl import logging
 
-from runtime import cluster, rendezvous
+from runtime import cluster, rendezvous, watch
 from runtime.checkpoints import Checkpoints
 from runtime.errors import Refused
 from runtime.rendezvous import Member
 from tests import network
 from tests.marks import slow
+from tests.pod import Pod, pod
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BY_HAND = ("host:1234", "2", "1")
@@ -183,6 +184,7 @@ def test_processes_that_met_are_joined(environment: Any, monkeypatch: pytest.Mon
     assert member == ("host:1", 1, 0)
     assert options["cluster_detection_method"] == "deactivate"
     assert 30 < options["initialization_timeout"] <= 60
+    assert options["heartbeat_timeout_seconds"] > watch.STILLNESS
 
 
 def free_port() -> int:
@@ -290,6 +292,26 @@ def test_strangers_at_the_door_are_left_alone() -> None:
     assert list(results[0]) == [1]
 
 
+def test_what_process_0_says_just_after_the_beginning_is_heard() -> None:
+    first, second = members(2, 0, 1)
+    results: list[Any] = []
+
+    def begin() -> None:
+        with rendezvous._listener(first, time.monotonic() + 10) as listener:
+            link = rendezvous.Link(listener.accept()[0])
+            link.receive()
+            link.socket.sendall(b'{"go": true}\n{"goodbye": true, "failure": "it is full"}\n')
+            results.append(link)
+
+    thread = threading.Thread(target=begin)
+    thread.start()
+    (link,) = rendezvous.meet(second, {}, 10.0).values()
+    thread.join(10)
+    assert link.receive() == [{"goodbye": True, "failure": "it is full"}]
+    link.close()
+    results[0].close()
+
+
 @contextlib.contextmanager
 def connected(member: Member) -> Iterator[socket.socket]:
     for _ in range(100):
@@ -333,13 +355,15 @@ def test_hosts_compare_what_they_compute_with() -> None:
 # A process of a cluster, without JAX; it ends by itself after what its last argument says.
 PROCESS = """
     import sys, time
-    from runtime import cluster, endings, rendezvous
+    from runtime import cluster, endings, rendezvous, watch
     index, address = int(sys.argv[1]), sys.argv[2]
     member = rendezvous.Member(address, 3, index)
+    if sys.argv[3] == "short":
+        watch.BEAT, watch.STILLNESS = 0.1, 3.0
     with endings.in_one_line():
         print("waits", flush=True)
         links = rendezvous.meet(member, {}, 20.0)
-        cluster._Joined.watch = rendezvous.Watch(member, links)
+        cluster._Joined.watch = watch.Watch(member, links)
         print("met", flush=True)
         if sys.argv[3] == "end":
             sys.exit(0)
@@ -381,6 +405,27 @@ def test_the_others_end_with_a_line_when_one_is_killed(victim: int) -> None:
     assert time.monotonic() - begin < 10
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("victim", [0, 2])
+def test_one_that_stands_still_ends_all_with_a_line(victim: int) -> None:
+    processes = three("short", "short", "short")
+    for process in processes:
+        assert process.stdout is not None
+        assert [process.stdout.readline() for _ in range(2)] == ["waits\n", "met\n"]
+    time.sleep(4)
+    assert [process.poll() for process in processes] == [None] * 3
+    os.kill(processes[victim].pid, signal.SIGSTOP)
+    others = [process for index, process in enumerate(processes) if index != victim]
+    name = f"error: process {victim} of 3 (127.0.0.1)"
+    line = f"{name} stands still, for 3 s; the same command goes on from what is on disk\n"
+    assert ends(others) == [(1, line)] * 2
+    os.kill(processes[victim].pid, signal.SIGCONT)
+    ((code, text),) = ends([processes[victim]])
+    assert code == 1
+    assert text.count("\n") == 1
+    assert text.startswith("error: process ")
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, *slow(signal.SIGINT)])
 def test_a_signal_ends_the_wait_for_others_with_a_line(number: int) -> None:
     (process,) = three("wait")
@@ -406,80 +451,6 @@ def test_processes_that_end_as_they_should_say_nothing() -> None:
     assert ends(three("end", "end", "end")) == [(0, "")] * 3
 
 
-pod = pytest.mark.skipif("not network.possible()", reason="this machine lets nobody make networks")
-"""Marks tests whose processes are on hosts of their own."""
-
-TRAINING = (
-    "--mode=train",
-    "--config=configs/toy/mixture_dsm_vp.py",
-    "--distributed",
-    "--config.training.batch_size=48",
-    "--config.training.n_jitted_steps=5",
-    "--config.training.snapshot_freq_for_preemption=50",
-    "--config.training.snapshot_sampling=False",
-    "--config.training.eval_freq=1000",
-)
-
-
-class Pod:
-    """Three hosts that train together, in one network and with one disk."""
-
-    def __init__(self, net: network.Network, folder: pathlib.Path) -> None:
-        self.net, self.folder, self.port = net, folder, 7000
-        self.numbers: list[int] = []
-
-    def start(self, workdir: str, *more: str, hosts: tuple[int, ...] = (0, 1, 2)) -> None:
-        """Starts the program on some of the hosts."""
-        self.port += 1
-        options = (*TRAINING, f"--workdir={self.folder / workdir}", *more)
-        self.numbers = []
-        for host in hosts:
-            given = by_hand(f"10.9.0.1:{self.port}", "3", str(host))
-            flag = "--xla_force_host_platform_device_count=1"
-            places = {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": flag, **given}
-            self.begin(host, [sys.executable, "main.py", *options], places)
-
-    def begin(self, host: int, command: list[str], places: dict[str, str]) -> None:
-        """Starts a command on a host."""
-        output = str(self.folder / f"{host}.txt")
-        request = {"host": host, "environment": places, "output": output}
-        self.numbers.append(self.net.ask(start=command, **request))
-
-    def send(self, host: int, number: int) -> None:
-        """Sends a signal to the program on a host."""
-        self.net.ask(signal=number, to=self.numbers[host])
-
-    def saved(self, workdir: str) -> list[int]:
-        """The steps of which there is a checkpoint."""
-        folder = self.folder / workdir / "checkpoints"
-        return sorted(int(path.name) for path in folder.glob("*") if path.name.isdecimal())
-
-    def await_step(self, workdir: str) -> None:
-        """Waits for a checkpoint that is not there yet."""
-        deadline, before = time.monotonic() + 600, self.saved(workdir)
-        while self.saved(workdir) == before:
-            assert time.monotonic() < deadline, self.text(0)
-            time.sleep(0.05)
-
-    def train_through(self, begin: Callable[[], Any], seconds: int, end: Callable[[], Any]) -> None:
-        """Trains to the end, though something begins at the first checkpoint, and lasts a while."""
-        self.start("run", "--config.training.n_iters=400")
-        self.await_step("run")
-        begin()
-        time.sleep(seconds)
-        end()
-        assert [code for code, _ in self.ends()] == [0, 0, 0], self.text(0)
-
-    def text(self, host: int) -> str:
-        return (self.folder / f"{host}.txt").read_text()
-
-    def ends(self) -> list[tuple[int, str]]:
-        """Exit codes and last lines, of all."""
-        codes = [self.net.ask(wait=number) for number in self.numbers]
-        texts = [self.text(host).rstrip("\n") for host in range(len(codes))]
-        return [(code, text.rpartition("\n")[2]) for code, text in zip(codes, texts, strict=True)]
-
-
 @pytest.fixture
 def hosts(tmp_path: pathlib.Path) -> Iterator[Pod]:
     with network.Network(3) as net:
@@ -502,7 +473,7 @@ def test_a_host_that_is_missing_is_named_on_the_others(hosts: Pod) -> None:
 def test_a_killed_host_ends_the_others_and_the_restart_continues_to_the_bit(
     hosts: Pod, victim: int
 ) -> None:
-    length = "--config.training.n_iters=300"
+    length = "--config.training.n_iters=100"
     hosts.start("killed", length)
     hosts.await_step("killed")
     begin = time.monotonic()
@@ -512,16 +483,14 @@ def test_a_killed_host_ends_the_others_and_the_restart_continues_to_the_bit(
     for host, end in enumerate(hosts.ends()):
         assert end == (1, line) if host != victim else end[0] == -9, end
     assert time.monotonic() - begin < 20
-    assert hosts.saved("killed")[-1] < 300
-    hosts.start("killed", length)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    assert hosts.saved("killed")[-1] < 100
+    hosts.finish("killed", length)
     assert "resuming at step" in hosts.text(0)
-    hosts.start("whole", length)
-    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.finish("whole", length)
     whole, killed = (
-        Checkpoints(hosts.folder / run / "checkpoints").restore() for run in ("whole", "killed")
+        Checkpoints(hosts.workdir(run) / "checkpoints").restore() for run in ("whole", "killed")
     )
-    assert whole.step == killed.step == 300
+    assert whole.step == killed.step == 100
     before, after = (jax.tree.leaves(restored.state) for restored in (whole, killed))
     for one, other in zip(before, after, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -562,6 +531,67 @@ def test_a_host_that_stands_still_for_a_minute_is_waited_for(hosts: Pod) -> None
     hosts.train_through(
         lambda: hosts.send(1, signal.SIGSTOP), 60, lambda: hosts.send(1, signal.SIGCONT)
     )
+
+
+@pod
+@pytest.mark.slow
+def test_a_host_that_stands_still_for_longer_ends_all_with_a_line(hosts: Pod) -> None:
+    """JAX, which would give it up with a C++ stack, is later."""
+    hosts.start("run", "--config.training.n_iters=4000")
+    hosts.await_step("run")
+    hosts.send(1, signal.SIGSTOP)
+    begin = time.monotonic()
+    still = "process 1 of 3 (10.9.0.2) stands still, for 90 s"
+    line = f"error: {still}; the same command goes on from what is on disk"
+    hosts.await_end(0)
+    assert time.monotonic() - begin < 120
+    hosts.await_end(2)
+    hosts.send(1, signal.SIGCONT)
+    ends = hosts.ends()
+    assert ends[0] == ends[2] == (1, line)
+    assert ends[1][0] == 1
+    assert ends[1][1].startswith("error: process ")
+
+
+@pod
+@pytest.mark.slow
+def test_a_network_that_is_cut_for_two_minutes_ends_training_with_a_line(hosts: Pod) -> None:
+    hosts.start("run", "--config.training.n_iters=4000")
+    hosts.await_step("run")
+    begin = time.monotonic()
+    hosts.net.ask(cut=2)
+    ends = hosts.ends()
+    assert time.monotonic() - begin < 90
+    time.sleep(max(120 - (time.monotonic() - begin), 0))
+    hosts.net.ask(mend=2)
+    silent = "does not answer any more, for 40 s; the same command goes on from what is on disk"
+    line = f"error: process 2 of 3 (10.9.0.3) {silent}"
+    assert ends == [(1, line)] * 2 + [(1, f"error: process 0 of 3 (10.9.0.1) {silent}")]
+    steps = hosts.saved("run")
+    hosts.finish("run", f"--config.training.n_iters={steps[-1] + 10}")
+    assert f"resuming at step {steps[-1]}" in hosts.text(0)
+
+
+@pod
+@pytest.mark.slow
+def test_a_slow_host_and_a_slow_network_only_take_time(hosts: Pod) -> None:
+    """And the numbers are those of three hosts that are all quick."""
+    hosts.net.ask(narrow=1)
+    hosts.start("slow", "--config.training.n_iters=60")
+    hosts.await_step("slow")
+    for _ in range(10):
+        hosts.send(2, signal.SIGSTOP)
+        time.sleep(1)
+        hosts.send(2, signal.SIGCONT)
+        time.sleep(0.5)
+    assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
+    hosts.net.ask(widen=1)
+    hosts.finish("quick", "--config.training.n_iters=60")
+    slow_state, quick_state = (
+        Checkpoints(hosts.workdir(run) / "checkpoints").restore().state for run in ("slow", "quick")
+    )
+    for name, array in quick_state.items():
+        np.testing.assert_array_equal(slow_state[name], array)
 
 
 @pod

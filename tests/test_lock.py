@@ -11,7 +11,10 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
+import time
 
+import jax
 import pytest
 
 from runtime import errors, lock
@@ -85,6 +88,35 @@ def test_without_locks_of_the_file_system_its_age_tells(
         acquire(tmp_path)
     os.utime(tmp_path / ".lock", (0, 0))
     acquire(tmp_path)
+
+
+def test_a_process_of_the_same_program_is_told_from_a_stranger(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(lock, "SAYING", 0.2)
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    path = tmp_path / ".lock"
+    with lock._locked(tmp_path, "--mode=train", "a job"):
+        content = path.read_bytes()
+        with pytest.raises(lock.Fellow), lock._lock(tmp_path, "--mode=train", True, "a job"):
+            pass
+        path.write_bytes(b"")  # it is about to say so
+
+        def say() -> None:
+            time.sleep(0.1)
+            path.write_bytes(content)
+
+        thread = threading.Thread(target=say)
+        thread.start()
+        with pytest.raises(lock.Fellow), lock._lock(tmp_path, "--mode=train", True, "a job"):
+            pass
+        thread.join()
+        with (
+            pytest.raises(BlockingIOError, match=f"process {os.getpid()}"),
+            lock._lock(tmp_path, "--mode=train", True, "another job"),
+        ):
+            pass
+    assert not path.exists()
 
 
 def test_a_folder_elsewhere_is_not_touched(tmp_path: pathlib.Path) -> None:

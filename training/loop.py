@@ -17,14 +17,14 @@ import optax
 import data
 from configs.names import dotted
 from generation import score_field
-from runtime import devices, errors, experiment, files, peak_memory, stop
+from runtime import devices, errors, experiment, files, hosts, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
 from training import layout as layouts
 from training import loggers, optimizers, sample_grids, utilisation
 from training.held_out import HeldOutLoss
-from training.metric_log import History, MetricLog
+from training.metric_log import METRICS, History, MetricLog
 from training.objective import objective_from_config
 from training.profile import Profile
 from training.records import Periodic, Records
@@ -58,9 +58,9 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     check_batch(options, jax.device_count())
     optimizer = optimizers.from_config(config)
     checkpoints = open_run(config, workdir)
-    state, data_state = new_or_resumed(config, parts, optimizer, checkpoints)
+    state, data_state, earlier_config = new_or_resumed(config, parts, optimizer, checkpoints)
     start, n_iters = int(state.step), options.n_iters
-    if devices.is_primary() and checkpoints.steps():
+    if devices.is_primary() and earlier_config is not None:
         print(beginning(start, n_iters, workdir))
 
     layout = layouts.from_config(config, state)
@@ -68,10 +68,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     step_fn = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
-    log = None
-    if devices.is_primary():
-        settings = dotted(config.to_dict())
-        log = MetricLog(workdir, start, loggers.opened(options.loggers, workdir, start, settings))
+    log = opened_log(config, workdir, start)
     with (
         log or contextlib.nullcontext(),
         stop.handled(),
@@ -83,9 +80,8 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
             call = state, shapes_of_batches(options, dataset)
             require_memory(step_fn, call, options, dataset)
             at_peak = utilisation.seconds_at_peak(step_fn, call, options.accumulation)
-        earlier_config = {} if data_state is None else checkpoints.config()
-        batches = batches_from_config(config, dataset, data_state, earlier_config)
-        if devices.is_primary() and start <= n_iters:  # now that nothing is refused any more
+        batches = batches_from_config(config, dataset, data_state, earlier_config or {})
+        if hosts.is_writer() and start <= n_iters:  # now that nothing is refused any more
             files.write_json(workdir / "config.json", config.to_dict())
         history = History(log, options.batch_size)
         history.speed.at_peak = at_peak
@@ -115,6 +111,23 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     except (ValueError, OSError) as error:  # the run is trained, and its weights are kept
         if devices.is_primary():
             print(f"field.png is not drawn: {errors.one_line(error)}")
+
+
+def opened_log(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, start: int
+) -> MetricLog | None:
+    """The log of a run that begins at a step, None on a process that writes none.
+
+    Of hosts with disks of their own each has one; the loggers are the first one's.
+    """
+    hosts.bring(workdir / METRICS)
+    if not hosts.is_writer():
+        return None
+    settings, names = dotted(config.to_dict()), config.training.loggers
+    primary = devices.is_primary()
+    return MetricLog(
+        workdir, start, loggers.opened(names, workdir, start, settings) if primary else ()
+    )
 
 
 def beginning(start: int, n_iters: int, workdir: pathlib.Path) -> str:
@@ -176,15 +189,17 @@ def new_or_resumed(
     parts: experiment.Parts,
     optimizer: optax.GradientTransformation,
     checkpoints: Checkpoints,
-) -> tuple[TrainState, Any]:
-    """The state before replication, and that of the data, None in a new run."""
+) -> tuple[TrainState, Any, dict[str, Any] | None]:
+    """The state before replication, that of the data, and the config that it was saved with; the
+    last two are None in a new run."""
     fresh = functools.partial(state_from_config, config, parts, optimizer)
-    if not checkpoints.steps():
-        return jax.jit(fresh)(), None
+    if not checkpoints.steps_anywhere():
+        return jax.jit(fresh)(), None, None
     template = jax.eval_shape(fresh)
     key_data = jax.eval_shape(jax.random.key_data, template.key)
     restored = checkpoints.restore(vars(template.replace(key=key_data)))
-    return state_from_host(restored.state), restored.data_state
+    earlier_config = json.loads(restored.config_json)
+    return state_from_host(restored.state), restored.data_state, earlier_config
 
 
 def batches_from_config(

@@ -18,6 +18,7 @@ from runtime import devices, figures, files
 from runtime.buckets import GrowingObject
 from training.loggers import Logger
 
+METRICS = "metrics.jsonl"
 SPEED = ("step_seconds", "images_per_second", "mfu")  # which no two runs have in common
 
 
@@ -27,7 +28,7 @@ class History:
     They are fetched one call late, so that the devices are never kept waiting.
 
     Args:
-      log: None on all processes but the first.
+      log: None on a process that writes none.
       batch_size: images in a step, over all devices.
     """
 
@@ -150,7 +151,7 @@ class MetricLog:
     """
 
     def __init__(self, workdir: files.Path, start: int = 0, loggers: Sequence[Logger] = ()):
-        self.path = files.as_path(workdir) / "metrics.jsonl"
+        self.path = files.as_path(workdir) / METRICS
         self.path.parent.mkdir(parents=True, exist_ok=True)
         if self.path.exists():
             records, odd = _records(self.path)

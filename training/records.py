@@ -11,7 +11,7 @@ import ml_collections
 from tqdm import tqdm
 
 import data
-from runtime import devices
+from runtime import devices, hosts
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from training.held_out import HeldOut, HeldOutLoss, save_loss_by_time
@@ -105,7 +105,7 @@ class Records:
         """Stores the averages of `training.ema_profiles`, of which others can be combined."""
         self.history.settle()
         averages = self.layout.on_host(state.averages)
-        if devices.is_primary():
+        if hosts.is_writer():
             self.snapshots.save(step, averages)
 
     def save_checkpoint(self, step: int, state: TrainState) -> None:
@@ -131,6 +131,7 @@ class Records:
         self.checkpoints.wait()
         if self.history.log:
             self.history.log.close()
+        if devices.is_primary():
             save_curves(workdir)
             if self.held_out:
                 save_loss_by_time(workdir, self.held_out, "EMA weights")
