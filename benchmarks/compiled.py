@@ -6,15 +6,16 @@
 PATH is a checkout of the official JAX code; both steps are those of one chip with the whole batch,
 through the same compiler with the same options (extras plan-tpu, plan-cuda). What was compiled lies
 in the folder, and is not compiled again: the same command goes on after a stop. A step of CIFAR-10
-takes up to half an hour of CPU each; --blocks makes it smaller, by residual blocks.
+takes up to half an hour of CPU each; --blocks makes it smaller, by residual blocks, and XLA's
+lowest effort, which is the default here, halves that (--effort=0 is JAX's own).
 """
 
 from __future__ import annotations
 
 import argparse
+import collections
 import functools
 import gzip
-import json
 import os
 import pathlib
 import sys
@@ -38,9 +39,11 @@ import configs
 import sde_lib
 from benchmarks import peers
 from models.ops import native
-from planning import costs, programs, topology
-from runtime import files
+from planning import costs, hlo, programs, topology
+from runtime import figures, files
 
+LAYOUT = {"copy", "transpose", "copy-start"}
+MOVES_NOTHING = {"parameter", "bitcast", "tuple", "get-tuple-element"}
 CONTENDERS = ("official", "ours", "ours, bfloat16")
 
 
@@ -96,18 +99,82 @@ def compiled(path: pathlib.Path, lower: Callable[[], Any]) -> dict[str, Any]:
     return result
 
 
+def with_text(result: dict[str, Any], path: pathlib.Path) -> dict[str, Any]:
+    """The same with what is read from the compiled text."""
+    with gzip.open(path, "rt") as file:
+        text = file.read()
+    moved = result["bytes"] or hlo.traffic(text)
+    read = {"convolutions": convolutions(text), "layout": of_layout(text)}
+    return {**result, "bytes": moved, **read}
+
+
+def convolutions(text: str) -> dict[str, int]:
+    """How many convolutions there are, by the types of their operands: {"f32 f32": 3}."""
+    found = hlo.computations(text)
+    types = {
+        i.name: array[1]
+        for rows in found.values()
+        for i in rows
+        if (array := hlo.ARRAY.search(i.shape))
+    }
+    counts: collections.Counter[str] = collections.Counter()
+    for name, rows in found.items():
+        for i in rows if name else ():  # "" is the entry again
+            if i.opcode == "convolution" or "__cudnn$conv" in i.rest:
+                counts[" ".join(types.get(operand, "?") for operand in i.operands[:2])] += 1
+    return dict(counts)
+
+
+def of_layout(text: str) -> tuple[int, int]:
+    """Copies and transposes that stand alone, and the bytes that they read and write."""
+    found = hlo.computations(text)
+    count = moved = 0
+    for i in hlo.run(found):
+        bodies = i.called if i.opcode == "fusion" else []
+        inside = {inner.opcode for body in bodies for inner in found[body]} - MOVES_NOTHING
+        if i.opcode in LAYOUT or (inside and inside <= LAYOUT):
+            count, moved = count + 1, moved + 2 * i.bytes
+    return count, moved
+
+
+def table(results: dict[tuple[str, str], dict[str, Any]]) -> str:
+    """Contenders beside each other; ratios are to the official step on the same chip."""
+    rows = []
+    for (chip, contender), numbers in results.items():
+        first = results.get((chip, "official"), numbers)
+        rows.append(
+            [
+                chip,
+                contender,
+                f"{numbers['flops_lowered'] / 1e12:.3f}",
+                f"{numbers['flops_lowered'] / first['flops_lowered']:.3f}",
+                f"{numbers['bytes'] / 1e9:.1f}",
+                f"{numbers['bytes'] / first['bytes']:.3f}",
+                f"{numbers['peak'] / 1e9:.2f}",
+                f"{numbers['peak'] / first['peak']:.2f}",
+                ", ".join(f"{n} of {t}" for t, n in sorted(numbers["convolutions"].items())),
+                f"{numbers['layout'][0]}: {numbers['layout'][1] / 1e9:.1f} GB",
+            ]
+        )
+    header = ["chip", "step", "TFLOP", "ratio", "GB moved", "ratio", "peak GB", "ratio"]
+    return figures.table(rows, [*header, "convolutions", "copies and transposes"])
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--peer", help="checkout of the official JAX code")
     parser.add_argument("--config", default="vp/cifar10_ddpmpp_continuous")
     parser.add_argument("--blocks", type=int, help="residual blocks of a resolution")
     parser.add_argument("--topology", nargs="+", default=["v5e:1x1", "h100:1"])
+    parser.add_argument("--effort", type=float, default=-1.0, help="XLA's, from -1 to 1")
     parser.add_argument("--contender", nargs="+", default=CONTENDERS, choices=CONTENDERS)
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/compiled"))
     options = parser.parse_args()
+    jax.config.update("jax_exec_time_optimization_effort", options.effort)
     config = configs.load(options.config)
     if options.blocks:
         config.model.num_res_blocks = options.blocks
+    results: dict[tuple[str, str], dict[str, Any]] = {}
     for name in options.topology:
         chip, *_ = topology.devices(topology.parse(name))
         for contender in options.contender:
@@ -120,8 +187,11 @@ def run() -> None:
             )
             parts = [options.config.replace("/", "+"), str(options.blocks or "all"), contender]
             stem = "@".join([*parts, name.replace(":", "_")]).replace(", ", "_")
-            result = compiled(options.folder / f"{stem}.json", lower)
-            print(stem, json.dumps(result), flush=True)
+            path = options.folder / f"{stem}.json"
+            print(f"{stem} ...", file=sys.stderr, flush=True)
+            result = compiled(path, lower)
+            results[name, contender] = with_text(result, path.with_suffix(".hlo.gz"))
+    print(table(results))
 
 
 if __name__ == "__main__":
