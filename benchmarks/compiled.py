@@ -21,7 +21,7 @@ import pathlib
 import sys
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent))
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -47,16 +47,23 @@ MOVES_NOTHING = {"parameter", "bitcast", "tuple", "get-tuple-element"}
 CONTENDERS = ("official", "ours", "ours, bfloat16")
 
 
-def ours(config: ml_collections.ConfigDict, chip: Any, dtype: str) -> Any:
-    """Our step, lowered for the chip."""
+class Step(NamedTuple):
+    """A training step: lowered for a chip, and its FLOPs before compilation."""
+
+    lowered: Any
+    flops: float
+
+
+def ours(config: ml_collections.ConfigDict, chip: Any, dtype: str) -> Step:
+    """Our step."""
     config = ml_collections.ConfigDict(config.to_dict())
     config.model.dtype = dtype
     step = programs.training(config, config.training.batch_size, 1)
-    return costs.lowered(step, [chip])
+    return Step(costs.lowered(step, [chip]), costs.Work(step, 1, "cuda").flops)
 
 
-def official(path: str, config: ml_collections.ConfigDict, chip: Any) -> Any:
-    """The official network's step, lowered for the chip."""
+def official(path: str, config: ml_collections.ConfigDict, chip: Any) -> Step:
+    """The official network's step."""
     peer, module = peers.load(path), peers.network(path, config)
     sde = peers.sde(peer, sde_lib.from_config(config))
     step = peers.jax_step(peer, module, sde, peers.official_config(config))
@@ -70,21 +77,24 @@ def official(path: str, config: ml_collections.ConfigDict, chip: Any) -> Any:
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=there), (state, images)
     )
-    return jax.jit(step.step, donate_argnums=0).lower(*arguments)
+    program = jax.jit(step.step, donate_argnums=0)
+    traced = program.trace(state, images).lower(lowering_platforms=("cuda",))
+    cost: Any = traced.cost_analysis()
+    return Step(program.lower(*arguments), float(cost["flops"]))
 
 
-def compiled(path: pathlib.Path, lower: Callable[[], Any]) -> dict[str, Any]:
+def compiled(path: pathlib.Path, step: Callable[[], Step]) -> dict[str, Any]:
     """What the compiler says of a program, from its file or newly compiled; its text beside it."""
     if path.exists():
         return files.read_json(path, "remove it")
-    text = lower()
+    lowered, flops = step()
     start, before = time.monotonic(), time.process_time()
-    executable = text.compile()
+    executable = lowered.compile()
     cost: Any = executable.cost_analysis() or {}
     memory = executable.memory_analysis()
     program = executable.as_text()
     result = {
-        "flops_lowered": float(text.cost_analysis()["flops"]),
+        "flops_lowered": flops,
         "flops": cost.get("flops"),
         "bytes": cost.get("bytes accessed"),
         "temporaries": memory.temp_size_in_bytes,
@@ -178,7 +188,7 @@ def run() -> None:
     for name in options.topology:
         chip, *_ = topology.devices(topology.parse(name))
         for contender in options.contender:
-            lower = (
+            step = (
                 functools.partial(official, options.peer, config, chip)
                 if contender == "official"
                 else functools.partial(
@@ -189,7 +199,7 @@ def run() -> None:
             stem = "@".join([*parts, name.replace(":", "_")]).replace(", ", "_")
             path = options.folder / f"{stem}.json"
             print(f"{stem} ...", file=sys.stderr, flush=True)
-            result = compiled(path, lower)
+            result = compiled(path, step)
             results[name, contender] = with_text(result, path.with_suffix(".hlo.gz"))
     print(table(results))
 
