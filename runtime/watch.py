@@ -55,9 +55,21 @@ class Watch:
             self.thread.join(GRACE + PARTING)
 
     def settle(self) -> None:
-        """After an error that the end of another process may have caused: lets that be said."""
+        """After an error that another process may have caused: lets that be said, if it has ended
+        or gives no sign of life; process 0 knows."""
+        if self.member.index == 0:
+            self._doubt()
+        for link in list(self.links.values()):
+            link.send(doubt=True)
         if self.news.wait(GRACE):
             self.thread.join(GRACE + 2 * PARTING)
+
+    def _doubt(self) -> None:
+        """Gives up who has not given a sign of life for a little while."""
+        now = time.monotonic()
+        for index, link in list(self.links.items()):
+            if now - self.heard[index] > 3 * BEAT and index not in self.goodbyes:
+                self._lose(self._still(index, link, now - self.heard[index]), 0.0)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -86,8 +98,11 @@ class Watch:
         for index, link in list(self.links.items()):
             link.send(alive=True)
             if now - self.heard[index] > STILLNESS and index not in self.goodbyes:
-                who = self.member.name(index, link.address)
-                self._lose(f"{who} stands still, for {STILLNESS:g} s; {GOES_ON}", 0.0)
+                self._lose(self._still(index, link, STILLNESS), 0.0)
+
+    def _still(self, index: int, link: Link, seconds: float) -> str:
+        who = self.member.name(index, link.address)
+        return f"{who} gives no sign of life, for {seconds:.0f} s; {GOES_ON}"
 
     def _hear(self, index: int) -> bool:
         """Takes in what another process says; False if it will say no more."""
@@ -99,6 +114,8 @@ class Watch:
                     self._lose(f"{who} ended: {message['failure']}", GRACE)
                 if message.get("lost"):
                     self._lose(message["lost"], message["grace"])
+                if message.get("doubt"):
+                    self._doubt()
                 if message.get("goodbye"):
                     self.goodbyes.add(index)
         except OSError as error:
