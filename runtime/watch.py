@@ -39,6 +39,8 @@ class Watch:
         self.goodbyes: set[int] = set()
         self.heard = dict.fromkeys(links, time.monotonic())  # when, of each
         self.beat = 0.0  # when this process gave its last sign of life
+        self.calls = threading.Condition()  # of `await_others`: how often each has called it
+        self.called = dict.fromkeys((member.index, *links), 0)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
@@ -53,6 +55,19 @@ class Watch:
             link.send(goodbye=True, failure=failure)
         if failure is not None and self.member.index == 0:
             self.thread.join(GRACE + PARTING)
+
+    def await_others(self) -> None:
+        """Returns when all processes have called this as often, however long that takes."""
+        with self.calls:
+            self.called[self.member.index] += 1
+            number = self.called[self.member.index]
+            if self.member.index == 0:
+                self.calls.wait_for(lambda: min(self.called.values()) >= number)
+        for link in list(self.links.values()):
+            link.send(called=number)
+        if self.member.index != 0:
+            with self.calls:
+                self.calls.wait_for(lambda: self.called[0] >= number)
 
     def settle(self) -> None:
         """After an error that another process may have caused: lets that be said, if it has ended
@@ -114,6 +129,10 @@ class Watch:
                     self._lose(f"{who} ended: {message['failure']}", GRACE)
                 if message.get("lost"):
                     self._lose(message["lost"], message["grace"])
+                if message.get("called"):
+                    with self.calls:
+                        self.called[index] = message["called"]
+                        self.calls.notify_all()
                 if message.get("doubt"):
                     self._doubt()
                 if message.get("goodbye"):

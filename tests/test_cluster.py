@@ -370,6 +370,13 @@ PROCESS = """
             sys.exit(0)
         if sys.argv[3] == "fail":
             raise ValueError("a file is missing")
+        for number in range(3) if sys.argv[3] == "meet" else ():
+            time.sleep(0.4 if number == index else 0.0)
+            print("calls", number, time.monotonic(), flush=True)
+            cluster.await_others()
+            print("goes on", number, time.monotonic(), flush=True)
+        if sys.argv[3] == "meet":
+            sys.exit(0)
         time.sleep(200)
 """
 
@@ -445,6 +452,25 @@ def test_a_failure_on_one_host_is_said_on_all(who: int) -> None:
     for index, (code, text) in enumerate(ends(three(*wishes))):
         other = "" if index == who else f"process {who} of 3 (127.0.0.1) ended: error: "
         assert (code, text) == (1, f"error: {other}a file is missing\n")
+
+
+@pytest.mark.slow
+def test_processes_wait_for_each_other() -> None:
+    processes = three("meet", "meet", "meet")
+    texts = [process.communicate(timeout=60)[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0, 0]
+    for number in range(3):
+        times = {
+            word: [
+                float(line.split()[-1])
+                for text in texts
+                for line in text.splitlines()
+                if line.startswith(f"{word} {number} ")
+            ]
+            for word in ("calls", "goes on")
+        }
+        assert len(times["calls"]) == len(times["goes on"]) == 3
+        assert max(times["calls"]) < min(times["goes on"])
 
 
 @pytest.mark.slow
