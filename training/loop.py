@@ -261,7 +261,9 @@ def shapes_of_batches(
 def compile_together(step_fn: Step, call: tuple[Any, ...]) -> None:
     """Compiles the step before processes on CPUs meet in it, see `cluster.await_others`."""
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
-        step_fn.lower(*call).compile()
+        state, shapes = call
+        batches = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        step_fn.lower(state, batches).compile()
         cluster.await_others()
 
 
