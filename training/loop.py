@@ -258,7 +258,7 @@ def shapes_of_batches(
     }
 
 
-def compile_together(step_fn: Step, call: tuple[Any, ...]) -> None:
+def compile_together(step_fn: Any, call: tuple[Any, ...]) -> None:
     """Compiles the step before processes on CPUs meet in it, see `cluster.await_others`."""
     if jax.process_count() > 1 and jax.default_backend() == "cpu":
         state, shapes = call
