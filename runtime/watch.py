@@ -7,6 +7,7 @@ when a host or its network is gone. No JAX in here.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import sys
@@ -19,6 +20,7 @@ from runtime.stop import GOES_ON
 
 BEAT = 5.0  # seconds between signs of life
 STILLNESS = 90.0  # seconds without one, after which a process is given up
+UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 PARTING = 2.0  # seconds that process 0 waits for others to end before JAX misses it
 
 
@@ -141,7 +143,8 @@ class Watch:
             if isinstance(error, TimeoutError) and error.errno is None:
                 return True  # there was nothing to read after all
             silent = f"does not answer any more, for {SILENCE} s"
-            what = silent if isinstance(error, TimeoutError) else "is gone"
+            lost = isinstance(error, TimeoutError) or error.errno in UNREACHABLE
+            what = silent if lost else "is gone"
             if index not in self.goodbyes:
                 self._lose(f"{who} {what}; {GOES_ON}", 0.0)
             return False

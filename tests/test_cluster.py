@@ -566,14 +566,14 @@ SILENT = r"gives no sign of life, for \d\d s; the same command goes on from what
 @pod
 @pytest.mark.slow
 def test_a_host_that_stands_still_for_longer_ends_all_with_a_line(hosts: Pod) -> None:
-    """On CPUs when Gloo gives up, after 30 s."""
+    """After 90 s; JAX, which would end in a C++ stack, is later."""
     hosts.start("run", "--config.training.n_iters=4000")
     hosts.await_step("run")
     hosts.send(1, signal.SIGSTOP)
     begin = time.monotonic()
     hosts.await_end(0)
     hosts.await_end(2)
-    assert time.monotonic() - begin < 100
+    assert time.monotonic() - begin < 130
     hosts.send(1, signal.SIGCONT)
     ends = hosts.ends()
     assert [code for code, _ in ends] == [1, 1, 1]
