@@ -88,6 +88,7 @@ def text_of(source: int, text: str) -> str:
     """The text of the process `source`, on all."""
     if jax.process_count() == 1:
         return text
+    cluster.await_others()
     content = np.frombuffer(text.encode(), np.uint8)
     is_source = jax.process_index() == source
     size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size), is_source))
