@@ -162,7 +162,9 @@ class Watch:
 
     def _end(self, selector: selectors.BaseSelector) -> NoReturn:
         self.ending.acquire()  # for ever, if the main thread ends this process itself
-        start = b"\n" if sys.stderr.isatty() else b""  # after a progress bar
+        progress = sys.modules.get("runtime.progress")  # if there is JAX
+        bar = progress is not None and progress.Bar.shown > 0
+        start = b"\n" if bar or sys.stderr.isatty() else b""
         os.write(2, start + f"error: {self.line}\n".encode())
         deadline = time.monotonic() + PARTING * (self.member.index == 0)
         while self.links and (rest := deadline - time.monotonic()) > 0:
