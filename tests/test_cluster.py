@@ -608,7 +608,7 @@ def test_a_network_that_is_cut_for_two_minutes_ends_training_with_a_line(hosts: 
 def test_a_slow_host_and_a_slow_network_only_take_time(hosts: Pod) -> None:
     """And the numbers are those of three hosts that are all quick."""
     hosts.net.ask(narrow=1)
-    hosts.start("slow", "--config.training.n_iters=60")
+    hosts.start("slow", "--config.training.n_iters=30")
     hosts.await_step("slow")
     for _ in range(10):
         hosts.send(2, signal.SIGSTOP)
@@ -617,7 +617,7 @@ def test_a_slow_host_and_a_slow_network_only_take_time(hosts: Pod) -> None:
         time.sleep(0.5)
     assert [code for code, _ in hosts.ends()] == [0, 0, 0], hosts.text(0)
     hosts.net.ask(widen=1)
-    hosts.finish("quick", "--config.training.n_iters=60")
+    hosts.finish("quick", "--config.training.n_iters=30")
     slow_state, quick_state = (
         Checkpoints(hosts.workdir(run) / "checkpoints").restore().state for run in ("slow", "quick")
     )
