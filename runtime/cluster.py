@@ -106,6 +106,16 @@ def joined() -> bool:
     return _Joined.watch is not None
 
 
+def await_others() -> None:
+    """Waits for the other processes, before a collective to which they may come late.
+
+    On CPUs the collectives themselves, Gloo's, give up after 30 s: for processes that compile for
+    longer than others, or read more from their disks.
+    """
+    if _Joined.watch is not None:
+        _Joined.watch.await_others()
+
+
 def leave(code: int, line: str = "") -> None:
     """Says goodbye to the other processes, if there are any, before this one ends.
 

@@ -14,7 +14,7 @@ import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
-from runtime import peak_memory, stop
+from runtime import cluster, peak_memory, stop
 from runtime.errors import Refused
 from runtime.progress import Bar
 
@@ -214,6 +214,7 @@ class ImageMap:
                     result = self.compiled(*operands)
                 result = jax.tree.map(lambda x: np.asarray(x).reshape(-1, *x.shape[2:]), result)
                 if jax.process_count() > 1:
+                    cluster.await_others()
                     result = multihost_utils.process_allgather(result, tiled=True)
                 count = min(self.batch_size, len(indices) - start)
                 bar.update(count)

@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.experimental import multihost_utils
 
-from runtime import devices, errors, files
+from runtime import cluster, devices, errors, files
 from runtime.arrays import checksum
 
 Arrays = dict[str, np.ndarray]
@@ -76,6 +76,7 @@ def texts(text: str) -> list[str]:
     """The texts of all processes."""
     if jax.process_count() == 1:
         return [text]
+    cluster.await_others()
     content = np.frombuffer(text.encode(), np.uint8)
     sizes = multihost_utils.process_allgather(np.asarray(content.size, np.int32))
     room = _power_of_two(int(sizes.max()))  # few programs
@@ -87,6 +88,7 @@ def text_of(source: int, text: str) -> str:
     """The text of the process `source`, on all."""
     if jax.process_count() == 1:
         return text
+    cluster.await_others()
     content = np.frombuffer(text.encode(), np.uint8)
     is_source = jax.process_index() == source
     size = int(multihost_utils.broadcast_one_to_all(np.int32(content.size), is_source))
@@ -159,6 +161,7 @@ def from_any(arrays: Arrays | None, more: Any = None) -> tuple[Arrays, Any] | No
     """
     if jax.process_count() == 1:
         return None if arrays is None else (arrays, more)
+    cluster.await_others()
     having = multihost_utils.process_allgather(np.asarray(arrays is not None))
     if not having.any():
         return None

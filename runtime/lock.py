@@ -23,7 +23,7 @@ from runtime.buckets import BucketError, BucketPath
 NAME = ".lock"
 BEAT = 10.0  # seconds between signs of life, where the file system has no locks
 DEAD = 60.0  # seconds without one
-SAYING = 2.0  # seconds in which a process that has the lock says so in the file
+SAYING = 5.0  # seconds in which a process that has the lock says so in the file
 UNWRITABLE = (errno.EROFS, errno.EACCES, errno.EPERM)
 
 
@@ -144,6 +144,8 @@ def _locked(folder: pathlib.Path, what: str, job: str) -> Iterator[None]:
         try:
             os.truncate(descriptor, 0)
             os.write(descriptor, json.dumps({**_holder(what), "job": job}).encode())
+            with contextlib.suppress(OSError):
+                os.fsync(descriptor)  # on a network disk, others read it now
             with heart:
                 yield
         finally:

@@ -44,6 +44,7 @@ class Bar(tqdm):  # type: ignore[misc]
     """
 
     compilation: Compilation | None = None
+    shown = 0  # bars whose line has no end yet
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
@@ -53,6 +54,7 @@ class Bar(tqdm):  # type: ignore[misc]
         self.note = ""
         self.closing = threading.Event()
         if not self.disable:
+            Bar.shown += 1
             self.watch = threading.Thread(target=self._watch, daemon=True)
             self.watch.start()
 
@@ -68,7 +70,8 @@ class Bar(tqdm):  # type: ignore[misc]
 
     def close(self) -> None:
         """Ends the bar."""
-        if hasattr(self, "closing"):
+        if hasattr(self, "closing") and not self.closing.is_set():
+            Bar.shown -= not self.disable
             self.closing.set()
         super().close()
 

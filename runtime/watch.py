@@ -7,6 +7,7 @@ when a host or its network is gone. No JAX in here.
 
 from __future__ import annotations
 
+import errno
 import os
 import selectors
 import sys
@@ -19,6 +20,7 @@ from runtime.stop import GOES_ON
 
 BEAT = 5.0  # seconds between signs of life
 STILLNESS = 90.0  # seconds without one, after which a process is given up
+UNREACHABLE = (errno.EHOSTUNREACH, errno.ENETUNREACH, errno.EHOSTDOWN, errno.ENETDOWN)
 PARTING = 2.0  # seconds that process 0 waits for others to end before JAX misses it
 
 
@@ -39,6 +41,8 @@ class Watch:
         self.goodbyes: set[int] = set()
         self.heard = dict.fromkeys(links, time.monotonic())  # when, of each
         self.beat = 0.0  # when this process gave its last sign of life
+        self.calls = threading.Condition()  # of `await_others`: how often each has called it
+        self.called = dict.fromkeys((member.index, *links), 0)
         self.thread = threading.Thread(target=self._watch, daemon=True)
         self.thread.start()
 
@@ -54,10 +58,35 @@ class Watch:
         if failure is not None and self.member.index == 0:
             self.thread.join(GRACE + PARTING)
 
+    def await_others(self) -> None:
+        """Returns when all processes have called this as often, however long that takes."""
+        with self.calls:
+            self.called[self.member.index] += 1
+            number = self.called[self.member.index]
+            if self.member.index == 0:
+                self.calls.wait_for(lambda: min(self.called.values()) >= number)
+        for link in list(self.links.values()):
+            link.send(called=number)
+        if self.member.index != 0:
+            with self.calls:
+                self.calls.wait_for(lambda: self.called[0] >= number)
+
     def settle(self) -> None:
-        """After an error that the end of another process may have caused: lets that be said."""
+        """After an error that another process may have caused: lets that be said, if it has ended
+        or gives no sign of life; process 0 knows."""
+        if self.member.index == 0:
+            self._doubt()
+        for link in list(self.links.values()):
+            link.send(doubt=True)
         if self.news.wait(GRACE):
             self.thread.join(GRACE + 2 * PARTING)
+
+    def _doubt(self) -> None:
+        """Gives up who has not given a sign of life for a little while."""
+        now = time.monotonic()
+        for index, link in list(self.links.items()):
+            if now - self.heard[index] > 3 * BEAT and index not in self.goodbyes:
+                self._lose(self._still(index, link, now - self.heard[index]), 0.0)
 
     def _watch(self) -> None:
         with selectors.DefaultSelector() as selector:
@@ -86,8 +115,11 @@ class Watch:
         for index, link in list(self.links.items()):
             link.send(alive=True)
             if now - self.heard[index] > STILLNESS and index not in self.goodbyes:
-                who = self.member.name(index, link.address)
-                self._lose(f"{who} stands still, for {STILLNESS:g} s; {GOES_ON}", 0.0)
+                self._lose(self._still(index, link, STILLNESS), 0.0)
+
+    def _still(self, index: int, link: Link, seconds: float) -> str:
+        who = self.member.name(index, link.address)
+        return f"{who} gives no sign of life, for {seconds:.0f} s; {GOES_ON}"
 
     def _hear(self, index: int) -> bool:
         """Takes in what another process says; False if it will say no more."""
@@ -99,13 +131,20 @@ class Watch:
                     self._lose(f"{who} ended: {message['failure']}", GRACE)
                 if message.get("lost"):
                     self._lose(message["lost"], message["grace"])
+                if message.get("called"):
+                    with self.calls:
+                        self.called[index] = message["called"]
+                        self.calls.notify_all()
+                if message.get("doubt"):
+                    self._doubt()
                 if message.get("goodbye"):
                     self.goodbyes.add(index)
         except OSError as error:
             if isinstance(error, TimeoutError) and error.errno is None:
                 return True  # there was nothing to read after all
             silent = f"does not answer any more, for {SILENCE} s"
-            what = silent if isinstance(error, TimeoutError) else "is gone"
+            lost = isinstance(error, TimeoutError) or error.errno in UNREACHABLE
+            what = silent if lost else "is gone"
             if index not in self.goodbyes:
                 self._lose(f"{who} {what}; {GOES_ON}", 0.0)
             return False
@@ -123,7 +162,9 @@ class Watch:
 
     def _end(self, selector: selectors.BaseSelector) -> NoReturn:
         self.ending.acquire()  # for ever, if the main thread ends this process itself
-        start = b"\n" if sys.stderr.isatty() else b""  # after a progress bar
+        progress = sys.modules.get("runtime.progress")  # if there is JAX
+        bar = progress is not None and progress.Bar.shown > 0
+        start = b"\n" if bar or sys.stderr.isatty() else b""
         os.write(2, start + f"error: {self.line}\n".encode())
         deadline = time.monotonic() + PARTING * (self.member.index == 0)
         while self.links and (rest := deadline - time.monotonic()) > 0:

@@ -9,6 +9,9 @@ import json
 import os
 import pathlib
 import signal
+import socket
+import subprocess
+import sys
 import time
 import uuid
 from collections.abc import Iterator
@@ -21,13 +24,13 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from evaluation.metrics import statistics
 from evaluation.metrics.moments import Gaussian
-from runtime import bucket_lock, buckets, errors, files, lock, step_writers
+from runtime import bucket_lock, buckets, cluster, errors, files, lock, step_writers
 from runtime.arrays import read_arrays
 from runtime.buckets import BucketError, BucketPath
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import results_folder
-from tests import tiny
+from tests import network, pod, tiny
 from tests.test_metric_log import events
 from tests.test_training import use_devices
 from training import loggers, metric_log
@@ -492,6 +495,43 @@ def test_a_run_in_a_bucket_is_that_of_a_disk(
     curves = [metric_log.read_metrics(run / "metrics.jsonl") for run in (memory, local)]
     for name in ("loss", "eval_loss"):
         np.testing.assert_array_equal(curves[0][name], curves[1][name])
+
+
+def two_processes(workdir: object, n_iters: int) -> list[str]:
+    """What two processes say that train together to a step, and end well."""
+    with socket.socket() as probe:
+        probe.bind(("localhost", 0))
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+    options = (*pod.TRAINING, f"--workdir={workdir}", f"--config.training.n_iters={n_iters}")
+    processes = []
+    for index in range(2):
+        place = dict(zip(cluster.VARIABLES, (address, "2", str(index)), strict=True))
+        places = {**os.environ, **place, "JAX_PLATFORMS": "cpu", "XLA_FLAGS": ""}
+        command = [sys.executable, "main.py", *options]
+        processes.append(
+            subprocess.Popen(
+                command, cwd=network.ROOT, env=places, text=True,
+                stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+            )
+        )  # fmt: skip
+    texts = [process.communicate()[0] for process in processes]
+    assert [process.returncode for process in processes] == [0, 0], texts
+    return texts
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("folder", ["s3", "gs"], indirect=True)
+def test_hosts_that_train_together_share_a_bucket(
+    folder: pathlib.Path, tmp_path: pathlib.Path
+) -> None:
+    """The run is resumed there, and is that of a disk."""
+    assert "several disks" not in two_processes(folder, 10)[0]
+    assert "resuming at step 10" in two_processes(folder, 20)[0]
+    two_processes(tmp_path / "run", 20)
+    there, here = (Checkpoints(each / "checkpoints") for each in (folder, tmp_path / "run"))
+    assert there.steps() == here.steps() == [10, 20]
+    for name, array in here.restore().state.items():
+        np.testing.assert_array_equal(there.restore().state[name], array)
 
 
 def named(name: str) -> str:

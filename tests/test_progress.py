@@ -70,3 +70,12 @@ def test_a_signal_that_has_to_wait_is_acknowledged(monkeypatch):
 def test_a_hidden_bar_has_no_thread():
     with progress.Bar(total=4, disable=True) as bar:
         assert not hasattr(bar, "watch")
+        assert progress.Bar.shown == 0
+
+
+def test_a_bar_whose_line_has_no_end_is_known():
+    with progress.Bar(total=4, file=io.StringIO()) as bar:
+        assert progress.Bar.shown == 1
+        bar.close()
+        assert progress.Bar.shown == 0
+    assert progress.Bar.shown == 0

@@ -17,7 +17,7 @@ import optax
 import data
 from configs.names import dotted
 from generation import score_field
-from runtime import devices, errors, experiment, files, hosts, peak_memory, stop
+from runtime import cluster, devices, errors, experiment, files, hosts, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run
@@ -79,6 +79,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
         if start < n_iters:
             call = state, shapes_of_batches(options, dataset)
             require_memory(step_fn, call, options, dataset)
+            compile_together(step_fn, call)
             at_peak = utilisation.seconds_at_peak(step_fn, call, options.accumulation)
         batches = batches_from_config(config, dataset, data_state, earlier_config or {})
         if hosts.is_writer() and start <= n_iters:  # now that nothing is refused any more
@@ -255,6 +256,15 @@ def shapes_of_batches(
         name: jax.ShapeDtypeStruct((local, steps, share, *rows.shape[1:]), rows.dtype)
         for name, rows in {"image": images, "label": labels}.items()
     }
+
+
+def compile_together(step_fn: Any, call: tuple[Any, ...]) -> None:
+    """Compiles the step before processes on CPUs meet in it, see `cluster.await_others`."""
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        state, shapes = call
+        batches = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), shapes)
+        step_fn.lower(state, batches).compile()
+        cluster.await_others()
 
 
 def require_memory(
