@@ -17,6 +17,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import traceback
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,12 +52,20 @@ FLAGS = flags.FLAGS
 def run(argv: list[str]) -> None:
     """Is a host, with --folder; or else starts them and prints the table."""
     if FOLDER.value is not None:
-        take_steps(pathlib.Path(FOLDER.value))
+        folder = pathlib.Path(FOLDER.value)
+        try:
+            take_steps(folder)
+        except BaseException:
+            write(folder / "failed", traceback.format_exc())
+            raise
         return
     if not network.possible():
         sys.exit("this machine lets nobody make networks")
     counts = [int(count) for count in HOSTS.value]
-    results = {count: measure(count, argv[1:]) for count in counts}
+    results = {}
+    for count in counts:
+        results[count] = measure(count, argv[1:])
+        print(f"{count} hosts: {json.dumps(results[count])}", file=sys.stderr, flush=True)
     cores = os.cpu_count() or 1
     alone = results[counts[0]]["images_per_second"] / min(counts[0], cores)
     rows = []
@@ -108,8 +117,8 @@ def await_all(folder: pathlib.Path, name: str, count: int) -> None:
     """Waits until all hosts have written a file of that name."""
     deadline = time.monotonic() + 1800
     while not all((folder / f"{name}{host}").exists() for host in range(count)):
-        if time.monotonic() > deadline:
-            sys.exit((folder / "0.txt").read_text())
+        if (folder / "failed").exists() or time.monotonic() > deadline:
+            sys.exit("\n".join(path.read_text() for path in folder.glob("*") if path.is_file()))
         time.sleep(0.05)
 
 
@@ -133,14 +142,15 @@ def take_steps(folder: pathlib.Path) -> None:
     config = CONFIG.value
     step, state, batches = prepared(config)
     compiled = step.lower(state, batches).compile()
+    cluster.await_others()
     bind(index)
-    state, _ = jax.block_until_ready(compiled(state, batches))
+    state, _ = jax.block_until_ready(step(state, batches))
     write(folder / f"ready{index}", "")
     await_file(folder / "go")
     times = []
     for _ in range(ROUNDS):
         began = time.monotonic()
-        state, _ = jax.block_until_ready(compiled(state, batches))
+        state, _ = jax.block_until_ready(step(state, batches))
         times.append((time.monotonic() - began) / STEPS)
     reduces = hlo.collectives(compiled.as_text()).get("all-reduce", {"count": 0})
     result = {
