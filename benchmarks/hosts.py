@@ -5,7 +5,7 @@
 A host is a process in a network namespace, with an address of its own, as in `tests/network.py`. It
 is bound to one core; hosts that are more than cores share them. The efficiency is the images per
 second over those of one host times the cores in use, in the same run: 1 means that working together
-costs nothing. The bytes are what the network's own counters saw leave a host, headers included, a
+costs nothing. The bytes are what the network's own counters saw leave a host, without headers, a
 step; those expected are 2 (n - 1) / n times the gradients, what one all-reduce of them sends.
 """
 
