@@ -5,7 +5,7 @@
 A host is a process in a network namespace, with an address of its own, as in `tests/network.py`. It
 is bound to one core; hosts that are more than cores share them. The efficiency is the images per
 second over those of one host times the cores in use, in the same run: 1 means that working together
-costs nothing. The bytes are what the network's own counters saw leave a host, headers included, a
+costs nothing. The bytes are what the network's own counters saw leave a host, without headers, a
 step; those expected are 2 (n - 1) / n times the gradients, what one all-reduce of them sends.
 """
 
@@ -17,6 +17,7 @@ import pathlib
 import sys
 import tempfile
 import time
+import traceback
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -51,12 +52,20 @@ FLAGS = flags.FLAGS
 def run(argv: list[str]) -> None:
     """Is a host, with --folder; or else starts them and prints the table."""
     if FOLDER.value is not None:
-        take_steps(pathlib.Path(FOLDER.value))
+        folder = pathlib.Path(FOLDER.value)
+        try:
+            take_steps(folder)
+        except BaseException:
+            write(folder / "failed", traceback.format_exc())
+            raise
         return
     if not network.possible():
         sys.exit("this machine lets nobody make networks")
     counts = [int(count) for count in HOSTS.value]
-    results = {count: measure(count, argv[1:]) for count in counts}
+    results = {}
+    for count in counts:
+        results[count] = measure(count, argv[1:])
+        print(f"{count} hosts: {json.dumps(results[count])}", file=sys.stderr, flush=True)
     cores = os.cpu_count() or 1
     alone = results[counts[0]]["images_per_second"] / min(counts[0], cores)
     rows = []
@@ -108,8 +117,8 @@ def await_all(folder: pathlib.Path, name: str, count: int) -> None:
     """Waits until all hosts have written a file of that name."""
     deadline = time.monotonic() + 1800
     while not all((folder / f"{name}{host}").exists() for host in range(count)):
-        if time.monotonic() > deadline:
-            sys.exit((folder / "0.txt").read_text())
+        if (folder / "failed").exists() or time.monotonic() > deadline:
+            sys.exit("\n".join(path.read_text() for path in folder.glob("*") if path.is_file()))
         time.sleep(0.05)
 
 
@@ -133,14 +142,15 @@ def take_steps(folder: pathlib.Path) -> None:
     config = CONFIG.value
     step, state, batches = prepared(config)
     compiled = step.lower(state, batches).compile()
+    cluster.await_others()
     bind(index)
-    state, _ = jax.block_until_ready(compiled(state, batches))
+    state, _ = jax.block_until_ready(step(state, batches))
     write(folder / f"ready{index}", "")
     await_file(folder / "go")
     times = []
     for _ in range(ROUNDS):
         began = time.monotonic()
-        state, _ = jax.block_until_ready(compiled(state, batches))
+        state, _ = jax.block_until_ready(step(state, batches))
         times.append((time.monotonic() - began) / STEPS)
     reduces = hlo.collectives(compiled.as_text()).get("all-reduce", {"count": 0})
     result = {

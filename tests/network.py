@@ -8,7 +8,7 @@ of JSON, one answer each: {"start": command, "host": i, "environment": {}, "outp
 number of the process, {"wait": number} its exit code, {"signal": n, "to": number} sends it one,
 {"cut": i} and {"mend": i} pull and plug host i's cable, {"narrow": i} lets it have 2 Mbit/s until
 {"widen": i}, {"mount": folder, "kilobytes": n} puts a small disk there, which hosts see, {"bytes":
-i} gives those that host i has sent. All of it is gone when this process ends.
+i} gives those that host i has sent, without headers. All of it is gone when this process ends.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ import sys
 from typing import Any
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
+HEADERS = 14 + 20 + 32  # bytes of Ethernet's, IP's and TCP's
 UNSHARE = (
     *("unshare", "--user", "--map-root-user", "--net", "--mount", "--pid", "--mount-proc"),
     *("--fork", "--kill-child"),
@@ -119,7 +120,8 @@ def serve(hosts: int) -> None:
         elif "bytes" in request:
             rows = pathlib.Path("/proc/net/dev").read_text().splitlines()
             (row,) = [row for row in rows if row.strip().startswith(f"port{request['bytes']}:")]
-            answer = int(row.split()[1])  # that the bridge receives
+            received, packets = map(int, row.split()[1:3])  # that the bridge receives
+            answer = received - HEADERS * packets
         elif "widen" in request:
             run("tc", "qdisc", "del", "dev", f"port{request['widen']}", "root")
         else:

@@ -29,7 +29,7 @@ def run_with(monkeypatch):
     """Lets a run have checkpoints of these steps."""
 
     def have(*steps):
-        run = SimpleNamespace(steps=lambda: list(steps), directory="run/checkpoints")
+        run = SimpleNamespace(steps_anywhere=lambda: list(steps), directory="run/checkpoints")
         monkeypatch.setattr(evaluate, "open_run", lambda config, workdir, training: run)
 
     return have
