@@ -105,7 +105,7 @@ def without(name: str) -> Iterator[None]:
         elif name == "patches":
             stack.enter_context(mock.patch.object(conv, "_smaller", return_value=False))
         elif name == "products":
-            sums = {"spread": lambda a, count: jnp.repeat(a[:, None], count, 1)}
+            sums: dict[str, Any] = {"spread": lambda a, count: jnp.repeat(a[:, None], count, 1)}
             sums["sum_pixels"] = lambda x: x.sum(1)
             stack.enter_context(mock.patch.multiple(group_norm, **sums))
         elif name == "materialise":
@@ -162,7 +162,11 @@ def normalisation(row: Row) -> tuple[Any, tuple[Any, ...]]:
 
     batch, side, channels = row.size
     x, scale, bias = normal(0, batch, side**2, channels), normal(1, channels), normal(2, channels)
-    return lambda *operands: group_norm(*operands, channels // 4, swish=True), (x, scale, bias)
+    return lambda x, scale, bias: group_norm(x, scale, bias, channels // 4, swish=True), (
+        x,
+        scale,
+        bias,
+    )
 
 
 def normalisation_gradient(row: Row) -> tuple[Any, tuple[Any]]:
@@ -253,6 +257,8 @@ def measure(budget: float, chosen: set[str]) -> dict[str, dict[str, list[float]]
     """The ratios of each workaround's rows, by name."""
     found: dict[str, dict[str, list[float]]] = {}
     processes = [Process(flags) for flags in ("", FLAG)] if "flag" in chosen else []
+    plain: Callable[[], float]
+    ours: Callable[[], float]
     for row in [row for row in ROWS if row.lacks in chosen]:
         if row.lacks == "flag":
             plain, ours = (lambda p=p, row=row: p.seconds(row) for p in processes)
