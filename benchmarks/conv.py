@@ -1,7 +1,6 @@
 """Forward, dx and dw of a 3x3 convolution: `models.ops.conv` beside XLA's own, alone and in a scan.
 
 python benchmarks/conv.py            # milliseconds; the last column is what the scan gains
-XLA_FLAGS=--xla_cpu_experimental_ynn_fusion_type= python benchmarks/conv.py
 """
 
 import pathlib

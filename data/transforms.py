@@ -96,7 +96,8 @@ def inverse_scale_of_grey(
     colour = k - jnp.mean(k, -1, keepdims=True)
     room = jnp.where(colour > 0.0, levels - 1.0 - grey, grey)
     share = jnp.min(room / jnp.maximum(jnp.abs(colour), 1e-6), -1, keepdims=True)
-    k = grey + jnp.minimum(share, 1.0) * colour
+    # A colour on the border may be off it by a rounding, and rounding down -1e-7 would make -1.
+    k = jnp.clip(grey + jnp.minimum(share, 1.0) * colour, 0.0, levels - 1.0)
     whole = jnp.floor(k)
     missing = jnp.round(3.0 * grey) - jnp.sum(whole, -1, keepdims=True)
     rank = jnp.argsort(jnp.argsort(whole - k, -1), -1)  # 0: the largest remainder

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import numpy as np
-from jax.sharding import AbstractMesh, Mesh, NamedSharding
+from jax.sharding import AbstractMesh, AxisType, Mesh, NamedSharding
 
 from models.ops import native
 from planning import hlo, trace
@@ -116,7 +116,7 @@ RATIOS = {"tpu": Ratios(), "cuda": Ratios()}
 
 def traced(program: Program, chips: int) -> Any:
     """The program over all chips, which need not be there, as an accelerator traces it."""
-    mesh = AbstractMesh((chips,), (devices.AXIS,))
+    mesh = AbstractMesh((chips,), (devices.AXIS,), (AxisType.Auto,))
     with native.unused():
         return jax.jit(_over(program, mesh)).trace(*program.arguments)
 
@@ -154,7 +154,7 @@ def estimated(program: Program, work: Told, chips: int, ratios: Ratios) -> Costs
 
 def lowered(program: Program, chips: list[Any]) -> Any:
     """The program over all chips, in the compiler's language."""
-    mesh = Mesh(np.array(chips), (devices.AXIS,))
+    mesh = Mesh(np.array(chips), (devices.AXIS,), (AxisType.Auto,))
     arguments = program.with_split(
         lambda leaf, spec: jax.ShapeDtypeStruct(
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)

@@ -2,20 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import os
 import re
-
-# jaxlib releases on which this empty flag was measured to speed up convolutions on the CPU.
-FAST_CONVOLUTIONS = {"0.10.2": "--xla_cpu_experimental_ynn_fusion_type="}
 
 
 def prepare() -> None:
     """Sets what the user has not set; to be called before JAX is imported."""
     flags = os.environ.get("XLA_FLAGS", "")
-    fast = FAST_CONVOLUTIONS.get(importlib.metadata.version("jaxlib"))
-    if fast and fast.rstrip("=") not in flags:
-        os.environ["XLA_FLAGS"] = f"{flags} {fast}".strip()
     fake = re.search(r"host_platform_device_count=(\d+)", flags)
     if fake:  # devices that share cores wait for each other in a pool of NPROC threads
         os.environ.setdefault("NPROC", str(max(2 * int(fake[1]), os.cpu_count() or 1)))
