@@ -63,9 +63,8 @@ class GroupNorm(nn.Module):
         bias = self.param("bias", nn.initializers.zeros, (channels,))
 
         swish = self.act is nn.swish
-        images = x.astype(jnp.float32).reshape(len(x), -1, channels)
-        y = group_norm(images, scale, bias, groups, self.epsilon, swish)
-        y = y.reshape(x.shape).astype(self.dtype or jnp.float32)
+        y = group_norm(x.astype(jnp.float32), scale, bias, groups, self.epsilon, swish)
+        y = y.astype(self.dtype or jnp.float32)
         return y if swish or self.act is None else self.act(y)
 
 

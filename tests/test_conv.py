@@ -10,7 +10,9 @@ import pytest
 from jax import lax
 
 from models.ops import conv as conv_module
+from models.ops import native
 from models.ops.conv import Conv, Geometry, conv, default_init
+from models.ops.materialise import spread, sum_pixels
 from tests.marks import but_slow, slow
 
 pytestmark = pytest.mark.quick_compilation
@@ -190,6 +192,32 @@ def test_lowering_per_platform() -> None:
     for platform in ("tpu", "cuda", "rocm"):
         assert sorted(layouts(conv, platform)) == sorted(layouts(lax_conv, platform))
         assert layouts(conv, platform) != [forward] * 3
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_elsewhere_it_is_xlas_own_convolution_to_the_bit(size: int) -> None:
+    """As programs are traced for accelerators, where 1x1 kernels are convolutions, too."""
+    x, w = normal(0, 2, 8, 8, 3), normal(1, size, size, 3, 4)
+
+    def derivatives(f):
+        return jax.value_and_grad(lambda x, w: jnp.sum(f(x, w) ** 2), (0, 1))(x, w)
+
+    with native.unused():
+        ours = derivatives(conv)
+        text = str(jax.make_jaxpr(conv)(x, w))
+    assert "conv_general_dilated" in text
+    assert "dot_general" not in text
+    jax.tree.map(np.testing.assert_array_equal, ours, derivatives(lax_conv))
+
+
+def test_elsewhere_sums_over_pixels_are_no_products() -> None:
+    x, a = normal(0, 2, 5, 3), normal(1, 2, 3)
+    with native.unused():
+        sums, rows = sum_pixels(x), spread(a, 5)
+        text = str(jax.make_jaxpr(lambda x, a: (sum_pixels(x), spread(a, 5)))(x, a))
+    assert "dot_general" not in text
+    np.testing.assert_allclose(sums, sum_pixels(x), rtol=1e-6)
+    np.testing.assert_array_equal(rows, spread(a, 5))
 
 
 def test_bfloat16() -> None:

@@ -60,7 +60,7 @@ class Geometry(NamedTuple):
 
 def _conv(x: jax.Array, w: jax.Array, geometry: Geometry, groups: int = 1) -> jax.Array:
     """dT/dg in XLA's own form."""
-    if groups == 1 and geometry.pointwise:
+    if groups == 1 and geometry.pointwise and native.for_cpu():
         return x @ w[0, 0]
     return lax.conv_general_dilated(
         x,
@@ -258,7 +258,7 @@ def conv(
         dilation=(dilation, dilation),
         padding=tuple((int(before), int(after)) for before, after in padding),
     )
-    if groups > 1:
+    if groups > 1 or not native.for_cpu():
         return _conv(x, kernel, geometry, groups)
     if window == (1, 1) and not np.any(padding):
         return dense(x[:, ::stride, ::stride], kernel[0, 0])
@@ -267,6 +267,8 @@ def conv(
 
 def dense(x: jax.Array, w: jax.Array) -> jax.Array:
     """The product of `x [..., C]` with `w [C, O]`, as a convolution of single pixels."""
+    if not native.for_cpu():
+        return x @ w
     pixels = x.reshape(len(x), -1, 1, x.shape[-1])
     geometry = Geometry(pixels.shape[1:3], (1, 1), (1, 1), (1, 1), ((0, 0), (0, 0)))
     y = conv_p.bind(pixels, w[None, None], geometry=geometry)

@@ -113,6 +113,11 @@ def unused() -> Iterator[None]:
         _wanted = before
 
 
+def for_cpu() -> bool:
+    """True if programs are traced for the CPU."""
+    return _wanted and jax.default_backend() == "cpu"
+
+
 def takes(*operands: Any) -> bool:
     """True for operands that the functions are made for: all float32, one with many channels."""
     if not _wanted:
