@@ -107,7 +107,7 @@ def make_train_step(
             metrics["gradient_norm"] = layout.norm(grads, axis_name)
             return layout.apply_in_slices(apply, state, grads, axis_name), metrics
         if axis_name:
-            metrics, grads = jax.lax.pmean((metrics, grads), axis_name)
+            metrics, grads = devices.mean((metrics, grads), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(grads)
         return apply(state, grads), metrics
 
