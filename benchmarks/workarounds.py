@@ -96,7 +96,7 @@ def without(name: str) -> Iterator[None]:
         rule = mlir.lower_fun(function, multiple_results=False)
         mlir.register_lowering(primitive, rule, "cpu")
 
-    none = mock.Mock(takes=lambda *operands: False)
+    none = mock.Mock(takes=lambda *operands: False, for_cpu=lambda: True)
     with contextlib.ExitStack() as stack:
         if name == "onednn":
             stack.enter_context(mock.patch.object(conv, "native", none))
@@ -200,7 +200,8 @@ def compiled(row: Row, lacks: str) -> tuple[Call, str]:
 
     from models.ops import native
 
-    with without(lacks), contextlib.nullcontext() if row.native else native.unused():
+    alone = mock.patch.object(native, "available", return_value=False)  # XLA, on the CPU
+    with without(lacks), contextlib.nullcontext() if row.native else alone:
         function, operands = globals()[row.program](row)
         lowered = jax.jit(lambda *operands: function(*operands)).lower(*operands)
     program = lowered.compile()

@@ -110,7 +110,7 @@ class Ratios(NamedTuple):
     temporaries: float = 1.0
 
 
-# By platform, the median over networks that were compiled: see docs/pods.md.
+# By platform, what corrects an estimate for which nothing was measured: nothing as yet.
 RATIOS = {"tpu": Ratios(), "cuda": Ratios()}
 
 

@@ -118,11 +118,17 @@ def traffic(text: str) -> int:
 
 def _parts(body: list[Instruction]) -> dict[int, int]:
     """The bytes that a fused computation reads of those operands that it only slices, by number."""
+    users: dict[str, list[tuple[Instruction, bool]]] = {}  # and whether it is what they slice
+    for instruction in body:
+        first, *others = [*instruction.operands, ""]
+        users.setdefault(first, []).append((instruction, instruction.opcode in SLICES))
+        for name in {*others} - {first}:
+            users.setdefault(name, []).append((instruction, False))
     parts = {}
     for parameter in (i for i in body if i.opcode == "parameter"):
-        users = [i for i in body if parameter.name in i.operands]
-        if users and all(i.opcode in SLICES and i.operands[0] == parameter.name for i in users):
-            parts[int(parameter.rest.partition(")")[0])] = sum(i.bytes for i in users)
+        readers = users.get(parameter.name, [])
+        if readers and all(slices for _, slices in readers):
+            parts[int(parameter.rest.partition(")")[0])] = sum(i.bytes for i, _ in readers)
     return parts
 
 

@@ -35,7 +35,7 @@ OPTIONS = (
     *("-fopenmp", "-fPIC", "-shared", "-w"),
 )
 CHANNELS = 16  # the fewest of any operand's last axis; shorter loops are left to XLA
-_wanted = True  # False inside `unused`
+_wanted = True  # False inside `unused`, where nothing is for the CPU
 
 
 class Unavailable(Exception):
@@ -104,7 +104,8 @@ def available() -> bool:
 
 @contextlib.contextmanager
 def unused() -> Iterator[None]:
-    """Inside, programs are traced as on a platform that has none of the functions."""
+    """Inside, programs are traced as for a platform that is no CPU; on a CPU without the functions
+    they are others, see `available`."""
     global _wanted
     before, _wanted = _wanted, False
     try:
