@@ -204,5 +204,5 @@ def run() -> None:
 
 
 if __name__ == "__main__":
-    with native.unused():
+    with native.elsewhere():
         run()

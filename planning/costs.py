@@ -117,7 +117,7 @@ RATIOS = {"tpu": Ratios(), "cuda": Ratios()}
 def traced(program: Program, chips: int) -> Any:
     """The program over all chips, which need not be there, as an accelerator traces it."""
     mesh = AbstractMesh((chips,), (devices.AXIS,), (AxisType.Auto,))
-    with native.unused():
+    with native.elsewhere():
         return jax.jit(_over(program, mesh)).trace(*program.arguments)
 
 
@@ -160,7 +160,7 @@ def lowered(program: Program, chips: list[Any]) -> Any:
             leaf.shape, leaf.dtype, sharding=NamedSharding(mesh, spec)
         )
     )
-    with native.unused():
+    with native.elsewhere():
         return jax.jit(_over(program, mesh), donate_argnums=program.donated).lower(*arguments)
 
 

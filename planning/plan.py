@@ -55,7 +55,7 @@ def plan(
         print(f"\n{path} has these numbers")
 
 
-@native.unused()
+@native.elsewhere()
 def make(
     config: ml_collections.ConfigDict,
     name: str,

@@ -47,7 +47,7 @@ def equation(x: Any, scale: Any, bias: Any, groups: int, epsilon: float, swish: 
 
 def elsewhere(*operands: Any, **options: Any) -> Any:
     """`group_norm` as it is traced for accelerators."""
-    with native.unused():
+    with native.elsewhere():
         return group_norm(*operands, **options)
 
 

@@ -35,7 +35,7 @@ OPTIONS = (
     *("-fopenmp", "-fPIC", "-shared", "-w"),
 )
 CHANNELS = 16  # the fewest of any operand's last axis; shorter loops are left to XLA
-_wanted = True  # False inside `unused`, where nothing is for the CPU
+_here = True  # False inside `elsewhere`
 
 
 class Unavailable(Exception):
@@ -103,25 +103,25 @@ def available() -> bool:
 
 
 @contextlib.contextmanager
-def unused() -> Iterator[None]:
+def elsewhere() -> Iterator[None]:
     """Inside, programs are traced as for a platform that is no CPU; on a CPU without the functions
     they are others, see `available`."""
-    global _wanted
-    before, _wanted = _wanted, False
+    global _here
+    before, _here = _here, False
     try:
         yield
     finally:
-        _wanted = before
+        _here = before
 
 
 def for_cpu() -> bool:
     """True if programs are traced for the CPU."""
-    return _wanted and jax.default_backend() == "cpu"
+    return _here and jax.default_backend() == "cpu"
 
 
 def takes(*operands: Any) -> bool:
     """True for operands that the functions are made for: all float32, one with many channels."""
-    if not _wanted:
+    if not _here:
         return False
     single = all(operand.dtype == np.float32 for operand in operands)
     return single and max(operand.shape[-1] for operand in operands) >= CHANNELS and available()
