@@ -209,8 +209,13 @@ MODEL = {
     "progressive": Field("none", ANY, "ncsnpp: output pyramid: none, output_skip or residual"),
     "progressive_input": Field("none", ANY, "ncsnpp: input pyramid: none, input_skip or residual"),
     "progressive_combine": Field("sum", ANY, "ncsnpp: how input_skip joins features: sum, cat"),
-    "embedding_type": Field("fourier", ANY, "fourier of noise levels, or positional of times"),
+    "embedding_type": Field(
+        "fourier", ANY, "fourier or log_positional of noise levels, or positional of times"
+    ),
     "fourier_scale": Field(16.0, POSITIVE, "standard deviation of fourier's random frequencies"),
+    "class_embedding": Field("output", ANY, "ncsnpp: where classes are added, output or input"),
+    "augment_dim": Field(0, NOT_NEGATIVE, "ncsnpp, adm: numbers that tell of augmentation"),
+    "head_channels": Field(64, POSITIVE, "adm: channels of a head of attention"),
     "init_scale": Field(0.0, NOT_NEGATIVE, "ncsnpp: scale of last layers' initial weights"),
     "conv_size": Field(3, only(3), "height and width of convolutions, in pixels"),
     "interpolation": Field("bilinear", ANY, "ncsn*: bilinear or nearest_neighbor"),

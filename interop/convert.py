@@ -18,7 +18,8 @@ import models
 import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
-from interop import diffusers, diffusers_config, sources
+from interop import diffusers, diffusers_config, edm, sources
+from interop.weights import Weights
 from runtime import errors, experiment, figures, files
 from runtime.arrays import flatten
 from runtime.checkpoints import Checkpoints
@@ -75,7 +76,7 @@ def import_weights(
         config, origin = find_config(opened)
     configs.check(config)
     sde_lib.from_config(config)
-    if isinstance(opened, sources.DiffusersFolder):
+    if isinstance(opened, Described):
         refuse_differences(config, opened.config_values(config.data.image_size), opened)
         origin = str(opened.scheduler or origin)
     checkpoints = open_run(config, workdir)
@@ -99,7 +100,7 @@ def import_weights(
     return state
 
 
-Opened = sources.PytorchFile | sources.FlaxFile | sources.DiffusersFolder
+Described = sources.DiffusersFolder | edm.EdmFile  # files that say what they are
 
 
 def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
@@ -113,7 +114,7 @@ def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
 
 
 def summary(
-    config: ml_collections.ConfigDict, origin: str, opened: Opened, weights: sources.Weights
+    config: ml_collections.ConfigDict, origin: str, opened: sources.Opened, weights: Weights
 ) -> list[tuple[str, str]]:
     """The rows that an import prints; `origin` is whatever said which SDE and prediction it is."""
     count = sum(leaf.size for leaf in jax.tree.leaves(weights.params))
@@ -149,9 +150,7 @@ def usual_prediction(config: ml_collections.ConfigDict) -> str:
     return "score" if sde_lib.SDES[config.training.sde.lower()].variance_exploding else "noise"
 
 
-def state_of(
-    config: ml_collections.ConfigDict, module: nn.Module, weights: sources.Weights
-) -> TrainState:
+def state_of(config: ml_collections.ConfigDict, module: nn.Module, weights: Weights) -> TrainState:
     """The training state, in NumPy, that goes on from these weights."""
     optimizer = optimizers.from_config(config)
     blank = jax.eval_shape(optimizer.init, weights.params)
@@ -169,7 +168,7 @@ def state_of(
     )
 
 
-def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.OptState:
+def with_moments(opt_state: optax.OptState, weights: Weights) -> optax.OptState:
     """The optimiser's state with the moments of the file, at its step of the learning rate."""
 
     def fill(state: Any) -> Any:
@@ -183,19 +182,21 @@ def with_moments(opt_state: optax.OptState, weights: sources.Weights) -> optax.O
     return tuple(fill(state) for state in opt_state)
 
 
-def find_config(opened: Opened) -> tuple[ml_collections.ConfigDict, str]:
+def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]:
     """The only config in configs/ whose network the file fits, or, where a diffusers folder fits
     none, one that describes the folder's network; and where the SDE is from.
 
     Raises:
       ValueError: none fits, or several do; names them.
     """
-    if isinstance(opened, sources.DiffusersFolder):
+    if isinstance(opened, Described):
         values = opened.config_values(None)
         fitting = [name for name, c in stored.shipped().items() if not differences(c, values)]
         if not fitting:
-            default = "the default of such networks, as there is no scheduler_config.json"
-            return described_config(values, opened.description), default
+            origin = opened.described_in
+            if "training.sde" not in values:
+                origin = "the default of such networks, as there is no scheduler_config.json"
+            return described_config(values, opened.description), origin
     else:
         fitting = fitting_configs(opened)
     if not fitting:
@@ -231,7 +232,10 @@ def described_config(
     usual = "vesde" if values["model.name"] == "ncsnpp" else "vpsde"
     sde = values.get("training.sde", usual)
     continuous = values.get("training.continuous", usual == "vesde")
-    (defaults.ve if sde == "vesde" else defaults.vp)(config, continuous=continuous)
+    if sde == "edm":
+        defaults.edm_training(config, values["model.sigma_data"])
+    else:
+        (defaults.ve if sde == "vesde" else defaults.vp)(config, continuous=continuous)
     with config.unlocked():
         config.update(flax.traverse_util.unflatten_dict(values, sep="."))
     config.model.dropout = float(description.get("dropout") or 0.0)
@@ -256,15 +260,15 @@ def differences(config: ml_collections.ConfigDict, values: dict[str, Any]) -> li
 
 
 def refuse_differences(
-    config: ml_collections.ConfigDict, values: dict[str, Any], opened: sources.DiffusersFolder
+    config: ml_collections.ConfigDict, values: dict[str, Any], opened: Described
 ) -> None:
-    """Raises ValueError unless `config` describes the network, SDE and prediction of a folder."""
+    """Raises ValueError unless `config` describes the network, SDE and prediction of a source."""
     overrides = differences(config, values)
     if overrides:
-        files = "config.json" + (f" and {opened.scheduler}" if opened.scheduler else "")
-        what = "network, SDE or prediction" if opened.scheduler else "network"
+        what = "network, SDE or prediction" if "training.sde" in values else "network"
         raise ValueError(
-            f"the config has another {what} than {files}; it would need {' '.join(overrides)}"
+            f"the config has another {what} than {opened.described_in}; it would need "
+            f"{' '.join(overrides)}"
         )
 
 

@@ -10,11 +10,12 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
-from interop import pth
+from interop import edm_pickle, pth
 
 FORMATS = {
     "pth": "PyTorch (.pth, .bin)",
     "flax": "official JAX checkpoint (Flax msgpack)",
+    "edm": "pickle of EDM's networks (.pkl)",
     "safetensors": "safetensors",
     "diffusers": "diffusers folder (config.json and weights)",
 }
@@ -47,6 +48,8 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return "pth"
     if head[8:9] == b"{" and int.from_bytes(head[:8], "little") <= path.stat().st_size - 8:
         return "safetensors"
+    if edm_pickle.is_edm(path):
+        return "edm"
     if head[:1] == pickle.PROTO and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL]):
         raise ValueError(
             f"{path} is a plain pickle, which may do anything when it is read; wanted is what "

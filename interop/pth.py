@@ -203,6 +203,21 @@ def _described(persistent_id: Any) -> str:
     return f"({', '.join(words)})"
 
 
+def read_storage(data: bytes) -> Storage:
+    """The storage in bytes that `torch.save` wrote before PyTorch 1.6, of it alone.
+
+    Raises:
+      ValueError: other bytes, or with something in them that is not allowed.
+    """
+    file = io.BytesIO(data)
+    if file.read(len(LEGACY_MAGIC)) != LEGACY_MAGIC:
+        raise ValueError("a storage is in no format of PyTorch before 1.6")
+    storage = _Stream(file, len(data)).load()
+    if not isinstance(storage, Storage):
+        raise ValueError(f"a {type(storage).__name__} is in the place of a storage")
+    return storage
+
+
 class _Archive:
     """The zip archive of one file, of so many bytes."""
 

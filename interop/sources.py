@@ -11,7 +11,7 @@ import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
-from typing import Any, NamedTuple, Protocol
+from typing import Any, Protocol
 
 import flax.linen as nn
 import flax.traverse_util
@@ -21,6 +21,7 @@ import numpy as np
 from interop import (
     diffusers,
     diffusers_config,
+    edm,
     flax_msgpack,
     formats,
     official,
@@ -30,20 +31,8 @@ from interop import (
     traits,
     unpickle,
 )
+from interop.weights import Weights
 from runtime import errors, files
-
-
-class Weights(NamedTuple):
-    """A training state in our parameter tree; None or 0 for parts that the file lacks."""
-
-    params: official.Params
-    ema: official.Params | None = None
-    ema_rate: float = 0.0
-    first_moment: official.Params | None = None
-    second_moment: official.Params | None = None
-    updates: int = 0  # that the moments have seen
-    step: int = 0
-    only_averages: bool = False  # `params` are averages, and the file has no others
 
 
 class Source(Protocol):
@@ -236,6 +225,11 @@ class DiffusersFolder:
 
     format = "diffusers UNet2DModel"
 
+    @property
+    def described_in(self) -> str:
+        """The files that say which network, SDE and prediction it is."""
+        return "config.json" + (f" and {self.scheduler}" if self.scheduler else "")
+
     def __init__(self, folder: pathlib.Path):
         content = diffusers.read(folder)
         beside = folder.resolve().parent if folder.resolve().name in diffusers.NETWORKS else folder
@@ -288,7 +282,10 @@ class DiffusersFolder:
         return Weights(params, ema, rate)
 
 
-def open_source(path: str | os.PathLike[str]) -> PytorchFile | FlaxFile | DiffusersFolder:
+Opened = PytorchFile | FlaxFile | DiffusersFolder | edm.EdmFile
+
+
+def open_source(path: str | os.PathLike[str]) -> Opened:
     """Reads a file or folder of any known format, which its content tells.
 
     A pipeline's folder stands for the `unet` in it, a file of weights beside a config.json for
@@ -310,6 +307,8 @@ def open_source(path: str | os.PathLike[str]) -> PytorchFile | FlaxFile | Diffus
         return PytorchFile(path)
     if kind == "flax":
         return FlaxFile(path)
+    if kind == "edm":
+        return edm.EdmFile(path)
     raise ValueError(
         f"{path}: {formats.FORMATS[kind]} without the config.json of a diffusers folder"
     )

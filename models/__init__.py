@@ -7,6 +7,7 @@
 one key per image, mean training, None evaluation.
 """
 
+from models.adm import ADM
 from models.build import (
     CLASSIFIER,
     CLIP_OBJECTIVE,
@@ -27,6 +28,7 @@ from models.ncsnpp import NCSNpp
 from models.score import class_log_prob, continuous_labels, discrete_labels, score_fn
 
 __all__ = [
+    "ADM",
     "CLASSIFIER",
     "CLIP",
     "CLIP_OBJECTIVE",

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from configs.attention import check_attention
 from configs.names import lookup
+from models.adm import ADM
 from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
@@ -75,6 +76,27 @@ def _ncsnpp(config: Any) -> NCSNpp:
         fourier_scale=model.fourier_scale,
         init_scale=model.init_scale,
         attn_num_groups=model.attn_num_groups,
+        class_embedding=model.class_embedding.lower(),
+        augment_dim=model.augment_dim,
+    )
+
+
+def _adm(config: Any) -> ADM:
+    model = config.model
+    _check_normalization(model, "GroupNorm")
+    return ADM(
+        nf=model.nf,
+        ch_mult=tuple(model.ch_mult),
+        num_res_blocks=model.num_res_blocks,
+        attn_resolutions=tuple(model.attn_resolutions),
+        dropout=model.dropout,
+        head_channels=model.head_channels,
+        embedding_type=model.embedding_type.lower(),
+        num_labels=model.num_labels,
+        augment_dim=model.augment_dim,
+        centered=config.data.centered,
+        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
+        remat=model.remat,
     )
 
 
@@ -138,6 +160,7 @@ def _check_normalization(model: Any, *valid: str) -> None:
 
 
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
+    "adm": _adm,
     "ddpm": _ddpm,
     "mlp": _mlp,
     "ncsn": functools.partial(_ncsn, architecture="64", conditional=True),

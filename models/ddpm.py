@@ -99,7 +99,7 @@ class DDPM(nn.Module):
             act = ACTIVATIONS[self.nonlinearity]
             temb = noise_embedding(positional_embedding(labels, self.nf), self.nf, act)
         if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf)
+            temb = class_embedding(temb, y, len(labels), self.num_labels, 4 * self.nf)
         return temb
 
     def down_path(self, x: jax.Array, block: Block) -> list[jax.Array]:

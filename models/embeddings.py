@@ -15,14 +15,17 @@ from models.ops.conv import default_init
 Activation = Callable[[jax.Array], jax.Array]
 
 
-def positional_embedding(labels: jax.Array, size: int, max_period: float = 10000.0) -> jax.Array:
+def positional_embedding(
+    labels: jax.Array, size: int, max_period: float = 10000.0, endpoint: bool = True
+) -> jax.Array:
     """Sinusoids of `labels [B]` at frequencies f_k = max_period^(-k / (size // 2 - 1)): [B, size].
 
     The first half holds the sines, the second the cosines; an odd size ends with a zero
-    (Vaswani et al. 2017, section 3.5, in the arrangement of Ho et al. 2020).
+    (Vaswani et al. 2017, section 3.5, in the arrangement of Ho et al. 2020). Without `endpoint`
+    f_k = max_period^(-k / (size // 2)), of which none is 1 / max_period.
     """
     half = size // 2
-    rate = math.log(max_period) / max(half - 1, 1)
+    rate = math.log(max_period) / max(half - endpoint, 1)
     frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * -rate)
     phase = labels.astype(jnp.float32)[:, None] * frequencies
     embedding = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)
@@ -51,9 +54,12 @@ def label_features(
 ) -> jax.Array:
     """`labels [B]` as `embedding_type` says: [B, 2 size] by random Fourier features of their
     logarithms ("fourier", for noise levels; a layer of the calling module), or [B, size] by
-    sinusoids ("positional", for times and indices)."""
+    sinusoids of themselves ("positional", for times and indices) or of a quarter of their
+    logarithms ("log_positional", for noise levels: Karras et al. 2022, table 1)."""
     if embedding_type == "fourier":
         return GaussianFourierProjection(size, fourier_scale)(jnp.log(labels))
+    if embedding_type == "log_positional":
+        return positional_embedding(jnp.log(labels) / 4, size)
     return positional_embedding(labels, size)
 
 
@@ -75,14 +81,14 @@ def noise_levels(
 
 
 def class_embedding(
-    temb: jax.Array | None, y: jax.Array | None, batch: int, num_labels: int, nf: int
+    temb: jax.Array | None, y: jax.Array | None, batch: int, num_labels: int, width: int
 ) -> jax.Array:
-    """`temb [B, 4 nf]` plus learnt vectors of the classes `y [B]` in 0 .. num_labels.
+    """`temb [B, width]` plus learnt vectors of the classes `y [B]` in 0 .. num_labels.
 
     Class `num_labels` is the null class, which classifier-free guidance (Ho & Salimans 2021)
     trains on images whose class is withheld; `y=None` means it.
     """
     if y is None:
         y = jnp.full((batch,), num_labels)
-    classes = nn.Embed(num_labels + 1, 4 * nf, name="ClassEmbed_0")(y)
+    classes = nn.Embed(num_labels + 1, width, name="ClassEmbed_0")(y)
     return classes if temb is None else temb + classes

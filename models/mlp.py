@@ -106,5 +106,5 @@ class MLP(nn.Module):
         act = ACTIVATIONS[self.nonlinearity]
         temb = noise_embedding(features, self.nf // 4, act) if self.conditional else None
         if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf // 4)
+            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf // 4 * 4)
         return temb

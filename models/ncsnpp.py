@@ -43,7 +43,8 @@ RESBLOCKS = {"biggan": ResnetBlockBigGANpp, "ddpm": ResnetBlockDDPMpp}
 CHOICES: dict[str, Iterable[str]] = {
     "nonlinearity": ACTIVATIONS,
     "resblock_type": RESBLOCKS,
-    "embedding_type": ["fourier", "positional"],
+    "embedding_type": ["fourier", "positional", "log_positional"],
+    "class_embedding": ["output", "input"],
     "progressive": ["none", "output_skip", "residual"],
     "progressive_input": ["none", "input_skip", "residual"],
     "progressive_combine": ["sum", "cat"],
@@ -68,11 +69,15 @@ class NCSNpp(nn.Module):
       progressive_input: whether the downsampled input is fed to each level, and how:
         `progressive_combine` "sum" or "cat" of a 1x1 convolution of it ("input_skip"), or as the
         main branch of a residual sum ("residual").
-      embedding_type: "fourier" for labels that are noise levels, "positional" for times and
-        indices; unused if not `conditional`.
+      embedding_type: "fourier" or "log_positional" for labels that are noise levels, "positional"
+        for times and indices; unused if not `conditional`.
       scale_by_sigma: divide the output by the noise level, see `noise_levels`.
       centered: x is in [-1, 1]; else it is in [0, 1] and rescaled here.
       num_labels: number of classes that may condition the network; 0 for none.
+      class_embedding: whether vectors of classes are added to the "output" of the layers that embed
+        the noise level, or to their "input", as in EDM.
+      augment_dim: how many numbers tell the network how an image was augmented; 0 for none. They
+        are zero for an image as it is (Karras et al. 2022, appendix F.2).
       dtype: of the computation; parameters, norms and the output stay float32.
       remat: recompute residual and attention blocks in the backward pass, to save memory.
 
@@ -106,6 +111,8 @@ class NCSNpp(nn.Module):
     dtype: Any = None
     remat: bool = False
     attn_num_groups: int = 0
+    class_embedding: str = "output"
+    augment_dim: int = 0
 
     def __post_init__(self) -> None:
         check_choices(self, CHOICES)
@@ -118,10 +125,13 @@ class NCSNpp(nn.Module):
         labels: jax.Array,
         dropout_keys: jax.Array | None = None,
         y: jax.Array | None = None,
+        augment: jax.Array | None = None,
     ) -> jax.Array:
-        """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class."""
+        """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class;
+        `augment [B, augment_dim]` tells of augmentation, None of none."""
         check_resolution(x, len(self.ch_mult))
-        block = functools.partial(self.block, self.embed(labels, y), per_block_keys(dropout_keys))
+        temb = self.embed(labels, y, augment)
+        block = functools.partial(self.block, temb, per_block_keys(dropout_keys))
         x = x if self.centered else 2.0 * x - 1.0
         skips = self.down_path(x, block)
         h = block(self.attention(block(skips[-1])))
@@ -131,13 +141,24 @@ class NCSNpp(nn.Module):
             out = out / sigmas[:, None, None, None]
         return out
 
-    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
-        """The embedding of noise level and class in every residual block, [B, 4 nf] or None."""
+    def embed(
+        self, labels: jax.Array, y: jax.Array | None, augment: jax.Array | None
+    ) -> jax.Array | None:
+        """The embedding of noise level, class and augmentation in every residual block,
+        [B, 4 nf] or None."""
         act = ACTIVATIONS[self.nonlinearity]
         features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
+        if self.augment_dim:
+            if augment is None:
+                augment = jnp.zeros((len(labels), self.augment_dim))
+            width = features.shape[-1]
+            features = features + nn.Dense(width, use_bias=False, name="AugmentDense_0")(augment)
+        if self.num_labels and self.class_embedding == "input":
+            width = features.shape[-1]
+            features = class_embedding(features, y, len(labels), self.num_labels, width)
         temb = noise_embedding(features, self.nf, act) if self.conditional else None
-        if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf)
+        if self.num_labels and self.class_embedding == "output":
+            temb = class_embedding(temb, y, len(labels), self.num_labels, 4 * self.nf)
         return temb
 
     def down_path(self, x: jax.Array, block: Block) -> list[jax.Array]:

@@ -172,7 +172,8 @@ OF_NETWORK = (
     "conditional nf ch_mult num_res_blocks attn_resolutions attn_each_up_block attn_num_groups "
     "resamp_with_conv fir fir_kernel skip_rescale resblock_type progressive progressive_input "
     "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
-    "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction"
+    "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction "
+    "class_embedding augment_dim head_channels"
 )
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")

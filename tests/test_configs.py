@@ -79,7 +79,7 @@ ADDED = {
     "data": {"data_dir", "cache", "crop", "resize"},
     "model": {
         "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
-        "pytorch", "prediction", "sigma_data",
+        "pytorch", "prediction", "sigma_data", "class_embedding", "augment_dim", "head_channels",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",

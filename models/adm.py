@@ -1,0 +1,186 @@
+"""ADM: the network of Dhariwal and Nichol 2021, "Diffusion Models Beat GANs on Image Synthesis",
+section 3, whose blocks scale and shift their norms by the embedding (Nichol and Dhariwal 2021)."""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+
+from models.embeddings import class_embedding, noise_embedding, positional_embedding
+from models.layers import (
+    NIN,
+    GroupNorm,
+    apply_block,
+    check_choices,
+    check_resolution,
+    downsample,
+    dropout,
+    per_block_keys,
+    upsample,
+)
+from models.ops.conv import Conv, default_init
+
+EPSILON = 1e-5
+Resample = Callable[[jax.Array], jax.Array] | None
+Block = Callable[..., jax.Array]  # (h, features, resample=None, attends=False) -> h
+
+
+class ADM(nn.Module):
+    """A U-Net from (x [B, H, W, C], labels [B]) to [B, H, W, outputs C].
+
+    The attributes mean what they mean in `NCSNpp`; else:
+
+    Attributes:
+      head_channels: of a head of attention; a level that is narrower than that has none.
+      embedding_type: "positional" for times and indices, "log_positional" for noise levels.
+      outputs: images of the output; 2 where the network predicts its variance, too.
+
+    Raises:
+      ValueError: an unknown choice, or a resolution that cannot be halved often enough.
+    """
+
+    nf: int = 192
+    ch_mult: Sequence[int] = (1, 2, 3, 4)
+    num_res_blocks: int = 3
+    attn_resolutions: Sequence[int] = (32, 16, 8)
+    dropout: float = 0.1
+    head_channels: int = 64
+    embedding_type: str = "log_positional"
+    outputs: int = 1
+    num_labels: int = 0
+    augment_dim: int = 0
+    centered: bool = True
+    dtype: Any = None
+    remat: bool = False
+
+    def __post_init__(self) -> None:
+        check_choices(self, {"embedding_type": ["positional", "log_positional"]})
+        super().__post_init__()
+
+    @nn.compact
+    def __call__(
+        self,
+        x: jax.Array,
+        labels: jax.Array,
+        dropout_keys: jax.Array | None = None,
+        y: jax.Array | None = None,
+        augment: jax.Array | None = None,
+    ) -> jax.Array:
+        """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class;
+        `augment [B, augment_dim]` tells of augmentation, None of none."""
+        check_resolution(x, len(self.ch_mult))
+        temb, keys = self.embed(labels, y, augment), per_block_keys(dropout_keys)
+        x = x if self.centered else 2.0 * x - 1.0
+
+        def block(
+            h: jax.Array, features: int, resample: Resample = None, attends: bool = False
+        ) -> jax.Array:
+            module = ADMBlock(
+                features,
+                heads=features // self.head_channels if attends else 0,
+                dropout=self.dropout,
+                resample=resample,
+                dtype=self.dtype,
+            )
+            return apply_block(module, self.remat, h, temb, next(keys))
+
+        skips = self.down_path(x, block)
+        h = block(skips[-1], skips[-1].shape[-1], attends=True)
+        h = self.up_path(block(h, h.shape[-1]), skips, block)
+        h = GroupNorm(act=nn.swish, epsilon=EPSILON, dtype=self.dtype)(h)
+        features = self.outputs * x.shape[-1]
+        out = Conv(features, kernel_init=default_init(0.0), dtype=self.dtype)(h)
+        return out.astype(jnp.float32)
+
+    def embed(self, labels: jax.Array, y: jax.Array | None, augment: jax.Array | None) -> jax.Array:
+        """The embedding of noise level, class and augmentation in every block, [B, 4 nf]."""
+        if self.embedding_type == "log_positional":
+            labels = jnp.log(labels) / 4
+        features = positional_embedding(labels, self.nf, endpoint=False)
+        if self.augment_dim:
+            if augment is None:
+                augment = jnp.zeros((len(labels), self.augment_dim))
+            features = features + nn.Dense(self.nf, use_bias=False, name="AugmentDense_0")(augment)
+        temb = noise_embedding(features, self.nf, nn.swish)
+        if self.num_labels:
+            temb = class_embedding(temb, y, len(labels), self.num_labels, 4 * self.nf)
+        return temb
+
+    def down_path(self, x: jax.Array, block: Block) -> list[jax.Array]:
+        """Features after every step of the way down, at full resolution first."""
+        skips = [Conv(self.nf * self.ch_mult[0], dtype=self.dtype)(x)]
+        for level, width in enumerate(self.ch_mult):
+            if level > 0:
+                down = functools.partial(downsample, fir_kernel=None)
+                skips.append(block(skips[-1], skips[-1].shape[-1], resample=down))
+            attends = skips[-1].shape[1] in self.attn_resolutions
+            for _ in range(self.num_res_blocks):
+                skips.append(block(skips[-1], self.nf * width, attends=attends))
+        return skips
+
+    def up_path(self, h: jax.Array, skips: list[jax.Array], block: Block) -> jax.Array:
+        """The features at full resolution from the coarsest ones; consumes `skips`."""
+        for level, width in reversed(list(enumerate(self.ch_mult))):
+            attends = h.shape[1] in self.attn_resolutions
+            for _ in range(self.num_res_blocks + 1):
+                h = jnp.concatenate([h, skips.pop()], axis=-1)
+                h = block(h, self.nf * width, attends=attends)
+            if level > 0:
+                h = block(h, h.shape[-1], functools.partial(upsample, fir_kernel=None))
+        return h
+
+
+class ADMBlock(nn.Module):
+    """Two 3x3 convolutions, the second after a norm that the embedding scales and shifts, and a
+    shortcut around them; may `resample`, and attention of so many `heads` may follow."""
+
+    features: int
+    heads: int = 0
+    dropout: float = 0.0
+    resample: Resample = None
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array, temb: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
+        h = GroupNorm(act=nn.swish, epsilon=EPSILON, dtype=self.dtype)(x)
+        if self.resample is not None:
+            h, x = self.resample(h), self.resample(x)
+        h = Conv(self.features, dtype=self.dtype)(h)
+        dense = nn.Dense(2 * self.features, kernel_init=default_init(), dtype=self.dtype)
+        scale, shift = jnp.split(dense(nn.swish(temb))[:, None, None], 2, axis=-1)
+        h = nn.swish(GroupNorm(epsilon=EPSILON, dtype=self.dtype)(h) * (scale + 1) + shift)
+        h = dropout(h, self.dropout, dropout_keys)
+        h = Conv(self.features, kernel_init=default_init(0.0), dtype=self.dtype)(h)
+        if x.shape[-1] != self.features:
+            x = Conv(self.features, 1, dtype=self.dtype)(x)
+        x = x + h
+        return Heads(self.heads, dtype=self.dtype)(x) if self.heads else x
+
+
+class Heads(nn.Module):
+    """Self-attention of several heads over the pixels of each image, and its input."""
+
+    heads: int
+    dtype: Any = None
+
+    @nn.compact
+    def __call__(self, x: jax.Array) -> jax.Array:
+        b, channels = len(x), x.shape[-1]
+        pixels = GroupNorm(epsilon=EPSILON, dtype=self.dtype)(x).reshape(b, -1, channels)
+        query, key, value = (
+            NIN(channels, dtype=self.dtype)(pixels).reshape(
+                b, -1, self.heads, channels // self.heads
+            )
+            for _ in range(3)
+        )
+        scale = 1 / math.sqrt(channels // self.heads)
+        logits = jnp.einsum("bqhc,bkhc->bhqk", query, key * scale)
+        weights = jax.nn.softmax(logits.astype(jnp.float32), axis=-1).astype(value.dtype)
+        attended = jnp.einsum("bhqk,bkhc->bqhc", weights, value).reshape(b, -1, channels)
+        return x + NIN(channels, init_scale=0.0, dtype=self.dtype)(attended).reshape(x.shape)
