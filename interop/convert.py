@@ -18,7 +18,7 @@ import models
 import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
-from interop import diffusers, diffusers_config, edm, sources
+from interop import diffusers, diffusers_config, edm, hub, sources
 from interop.weights import Weights
 from runtime import errors, experiment, figures, files
 from runtime.arrays import flatten
@@ -52,8 +52,8 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes the weights in `source` as the first checkpoint in `workdir`, and config.json and a
-    config.py that reads it beside the checkpoints.
+    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`, and
+    config.json and a config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself, and its scheduler the SDE and the prediction. Weights
@@ -70,7 +70,7 @@ def import_weights(
         Nothing has been written.
     """
     files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
-    opened = sources.open_source(source)
+    opened = sources.open_source(hub.local(str(source)))
     origin = "--config"
     if config is None:
         config, origin = find_config(opened)
