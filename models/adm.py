@@ -75,6 +75,11 @@ class ADM(nn.Module):
         check_choices(self, CHOICES)
         super().__post_init__()
 
+    @property
+    def outputs(self) -> int:
+        """How many times the channels of an image the last layer has."""
+        return 2 if self.learned_variance else 1
+
     @nn.compact
     def __call__(
         self,
@@ -95,7 +100,7 @@ class ADM(nn.Module):
         h = block(skips[-1], skips[-1].shape[-1], attends=True)
         h = self.up_path(block(h, h.shape[-1]), skips, block)
         h = GroupNorm(self.num_groups or None, nn.swish, EPSILON, self.dtype)(h)
-        features = 2 * channels if self.learned_variance else channels
+        features = self.outputs * channels
         out = Conv(features, kernel_init=default_init(0.0), dtype=self.dtype)(h)
         return (out if variance else out[..., :channels]).astype(jnp.float32)
 

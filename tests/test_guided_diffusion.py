@@ -48,6 +48,8 @@ COUNTS = {
     "imagenet256_classifier": 54_096_360,
 }
 
+CHEAP = ("imagenet64", "imagenet64_classifier")
+
 
 def by_rule(name: str, shape: tuple[int, ...]) -> np.ndarray:
     """The weights of the golden networks."""
@@ -97,7 +99,7 @@ def save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> pathlib.Path:
     """A `.pt` file as `torch.save(model.state_dict())` writes it."""
     content = {}
     for name, array in tensors.items():
-        stride = tuple(np.array(array.strides) // array.itemsize)
+        stride = tuple(step // array.itemsize for step in array.strides)
         content[name] = Tensor(array.reshape(-1), 0, array.shape, stride)
     return write_pth(path, content)
 
@@ -128,32 +130,51 @@ def assert_close(found: Any, expected: Any, tolerance: float = TOLERANCE) -> Non
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-@pytest.mark.golden
-@pytest.mark.parametrize("path", cases("rule_*.npz"))
-def test_outputs_and_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
+def network_of(path: pathlib.Path) -> Any:
+    """A golden network as a function of its images, at its own labels and classes."""
     z = golden_cases.load(path)
     config, module, params = read(path)
-    x, labels = channels_last(z["x"]), jnp.asarray(z["labels"], jnp.int32)
-    y = jnp.asarray(z["y"]) if "y" in z else None
-    classifies = isinstance(module, models.ADMClassifier)
-    options: dict[str, Any] = {} if classifies or y is None else {"y": y}
-    if not classifies and config.model.learned_variance:
+    options: dict[str, Any] = {"y": jnp.asarray(z["y"])} if config.model.num_labels else {}
+    if config.model.learned_variance and models.has_score(config):
         options["variance"] = True
-    weight = None if classifies else channels_last(z["v"])
+    labels = jnp.asarray(z["labels"], jnp.int32)
+    return lambda x: module.apply({"params": params}, x, labels, **options)
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", [c for c in cases("rule_*.npz") if "classifier" not in c.id])
+def test_outputs_are_those_of_the_original(path: pathlib.Path) -> None:
+    z = golden_cases.load(path)
+    assert_close(quick_jit(network_of(path))(channels_last(z["x"])), channels_last(z["out"]))
+
+
+@pytest.mark.slow
+@pytest.mark.golden
+@pytest.mark.parametrize("path", [c for c in cases("rule_*.npz") if "classifier" not in c.id])
+def test_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
+    z = golden_cases.load(path)
+    network, v = network_of(path), channels_last(z["v"])
+    gradient = quick_jit(jax.grad(lambda x: jnp.sum(network(x)[..., :3] * v)))
+    assert_close(gradient(channels_last(z["x"])), channels_last(z["gradx"]))
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("rule_*classifier*.npz"))
+def test_logits_and_their_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
+    """The gradient of the logarithm of a class's probability is what guidance adds."""
+    z = golden_cases.load(path)
+    network, y = network_of(path), jnp.asarray(z["y"])
 
     @quick_jit
-    def outputs(x: jax.Array) -> Any:
-        def objective(x: jax.Array) -> Any:
-            out = module.apply({"params": params}, x, labels, **options)
-            if weight is None:
-                chosen = jax.nn.log_softmax(out)[jnp.arange(len(x)), y]
-                return jnp.sum(chosen), out
-            return jnp.sum(out[..., :3] * weight), out
+    def both(x: jax.Array) -> Any:
+        def chosen(x: jax.Array) -> Any:
+            logits = network(x)
+            return jnp.sum(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y]), logits
 
-        return jax.grad(objective, has_aux=True)(x)
+        return jax.grad(chosen, has_aux=True)(x)
 
-    gradient, out = outputs(x)
-    assert_close(out, z["out"] if classifies else channels_last(z["out"]))
+    gradient, logits = both(channels_last(z["x"]))
+    assert_close(logits, z["out"])
     assert_close(gradient, channels_last(z["gradx"]))
 
 
@@ -197,17 +218,33 @@ def drawn(path: pathlib.Path, name: str, run: dict[str, Any]) -> jax.Array:
     return samples.x
 
 
+def runs() -> list[Any]:
+    """The runs of the chain by each kind of variance, clipped or not, guided or not."""
+    return [
+        pytest.param(
+            path,
+            name,
+            id=f"{path.stem}-{name}",
+            marks=[] if name == "learned_guided" else pytest.mark.slow,
+        )
+        for path in golden_cases.files(FOLDER, "chain_*.npz")
+        for name, run in golden_cases.load(path)["runs_json"].items()
+        if not run.get("ddim")
+    ]
+
+
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases("chain_*.npz"))
-def test_samples_are_those_of_the_original(path: pathlib.Path) -> None:
-    """By each kind of variance, clipped or not, guided by a classifier or not."""
+@pytest.mark.parametrize(("path", "name"), runs())
+def test_samples_are_those_of_the_original(path: pathlib.Path, name: str) -> None:
     z = golden_cases.load(path)
-    for name, run in z["runs_json"].items():
-        if not run.get("ddim"):
-            assert_close(drawn(path, name, run), channels_last(z[f"{name}/out"]), 2e-4)
+    found = drawn(path, name, z["runs_json"][name])
+    assert_close(found, channels_last(z[f"{name}/out"]), 2e-4)
 
 
-@pytest.mark.parametrize("name", COUNTS)
+@pytest.mark.parametrize(
+    "name",
+    [name if name in CHEAP else pytest.param(name, marks=pytest.mark.slow) for name in COUNTS],
+)
 def test_published_networks_have_their_parameters(name: str) -> None:
     """All but the row of our class embedding that stands for no class."""
     config = configs.load(f"{FOLDER}/{name}")
@@ -217,6 +254,7 @@ def test_published_networks_have_their_parameters(name: str) -> None:
     assert count - null == COUNTS[name]
 
 
+@pytest.mark.slow
 @pytest.mark.golden
 @pytest.mark.parametrize(
     "path",
@@ -281,6 +319,7 @@ def test_a_classifier_is_no_score_and_another_width_is_named(tmp_path: pathlib.P
     classifier = save(tmp_path / "classifier.pt", tensors)
     network = save(tmp_path / "model.pt", small())
     score, guide = (configs.load(f"{FOLDER}/imagenet64{end}") for end in ("", "_classifier"))
+    score.model.ch_mult, score.model.num_res_blocks = (1,), 1
     for config, source, words in (
         (score, classifier, r"is a noisy classifier .* needs? .*classifier\.name='adm'"),
         (guide, network, r"is a U-Net .* needs? model\.name='adm'"),

@@ -106,7 +106,7 @@ def test_logits_and_their_gradients_are_the_originals(
     config = config_of(z["config_json"])
     module, shape = experiment.network(config), experiment.image_shape(config)
     opened = sources.open_source(write_flax(tmp_path / "checkpoint_1", tree_of(z)))
-    assert opened.format == "Flax parameters"
+    assert isinstance(opened, FlaxParameters)
     assert opened.fits(module, shape)
     params = opened.weights(module, shape).params
     sigma, sde = jnp.asarray(z["labels"]), VESDE()
