@@ -22,6 +22,7 @@ from jax.typing import ArrayLike
 
 import sampling
 from diffusion import grids
+from diffusion.ancestral import ScoreAndVariance
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
@@ -44,10 +45,14 @@ def guided(score_fn: ScoreFn, log_likelihood: LogLikelihood, scale: Scale = 1.0)
       log_likelihood: row b must depend on row b of x and t alone.
     """
 
-    def total(x: Images, t: Times) -> Array:
-        return jnp.sum(log_likelihood(x, t))
+    slope = jax.grad(lambda x, t: jnp.sum(log_likelihood(x, t)))
 
-    return lambda x, t: score_fn(x, t) + batch_mul(_at(scale, t), jax.grad(total)(x, t))
+    def gradient(x: Images, t: Times) -> Images:
+        return batch_mul(_at(scale, t), slope(x, t))
+
+    if isinstance(score_fn, ScoreAndVariance):
+        return score_fn.guided(gradient)
+    return lambda x, t: score_fn(x, t) + gradient(x, t)
 
 
 def of_class(class_log_prob: Callable[[Array, Array], Array], y: Array) -> LogLikelihood:

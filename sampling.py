@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 
 from configs.names import lookup
 from diffusion import few_steps, grids, ode, reverse_sde
+from diffusion.ancestral import VARIANCES, ancestral
 from diffusion.langevin import CORRECTORS as CORRECTORS
 from diffusion.langevin import NORMS, Corrector, corrector_of
 from diffusion.noise import Noise
@@ -355,14 +356,15 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     Every sampler reads noise_removal, num_frames and eps (0: the SDE's own), all but "ode" also
     num_steps (0: the SDE's own N, or with "sde" and a solver that has an error estimate adaptive
     steps). "pc" reads predictor, corrector, snr, n_steps_each, probability_flow and corrector_norm;
-    "annealed_langevin" n_steps_each and step_size; "ode" and "sde" solver, rtol and atol. "sde" and
+    "annealed_langevin" n_steps_each and step_size; "ancestral" variance and clip; "ode" and
+    "sde" solver, rtol and atol. "sde" and
     the solvers with few steps take the grid time_grid, a name in `grids.GRIDS` (if empty, their
     own), "ddim" and "edm" also the settings that `few_steps.METHODS` names. `axis_name` is the
     mapped axis of devices.
 
     A network that was trained with discrete labels (training.continuous is False) is asked at its
-    own noise levels only: "pc" and "annealed_langevin" visit all of them, and the few-step solvers
-    that evaluate at the times of their grid have these moved to the nearest level.
+    own noise levels only: "pc" and "annealed_langevin" visit all of them, "ancestral" some, and the
+    few-step solvers that evaluate at the times of their grid have these moved to the nearest level.
 
     Raises:
       ValueError: unknown method, predictor, corrector or solver, a number out of range, or a method
@@ -372,6 +374,10 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     factory = lookup(SAMPLERS, sampling.method, "sampling.method")
     last_time(sde_from_config(config), sampling.eps or None)
     discrete = not config.training.continuous
+    if sampling.method == "ancestral" and sampling.clip and not config.data.centered:
+        raise ValueError(
+            "sampling.clip=True is for pixels in [-1, 1], and data.centered=False has [0, 1]"
+        )
     if discrete and (
         sampling.method in BETWEEN_LEVELS or (sampling.method == "edm" and sampling.churn > 0.0)
     ):
@@ -474,6 +480,27 @@ def _with_steps(sampling: ConfigDict, sample: Sampler, discrete: bool) -> Sample
     return sampler
 
 
+def _ancestral_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+    lookup(dict.fromkeys(VARIANCES), sampling.variance, "sampling.variance")
+    steps = _num_steps(sampling)
+
+    def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+        return ancestral(
+            sde,
+            score_fn,
+            noise,
+            num_steps=steps or sde.N,
+            variance=sampling.variance,
+            clip=sampling.clip,
+            discrete=discrete,
+            eps=sampling.eps or None,
+            denoise=sampling.noise_removal,
+            num_frames=sampling.num_frames,
+        )
+
+    return sampler
+
+
 def _few_steps(method: few_steps.Method) -> Factory:
     """The factory of a solver with few steps."""
 
@@ -515,6 +542,7 @@ SAMPLERS: dict[str, Factory] = {
     "ode": _ode_from_config,
     "sde": _sde_from_config,
     "annealed_langevin": _langevin_from_config,
+    "ancestral": _ancestral_from_config,
     **{name: _few_steps(method) for name, method in few_steps.METHODS.items()},
 }
 # Methods that evaluate at times which are not on a grid given beforehand.

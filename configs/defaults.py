@@ -8,6 +8,9 @@ from ml_collections import ConfigDict
 
 from configs import schema
 
+# Factors on ADM's width by the size of the images.
+ADM_WIDTHS = {64: (1, 2, 3, 4), 128: (1, 1, 2, 3, 4), 256: (1, 1, 2, 2, 4, 4)}
+
 
 def cifar10() -> ConfigDict:
     """CIFAR-10 and its training schedule, which are the schema's defaults."""
@@ -167,6 +170,71 @@ def edm_training(config: ConfigDict, sigma_data: float) -> None:
     config.model.sigma_data = sigma_data
     config.model.scale_by_sigma = False
     config.model.embedding_type = "fourier"
+
+
+def adm(config: ConfigDict, image_size: int) -> None:
+    """ADM at 64, 128 or 256 pixels, as guided-diffusion publishes it (Dhariwal and Nichol 2021,
+    arXiv:2105.05233, table 11): DDPM's chain, with the cosine schedule at 64 pixels."""
+    (cosine_vp if image_size == 64 else vp)(config, continuous=False)
+    config.data.image_size = image_size
+    config.model.name = "adm"
+    config.model.nf = 192 if image_size == 64 else 256
+    config.model.ch_mult = ADM_WIDTHS[image_size]
+    config.model.num_res_blocks = 3 if image_size == 64 else 2
+    config.model.attn_resolutions = (32, 16, 8)
+    config.model.num_heads = 4 if image_size == 128 else 0
+    config.model.num_groups = 32
+    config.model.learned_variance = True
+    config.model.attention_order = "new" if image_size == 64 else "legacy"
+    config.model.embedding_type = "positional"
+    config.model.dropout = 0.1 if image_size == 64 else 0.0
+    config.sampling.method = "ancestral"
+    config.sampling.num_steps = 250
+    config.sampling.variance = "learned"
+    config.sampling.clip = True
+    config.training.batch_size = 2048 if image_size == 64 else 256
+    config.optim.lr = 3e-4 if image_size == 64 else 1e-4
+    config.optim.warmup = 0
+    config.optim.grad_clip = -1.0
+    config.eval.batch_size = 256
+    config.eval.enable_sampling = True
+
+
+def adm_classifier(config: ConfigDict, image_size: int) -> None:
+    """guided-diffusion's classifier of noisy ImageNet, in the process that `adm` has there."""
+    adm(config, image_size)
+    config.training.objective = "classifier"
+    config.training.batch_size = 1024 if image_size == 64 else 256
+    config.training.n_iters = 300000
+    config.optim.optimizer = "AdamW"
+    config.optim.lr = 3e-4
+    config.optim.weight_decay = 0.05
+    config.model.ema_rate = 0.0
+    config.classifier.name = "adm"
+    config.classifier.num_classes = 1000
+    config.classifier.widen_factor = 8  # 128 channels
+    config.classifier.blocks_per_group = 4 if image_size == 64 else 2
+    config.classifier.ch_mult = ADM_WIDTHS[image_size]
+    config.eval.enable_sampling = False
+
+
+def score_flow(config: ConfigDict) -> None:
+    """ScoreFlow (Song et al. 2021, arXiv:2101.09258): samples by the probability flow, likelihoods
+    of the test images, five times."""
+    config.training.log_freq = 100
+    config.sampling.method = "ode"
+    config.eval.enable_loss = False
+    config.eval.enable_bpd = True
+    config.eval.bpd_num_repeats = 5
+
+
+def score_flow_imagenet32() -> ConfigDict:
+    """ImageNet at 32 x 32 as ScoreFlow trains on it: no mirror images, no dropout."""
+    config = schema.base()
+    config.data.dataset = "imagenet32"
+    config.data.random_flip = False
+    config.model.dropout = 0.0
+    return config
 
 
 def ddpm(config: ConfigDict) -> None:

@@ -114,6 +114,8 @@ SAMPLING = {
     "rtol": Field(1e-5, POSITIVE, "ode, sde: relative tolerance of a step"),
     "atol": Field(1e-5, POSITIVE, "ode, sde: absolute tolerance of a step"),
     "eta": Field(0.0, PROBABILITY, "ddim: share of the noise; 0: deterministic, 1: ancestral"),
+    "variance": Field("small", ANY, "ancestral: small (of the posterior), large, or learned"),
+    "clip": Field(False, ANY, "ancestral: clip the estimate of x_0 to [-1, 1]"),
     "churn": Field(0.0, NOT_NEGATIVE, "edm: noise that is put back, over all steps; 0: none"),
     "churn_min": Field(0.0, NOT_NEGATIVE, "edm: smallest noise level at which churn acts"),
     "churn_max": Field(1e9, NOT_NEGATIVE, "edm: largest noise level at which churn acts"),
@@ -216,6 +218,10 @@ MODEL = {
     "class_embedding": Field("output", ANY, "ncsnpp: where classes are added, output or input"),
     "augment_dim": Field(0, NOT_NEGATIVE, "ncsnpp, adm: numbers that tell of augmentation"),
     "head_channels": Field(64, POSITIVE, "adm: channels of a head of attention"),
+    "num_heads": Field(0, NOT_NEGATIVE, "adm: heads of attention; 0: by head_channels"),
+    "num_groups": Field(0, NOT_NEGATIVE, "adm: groups of norms; 0: of 4 channels, 32 at most"),
+    "learned_variance": Field(False, ANY, "adm: the last layer predicts a step's variance, too"),
+    "attention_order": Field("legacy", ANY, "adm: q, k, v in files to import: legacy or new"),
     "init_scale": Field(0.0, NOT_NEGATIVE, "ncsnpp: scale of last layers' initial weights"),
     "conv_size": Field(3, only(3), "height and width of convolutions, in pixels"),
     "interpolation": Field("bilinear", ANY, "ncsn*: bilinear or nearest_neighbor"),
@@ -225,9 +231,13 @@ MODEL = {
 }
 
 CLASSIFIER = {
+    "name": Field("wrn", ANY, "wrn, wrn_score_sde (the official one) or adm"),
     "num_classes": Field(10, TWO_OR_MORE, "classes that are told apart"),
     "widen_factor": Field(10, POSITIVE, "width, in units of 16 channels; 10 in WRN-28-10"),
     "blocks_per_group": Field(4, POSITIVE, "residual blocks at each resolution; 4 in WRN-28-10"),
+    "ch_mult": Field((1, 2, 3, 4), NOT_EMPTY_SIZES, "adm: factors on the width, by resolution"),
+    "attn_resolutions": Field((32, 16, 8), SIZES, "adm: heights in pixels that have attention"),
+    "head_channels": Field(64, POSITIVE, "adm: channels of a head of attention"),
     "dropout": Field(0.0, FRACTION, "share of the features that training drops"),
     "nonlinearity": Field("swish", ANY, "swish, elu, relu or lrelu"),
     "embedding_type": Field("positional", ANY, "positional of times; VE: fourier of noise levels"),

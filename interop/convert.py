@@ -19,6 +19,8 @@ import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
 from interop import diffusers, diffusers_config, edm, hub, sources
+from interop.flax_parameters import FlaxParameters
+from interop.guided_diffusion import GuidedDiffusionFile
 from interop.weights import Weights
 from runtime import errors, experiment, figures, files
 from runtime.arrays import flatten
@@ -82,7 +84,7 @@ def import_weights(
     checkpoints = open_run(config, workdir)
     if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
         raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
-    module = models.from_config(config)
+    module = experiment.network(config)
     weights = opened.weights(module, experiment.image_shape(config))
     state = state_of(config, module, weights)
 
@@ -96,11 +98,15 @@ def import_weights(
     files.write_text(config_path, CONFIG_FILE)
     print(figures.table(summary(config, origin, opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
-    print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
+    if models.has_score(config):
+        print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
+    else:
+        print(f"it guides a score network: --mode=control --config.control.guide={workdir}")
     return state
 
 
 Described = sources.DiffusersFolder | edm.EdmFile  # files that say what they are
+Undescribed = sources.PytorchFile | sources.FlaxFile | GuidedDiffusionFile | FlaxParameters
 
 
 def holds(checkpoints: Checkpoints, state: TrainState) -> bool:
@@ -126,6 +132,7 @@ def summary(
     types = f" ({', '.join(sorted(opened.types))}, to float32)" if opened.types else ""
     levels = f"{config.model.num_scales} levels"
     times = "all times" if config.training.continuous else levels
+    what = prediction(config) if models.has_score(config) else "classes, of noisy images"
     return [
         ("source", f"{opened.path} ({opened.format})"),
         ("SHA-256", sources.sha256(opened.path)),
@@ -135,7 +142,7 @@ def summary(
         ("optimiser", moments),
         ("step", str(weights.step)),
         ("SDE", f"{config.training.sde}, {times} (from {origin})"),
-        ("prediction", f"{prediction(config)} (from {origin})"),
+        ("prediction", f"{what} (from {origin})"),
         ("not used", errors.abridged(opened.unused, ", ") or "nothing"),
     ]
 
@@ -191,7 +198,11 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
     """
     if isinstance(opened, Described):
         values = opened.config_values(None)
-        fitting = [name for name, c in stored.shipped().items() if not differences(c, values)]
+        fitting = [
+            name
+            for name, c in stored.shipped().items()
+            if models.has_score(c) and not differences(c, values)
+        ]
         if not fitting:
             origin = opened.described_in
             if "training.sde" not in values:
@@ -200,7 +211,8 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
     else:
         fitting = fitting_configs(opened)
     if not fitting:
-        raise ValueError(f"{opened.path} fits no config in configs/; name one with --config")
+        found = f" (it is {opened.found})" if isinstance(opened, GuidedDiffusionFile) else ""
+        raise ValueError(f"{opened.path} fits no config in configs/{found}; name one with --config")
     if len(fitting) > 1:
         names = ", ".join(f"configs/{name}.py" for name in fitting)
         raise ValueError(
@@ -209,12 +221,12 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
     return stored.load(fitting[0]), f"configs/{fitting[0]}.py, the only one that fits"
 
 
-def fitting_configs(opened: sources.PytorchFile | sources.FlaxFile) -> list[str]:
+def fitting_configs(opened: Undescribed) -> list[str]:
     """Names of the configs in configs/ whose network has the file's tensors."""
     verdicts: dict[Any, bool] = {}  # of networks, which configs share
     fitting = []
     for name, config in stored.shipped().items():
-        module, shape = models.from_config(config), experiment.image_shape(config)
+        module, shape = experiment.network(config), experiment.image_shape(config)
         key = repr(module), shape
         if key not in verdicts:
             verdicts[key] = opened.fits(module, shape)

@@ -13,7 +13,39 @@ FIELDS = ("step", "optimizer", "lr", "model_state", "ema_rate", "params_ema", "r
 
 
 def read_flax_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """The training state in an official JAX checkpoint.
+    """The training state in an official JAX checkpoint; see `training_state`."""
+    return training_state(path, restore(path))
+
+
+def restore(path: str | os.PathLike[str]) -> Any:
+    """What is in a Flax file: nested dictionaries of arrays and numbers.
+
+    Raises:
+      FileNotFoundError: no such file.
+      ValueError: damaged.
+    """
+    data = pathlib.Path(path).read_bytes()
+    try:
+        return flax.serialization.msgpack_restore(data)
+    except Exception as error:
+        text = " ".join(str(error).split()) or type(error).__name__
+        raise ValueError(f"{path} cannot be read as a Flax file: {text}") from error
+
+
+def is_parameters(content: Any) -> bool:
+    """True of parameters alone, nested by name, as of a network that is not trained any more."""
+    return isinstance(content, dict) and not set(FIELDS) & set(content) and _all_arrays(content)
+
+
+def _all_arrays(tree: dict[Any, Any]) -> bool:
+    return bool(tree) and all(
+        _all_arrays(value) if isinstance(value, dict) else isinstance(value, np.ndarray)
+        for value in tree.values()
+    )
+
+
+def training_state(path: str | os.PathLike[str], state: Any) -> dict[str, Any]:
+    """The training state in what `restore` returned of an official JAX checkpoint.
 
     Returns:
       step: int, optimiser steps done (as the file says; the name holds another count).
@@ -26,15 +58,8 @@ def read_flax_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
       unused: names of the entries that a training here does not go on with.
 
     Raises:
-      FileNotFoundError: no such file.
-      ValueError: damaged, or not of this format.
+      ValueError: not of this format.
     """
-    data = pathlib.Path(path).read_bytes()
-    try:
-        state = flax.serialization.msgpack_restore(data)
-    except Exception as error:
-        text = " ".join(str(error).split()) or type(error).__name__
-        raise ValueError(f"{path} cannot be read as a Flax file: {text}") from error
     try:
         return _checked(state)
     except ValueError as error:
@@ -42,6 +67,11 @@ def read_flax_checkpoint(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def _checked(state: Any) -> dict[str, Any]:
+    if isinstance(state, dict) and "ema_train_bpd" in state:
+        raise ValueError(
+            "it is a variational dequantiser of score_flow (flowpp_dequantizer), which is not "
+            "served; the score network is in the folder checkpoints beside that one"
+        )
     state = _dict(state, "the file", FIELDS)
     optimizer = _dict(state["optimizer"], "optimizer", ("target", "state"))
     adam = _dict(optimizer["state"], "optimizer/state", ("step", "param_states"))

@@ -23,7 +23,9 @@ from interop import (
     diffusers_config,
     edm,
     flax_msgpack,
+    flax_parameters,
     formats,
+    guided_diffusion,
     official,
     pth,
     schedulers,
@@ -58,8 +60,8 @@ class PytorchFile:
 
     format = "official PyTorch checkpoint"
 
-    def __init__(self, path: pathlib.Path):
-        content = pth.read(path)
+    def __init__(self, path: pathlib.Path, content: Any = None):
+        content = pth.read(path) if content is None else content
         try:
             self.parts = state_dicts.parts(content)
         except ValueError as error:
@@ -174,9 +176,10 @@ class FlaxFile:
     format = "official JAX checkpoint"
     TREES = ("params", "params_ema", "grad_ema", "grad_sq_ema")
 
-    def __init__(self, path: pathlib.Path):
+    def __init__(self, path: pathlib.Path, content: Any = None):
+        content = flax_msgpack.restore(path) if content is None else content
         self.path = path
-        self.state = flax_msgpack.read_flax_checkpoint(path)
+        self.state = flax_msgpack.training_state(path, content)
         self.shapes = {
             place: np.shape(leaf)
             for place, leaf in flax.traverse_util.flatten_dict(self.state["params"]).items()
@@ -282,7 +285,14 @@ class DiffusersFolder:
         return Weights(params, ema, rate)
 
 
-Opened = PytorchFile | FlaxFile | DiffusersFolder | edm.EdmFile
+Opened = (
+    PytorchFile
+    | FlaxFile
+    | DiffusersFolder
+    | edm.EdmFile
+    | guided_diffusion.GuidedDiffusionFile
+    | flax_parameters.FlaxParameters
+)
 
 
 def open_source(path: str | os.PathLike[str]) -> Opened:
@@ -304,9 +314,15 @@ def open_source(path: str | os.PathLike[str]) -> Opened:
     if kind == "diffusers" or (beside and (path.parent / "config.json").is_file()):
         return DiffusersFolder(path if kind == "diffusers" else path.parent)
     if kind == "pth":
-        return PytorchFile(path)
+        content = pth.read(path)
+        if guided_diffusion.recognises(content):
+            return guided_diffusion.GuidedDiffusionFile(path, content)
+        return PytorchFile(path, content)
     if kind == "flax":
-        return FlaxFile(path)
+        content = flax_msgpack.restore(path)
+        if flax_msgpack.is_parameters(content):
+            return flax_parameters.FlaxParameters(path, content)
+        return FlaxFile(path, content)
     if kind == "edm":
         return edm.EdmFile(path)
     raise ValueError(

@@ -8,6 +8,7 @@ one key per image, mean training, None evaluation.
 """
 
 from models.adm import ADM
+from models.adm_classifier import ADMClassifier
 from models.build import (
     CLASSIFIER,
     CLIP_OBJECTIVE,
@@ -25,7 +26,14 @@ from models.ddpm import DDPM
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
-from models.score import class_log_prob, continuous_labels, discrete_labels, score_fn
+from models.score import (
+    class_log_prob,
+    continuous_labels,
+    discrete_labels,
+    score_and_variance,
+    score_fn,
+)
+from models.wide_resnet import WideResNet
 
 __all__ = [
     "ADM",
@@ -37,9 +45,11 @@ __all__ = [
     "MLP",
     "MODELS",
     "NCSN",
+    "ADMClassifier",
     "NCSNpp",
     "NCSNv2",
     "NoisyClassifier",
+    "WideResNet",
     "class_log_prob",
     "classifier_from_config",
     "clip_from_config",
@@ -48,5 +58,6 @@ __all__ = [
     "from_config",
     "has_score",
     "init",
+    "score_and_variance",
     "score_fn",
 ]

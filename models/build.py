@@ -13,12 +13,14 @@ import jax.numpy as jnp
 from configs.attention import check_attention
 from configs.names import lookup
 from models.adm import ADM
+from models.adm_classifier import ADMClassifier
 from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.wide_resnet import WideResNet
 
 CLASSIFIER = "classifier"  # the objective of a noisy classifier
 CLIP_OBJECTIVE = "clip"  # the objective of noisy images and captions
@@ -91,6 +93,10 @@ def _adm(config: Any) -> ADM:
         attn_resolutions=tuple(model.attn_resolutions),
         dropout=model.dropout,
         head_channels=model.head_channels,
+        num_heads=model.num_heads,
+        num_groups=model.num_groups,
+        learned_variance=model.learned_variance,
+        attention_order=model.attention_order,
         embedding_type=model.embedding_type.lower(),
         num_labels=model.num_labels,
         augment_dim=model.augment_dim,
@@ -180,12 +186,51 @@ def from_config(config: Any) -> nn.Module:
     return lookup(MODELS, config.model.name, "model.name")(config)
 
 
-def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
+Classifier = NoisyClassifier | ADMClassifier | WideResNet | MLP
+
+
+def classifier_from_config(config: Any) -> Classifier:
     """The classifier of noisy images that `config.classifier` describes; of points, an `MLP`.
 
     Raises:
-      ValueError: an unknown choice, or fewer than two classes.
+      ValueError: an unknown choice, fewer than two classes, or points for a network of images.
     """
+    kind = lookup(CLASSIFIERS, config.classifier.name, "classifier.name")
+    if config.data.image_size == 1 and kind is not _noisy_classifier:
+        raise ValueError(
+            f"classifier.name is {config.classifier.name!r}, which takes images, and "
+            f"data.dataset={config.data.dataset!r} has points; wrn is served"
+        )
+    return kind(config)
+
+
+def _adm_classifier(config: Any) -> ADMClassifier:
+    classifier = config.classifier
+    return ADMClassifier(
+        num_classes=classifier.num_classes,
+        nf=BASE_WIDTH * classifier.widen_factor,
+        ch_mult=tuple(classifier.ch_mult),
+        num_res_blocks=classifier.blocks_per_group,
+        attn_resolutions=tuple(classifier.attn_resolutions),
+        dropout=classifier.dropout,
+        head_channels=classifier.head_channels,
+        centered=config.data.centered,
+        dtype=lookup(DTYPES, classifier.dtype, "classifier.dtype"),
+    )
+
+
+def _wide_resnet(config: Any) -> WideResNet:
+    classifier = config.classifier
+    return WideResNet(
+        num_classes=classifier.num_classes,
+        widen_factor=classifier.widen_factor,
+        blocks_per_group=classifier.blocks_per_group,
+        centered=config.data.centered,
+        dtype=lookup(DTYPES, classifier.dtype, "classifier.dtype"),
+    )
+
+
+def _noisy_classifier(config: Any) -> NoisyClassifier | MLP:
     classifier, shared = config.classifier, _of_noisy_images(config)
     if config.data.image_size == 1:
         return MLP(
@@ -202,6 +247,13 @@ def classifier_from_config(config: Any) -> NoisyClassifier | MLP:
     )
 
 
+CLASSIFIERS: dict[str, Callable[[Any], Classifier]] = {
+    "adm": _adm_classifier,
+    "wrn": _noisy_classifier,
+    "wrn_score_sde": _wide_resnet,
+}
+
+
 def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
     """CLIP, whose image tower `config.classifier` describes, and the rest `config.clip`.
 
@@ -215,6 +267,10 @@ def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
         raise ValueError(
             f"training.objective='clip' needs images; data.dataset={config.data.dataset!r} has "
             "points"
+        )
+    if config.classifier.name != "wrn":
+        raise ValueError(
+            f"classifier.name is {config.classifier.name!r}; the image tower of a CLIP is 'wrn'"
         )
     return CLIP(
         vocabulary,

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Int
 
 from configs.names import lookup
+from diffusion.ancestral import ScoreAndVariance
 from diffusion.parametrisation import PREDICTIONS, convert, input_std
 from sde_lib import SDE, VESDE, AnyArray, Images, ScoreFn, Times, VariancePreservingSDE, batch_mul
 
@@ -103,3 +104,24 @@ def score_fn(
         return convert(sde, x, t, value, prediction, "score", sigma_data)
 
     return predicts_other
+
+
+def score_and_variance(network: Network, score_of: Callable[[Network], ScoreFn]) -> ScoreFn:
+    """The score of a `network` with learned variance, and the share of that: `ScoreAndVariance`.
+
+    Args:
+      network: gives [B, ..., 2 C], what a usual network gives, and behind it the share.
+      score_of: from a usual network to its score, `score_fn` with all else decided.
+    """
+
+    def both(x: Images, t: Times) -> tuple[Images, Images]:
+        shares: list[jax.Array] = []
+
+        def usual(x: jax.Array, labels: jax.Array) -> jax.Array:
+            output, share = jnp.split(network(x, labels), 2, axis=-1)
+            shares.append(share)
+            return output
+
+        return score_of(usual)(x, t), shares[0]
+
+    return ScoreAndVariance(both)

@@ -173,7 +173,8 @@ OF_NETWORK = (
     "resamp_with_conv fir fir_kernel skip_rescale resblock_type progressive progressive_input "
     "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
     "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction "
-    "class_embedding augment_dim head_channels"
+    "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
+    "attention_order"
 )
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
@@ -221,7 +222,16 @@ EFFECTS: tuple[Effect, ...] = (
         "model.prediction or training.weighting is edm",
     ),
     setting("classifier.*", "training.objective", "classifier", "clip"),
-    setting("classifier.num_classes", "training.objective", "classifier"),
+    setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
+    setting(
+        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
+        *("classifier.name", "wrn"),
+    ),
+    setting(
+        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
+        *("classifier.name", "adm"),
+    ),
+    setting("classifier.dropout", "classifier.name", "wrn", "adm"),
     setting("clip.*", "training.objective", "clip"),
     method_is(
         "sampling.predictor sampling.corrector sampling.probability_flow",
@@ -251,6 +261,7 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
+    method_is("sampling.variance sampling.clip", "ancestral"),
     *(
         method_is(f"sampling.{name}", method)
         for method, entry in few_steps.METHODS.items()

@@ -92,13 +92,16 @@ class Parts:
         """
         labels = {} if classes is None else {"y": classes}
         network = functools.partial(self.module.apply, {"params": params}, **labels)
-        return models.score_fn(
+        score_of = functools.partial(
+            models.score_fn,
             self.sde,
-            network,
-            self.continuous,
+            continuous=self.continuous,
             prediction=self.prediction,
             sigma_data=self.sigma_data,
         )
+        if isinstance(self.module, models.ADM) and self.module.learned_variance:
+            return models.score_and_variance(functools.partial(network, variance=True), score_of)
+        return score_of(network)
 
     def require_score(self) -> None:
         """Refuses to draw images, or to measure likelihoods, without a score."""
@@ -129,7 +132,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
     levels = data.grey_levels(images.dataset)
     return Parts(
         sde=sde_lib.from_config(config),
-        module=_network(config),
+        module=network(config),
         image_shape=image_shape(config),
         pixels=Pixels(levels, images.centered, images.uniform_dequantization),
         dataset_name=images.dataset,
@@ -158,7 +161,7 @@ def _opener(config: ml_collections.ConfigDict) -> Callable[[str], data.Dataset]:
     return opened
 
 
-def _network(config: ml_collections.ConfigDict) -> Any:
+def network(config: ml_collections.ConfigDict) -> Any:
     """The network that the run trains: of a score, or of a guide."""
     if config.training.objective == models.CLASSIFIER:
         return models.classifier_from_config(config)

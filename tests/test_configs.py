@@ -68,7 +68,7 @@ ADDED = {
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
-        "churn_noise", "step_size",
+        "churn_noise", "step_size", "variance", "clip",
     },
     "eval": {
         "checkpoint", "ema", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
@@ -80,10 +80,12 @@ ADDED = {
     "model": {
         "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_data", "class_embedding", "augment_dim", "head_channels",
+        "num_heads", "num_groups", "learned_variance", "attention_order",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
-        "embedding_type", "fourier_scale", "dtype",
+        "embedding_type", "fourier_scale", "dtype", "name", "ch_mult", "attn_resolutions",
+        "head_channels",
     },
     "clip": {"embedding_dim", "text_width", "text_layers", "text_heads", "text_length"},
     "control": {

@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import ml_collections
 import numpy as np
+from absl import logging
 
 import data
 import losses
@@ -115,6 +116,11 @@ def objective_from_config(
         )
     if dataset is not None:
         _check_classes(config, dataset)
+    if config.model.learned_variance and models.has_score(config):
+        logging.warning(
+            "config.model.learned_variance=True: the objective is the error of the noise alone, so "
+            "what the network tells of the variance is not trained"
+        )
     clip = config.training.objective == models.CLIP_OBJECTIVE
     return Objective(
         apply=parts.module.apply,

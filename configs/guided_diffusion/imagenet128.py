@@ -1,0 +1,17 @@
+"""ADM on ImageNet 128 x 128, told the class: `128x128_diffusion.pt`.
+
+`data.data_dir` is a folder of its images, with a sub-folder for each class.
+"""
+
+from ml_collections import ConfigDict
+
+from configs import defaults, schema
+
+
+def get_config() -> ConfigDict:
+    config = schema.base()
+    config.data.dataset = "folder"
+    defaults.adm(config, 128)
+    config.model.num_labels = 1000
+    config.training.n_iters = 4360000
+    return config
