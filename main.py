@@ -84,6 +84,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
     try:
         argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
         argv = command_line.last_overrides(cards.completed(argv, pathlib.Path(__file__).parent))
+        sys.argv[:] = argv  # where ml_collections looks for overrides
         config_flag.check(argv)
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

@@ -25,7 +25,7 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
     the card's, see `cards.completed`; what `source` is without a card, `config` has to describe.
 
     Args:
-      source: as `hub.local` takes it; "card#flow" is for other numbers than the card's first.
+      source: as `hub.local` takes it; "card:flow" is for other numbers than the card's first.
 
     Raises:
       FileNotFoundError: weights or statistics that are not here and cannot be fetched.
@@ -54,7 +54,7 @@ def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib
     origin = workdir / ORIGIN
     if devices.of_primary(origin.is_file()):
         before = files.read_json(origin, "use another --workdir")
-        if before["source"] != _without_evaluation(source):
+        if before["source"] != cards.split(source)[0]:
             raise ValueError(
                 f"{workdir} has the weights of {before['source']}; use another --workdir"
             )
@@ -64,7 +64,7 @@ def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib
         convert.import_weights(config, path, workdir)
         digest = sources.sha256(sources.open_source(path).path)
         files.write_json(
-            origin, {"source": _without_evaluation(source), "path": str(path), "sha256": digest}
+            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
         )
 
 
@@ -111,7 +111,3 @@ def why(reference: published.Published | None, quantity: quantities.Quantity) ->
     if reference.differences:
         return errors.abridged(reference.differences, "; ", 4)
     return SPREAD if quantity is quantities.QUANTITIES["fid"] else "chance alone"
-
-
-def _without_evaluation(source: str) -> str:
-    return source.partition("#")[0]

@@ -69,12 +69,12 @@ class Card:
     evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
 
     def evaluation(self, source: str) -> tuple[str, Evaluation]:
-        """The evaluation that a source names after its "#", or the first one, and its name.
+        """The evaluation that a source names after the card's name, or the first one, and its name.
 
         Raises:
           ValueError: there is none, or none of that name; says which there are.
         """
-        wanted = source.partition("#")[2] or next(iter(self.evaluations), "")
+        wanted = split(source)[1] or next(iter(self.evaluations), "")
         if wanted in self.evaluations:
             return wanted, self.evaluations[wanted]
         if not self.evaluations:
@@ -130,11 +130,20 @@ def _card(name: str, entry: Any) -> Card:
 
 
 def find(source: str) -> Card | None:
-    """The card of "name" or "name#evaluation", or of a repository of the hub, "hf:owner/name"; None
+    """The card of "name" or "name:evaluation", or of a repository of the hub, "hf:owner/name"; None
     if there is none."""
-    name = source.partition("#")[0]
+    return _by_source().get(split(source)[0])
+
+
+def split(source: str) -> tuple[str, str]:
+    """A source without the name of an evaluation after it, "name:evaluation", and that; or ""."""
+    name, _, title = source.rpartition(":")
+    return (name, title) if source not in _by_source() and name in _by_source() else (source, "")
+
+
+def _by_source() -> dict[str, Card]:
     of_hub = {card.address: card for card in cards().values() if card.address.startswith("hf:")}
-    return cards().get(name) or of_hub.get(name)
+    return of_hub | cards()
 
 
 def nearest(source: str) -> str:
@@ -187,7 +196,7 @@ def table() -> str:
     for card in cards().values():
         family = families[card.name.partition("/")[0]]
         numbers = [
-            f"{UNITS.get(name, name)} {value:g}" + (f" (`#{title}`)" if title != "samples" else "")
+            f"{UNITS.get(name, name)} {value:g}" + (f" (`:{title}`)" if title != "samples" else "")
             for title, evaluation in card.evaluations.items()
             for name, value in evaluation.numbers.items()
         ]

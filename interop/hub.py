@@ -29,7 +29,8 @@ PATTERNS = ["*.json", "*.safetensors", "*.bin"]  # of a repository; the reader c
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; of one that breaks off, nothing is kept
 RESUMES = 3  # of a download that breaks off
-AGAIN = 3  # times that a busy server is asked
+AGAIN = 3  # times that a busy server is asked again
+BUSY = (429, 502, 503)
 OFFLINE = "HF_HUB_OFFLINE"  # also what Hugging Face's own library obeys
 
 
@@ -159,6 +160,7 @@ def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
         os.fsync(file.fileno())
         if sha256 and (found := _sha256(part)) != sha256:
             part.unlink()
+            _mark(part).unlink(missing_ok=True)
             raise ValueError(
                 f"{address} is not the published file: its SHA-256 is {found}, not {sha256}"
             )
@@ -210,7 +212,12 @@ def _session() -> requests.Session:
     """A session that asks again where a server is busy or not reached at once."""
     session = requests.Session()
     again = Retry(
-        connect=1, read=0, status=AGAIN, backoff_factor=1, status_forcelist=(429, 502, 503)
+        connect=1,
+        read=0,
+        status=AGAIN,
+        backoff_factor=1,
+        status_forcelist=BUSY,
+        raise_on_status=False,
     )
     for scheme in ("https://", "http://"):
         session.mount(scheme, HTTPAdapter(max_retries=again))

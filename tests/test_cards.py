@@ -52,12 +52,12 @@ def test_a_command_line_gets_the_config_and_the_settings_ahead_of_the_users() ->
         assert cards.completed(untouched, ROOT) == untouched
 
 
-def test_other_numbers_of_a_card_are_named_after_a_hash() -> None:
+def test_other_numbers_of_a_card_are_named_after_a_colon() -> None:
     source = "score_sde/subvp-cifar10-continuous"
-    argv = cards.completed(["main.py", "--mode=reproduce", f"--source={source}#flow"], ROOT)
+    argv = cards.completed(["main.py", "--mode=reproduce", f"--source={source}:flow"], ROOT)
     assert "--config.sampling.method=ode" in argv
     with pytest.raises(ValueError, match="has no numbers 'ode'; it has samples, flow, likelihood"):
-        cards.completed(["main.py", "--mode=reproduce", f"--source={source}#ode"], ROOT)
+        cards.completed(["main.py", "--mode=reproduce", f"--source={source}:ode"], ROOT)
 
 
 def test_a_repository_of_the_hub_is_its_card() -> None:

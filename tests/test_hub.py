@@ -93,7 +93,7 @@ def test_a_file_is_fetched_once(server: Any, monkeypatch: pytest.MonkeyPatch) ->
     path = hub.local(name)
     assert path.read_bytes() == CONTENT
     assert path == hub.folder() / "someone/net/net.pkl"
-    assert hub.local(f"{name}#flow") == path
+    assert hub.local(f"{name}:flow") == path
     assert server.asked == [""]
     by_address = hub.local(server.address)
     assert by_address.read_bytes() == CONTENT

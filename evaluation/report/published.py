@@ -76,7 +76,10 @@ class Published(NamedTuple):
 
 
 def identify(config: Any) -> NearestConfig | None:
-    """The config of `configs/` with the fewest other values; None if none is akin."""
+    """The config of `configs/` with the fewest other values; None if none is akin.
+
+    Of several that differ in the sampler alone it is one with published numbers.
+    """
     fields = config.to_dict()
     akin = []
     for name, shipped_config in shipped().items():
@@ -89,7 +92,12 @@ def identify(config: Any) -> NearestConfig | None:
             )
     if not akin:
         return None
-    return min(akin, key=lambda near: (len(near.changed), len(near.sampler_changed), near.name))
+
+    def distance(near: NearestConfig) -> tuple[Any, ...]:
+        numberless = not of_config(near.name)
+        return len(near.changed), numberless, len(near.sampler_changed), near.name
+
+    return min(akin, key=distance)
 
 
 def of_config(name: str) -> Evaluations:
