@@ -168,6 +168,13 @@ def has_grid(config: Config, mode: str) -> bool:
     return mode == "control" or bool(methods & {"sde", *few_steps.METHODS})
 
 
+def settings_of_few_steps() -> dict[str, list[str]]:
+    """The methods that read each setting of solvers with few steps."""
+    entries = few_steps.METHODS.items()
+    names = dict.fromkeys(name for _, entry in entries for name in entry.settings)
+    return {name: [m for m, entry in entries if name in entry.settings] for name in names}
+
+
 OF_NETWORK = (
     "conditional nf ch_mult num_res_blocks attn_resolutions attn_each_up_block attn_num_groups "
     "resamp_with_conv fir fir_kernel skip_rescale resblock_type progressive progressive_input "
@@ -195,6 +202,12 @@ EFFECTS: tuple[Effect, ...] = (
     setting("training.kde_*", "training.objective", "esm"),
     setting("training.log_sigma_*", "training.time", "log_normal"),
     setting("training.sigma", "training.time", "fixed"),
+    setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
+    Effect(
+        "model.ema_ramp_up",
+        lambda config, mode: config.model.ema_half_life > 0,
+        "model.ema_half_life is set",
+    ),
     Effect(
         "training.ema_snapshot_freq",
         lambda config, mode: bool(config.training.ema_profiles),
@@ -262,10 +275,12 @@ EFFECTS: tuple[Effect, ...] = (
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
     method_is("sampling.variance sampling.clip", "ancestral"),
-    *(
-        method_is(f"sampling.{name}", method)
-        for method, entry in few_steps.METHODS.items()
-        for name in entry.settings
+    *(method_is(f"sampling.{name}", *methods) for name, methods in settings_of_few_steps().items()),
+    method_is("sampling.sigma_min sampling.sigma_max sampling.rho", "euler", "heun"),
+    Effect(
+        "sampling.rho",
+        value_is("sampling.time_grid", "", "karras"),
+        "sampling.time_grid is karras, or empty",
     ),
     Effect(
         "sampling.churn_*", lambda config, mode: config.sampling.churn > 0, "sampling.churn is set"

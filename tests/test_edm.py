@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import collections
+import functools
+import gzip
 import json
 import pathlib
+import re
 import zlib
 from typing import Any
 
@@ -12,32 +16,30 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import configs
 import models
 import sde_lib
-from interop import convert, edm, edm_pickle
-from tests import golden_cases
+from diffusion import grids
+from interop import convert, edm, edm_pickle, official
+from tests import edm_cases, golden_cases
+from tests.edm_cases import PICKLES, RULES, channels_last
 
-PICKLES = golden_cases.files("edm", "*.pkl")
 TOLERANCE = 2e-5
+case = functools.lru_cache(maxsize=1)(edm_cases.case)
 
 
-def numbers(path: pathlib.Path) -> Any:
-    """The arrays that EDM's own code computed with the network of a file."""
-    name = f"{path.stem.removesuffix('_old')}.npz"
-    (found,) = [p for p in golden_cases.files("edm") if p.name == name]
-    return np.load(found)
+def by_stem(paths: list[pathlib.Path]) -> list[Any]:
+    return [pytest.param(path, id=path.stem) for path in paths]
 
 
-def cases(*served: str) -> list[Any]:
-    """The pickles, or those of some preconditionings."""
-    chosen = [p for p in PICKLES if not served or edm_pickle.read(p).preconditioning in served]
-    return [pytest.param(path, id=path.stem) for path in chosen]
+def assert_close(made: Any, expected: Any, tolerance: float = TOLERANCE) -> None:
+    assert np.abs(made - expected).max() <= tolerance * np.abs(expected).max()
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases())
+@pytest.mark.parametrize("path", by_stem(PICKLES))
 def test_all_tensors_are_read_in_their_order(path: pathlib.Path) -> None:
-    expected = json.loads(str(numbers(path)["tensors_json"]))
+    expected = json.loads(str(edm_cases.numbers(path)["tensors_json"]))
     tensors = edm_pickle.read(path).tensors
     assert list(tensors) == [entry["name"] for entry in expected]
     for entry in expected:
@@ -45,42 +47,188 @@ def test_all_tensors_are_read_in_their_order(path: pathlib.Path) -> None:
         assert (list(array.shape), zlib.crc32(array.tobytes())) == (entry["shape"], entry["crc32"])
 
 
-def channels_last(x: Any) -> jax.Array:
-    return jnp.asarray(np.moveaxis(x, 1, -1), jnp.float32)
+@pytest.mark.golden
+@pytest.mark.parametrize("path", by_stem([*PICKLES, *RULES]))
+def test_the_denoiser_is_that_of_edm(path: pathlib.Path) -> None:
+    """D by the config that the file describes, for each image's sigma; its gradient with respect
+    to x; without classes; with augmentation; and at one sigma for all images."""
+    net = case(path)
+    z, y, count = net.numbers, net.labels, len(net.numbers["sigma"])
+    x, v = channels_last(z["x"]), channels_last(z["v"])
+    sigma, c_noise = z["sigma"], c_noise_of(net)
+
+    @jax.jit
+    def run(params: Any) -> dict[str, jax.Array]:
+        denoised = net.denoiser(sigma, c_noise)
+        D, pull_back = jax.vjp(lambda x: denoised(params, x, y, None), x)
+        found = {"D": D, "gradx": pull_back(v)[0]}
+        if "D_sigma1.7" in z.files:
+            one = np.full(count, np.float32(1.7)), np.full(count, z["c_noise_sigma1.7"][0])
+            found["D_sigma1.7"] = net.denoiser(*one)(params, x, y, None)
+        if "D_nolabel" in z.files:
+            found["D_nolabel"] = denoised(params, x, None, None)
+        if "D_augment" in z.files:
+            augment = jnp.asarray(z["augment_labels"])
+            found["D_augment"] = denoised(params, x, y, augment)
+        return found
+
+    for name, made in run(net.params).items():
+        assert_close(made, channels_last(z[name]), 1e-4 if name == "gradx" else TOLERANCE)
+
+
+def c_noise_of(net: edm_cases.Case) -> np.ndarray:
+    """The labels that EDM's network was told, which the numbers of a rule leave out."""
+    z = net.numbers
+    return z["c_noise"] if "c_noise" in z.files else np.log(z["sigma"]) / 4
 
 
 @pytest.mark.golden
-@pytest.mark.parametrize("path", cases(*edm.PRECONDITIONINGS))
-def test_the_denoiser_is_that_of_edm(path: pathlib.Path) -> None:
-    """D = x + sigma^2 score(x), by the config that the file describes, for each image's sigma."""
-    z, opened = numbers(path), edm.EdmFile(path)
-    config = convert.described_config(opened.config_values(None), {})
-    module, sde = models.from_config(config), sde_lib.from_config(config)
-    side = config.data.image_size
-    weights = opened.weights(module, (side, side, config.data.num_channels)).params
-    y = jnp.argmax(z["class_labels"], -1) if config.model.num_labels else None
-    score = models.score_fn(
-        sde,
-        lambda x, labels: module.apply({"params": weights}, x, labels, None, y),
-        continuous=True,
-        prediction=config.model.prediction,
-        sigma_data=config.model.sigma_data,
+@pytest.mark.parametrize("path", by_stem([*PICKLES, *RULES]))
+def test_the_network_in_it_is_that_of_edm(path: pathlib.Path) -> None:
+    """F, the output before preconditioning; of 6 channels, of which 3 predict a variance, 3."""
+    net, z = case(path), case(path).numbers
+    sigma, (t, alpha, _) = z["sigma"], net.told(z["sigma"], c_noise_of(net))
+    x = channels_last(z["x"]) * alpha[:, None, None, None]
+    labels, size = t * 999, 1.0
+    if net.config.training.sde == "edm":
+        labels = jnp.asarray(sigma)
+        x = x / np.sqrt(net.config.model.sigma_data**2 + sigma**2)[:, None, None, None]
+    elif net.config.training.sde == "vesde":
+        labels = jnp.asarray(sigma / 2)
+        x, size = (x + 1) / 2, sigma[:, None, None, None] / 2  # by which the network divides
+    made = jax.jit(
+        lambda params: net.module.apply({"params": params}, x, labels, None, net.labels)
+    )(net.params)
+    expected = channels_last(z["F"])[..., : x.shape[-1]]
+    # Phases of Fourier features are hundreds of radians; so are VP's labels, 1e-4 off in float32.
+    assert_close(made * size, expected, 2e-4)
+
+
+def sources(net: edm_cases.Case) -> tuple[list[str], Any]:
+    """The names of EDM's tensors, and for each of our parameters which of them it is from."""
+    names = [name for name, x in net.network.tensors.items() if x.ndim and name != edm.TABLE]
+    numbered = {
+        name: np.full(np.shape(net.network.tensors[name]), i, np.float32)
+        for i, name in enumerate(names, 1)
+    }
+    if net.config.model.num_labels and net.config.model.name == "ncsnpp":
+        for name in ("model.map_label.weight", "model.map_label.bias"):  # which are added
+            numbered[name] *= 0
+    tensors = {**net.network.tensors, **numbered}
+    numbered_network = net.network._replace(tensors=tensors)
+    return names, edm.params(numbered_network, net.module, net.image_shape, "numbers")
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", by_stem([path for path in PICKLES if "_old" not in path.stem]))
+def test_gradients_of_all_weights_are_those_of_edm(path: pathlib.Path) -> None:
+    """Their norms, tensor by tensor."""
+    net, z = case(path), case(path).numbers
+    x, v = channels_last(z["x"]), channels_last(z["v"])
+    denoised = net.denoiser(z["sigma"], z["c_noise"])
+    grads = jax.jit(jax.grad(lambda params: jnp.sum(denoised(params, x, net.labels, None) * v)))(
+        net.params
     )
-    sigma = jnp.asarray(z["sigma"], jnp.float32)
-    size = sigma[:, None, None, None]
-    x = channels_last(z["x"])
-    if config.training.sde == "edm":
-        denoised = x + size**2 * score(x, sigma)
-    elif config.training.sde == "vesde":  # images in [0, 1]
-        ours, t = (x + 1) / 2, sde.time_of_log_snr(-2 * jnp.log(sigma / 2))
-        denoised = 2 * (ours + (size / 2) ** 2 * score(ours, t)) - 1
-    else:
-        t = jnp.asarray(z["c_noise"], jnp.float32) / 999
-        alpha = sde.alpha(t)[:, None, None, None]
-        scaled = x * alpha
-        denoised = (scaled + sde.sigma(t)[:, None, None, None] ** 2 * score(scaled, t)) / alpha
-    expected = channels_last(z["D"])
-    assert np.abs(denoised - expected).max() <= TOLERANCE * np.abs(expected).max()
+    names, origins = sources(net)
+    squares: dict[str, float] = collections.defaultdict(float)
+    for origin, grad in zip(jax.tree.leaves(origins), jax.tree.leaves(grads), strict=True):
+        for number in np.unique(origin):
+            if number:
+                part = np.asarray(grad, np.float64)[origin == number]
+                squares[names[int(number) - 1]] += float(np.sum(part**2))
+    if "ClassEmbed_0" in grads and net.config.model.name == "ncsnpp":
+        rows = np.asarray(grads["ClassEmbed_0"]["embedding"], np.float64)
+        squares["model.map_label.weight"] = float(len(rows) - 1) * np.sum(rows[:-1] ** 2)
+        squares["model.map_label.bias"] = float(np.sum(np.sum(rows, 0) ** 2))
+    expected = {name: norm for name, norm in net.meta["gradnorm"].items() if norm is not None}
+    largest = max(expected.values())
+    for name, norm in expected.items():
+        assert np.sqrt(squares[name]) == pytest.approx(norm, rel=1e-3, abs=1e-6 * largest), name
+
+
+def architectures() -> dict[str, Any]:
+    """The published networks: constructor arguments, and names and shapes of all tensors."""
+    entries: dict[str, Any] = {}
+    for path in golden_cases.files("edm", "names_edm*.json.gz"):
+        entries |= json.loads(gzip.decompress(path.read_bytes()))
+    return entries
+
+
+@pytest.mark.golden
+@pytest.mark.slow
+@pytest.mark.parametrize("name", architectures())
+def test_published_networks_are_ours_by_names_and_shapes(name: str) -> None:
+    """With as many parameters, but for frozen frequencies and for ADM's images of no class."""
+    entry = architectures()[name]
+    tensors = {
+        tensor: np.broadcast_to(np.float32(0), shape)
+        for tensor, shape, _ in entry["tensors"]
+        if tensor != edm.TABLE
+    }
+    if entry["config"]["class_name"].endswith("iDDPMPrecond"):
+        levels = grids.discrete_noise(sde_lib.CosineVPSDE(1000))
+        tensors[edm.TABLE] = np.append(levels[::-1], 0.0).astype(np.float32)
+    network = edm_cases.network_of(entry["config"], tensors)
+    config = edm_cases.config_of(network)
+    module, side = models.from_config(config), config.data.image_size
+    params = edm.params(network, module, (side, side, config.data.num_channels), name)
+    count = sum(leaf.size for leaf in jax.tree.leaves(params))
+    if config.model.embedding_type == "fourier":
+        count -= config.model.nf
+    if config.model.name == "adm" and config.model.num_labels:
+        count -= 4 * config.model.nf
+    if config.training.sde == "cosine_vpsde":
+        count += 3 * (9 * config.model.nf + 1)  # outputs that predict a variance
+    assert count == entry["n_params"]
+
+
+FITTING = {  # AFHQv2's network is FFHQ's
+    "edm-cifar10-32x32-cond-vp.pkl": "edm/cifar10_cond_vp",
+    "edm-cifar10-32x32-cond-ve.pkl": "edm/cifar10_cond_ve",
+    "edm-cifar10-32x32-uncond-vp.pkl": "edm/cifar10_uncond_vp",
+    "edm-cifar10-32x32-uncond-ve.pkl": "edm/cifar10_uncond_ve",
+    "edm-ffhq-64x64-uncond-vp.pkl": "edm/ffhq_64_uncond_vp",
+    "edm-ffhq-64x64-uncond-ve.pkl": "edm/ffhq_64_uncond_ve",
+    "edm-imagenet-64x64-cond-adm.pkl": "edm/imagenet_64_cond_adm",
+    "baseline/baseline-cifar10-32x32-uncond-vp.pkl": "vp/cifar10_ddpmpp_continuous",
+    "baseline/baseline-cifar10-32x32-uncond-ve.pkl": "ve/cifar10_ncsnpp_continuous",
+}
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("name", architectures())
+def test_the_config_of_a_published_file_is_found(name: str) -> None:
+    network = edm_cases.network_of(architectures()[name]["config"], {})
+    values = edm.config_values(network, name)
+    shipped = configs.shipped().items()
+    fitting = [config for config, c in shipped if not convert.differences(c, values)]
+    assert fitting == ([FITTING[name]] if name in FITTING else [])
+
+
+@pytest.mark.golden
+@pytest.mark.parametrize("path", by_stem(PICKLES))
+def test_weights_of_score_sde_agree_by_both_of_their_names(path: pathlib.Path) -> None:
+    (table,) = golden_cases.files("edm", "score_sde_names.json.gz")
+    names = json.loads(gzip.decompress(table.read_bytes()))
+    stem = path.stem.removesuffix("_old")
+    if stem not in names:
+        pytest.skip("a network that score_sde does not have")
+    net = case(path)
+    state_dict = {
+        theirs: transformed(net.network.tensors[ours], how) for ours, theirs, how in names[stem]
+    }
+    expected = official.params_from_torch(net.module, state_dict, net.image_shape)
+    jax.tree.map(np.testing.assert_array_equal, net.params, expected)
+
+
+def transformed(tensor: np.ndarray, how: str) -> np.ndarray:
+    """A tensor as the table of names says: "same", "w[0::3,:,0,0].T", "b[0::3]", ..."""
+    if how == "same":
+        return tensor
+    first = re.fullmatch(r"[wb]\[(\d?)(?:::3|:)(?:,:,0,0)?\](?:\.T)?", how)
+    assert first, how
+    rows = tensor[int(first[1]) :: 3] if first[1] else tensor
+    return rows[:, :, 0, 0].T if how.startswith("w") else rows
 
 
 @pytest.mark.golden
