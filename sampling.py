@@ -361,8 +361,9 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     "annealed_langevin" n_steps_each and step_size; "ancestral" variance and clip; "ode" and "sde"
     solver, rtol and atol. "sde" and the solvers with few steps take the grid time_grid, a name in
     `grids.GRIDS` (if empty, their own), and the settings that `few_steps.METHODS` names. "euler"
-    and "heun" take a name in `grids.NOISE_GRIDS`, rho, sigma_min and sigma_max (0: the SDE's own), and their num_steps counts
-    the last step, to no noise. `axis_name` is the mapped axis of devices.
+    and "heun" take a name in `grids.NOISE_GRIDS`, rho, sigma_min and sigma_max (0: the SDE's own),
+    and their num_steps counts the last step, to no noise. `axis_name` is the mapped axis of
+    devices.
 
     A network that was trained with discrete labels (training.continuous is False) is asked at its
     own noise levels only: "pc" and "annealed_langevin" visit all of them, "ancestral" some, and the

@@ -180,10 +180,9 @@ def _receive(session: requests.Session, address: str, file: BinaryIO) -> None:
     if have and mark.is_file():
         headers |= {"Range": f"bytes={have}-", "If-Range": mark.read_text()}
     with session.get(address, headers=headers, stream=True, timeout=TIMEOUT) as answer:
-        if answer.status_code == requests.codes.requested_range_not_satisfiable:
-            total = answer.headers.get("Content-Range", "").rpartition("/")[2]
-            if total == str(have):
-                return
+        beyond = answer.status_code == requests.codes.requested_range_not_satisfiable
+        if beyond and answer.headers.get("Content-Range", "").endswith(f"/{have}"):
+            return  # it was whole
         answer.raise_for_status()
         if answer.status_code != requests.codes.partial_content:
             file.truncate(0)
@@ -259,7 +258,7 @@ def _repository(address: str, place: pathlib.Path, what: str) -> pathlib.Path:
 
 def reason(error: BaseException) -> str:
     """Why a download failed, in a few words."""
-    if isinstance(error, requests.HTTPError):
+    if isinstance(error, requests.HTTPError) and error.response is not None:
         return f"the server answers {error.response.status_code} {error.response.reason}"
     if isinstance(error, requests.Timeout):
         return "no answer in time"

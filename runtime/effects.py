@@ -5,7 +5,6 @@ A field that is not in `EFFECTS` always acts, in the modes that `MODES` gives it
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -17,9 +16,9 @@ import configs
 import data
 import models
 import sampling
-import sde_lib
 from configs import schema
 from diffusion import few_steps
+from runtime.reads import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
@@ -111,52 +110,6 @@ def by_inception(config: Config, mode: str) -> bool:
     features = config.eval.features
     by_default = config.data.num_channels == 3 and data.grey_levels(config.data.dataset) > 0
     return features == "inception" or (features == "auto" and by_default)
-
-
-class Reads:
-    """A config that notes the fields of it that are read."""
-
-    def __init__(self, config: Config, names: set[str], prefix: str = "") -> None:
-        self.config, self.names, self.prefix = config, names, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        value = self.config[name]
-        if isinstance(value, ml_collections.ConfigDict):
-            return Reads(value, self.names, f"{self.prefix}{name}.")
-        self.names.add(f"{self.prefix}{name}")
-        return value
-
-    __getitem__ = __getattr__
-
-
-def network_reads(config: Config) -> set[str]:
-    """The fields of section `model` that the network of a score is built from.
-
-    Raises:
-      ValueError: a network that cannot be built.
-    """
-    names: set[str] = set()
-    models.from_config(Reads(config, names))
-    sigmas = {"model.sigma_min", "model.sigma_max"}  # taken along, and read for discrete levels
-    if not config.model.scale_by_sigma or config.training.continuous:
-        names -= sigmas
-    return names
-
-
-def network_has(name: str) -> Callable[[Config, str], bool]:
-    """The condition that the field is one of those that the network is built from."""
-    return lambda config, mode: name in network_reads(config)
-
-
-def sde_reads(name: str) -> Callable[[Config, str], bool]:
-    """The condition that the SDE reads the field of section `model`, or the network does."""
-
-    def acts(config: Config, mode: str) -> bool:
-        sde = sde_lib.SDES[config.training.sde.lower()]
-        read = {f"model.{field.name}" for field in dataclasses.fields(sde)}
-        return name in read or (models.has_score(config) and name in network_reads(config))
-
-    return acts
 
 
 def has_steps(config: Config, mode: str) -> bool:
