@@ -315,7 +315,7 @@ OPTIM = {
 SECTIONS = {
     "training": Section("Training: the SDE, the objective, and how long and how often.", TRAINING),
     "sampling": Section("Samplers, in all modes that draw images.", SAMPLING),
-    "eval": Section("`--mode=eval` and `--mode=stats`; which weights all modes load.", EVAL),
+    "eval": Section("`--mode=eval`, `reproduce` and `stats`; which weights all modes load.", EVAL),
     "data": Section("The data set, and the range of values that the network sees.", DATA),
     "model": Section("The network, and the numbers of the SDE.", MODEL),
     "classifier": Section("The classifier of noisy images; the image tower of a CLIP.", CLASSIFIER),

@@ -46,6 +46,9 @@ class Evaluation:
     source: str
 
 
+NONE = Evaluation({}, {}, "", "")
+
+
 @dataclasses.dataclass(frozen=True)
 class Card:
     """One published file of weights.
@@ -78,7 +81,7 @@ class Card:
         if wanted in self.evaluations:
             return wanted, self.evaluations[wanted]
         if not self.evaluations:
-            return "samples", Evaluation({}, {}, "", "")
+            return "samples", NONE
         raise ValueError(
             f"--source={source}: the card {self.name} has no numbers {wanted!r}; it has "
             f"{', '.join(self.evaluations)}"

@@ -23,6 +23,7 @@ from runtime.reads import network_has, sde_reads
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
 WITH_SAMPLES = ("train", "sample", "eval", "control", "plan")
+AS = {"reproduce": "eval"}  # modes that read what another does
 
 # The modes in which fields act, by patterns of their names; the first that fits. Sections that are
 # not here describe the run, and are the same in every mode.
@@ -313,6 +314,7 @@ EFFECTS: tuple[Effect, ...] = (
 
 def acts_in(name: str, mode: str) -> bool:
     """True if a mode reads the field, given a config in which it acts."""
+    mode = AS.get(mode, mode)
     for pattern, modes in MODES.items():
         if fnmatch.fnmatch(name, pattern):
             return mode in modes
@@ -348,7 +350,7 @@ def without_effect(config: Config, mode: str, overrides: Mapping[str, Any]) -> l
         sampling.from_config(config)
         for name in names:
             if name not in other_modes:
-                lines += _idle(config, mode, name, overrides[name])
+                lines += _idle(config, AS.get(mode, mode), name, overrides[name])
     except (ValueError, KeyError):
         return []
     return lines
