@@ -39,32 +39,30 @@ def augment(x: jax.Array, keys: jax.Array, probability: float) -> tuple[jax.Arra
 
 
 def _augment(image: jax.Array, key: jax.Array, probability: float) -> tuple[jax.Array, jax.Array]:
-    mirror_key, key = jax.random.split(key)
-    mirrored = jax.random.bernoulli(mirror_key, jnp.array([0.5, 0.5 * probability]))
+    uniform_key, normal_key = jax.random.split(key)
+    u, z = jax.random.uniform(uniform_key, (9,)), jax.random.normal(normal_key, (4,))
+    mirrored = u[:2] < jnp.array([0.5, 0.5 * probability])
     image = jnp.where(mirrored[0], image[:, ::-1], image)
     image = jnp.where(mirrored[1], image[::-1], image)
-    matrix, shift, labels = random_transform(key, probability)
+    matrix, shift, labels = random_transform(u[2:], z, probability)
     sides = jnp.array(image.shape[1::-1], jnp.float32)
     moved = transformed(image, matrix, shift * STD_OF_SHIFT * sides)
     image = jnp.where(jnp.any(labels != 0.0), moved, image)
     return image, jnp.concatenate([mirrored.astype(jnp.float32), labels])
 
 
-def random_transform(key: jax.Array, probability: float) -> tuple[jax.Array, jax.Array, jax.Array]:
+def random_transform(
+    u: jax.Array, z: jax.Array, probability: float
+) -> tuple[jax.Array, jax.Array, jax.Array]:
     """From places in the result to places in the image: matrix [2, 2] and shift [2], which is
-    subtracted first, in units of its standard deviation; and their labels [7]."""
-    chance_key, scale_key, angle_key, stretch_key, axis_key, shift_key = jax.random.split(key, 6)
-    chances = jax.random.bernoulli(chance_key, jnp.array([*[probability] * 4, 0.5]))
-    acts, tilted = chances[:4].astype(jnp.float32), chances[4]
+    subtracted first, in units of its standard deviation; and their labels [7].
 
-    def angle(key: jax.Array) -> jax.Array:
-        return jax.random.uniform(key, minval=-math.pi, maxval=math.pi)
-
-    scale = acts[0] * jax.random.normal(scale_key)
-    turn = acts[1] * angle(angle_key)
-    stretch = acts[2] * jax.random.normal(stretch_key)
-    axis = jnp.where(tilted, angle(axis_key), 0.0)
-    shift = acts[3] * jax.random.normal(shift_key, (2,))
+    Draws are `u` [7], uniform in [0, 1), and `z` [4], standard normal.
+    """
+    acts = (u[:4] < probability).astype(jnp.float32)
+    angles = math.pi * (2.0 * u[5:] - 1.0)
+    turn, axis = acts[1] * angles[0], jnp.where(u[4] < 0.5, angles[1], 0.0)
+    scale, stretch, shift = acts[0] * z[0], acts[2] * z[1], acts[3] * z[2:]
     factor = jnp.exp2(-STD_OF_SCALE * stretch)
     stretched = rotation(-axis) @ jnp.diag(jnp.array([factor, 1.0 / factor])) @ rotation(axis)
     matrix = jnp.exp2(-STD_OF_SCALE * scale) * rotation(turn) @ stretched
@@ -109,7 +107,9 @@ def transformed(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Ar
 
 def reflected(place: Places, side: int) -> Places:
     """Places from 0 to side - 1 that are shown, the image reflected about its last pixels."""
-    period = 2 * max(side - 1, 1)
+    if side == 1:
+        return 0 * place
+    period = 2 * (side - 1)
     return abs((place + (side - 1)) % period - (side - 1))
 
 

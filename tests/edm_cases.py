@@ -113,17 +113,6 @@ class Case:
             jnp.argmax(self.numbers["class_labels"], -1) if self.config.model.num_labels else None
         )
 
-    def score(
-        self, params: Any, y: jax.Array | None, augment: jax.Array | None = None
-    ) -> sde_lib.ScoreFn:
-        return models.score_fn(
-            self.sde,
-            lambda x, labels: self.module.apply({"params": params}, x, labels, None, y, augment),
-            continuous=self.config.training.continuous,
-            prediction=self.config.model.prediction,
-            sigma_data=self.config.model.sigma_data,
-        )
-
     def told(self, sigma: np.ndarray, c_noise: np.ndarray) -> tuple[jax.Array, ...]:
         """Of EDM's noise levels [B]: the time, the factor on the images, and the deviation of the
         noise, by which a prediction of it became a score; [B] each."""
@@ -141,23 +130,74 @@ class Case:
         level = grids.discrete_noise(self.sde)[np.rint(c_noise).astype(int)]
         return t, alpha, jnp.asarray(level / np.sqrt(1 + level**2), jnp.float32)
 
-    def denoiser(
-        self, sigma: np.ndarray, c_noise: np.ndarray
-    ) -> Callable[[Any, jax.Array, jax.Array | None, jax.Array | None], jax.Array]:
-        """EDM's D(x; sigma) = x - sigma noise, of weights, images, classes and augmentation."""
-        t, *factors = self.told(sigma, c_noise)
+    @property
+    def null(self) -> int:
+        """The number of the class that an image of no class has."""
+        return int(self.config.model.num_labels)
+
+    def classes(self, count: int) -> jax.Array:
+        """The classes of the first images, or those of no class for a network without."""
+        return jnp.full(count, self.null) if self.labels is None else self.labels[:count]
+
+    def forward(self, params: Any, y: jax.Array, augment: jax.Array) -> models.score.Network:
+        """The network with its classes [B] and numbers of augmentation [B, 9], if it has any."""
+        more = (y if self.null else None, augment if self.config.model.augment_dim else None)
+        return lambda x, labels: self.module.apply({"params": params}, x, labels, None, *more)
+
+    def score(self, network: models.score.Network) -> sde_lib.ScoreFn:
+        return models.score_fn(
+            self.sde,
+            network,
+            continuous=self.config.training.continuous,
+            prediction=self.config.model.prediction,
+            sigma_data=self.config.model.sigma_data,
+        )
+
+    @functools.cached_property
+    def compiled_score(self) -> Callable[..., jax.Array]:
+        """The score (x, t, classes) of two images, compiled, even where nothing else is."""
+
+        def score(params: Any, x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+            return self.score(self.forward(params, y, jnp.zeros((2, 9))))(x, t)
+
+        program = jax.jit(score)
+
+        def compiled(x: jax.Array, t: jax.Array, y: jax.Array) -> jax.Array:
+            with jax.disable_jit(False):
+                return program(self.params, x, t, y)
+
+        return compiled
+
+    def denoised(
+        self, params: Any, x: jax.Array, sigma: Any, told: Any, y: jax.Array, augment: jax.Array
+    ) -> tuple[jax.Array, jax.Array]:
+        """EDM's D(x; sigma) = x - sigma noise, and its F, the output before preconditioning."""
+        t, *factors = told
         alpha, std = (factor[:, None, None, None] for factor in factors)
-        size = jnp.asarray(sigma, jnp.float32)[:, None, None, None]
         in_unit = self.config.training.sde == "vesde"
+        outputs: list[jax.Array] = []
+        apply = self.forward(params, y, augment)
 
-        def denoised(
-            params: Any, x: jax.Array, y: jax.Array | None, augment: jax.Array | None
-        ) -> jax.Array:
-            ours = (x + 1) / 2 if in_unit else x
-            noise = -std * self.score(params, y, augment)(alpha * ours, t)
-            return x - size * noise
+        def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+            outputs.append(apply(x, labels))
+            return outputs[-1]
 
-        return denoised
+        ours = (x + 1) / 2 if in_unit else x
+        noise = -std * self.score(network)(alpha * ours, t)
+        return x - sigma[:, None, None, None] * noise, outputs[0] * (std if in_unit else 1)
+
+    @functools.cached_property
+    def program(self) -> Callable[..., Any]:
+        """D and F, and the gradients of sum(D v) with respect to weights and x, compiled once."""
+
+        def run(x: jax.Array, v: jax.Array, *settings: Any) -> Any:
+            def total(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
+                D, F = self.denoised(params, x, *settings)
+                return jnp.sum(D * v), (D, F)
+
+            return jax.grad(total, (0, 1), has_aux=True)(self.params, x)
+
+        return jax.jit(run)
 
 
 def case(path: pathlib.Path) -> Case:
@@ -169,6 +209,17 @@ def case(path: pathlib.Path) -> Case:
     else:
         network = edm.EdmFile(path).network
     return Case(path, network, config_of(network))
+
+
+def same_weights(path: pathlib.Path, net: Case) -> pathlib.Path | None:
+    """The file in today's layout whose network and weights one in an older layout has."""
+    twin = path.with_stem(path.stem.removesuffix("_old"))
+    if twin == path or not twin.exists():
+        return None
+    other = case(twin)
+    assert other.config.to_dict() == net.config.to_dict()
+    jax.tree.map(np.testing.assert_array_equal, net.params, other.params)
+    return twin
 
 
 def config_of(network: edm_pickle.Network) -> ConfigDict:

@@ -16,6 +16,7 @@ from runtime import experiment
 from tests import tiny
 from training.objective import objective_from_config
 
+pytestmark = pytest.mark.quick_compilation
 SIDE = 16
 
 
@@ -65,8 +66,9 @@ def test_a_smaller_scale_shows_what_is_farther_out() -> None:
 def test_labels_tell_the_transform() -> None:
     """The matrix from places in the result to places in the image follows from the labels, but for
     whether an axis, which its opposite is as well, was stretched or shrunk."""
-    keys = jax.random.split(jax.random.key(0), 6)
-    made = jax.jit(jax.vmap(lambda key: augmentation.random_transform(key, 1.0)))(keys)
+    random = np.random.default_rng(0)
+    draws = random.uniform(size=(6, 7)), random.normal(size=(6, 4))
+    made = jax.jit(jax.vmap(lambda u, z: augmentation.random_transform(u, z, 1.0)))(*draws)
     for matrix, shift, labels in zip(*map(np.asarray, made), strict=True):
         scale, cos, sin, along, across = labels[:5]
         turn = np.array([[cos + 1, -sin], [sin, cos + 1]])
@@ -86,8 +88,8 @@ def test_an_image_is_augmented_by_its_own_key_and_by_chance() -> None:
     x = jnp.broadcast_to(image(8), (count, 8, 8, 2))
     augment = jax.jit(augmentation.augment, static_argnums=2)
     out, labels = map(np.asarray, augment(x, keys, 0.25))
-    part, _ = augment(x[5:8], keys[5:8], 0.25)
-    np.testing.assert_allclose(out[5:8], part, atol=1e-6)
+    swapped, _ = augment(x, keys[::-1], 0.25)
+    np.testing.assert_allclose(out[::-1], swapped, atol=1e-6)
     assert labels.shape == (count, augmentation.NUM_LABELS)
     assert np.isfinite(out).all()
     for column, share in enumerate([0.5, 0.125, *[0.25] * 7]):
@@ -102,9 +104,6 @@ def test_an_image_is_augmented_by_its_own_key_and_by_chance() -> None:
         rows = still & (labels[:, :2] == flags).all(1)
         assert rows.any()
         np.testing.assert_array_equal(out[rows], np.broadcast_to(expected, out[rows].shape))
-    none, zeros = map(np.asarray, augment(x[:40], keys[:40], 0.0))
-    assert (zeros[:, 1:] == 0).all()
-    np.testing.assert_array_equal(none[zeros[:, 0] == 0], np.asarray(x[:40])[zeros[:, 0] == 0])
 
 
 def test_the_network_is_told_in_training_alone() -> None:
@@ -118,7 +117,7 @@ def test_the_network_is_told_in_training_alone() -> None:
 
     def told(train: bool) -> jax.Array | None:
         call = functools.partial(objective, total=32, train=train, flip=False)
-        return call({}, images, numbers, jax.random.key(0), numbers)[0]
+        return jax.jit(call)({}, images, numbers, jax.random.key(0), numbers)[0]
 
     assert told(False) is None
     labels = told(True)
