@@ -52,7 +52,7 @@ MODES = {
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
-    "export": Mode("interop.convert:export_weights", ("config", "workdir", "target")),
+    "export": Mode("interop.exports:export_weights", ("config", "workdir", "target")),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
 }
 
@@ -62,7 +62,7 @@ flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
 flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
-flags.DEFINE_string("target", None, "Folder that --mode=export is to write for diffusers.")
+flags.DEFINE_string("target", None, "Folder, .safetensors or .pth of --mode=export.")
 flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2, h100:8, ...")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(

@@ -30,6 +30,10 @@ AS = {"reproduce": "eval"}  # modes that read what another does
 MODES: dict[str, tuple[str, ...]] = {
     "sampling.num_samples": ("sample",),
     "sampling.num_frames": ("sample", "eval"),
+    **{  # of a pipeline's scheduler
+        f"sampling.{name}": (*WITH_SAMPLES, "export")
+        for name in ("method", "corrector", "n_steps_each", "snr", "eps")
+    },
     "sampling.*": WITH_SAMPLES,
     "eval.ema": WITH_WEIGHTS,
     "eval.checkpoint": WITH_WEIGHTS,

@@ -121,8 +121,8 @@ def test_a_file_of_each_kind_gives_its_number(
         monkeypatch.setattr(cards, "cards", lambda: {card.name: card})
         source = card.name
     config = config_file(config_of(path), tmp_path)
-    command = ("main.py", "--mode=reproduce", f"--source={source}", f"--config={config}")
-    command = (*command, f"--workdir={tmp_path / 'run'}", *FEW)
+    flags = [f"--source={source}", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    command = ["main.py", "--mode=reproduce", *flags, *FEW]
     code, lines = tiny.run(capsys, *command)
     assert code == 0, lines
     results = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
