@@ -25,8 +25,8 @@ def prepare() -> None:
 
 
 def convolves_itself() -> bool:
-    """True on a processor like the measured one where oneDNN, see `models.ops.native`, is not wanted
-    or cannot be linked."""
+    """True on a processor like the measured one where oneDNN, see `models.ops.native`, is not
+    wanted or cannot be linked."""
     unwanted = os.environ.get("SCORE_SDE_NATIVE") == "0"
     unlinked = shutil.which(os.environ.get("CXX", "g++")) is None
     return platform.machine() == "x86_64" and (unwanted or unlinked)
