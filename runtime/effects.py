@@ -20,6 +20,7 @@ import sampling
 import sde_lib
 from configs import schema
 from diffusion import few_steps
+from runtime.fields_read import network_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
@@ -113,36 +114,6 @@ def by_inception(config: Config, mode: str) -> bool:
     return features == "inception" or (features == "auto" and by_default)
 
 
-class Reads:
-    """A config that notes the fields of it that are read."""
-
-    def __init__(self, config: Config, names: set[str], prefix: str = "") -> None:
-        self.config, self.names, self.prefix = config, names, prefix
-
-    def __getattr__(self, name: str) -> Any:
-        value = self.config[name]
-        if isinstance(value, ml_collections.ConfigDict):
-            return Reads(value, self.names, f"{self.prefix}{name}.")
-        self.names.add(f"{self.prefix}{name}")
-        return value
-
-    __getitem__ = __getattr__
-
-
-def network_reads(config: Config) -> set[str]:
-    """The fields of section `model` that the network of a score is built from.
-
-    Raises:
-      ValueError: a network that cannot be built.
-    """
-    names: set[str] = set()
-    models.from_config(Reads(config, names))
-    sigmas = {"model.sigma_min", "model.sigma_max"}  # taken along, and read for discrete levels
-    if not config.model.scale_by_sigma or config.training.continuous:
-        names -= sigmas
-    return names
-
-
 def network_has(name: str) -> Callable[[Config, str], bool]:
     """The condition that the field is one of those that the network is built from."""
     return lambda config, mode: name in network_reads(config)
@@ -176,6 +147,8 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order"
 )
+OF_WRN = "nonlinearity embedding_type fourier_scale"
+OF_ADM = "ch_mult attn_resolutions head_channels"
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
@@ -223,14 +196,8 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     setting("classifier.*", "training.objective", "classifier", "clip"),
     setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(
-        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
-        *("classifier.name", "wrn"),
-    ),
-    setting(
-        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
-        *("classifier.name", "adm"),
-    ),
+    setting(prefixed("classifier", OF_WRN), "classifier.name", "wrn"),
+    setting(prefixed("classifier", OF_ADM), "classifier.name", "adm"),
     setting("classifier.dropout", "classifier.name", "wrn", "adm"),
     setting("clip.*", "training.objective", "clip"),
     method_is(
