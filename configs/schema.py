@@ -123,7 +123,7 @@ SAMPLING = {
     "rtol": Field(1e-5, POSITIVE, "ode, sde: relative tolerance of a step"),
     "atol": Field(1e-5, POSITIVE, "ode, sde: absolute tolerance of a step"),
     "eta": Field(0.0, PROBABILITY, "ddim: share of the noise; 0: deterministic, 1: ancestral"),
-    "variance": Field("small", ANY, "ancestral: small (of the posterior), large, or learned"),
+    "variance": Field("small", ANY, "ancestral: small (of the posterior), large, learned or none"),
     "clip": Field(False, ANY, "ancestral: clip the estimate of x_0 to [-1, 1]"),
     "churn": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: noise that is put back, over all steps"),
     "churn_min": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: smallest noise level of churn"),

@@ -1,7 +1,8 @@
 """Ancestral sampling at some of a process's levels, with a variance that the network may tell.
 
 Ho et al. 2020 (arXiv:2006.11239, algorithm 2) and, for fewer steps and learned variances, Nichol
-and Dhariwal 2021 (arXiv:2102.09672, sections 3.1 and 4), written in alpha and sigma of the levels.
+and Dhariwal 2021 (arXiv:2102.09672, sections 3.1 and 4), written in alpha and sigma of the levels;
+without noise, DDIM (Song et al. 2021, arXiv:2010.02502).
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from diffusion.times import last_time
 from diffusion.trajectory import Samples, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn, Times, VariancePreservingSDE
 
-VARIANCES = ("small", "large", "learned")
+VARIANCES = ("small", "large", "learned", "none")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,6 +59,7 @@ class Steps(NamedTuple):
     Attributes:
       t: the time of the level that a step begins at.
       alpha, variance: of that level, `p(x_t | x_0) = N(alpha x_0, variance I)`.
+      below, left: alpha and variance of the level that it ends at.
       of_x0, of_x: coefficients of the mean of `p(x_s | x_t, x_0)`.
       log_small: the logarithm of the variance of `p(x_s | x_t, x_0)`.
       log_large: that of `p(x_t | x_s)`.
@@ -66,6 +68,8 @@ class Steps(NamedTuple):
     t: np.ndarray
     alpha: np.ndarray
     variance: np.ndarray
+    below: np.ndarray
+    left: np.ndarray
     of_x0: np.ndarray
     of_x: np.ndarray
     log_small: np.ndarray
@@ -89,12 +93,14 @@ def ancestral(
 
     Draw 0 of `noise` is the prior's; each step takes one, and the last adds none of it. With a
     learned variance, guidance moves the mean of a step by the variance times its gradient (Dhariwal
-    and Nichol 2021, arXiv:2105.05233, algorithm 1); else it is a part of the score.
+    and Nichol 2021, arXiv:2105.05233, algorithm 1); else it is a part of the score. Of a score that
+    tells its variance, the estimate of x_0 is clipped before guidance acts (algorithms 1 and 2).
 
     Args:
-      num_steps: M, levels out of N, equally spaced from the first to the last.
+      num_steps: M, levels out of N, equally spaced from the first to the last; those of DDIM (see
+        `levels`) without noise.
       variance: a name in VARIANCES: that of `p(x_s | x_t, x_0)`, or of `p(x_t | x_s)`, or what
-        `ScoreAndVariance` tells.
+        `ScoreAndVariance` tells, or none, where the noise that is in x goes on as it is.
       clip: the estimate of x_0 is clipped to [-1, 1].
       discrete: the levels are those of DDPM's chain, for an SDE that has one, not of the process.
       eps: last time of a process; `sde.sampling_eps` if None.
@@ -109,17 +115,19 @@ def ancestral(
     if learned and not isinstance(score_fn, ScoreAndVariance):
         raise ValueError(
             "sampling.variance is 'learned', but this score tells no variance; it needs a network "
-            "with model.learned_variance=True, as it is or guided by a classifier"
+            "with model.learned_variance=True, as it is or guided by a classifier; others are "
+            "served by small and large"
         )
-    table = steps(sde, num_steps, discrete, eps)
+    apart = variance in ("learned", "none")
+    table = steps(sde, levels(sde.N, num_steps, variance == "none"), discrete, eps)
     x = sde.prior_sampling(noise(0))
 
     def step(x: Images, _: None, at: tuple[Array, ...]) -> tuple[Images, None]:
-        t, alpha, level, of_x0, of_x, log_small, log_large, draw = at
+        t, alpha, level, below, left, of_x0, of_x, log_small, log_large, draw = at
         times = jnp.full(x.shape[0], t, x.dtype)
         log_variance = log_large if variance == "large" else log_small
         guidance = None
-        if isinstance(score_fn, ScoreAndVariance) and learned:
+        if isinstance(score_fn, ScoreAndVariance) and apart:
             score, share = score_fn.both(x, times)
             log_variance = log_small + 0.5 * (share + 1.0) * (log_large - log_small)
             guidance = score_fn.guidance
@@ -127,6 +135,12 @@ def ancestral(
             score = score_fn(x, times)
         x0 = (x + level * score) / alpha
         x0 = jnp.clip(x0, -1.0, 1.0) if clip else x0
+        if variance == "none":
+            z = (x - alpha * x0) / jnp.sqrt(level)
+            if guidance is not None:
+                z -= jnp.sqrt(level) * guidance(x, times)
+                x0 = (x - jnp.sqrt(level) * z) / alpha
+            return below * x0 + jnp.sqrt(left) * z, None
         mean = of_x0 * x0 + of_x * x
         if guidance is not None:
             mean += jnp.exp(log_variance) * guidance(x, times)
@@ -139,27 +153,37 @@ def ancestral(
     return samples_ending_on(x, count, frames)
 
 
-def steps(sde: SDE, num_steps: int, discrete: bool, eps: float | None = None) -> Steps:
-    """The steps between `num_steps` of the N levels, in float64.
+def levels(count: int, num_steps: int, strided: bool = False) -> np.ndarray:
+    """The numbers [num_steps], increasing, of levels out of 0 to count - 1.
+
+    They are equally spaced, from the first to the last; with `strided` they are 0, k, 2 k, ...
+    below `count`, as DDIM's, if there is a k that makes as many.
 
     Raises:
-      ValueError: not 2 to N levels.
+      ValueError: not 2 to `count` levels.
     """
-    if not 2 <= num_steps <= sde.N:
+    if not 2 <= num_steps <= count:
         raise ValueError(
             f"sampling.num_steps is {num_steps}; ancestral takes 2 or more steps, and no more than "
-            f"the N={sde.N} levels (model.num_scales)"
+            f"the N={count} levels (model.num_scales)"
         )
+    stride = -(-count // num_steps)
+    if strided and len(range(0, count, stride)) == num_steps:
+        return np.arange(0, count, stride)
+    return np.rint(np.linspace(0, count - 1, num_steps)).astype(int)
+
+
+def steps(sde: SDE, numbers: np.ndarray, discrete: bool, eps: float | None = None) -> Steps:
+    """The steps between the levels of these increasing numbers, and to the data, in float64."""
     first = last_time(sde, eps)
-    numbers = np.rint(np.linspace(0, sde.N - 1, num_steps)).astype(int)
     t = numbers / (sde.N - 1) * sde.T
     if discrete and isinstance(sde, VariancePreservingSDE):
         log_alpha = np.cumsum(0.5 * np.log1p(-sde.step_betas()))[numbers]
         alpha, variance = np.exp(log_alpha), -np.expm1(2.0 * log_alpha)
     else:
         t = np.maximum(t, first)
-        levels = grids.levels(sde, t)
-        alpha, variance = levels.alpha, levels.sigma**2
+        ours = grids.levels(sde, t)
+        alpha, variance = ours.alpha, ours.sigma**2
     below, left = np.append(1.0, alpha[:-1]), np.append(0.0, variance[:-1])
     a = alpha / below
     added = variance - a**2 * left  # the variance of p(x_t | x_s)
@@ -169,6 +193,8 @@ def steps(sde: SDE, num_steps: int, discrete: bool, eps: float | None = None) ->
         t=t,
         alpha=alpha,
         variance=variance,
+        below=below,
+        left=left,
         of_x0=below * added / variance,
         of_x=a * left / variance,
         log_small=np.log(small),

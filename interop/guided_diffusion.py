@@ -22,6 +22,7 @@ from models import ADM, ADMClassifier
 
 LAYERS = ("time_embed", "label_emb", "input_blocks", "middle_block", "output_blocks", "out")
 FIRST, TIME = "input_blocks.0.0.weight", "time_embed.0.weight"
+GROUPS = 32  # of every norm
 POOL = "out.2.positional_embedding"
 WHAT = "guided-diffusion's state_dict"
 
@@ -158,7 +159,20 @@ def description(tensors: Tensors, classifies: bool) -> str:
     )
 
 
-def _check(module: nn.Module, image_shape: official.Shape, tensors: Tensors) -> None:
+def _check(module: ADM | ADMClassifier, image_shape: official.Shape, tensors: Tensors) -> None:
+    """Raises ValueError unless the network is theirs, in what shapes do not tell and in shapes."""
+    groups = module.num_groups or min(module.nf * min(module.ch_mult) // 4, GROUPS)
+    if groups != GROUPS:
+        raise ValueError(
+            f"{WHAT} is of a network whose norms have {GROUPS} groups, and the config's have "
+            f"{groups}; it needs model.num_groups={GROUPS}"
+        )
+    if isinstance(module, ADM) and (module.embedding_type != "positional" or module.augment_dim):
+        raise ValueError(
+            f"{WHAT} is of a network that is told times alone, and the config's has "
+            f"model.embedding_type={module.embedding_type!r}, model.augment_dim="
+            f"{module.augment_dim}; it needs 'positional' and 0"
+        )
     expected = {
         ".".join(place): shape
         for place, shape in official.parameter_shapes(module, image_shape).items()

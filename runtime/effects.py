@@ -18,7 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
-from runtime.reads import network_has, sde_reads
+from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")

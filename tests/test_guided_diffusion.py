@@ -95,12 +95,14 @@ def config_of(network: dict[str, Any]) -> ConfigDict:
     return config
 
 
-def save(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> pathlib.Path:
+def save(
+    path: pathlib.Path, tensors: dict[str, np.ndarray], kind: str = "FloatStorage"
+) -> pathlib.Path:
     """A `.pt` file as `torch.save(model.state_dict())` writes it."""
     content = {}
     for name, array in tensors.items():
         stride = tuple(step // array.itemsize for step in array.strides)
-        content[name] = Tensor(array.reshape(-1), 0, array.shape, stride)
+        content[name] = Tensor(array.reshape(-1), 0, array.shape, stride, kind)
     return write_pth(path, content)
 
 
@@ -184,7 +186,8 @@ def test_the_chain_is_that_of_the_original(path: pathlib.Path) -> None:
     """Its levels, and the variances between which a learned one lies."""
     z = golden_cases.load(path)
     kind = sde_lib.CosineVPSDE if "cosine" in path.stem else sde_lib.VPSDE
-    steps = ancestral.steps(kind(N=1000), len(z["timestep_map"]), discrete=True)
+    numbers = ancestral.levels(1000, len(z["timestep_map"]))
+    steps = ancestral.steps(kind(N=1000), numbers, discrete=True)
     assert (np.rint(steps.t[::-1] * 999) == z["timestep_map"]).all()
     np.testing.assert_allclose(steps.alpha[::-1] ** 2, z["alphas_cumprod"], rtol=1e-9)
     np.testing.assert_allclose(steps.log_large[::-1], np.log(z["betas"]), rtol=1e-9)
@@ -201,7 +204,9 @@ def drawn(path: pathlib.Path, name: str, run: dict[str, Any]) -> jax.Array:
     config.training.sde = "cosine_vpsde" if run["schedule"] == "cosine" else "vpsde"
     config.sampling.num_steps = run["steps"]
     config.sampling.clip = run.get("clip", True)
-    if not run.get("learn", True):
+    if run.get("ddim"):
+        config.sampling.variance = "none"
+    elif not run.get("learn", True):
         config.sampling.variance = "small" if run.get("small") else "large"
     sde, y = sde_lib.from_config(config), jnp.asarray(z["y"])
     parts = experiment.build(config)
@@ -218,8 +223,27 @@ def drawn(path: pathlib.Path, name: str, run: dict[str, Any]) -> jax.Array:
     return samples.x
 
 
+@pytest.mark.golden
+@pytest.mark.parametrize("path", cases("rule_gd_cond*.npz"))
+def test_an_import_is_a_run_with_these_weights(
+    path: pathlib.Path, tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A prefix and half precision are no matter."""
+    z = golden_cases.load(path)
+    config, _, expected = read(path)
+    half = {f"module.{name}": x.astype(np.float16) for name, x in tensors_of(z).items()}
+    source = save(tmp_path / "model.pt", half, "HalfStorage")
+    state = convert.import_weights(config, source, tmp_path / "run")
+    printed = capsys.readouterr().out
+    assert "float16, to float32" in printed
+    assert "cosine_vpsde, 1000 levels" in printed
+    assert jax.tree.structure(state.params) == jax.tree.structure(expected)
+    for ours, theirs in zip(*map(jax.tree.leaves, (state.ema_params, expected)), strict=True):
+        np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
+
+
 def runs() -> list[Any]:
-    """The runs of the chain by each kind of variance, clipped or not, guided or not."""
+    """The runs of the chain by each kind of variance, clipped or not, guided or not; and DDIM."""
     return [
         pytest.param(
             path,
@@ -228,8 +252,7 @@ def runs() -> list[Any]:
             marks=[] if name == "learned_guided" else pytest.mark.slow,
         )
         for path in golden_cases.files(FOLDER, "chain_*.npz")
-        for name, run in golden_cases.load(path)["runs_json"].items()
-        if not run.get("ddim")
+        for name in golden_cases.load(path)["runs_json"]
     ]
 
 
@@ -320,7 +343,12 @@ def test_a_classifier_is_no_score_and_another_width_is_named(tmp_path: pathlib.P
     network = save(tmp_path / "model.pt", small())
     score, guide = (configs.load(f"{FOLDER}/imagenet64{end}") for end in ("", "_classifier"))
     score.model.ch_mult, score.model.num_res_blocks = (1,), 1
+    narrow, edm = score.copy_and_resolve_references(), score.copy_and_resolve_references()
+    narrow.model.nf, narrow.model.num_groups = 32, 0
+    edm.model.embedding_type = "log_positional"
     for config, source, words in (
+        (narrow, network, r"norms have 32 groups, and the config's have 8; it needs model\.num_gr"),
+        (edm, network, r"told times alone, .* model\.embedding_type='log_positional'"),
         (score, classifier, r"is a noisy classifier .* needs? .*classifier\.name='adm'"),
         (guide, network, r"is a U-Net .* needs? model\.name='adm'"),
         (tiny.config(), network, r"the config's network is a NCSNpp; it needs model\.name='adm'"),
