@@ -62,7 +62,9 @@ flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
 flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
-flags.DEFINE_string("target", None, "Folder, .safetensors or .pth of --mode=export.")
+flags.DEFINE_string(
+    "target", None, "Of --mode=export: a folder, .safetensors, .pth, hf:owner/name."
+)
 flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2, h100:8, ...")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(

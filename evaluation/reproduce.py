@@ -12,9 +12,9 @@ from absl import logging
 from evaluation.evaluate import evaluate
 from evaluation.report import published, quantities
 from interop import cards, convert, hub, sources
+from interop.model_card import ORIGIN
 from runtime import devices, errors, figures, files
 
-ORIGIN = "source.json"  # in the workdir: what was imported there
 SPREAD = "two seeds of 50,000 samples differ by about 0.1 in FID"
 
 

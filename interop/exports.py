@@ -5,6 +5,7 @@
 | a folder | a diffusers pipeline: network, scheduler, model_index.json |
 | `<name>.safetensors` | the network alone, under the official names |
 | `<name>.pth`, `.pt` | the official checkpoint: raw weights, average, Adam's moments, step |
+| `hf:owner/name` | a pipeline with a page of its own, in a repository of Hugging Face's hub |
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ import collections
 import filecmp
 import functools
 import pathlib
+import re
 import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -29,6 +31,8 @@ import sde_lib
 from interop import (
     diffusers,
     diffusers_config,
+    hub,
+    model_card,
     official,
     pipelines,
     pth_writer,
@@ -63,8 +67,29 @@ def export_weights(
         checkpoint; weights that the run did not keep.
     """
     configs.check(config)
+    if str(target).startswith(hub.HUB):
+        push_weights(config, workdir, str(target))
+        return
     files.refuse_url(target, "--target", "the folder can be copied")
-    target = pathlib.Path(target)
+    export_files(config, workdir, pathlib.Path(target))
+
+
+def push_weights(config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str) -> None:
+    """Writes a pipeline and its page, and uploads them to "hf:owner/name"."""
+    if not re.fullmatch(rf"{hub.HUB}[\w.-]+/[\w.-]+", target):
+        raise ValueError(f"--target={target}: a repository is {hub.HUB}owner/name")
+    with tempfile.TemporaryDirectory(prefix="score-sde-") as above:
+        folder = pathlib.Path(above, target.partition("/")[2]).with_suffix("")
+        label, what = export_files(config, workdir, folder)
+        kind = what.rpartition(" ")[2]
+        files.write_text(folder / "README.md", model_card.text(config, workdir, label, kind))
+        print(f"pushed to {hub.push(folder, target)}")
+
+
+def export_files(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, target: pathlib.Path
+) -> tuple[str, str]:
+    """Writes the files of an export; which weights these are, and what was written."""
     form = FORMS.get(target.suffix, _pipeline)
     module, shape = models.from_config(config), experiment.image_shape(config)
     write = form(config, module, shape, workdir)
@@ -80,6 +105,7 @@ def export_weights(
     ]
     print(figures.table(rows))
     print(f"{written.what} is in {target}")
+    return f"step {weights.step}, {weights.label}", written.what
 
 
 # A form looks at the config first, and says what it cannot hold before any weights are read.

@@ -270,3 +270,28 @@ def reason(error: BaseException) -> str:
 def _sha256(path: pathlib.Path) -> str:
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def push(folder: pathlib.Path, target: str) -> str:
+    """Uploads a folder to the repository "hf:owner/name", which is made if need be; its address.
+
+    The token is the one of `hf auth login`, or $HF_TOKEN.
+
+    Raises:
+      ImportError: huggingface-hub is not installed.
+      OSError: it cannot be reached, or refuses.
+    """
+    try:
+        import huggingface_hub
+    except ImportError as error:
+        raise ImportError(
+            f"--target={target}: huggingface-hub is not installed; pip install -e '.[hub]'"
+        ) from error
+    name = target.removeprefix(HUB)
+    api = huggingface_hub.HfApi()
+    try:
+        api.create_repo(name, exist_ok=True)
+        api.upload_folder(repo_id=name, folder_path=folder, commit_message="Upload the pipeline")
+    except Exception as error:  # of its own kinds, of requests' and of httpx's
+        raise OSError(f"--target={target}: it was not pushed ({reason(error)})") from error
+    return f"{api.endpoint}/{name}"
