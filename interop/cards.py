@@ -171,6 +171,11 @@ def completed(argv: Sequence[str], root: pathlib.Path) -> list[str]:
     given = _flags(argv)
     card = find(given.get("source", ""))
     reproduces = given.get("mode") == "reproduce"
+    if reproduces and card is None and "source" in given and "config" not in given:
+        raise ValueError(
+            f"--source={given['source']} is no card{nearest(given['source'])}; docs/weights.md "
+            "lists them, and other weights need --config"
+        )
     if card is None or "config" in given or not (reproduces or given.get("mode") == "import"):
         return list(argv)
     more = [f"--config={root / 'configs' / card.config}.py"]

@@ -12,6 +12,7 @@ import hashlib
 import os
 import pathlib
 import urllib.parse
+from collections.abc import Iterator
 from typing import BinaryIO
 
 import requests
@@ -143,7 +144,7 @@ def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
         raise OSError(f"{OFFLINE} is set")
     target.parent.mkdir(parents=True, exist_ok=True)
     part = target.with_name(f"{target.name}.part")
-    with part.open("ab") as file, _session() as session:
+    with _removed_if_empty(part), part.open("ab") as file, _session() as session:
         fcntl.flock(file, fcntl.LOCK_EX)
         if target.is_file():  # another program has fetched it meanwhile
             return
@@ -166,6 +167,16 @@ def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
             )
         part.replace(target)
         _mark(part).unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _removed_if_empty(part: pathlib.Path) -> Iterator[None]:
+    """Leaves nothing of a download of which nothing came."""
+    try:
+        yield
+    finally:
+        if part.is_file() and not part.stat().st_size:
+            part.unlink()
 
 
 def _receive(session: requests.Session, address: str, file: BinaryIO) -> None:
@@ -208,10 +219,10 @@ def _receive(session: requests.Session, address: str, file: BinaryIO) -> None:
 
 
 def _session() -> requests.Session:
-    """A session that asks again where a server is busy or not reached at once."""
+    """A session that asks again where a server is busy."""
     session = requests.Session()
     again = Retry(
-        connect=1,
+        connect=0,
         read=0,
         status=AGAIN,
         backoff_factor=1,

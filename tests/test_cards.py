@@ -52,6 +52,13 @@ def test_a_command_line_gets_the_config_and_the_settings_ahead_of_the_users() ->
         assert cards.completed(untouched, ROOT) == untouched
 
 
+def test_a_source_without_a_card_needs_a_config() -> None:
+    with pytest.raises(
+        ValueError, match=r"no card \(the nearest: edm/cifar10-cond-.*need --config"
+    ):
+        cards.completed(["main.py", "--mode=reproduce", "--source=edm/cifar10-cond"], ROOT)
+
+
 def test_other_numbers_of_a_card_are_named_after_a_colon() -> None:
     source = "score_sde/subvp-cifar10-continuous"
     argv = cards.completed(["main.py", "--mode=reproduce", f"--source={source}:flow"], ROOT)
