@@ -239,8 +239,9 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod) -> None:
 @pytest.mark.slow
 def test_evaluation_and_control_find_the_weights_on_whichever_disk(machines: Pod) -> None:
     """Their results are those of before process 0's disk was lost, and are on its new one."""
-    digits = ("--config=configs/quickstart.py", *tiny.arguments(machines.folder, "train")[4:])
-    machines.finish("run", *digits, "--config.training.batch_size=24", f"{LENGTH}=10")
+    digits = ["--config=configs/quickstart.py", *tiny.arguments(machines.folder, "train")[4:]]
+    digits = [*digits, "--config.training.batch_size=24", f"{LENGTH}=10"]
+    machines.finish("run", *digits)
     found = []
     for lost in (False, True):
         if lost:
@@ -249,11 +250,8 @@ def test_evaluation_and_control_find_the_weights_on_whichever_disk(machines: Pod
             ("eval", ("--config.eval.num_samples=30", "--config.eval.batch_size=24")),
             ("control", ("--config.control.task=inpaint", "--config.control.num_images=3")),
         ):
-            options = [
-                a for a in tiny.arguments(machines.folder, mode)[4:] if "batch_size" not in a
-            ]
-            network_of = [a for a in digits if "config=" in a or "model." in a or "training." in a]
-            machines.finish("run", *dict.fromkeys([*network_of, *options, f"--mode={mode}", *more]))
+            settings = [a for a in tiny.arguments(machines.folder, mode)[4:] if "batch" not in a]
+            machines.finish("run", *settings, *digits, f"--mode={mode}", *more)
         results = json.loads((machines.workdir("run") / "eval/results.json").read_text())
         picture = (machines.workdir("run") / "control/inpaint").glob("*.png")
         found.append((results["weights_sha256"], results["loss"], sorted(p.name for p in picture)))
