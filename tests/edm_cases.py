@@ -61,7 +61,7 @@ def weights_by_rule(entries: list[dict[str, Any]]) -> dict[str, np.ndarray]:
         elif name.endswith("bias"):
             array = 0.1 * z
         else:
-            array = z / np.sqrt(math.prod(shape[1:]))
+            array = z / math.sqrt(math.prod(shape[1:]))
         tensors[name] = array.astype(np.float32)
         assert zlib.crc32(tensors[name].tobytes()) == entry["crc32"], name
     return tensors
