@@ -208,6 +208,8 @@ def params(
     }
     if isinstance(module, ADM):
         return adm.params(tensors, module, image_shape)
+    if not isinstance(module, NCSNpp):
+        raise ValueError(f"a network of EDM is no {type(module).__name__}")
     scale = PRECONDITIONINGS[network.preconditioning].log_scale
     return song_unet.params(tensors, module, image_shape, scale)
 

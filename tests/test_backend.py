@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
+import platform
+import shutil
 
 import pytest
 
@@ -25,9 +28,9 @@ def test_the_flag_is_for_the_release_and_the_convolutions_that_it_was_measured_w
     monkeypatch: pytest.MonkeyPatch, version: str, native: str, flags: str, expected: str
 ) -> None:
     monkeypatch.setattr(importlib.metadata, "version", lambda name: version)
-    monkeypatch.setattr(backend.platform, "machine", lambda: "x86_64")
-    monkeypatch.setattr(backend.shutil, "which", lambda name: "/usr/bin/g++")
+    monkeypatch.setattr(platform, "machine", lambda: "x86_64")
+    monkeypatch.setattr(shutil, "which", lambda name: "/usr/bin/g++")
     monkeypatch.setenv("SCORE_SDE_NATIVE", native)
     monkeypatch.setenv("XLA_FLAGS", flags)
     backend.prepare()
-    assert backend.os.environ["XLA_FLAGS"] == expected
+    assert os.environ["XLA_FLAGS"] == expected
