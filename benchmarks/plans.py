@@ -1,7 +1,7 @@
 """The official configs on chips that are not here: does it fit, what bounds a step, days.
 
     python benchmarks/plans.py [--compile] [--folder=runs/plans] [--config ve/cifar10_ncsnpp ...]
-        [--topology v5e:4x4 v4:2x2x2 h100:8 h100:1]
+        [--topology v5e:4x4 v4:2x2x2 h100:8 h100:1] [--page docs/pods.md]
 
 What takes long becomes a file of the folder, and is not made again: the same command goes on after
 a stop. Two traces of each network, before compilation, give what it needs for any number of images
@@ -9,6 +9,7 @@ on a chip: half a minute of CPU each. The compiler counts more, as it does not f
 much more is found with --compile, by one network of each kind with one residual block at each
 resolution, compiled quickly (XLA's lowest effort; extras plan-tpu, plan-cuda; minutes of CPU each).
 The deeper ones repeat its blocks. A kind that was not compiled takes the median of the others.
+With --page the table goes between the two markers of a page.
 """
 
 from __future__ import annotations
@@ -39,6 +40,8 @@ from runtime import figures, files
 
 TOPOLOGIES = ["v5e:4x4", "v4:2x2x2", "h100:8", "h100:1"]
 COMPILED = {"tpu": "v5e:1x1", "cuda": "h100:1"}  # where the ratios are measured
+BEGIN = "<!-- Made by `python benchmarks/plans.py --compile --page docs/pods.md`. -->"
+END = "<!-- The end of what is made. -->"
 MOST_CHIPS = 16
 LOWEST_EFFORT = -1.0
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max", "ema_rate", "num_scales")
@@ -195,12 +198,40 @@ def row(
     ]
 
 
+def wide(rows: list[list[str]], topologies: list[str]) -> str:
+    """The rows in Markdown: a config in each, and what each kind of pod gives in a column."""
+    header = ["config", *topologies, "compiled for TPU", "for CUDA"]
+    lines = [header, ["---"] * len(header)]
+    for name in dict.fromkeys(row[0] for row in rows):
+        of_config = {row[1]: row for row in rows if row[0] == name}
+        cells = [cell(of_config[chips]) for chips in topologies]
+        kinds = {topology.parse(chips).chip.platform: of_config[chips][7] for chips in topologies}
+        lines.append([f"`{name}`", *cells, *(kinds.get(p, "") for p in ("tpu", "cuda"))])
+    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+
+
+def cell(row: list[str]) -> str:
+    """What one kind of pod gives: a bound on the time of a step, its days, the memory of a chip."""
+    _, _, fits, needed, milliseconds, _, days, _ = row
+    if not needed:
+        return fits
+    lacks = "" if fits == "yes" else "**does not fit**, "
+    return f"{lacks}{milliseconds} ms, {days} days, {needed} GB"
+
+
+def updated(page: str, table: str) -> str:
+    """The page with the table between its markers."""
+    before, _, rest = page.partition(BEGIN)
+    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
+
+
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/plans"))
     parser.add_argument("--config", nargs="+", default=official(), choices=official(), metavar="C")
     parser.add_argument("--topology", nargs="+", default=TOPOLOGIES)
     parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--page", type=pathlib.Path)
     options = parser.parse_args()
     platforms = {topology.parse(name).chip.platform for name in options.topology}
     found = ratios(options.folder, options.compile, options.config, platforms)
@@ -211,6 +242,9 @@ def run() -> None:
             rows.append(row(name, chips, options.folder, found))
             print(" ".join(rows[-1]), flush=True)
     print("\n" + figures.table(rows, header))
+    if options.page:
+        page = options.page.read_text()
+        options.page.write_text(updated(page, wide(rows, options.topology)))
 
 
 if __name__ == "__main__":
