@@ -240,15 +240,20 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod) -> None:
 def test_evaluation_and_control_find_the_weights_on_whichever_disk(machines: Pod) -> None:
     """Their results are those of before process 0's disk was lost, and are on its new one."""
     digits = ["--config=configs/quickstart.py", *tiny.arguments(machines.folder, "train")[4:]]
-    digits = [*digits, "--config.training.batch_size=24", f"{LENGTH}=10"]
+    digits = [
+        *digits,
+        "--config.training.batch_size=24",
+        "--config.eval.batch_size=24",
+        f"{LENGTH}=10",
+    ]
     machines.finish("run", *digits)
     found = []
     for lost in (False, True):
         if lost:
             shutil.rmtree(machines.workdir("run", 0))
         for mode, more in (
-            ("eval", ("--config.eval.num_samples=30", "--config.eval.batch_size=24")),
-            ("control", ("--config.control.task=inpaint", "--config.control.num_images=3")),
+            ("eval", ("--config.eval.num_samples=30", "--config.sampling.batch_size=30")),
+            ("control", ("--config.control.task=inpaint", "--config.control.batch_size=6")),
         ):
             settings = [a for a in tiny.arguments(machines.folder, mode)[4:] if "batch" not in a]
             machines.finish("run", *settings, *digits, f"--mode={mode}", *more)
