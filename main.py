@@ -8,6 +8,7 @@ if __name__ == "__main__":
     stop.end_imports()  # of all else
 
 import importlib
+import pathlib
 import sys
 from collections.abc import Sequence
 from typing import Any, NamedTuple
@@ -20,6 +21,7 @@ from absl import app, flags
 from ml_collections import config_flags
 
 from configs import command_line
+from interop import cards
 from runtime import config_flag, endings
 from runtime.errors import Refused, one_line
 
@@ -49,7 +51,8 @@ MODES = {
     "control": Mode("control.run:control", writes="control/{config.control.task}"),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
-    "export": Mode("interop.convert:export_weights", ("config", "workdir", "target")),
+    "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
+    "export": Mode("interop.exports:export_weights", ("config", "workdir", "target")),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
 }
 
@@ -58,8 +61,10 @@ config_flag.define("Config; override a value by --config.a.b=value.")
 flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
-flags.DEFINE_string("source", None, "File or folder of weights for --mode=import.")
-flags.DEFINE_string("target", None, "Folder that --mode=export is to write for diffusers.")
+flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
+flags.DEFINE_string(
+    "target", None, "Of --mode=export: a folder, .safetensors, .pth, hf:owner/name."
+)
 flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2, h100:8, ...")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(
@@ -80,7 +85,8 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         sys.exit(0)
     try:
         argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-        argv = command_line.last_overrides(argv)
+        argv = command_line.last_overrides(cards.completed(argv, pathlib.Path(__file__).parent))
+        sys.argv[:] = argv  # where ml_collections looks for overrides
         config_flag.check(argv)
         rest = FLAGS(argv)
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:

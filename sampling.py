@@ -15,12 +15,14 @@ from typing import NamedTuple, Protocol, TypedDict, runtime_checkable
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
 from configs.names import lookup
 from diffusion import few_steps, grids, ode, reverse_sde
 from diffusion.ancestral import VARIANCES, ancestral
+from diffusion.heun import SCALINGS, SCHEDULES
 from diffusion.langevin import CORRECTORS as CORRECTORS
 from diffusion.langevin import NORMS, Corrector, corrector_of
 from diffusion.noise import Noise
@@ -356,11 +358,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     Every sampler reads noise_removal, num_frames and eps (0: the SDE's own), all but "ode" also
     num_steps (0: the SDE's own N, or with "sde" and a solver that has an error estimate adaptive
     steps). "pc" reads predictor, corrector, snr, n_steps_each, probability_flow and corrector_norm;
-    "annealed_langevin" n_steps_each and step_size; "ancestral" variance and clip; "ode" and
-    "sde" solver, rtol and atol. "sde" and
-    the solvers with few steps take the grid time_grid, a name in `grids.GRIDS` (if empty, their
-    own), "ddim" and "edm" also the settings that `few_steps.METHODS` names. `axis_name` is the
-    mapped axis of devices.
+    "annealed_langevin" n_steps_each and step_size; "ancestral" variance and clip; "ode" and "sde"
+    solver, rtol and atol. "sde" and the solvers with few steps take the grid time_grid, a name in
+    `grids.GRIDS` (if empty, their own), and the settings that `few_steps.METHODS` names. "euler"
+    and "heun" take a name in `grids.NOISE_GRIDS`, rho, sigma_min and sigma_max (0: the SDE's own),
+    and their num_steps counts the last step, to no noise. `axis_name` is the mapped axis of
+    devices.
 
     A network that was trained with discrete labels (training.continuous is False) is asked at its
     own noise levels only: "pc" and "annealed_langevin" visit all of them, "ancestral" some, and the
@@ -386,7 +389,20 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
             "it was trained with discrete labels (training.continuous is False); such a network is "
             f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS))}"
         )
-    return factory(sampling, axis_name, discrete)
+    low = -1.0 if config.data.centered else 0.0
+    return factory(sampling, axis_name, Network(discrete, (low, 1.0)))
+
+
+class Network(NamedTuple):
+    """What a sampler must know of the network.
+
+    Attributes:
+      discrete: it knows the noise levels of its chain alone.
+      image_range: the smallest and the largest value of its images.
+    """
+
+    discrete: bool
+    image_range: tuple[float, float]
 
 
 def pc_options(sampling: ConfigDict) -> PCOptions:
@@ -401,7 +417,7 @@ def pc_options(sampling: ConfigDict) -> PCOptions:
     )
 
 
-def _pc_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+def _pc_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
     lookup(NORMS, sampling.corrector_norm, "sampling.corrector_norm")
@@ -413,10 +429,10 @@ def _pc_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool)
         eps=sampling.eps or None,
         num_frames=sampling.num_frames,
     )
-    return _with_steps(sampling, sample, discrete)
+    return _with_steps(sampling, sample, network.discrete)
 
 
-def _ode_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+def _ode_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     lookup(ode.SOLVERS, sampling.solver, "sampling.solver")
     return functools.partial(
         ode_sampler,
@@ -429,7 +445,7 @@ def _ode_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool
     )
 
 
-def _sde_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+def _sde_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     lookup(reverse_sde.SDE_SOLVERS, sampling.solver, "sampling.solver")
     steps, grid, eps = _num_steps(sampling), sampling.time_grid or "log_snr", sampling.eps or None
     lookup(grids.GRIDS, grid, "sampling.time_grid")
@@ -452,7 +468,7 @@ def _sde_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool
     return sampler
 
 
-def _langevin_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+def _langevin_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     sample = functools.partial(
         annealed_langevin_dynamics,
         step_size=sampling.step_size,
@@ -461,7 +477,7 @@ def _langevin_from_config(sampling: ConfigDict, axis_name: str | None, discrete:
         eps=sampling.eps or None,
         num_frames=sampling.num_frames,
     )
-    return _with_steps(sampling, sample, discrete)
+    return _with_steps(sampling, sample, network.discrete)
 
 
 def _with_steps(sampling: ConfigDict, sample: Sampler, discrete: bool) -> Sampler:
@@ -480,7 +496,9 @@ def _with_steps(sampling: ConfigDict, sample: Sampler, discrete: bool) -> Sample
     return sampler
 
 
-def _ancestral_from_config(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+def _ancestral_from_config(
+    sampling: ConfigDict, axis_name: str | None, network: Network
+) -> Sampler:
     lookup(dict.fromkeys(VARIANCES), sampling.variance, "sampling.variance")
     steps = _num_steps(sampling)
 
@@ -492,7 +510,7 @@ def _ancestral_from_config(sampling: ConfigDict, axis_name: str | None, discrete
             num_steps=steps or sde.N,
             variance=sampling.variance,
             clip=sampling.clip,
-            discrete=discrete,
+            discrete=network.discrete,
             eps=sampling.eps or None,
             denoise=sampling.noise_removal,
             num_frames=sampling.num_frames,
@@ -503,8 +521,10 @@ def _ancestral_from_config(sampling: ConfigDict, axis_name: str | None, discrete
 
 def _few_steps(method: few_steps.Method) -> Factory:
     """The factory of a solver with few steps."""
+    if method.noise_levels:
+        return _from_noise_levels(method)
 
-    def factory(sampling: ConfigDict, axis_name: str | None, discrete: bool) -> Sampler:
+    def factory(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
         steps, grid = _num_steps(sampling), sampling.time_grid or method.grid
         lookup(grids.GRIDS, grid, "sampling.time_grid")
         settings = {name: sampling[name] for name in method.settings}
@@ -515,7 +535,7 @@ def _few_steps(method: few_steps.Method) -> Factory:
                 sde,
                 score_fn,
                 noise,
-                grids.on_levels(sde, times) if discrete else times,
+                grids.on_levels(sde, times) if network.discrete else times,
                 denoise=sampling.noise_removal,
                 num_frames=sampling.num_frames,
                 **settings,
@@ -526,6 +546,62 @@ def _few_steps(method: few_steps.Method) -> Factory:
     return factory
 
 
+def _from_noise_levels(method: few_steps.Method) -> Factory:
+    """The factory of a solver with few steps from noise level to noise level."""
+
+    def factory(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
+        steps = _num_steps(sampling)
+        spread = lookup(grids.NOISE_GRIDS, sampling.time_grid or method.grid, "sampling.time_grid")
+        settings = {name: sampling[name] for name in method.settings}
+        lookup(SCHEDULES, sampling.schedule, "sampling.schedule")
+        lookup(SCALINGS, sampling.scaling, "sampling.scaling")
+
+        def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
+            largest, smallest = _noise_range(sampling, sde, network)
+            share = np.linspace(0.0, 1.0, steps or sde.N)
+            unit = 0.5 * (network.image_range[1] - network.image_range[0])
+            return method.solver(
+                sde,
+                score_fn,
+                noise,
+                unit * spread(share, largest / unit, smallest / unit, sampling.rho),
+                denoise=sampling.noise_removal,
+                num_frames=sampling.num_frames,
+                discrete=network.discrete,
+                image_range=network.image_range,
+                **settings,
+            )
+
+        return sampler
+
+    return factory
+
+
+def _noise_range(sampling: ConfigDict, sde: SDE, network: Network) -> tuple[float, float]:
+    """The first and the last noise level, `sigma_max` and `sigma_min` or the SDE's own.
+
+    Raises:
+      ValueError: levels that the SDE does not have, or in the wrong order.
+    """
+    largest, smallest = grids.noise_range(sde, network.discrete, sampling.eps or None)
+    first, last = sampling.sigma_max or largest, sampling.sigma_min or smallest
+    if last < smallest:
+        smallest = smallest if network.discrete else grids.noise_at(sde, 0.0)
+        if last < smallest * (1.0 - grids.END):
+            raise ValueError(
+                f"sampling.sigma_min={last:g} is below the smallest noise level of "
+                f"{type(sde).__name__}, {smallest:g}"
+            )
+    if first > largest * (1.0 + grids.END):
+        raise ValueError(
+            f"sampling.sigma_max={first:g} is above the largest noise level of "
+            f"{type(sde).__name__}, {largest:g} (sigma / alpha at T)"
+        )
+    if not last < first:
+        raise ValueError(f"sampling.sigma_min={last:g} must be below sampling.sigma_max={first:g}")
+    return first, last
+
+
 def _num_steps(sampling: ConfigDict) -> int:
     if sampling.num_steps < 0:
         raise ValueError(
@@ -534,8 +610,8 @@ def _num_steps(sampling: ConfigDict) -> int:
     return int(sampling.num_steps)
 
 
-# (config.sampling, axis name, True if the network knows its own noise levels only) -> Sampler
-Factory = Callable[[ConfigDict, str | None, bool], Sampler]
+# (config.sampling, axis name, what is known of the network) -> Sampler
+Factory = Callable[[ConfigDict, str | None, Network], Sampler]
 
 SAMPLERS: dict[str, Factory] = {
     "pc": _pc_from_config,

@@ -5,7 +5,8 @@
 A host is a process in a network namespace, with an address of its own, as in `tests/network.py`. It
 is bound to one core; hosts that are more than cores share them. The efficiency is the images per
 second over those of one host times the cores in use, in the same run: 1 means that working together
-costs nothing. The bytes are what the network's own counters saw leave a host, without headers, a
+costs nothing; a host's own CPU time for a step says what of it was work, and not waiting for others
+or for a core. The bytes are what the network's own counters saw leave a host, without headers, a
 step; those expected are 2 (n - 1) / n times the gradients, what one all-reduce of them sends.
 """
 
@@ -75,12 +76,13 @@ def run(argv: list[str]) -> None:
             (
                 *(count, min(count, cores), result["images_per_second"]),
                 result["images_per_second"] / alone / min(count, cores),
+                result["cpu_ms"],
                 *(result["all_reduces"], result["sent"] / 1e6, expected / 1e6),
                 result["sent"] / expected if expected else "",
             )
         )
     header = [
-        *("hosts", "cores", "images/s", "efficiency", "all-reduces"),
+        *("hosts", "cores", "images/s", "efficiency", "CPU ms/step", "all-reduces"),
         *("MB sent/step", "expected", "ratio"),
     ]
     print(figures.table(rows, header))
@@ -147,14 +149,16 @@ def take_steps(folder: pathlib.Path) -> None:
     state, _ = jax.block_until_ready(step(state, batches))
     write(folder / f"ready{index}", "")
     await_file(folder / "go")
-    times = []
+    times, used = [], time.process_time()
     for _ in range(ROUNDS):
         began = time.monotonic()
         state, _ = jax.block_until_ready(step(state, batches))
         times.append((time.monotonic() - began) / STEPS)
+    used = (time.process_time() - used) / (ROUNDS * STEPS)
     reduces = hlo.collectives(compiled.as_text()).get("all-reduce", {"count": 0})
     result = {
         "images_per_second": config.training.batch_size / float(np.median(times)),
+        "cpu_ms": 1000 * used,
         "gradients": sum(leaf[0].nbytes for leaf in jax.tree.leaves(state.params)),
         "all_reduces": reduces["count"],
     }

@@ -112,22 +112,23 @@ def on_line(points: dict[str, Any], program: Program, chips: int, platform: str)
     return Line(*(low[f] + share * (high[f] - low[f]) for f in Line._fields))
 
 
-def measured(name: str, platform: str, folder: pathlib.Path) -> dict[str, float]:
+def measured(name: str, platform: str, folder: pathlib.Path) -> dict[str, float | None]:
     """How many times what it tells the compiler counts, of the config with one residual block at
-    each resolution."""
+    each resolution. Of a program that it refuses for want of memory it counts no traffic: None."""
     jax.config.update("jax_exec_time_optimization_effort", LOWEST_EFFORT)
     config = configs.load(name)
     config.model.num_res_blocks = 1
 
-    def make() -> dict[str, float]:
+    def make() -> dict[str, float | None]:
         print(f"compiling {name} for {COMPILED[platform]} ...", file=sys.stderr, flush=True)
         once = costs.Ratios()
         result = plan.make(config, COMPILED[platform], draws=False, ratios=once)
         if not result["compiled"]:
             raise SystemExit(result["note"])
         step = result["training"]
+        counted = step["bytes"] / step["estimate"]["bytes"] if step["bytes_counted"] else None
         return {
-            "traffic": step["bytes"] / step["estimate"]["bytes"],
+            "traffic": counted,
             "temporaries": result["memory"]["temporaries"] / step["estimate"]["temporaries"],
             "compile_seconds": step["compile_seconds"],
         }
@@ -139,17 +140,23 @@ def ratios(
     folder: pathlib.Path, compile: bool, names: list[str], platforms: set[str]
 ) -> dict[tuple[str, str], costs.Ratios]:
     """By platform and first config of a kind of network; the median by platform and ""."""
-    found: dict[tuple[str, str], costs.Ratios] = {}
+    numbers: dict[tuple[str, str], dict[str, Any]] = {}
     for kind in dict.fromkeys(first_of(name, OF_DEPTH) for name in names):
         for platform in sorted(platforms):
             path = folder / f"{kind.replace('/', '+')}@{platform}.json"
             if compile or path.exists():
-                numbers = measured(kind, platform, folder)
-                found[platform, kind] = costs.Ratios(numbers["traffic"], numbers["temporaries"])
+                numbers[platform, kind] = measured(kind, platform, folder)
+    found = {}
     for platform in platforms:
-        those = [ratio for (p, _), ratio in found.items() if p == platform]
-        middle = costs.Ratios(*map(statistics.median, zip(*those, strict=True))) if those else None
-        found[platform, ""] = middle or costs.RATIOS[platform]
+        middle = costs.RATIOS[platform]._asdict()
+        for name in middle:
+            those = [n[name] for (p, _), n in numbers.items() if p == platform and n[name]]
+            middle[name] = statistics.median(those) if those else middle[name]
+        found[platform, ""] = costs.Ratios(**middle)
+        for (p, kind), of_kind in numbers.items():
+            if p == platform:
+                known = {name: of_kind[name] or middle[name] for name in middle}
+                found[platform, kind] = costs.Ratios(**known)
     return found
 
 

@@ -7,7 +7,7 @@ A program is compiled twice, with the workaround and without it, and the two tak
 of the ratios of neighbouring calls is printed, with its quartiles. Above 1 the workaround wins.
 Gradients are forward pass and all derivatives, twice in a `scan`, as in training; `blocks` are six
 residual blocks of 32 channels, and their gradient. Sizes are batch, side and channels. XLA's flag
-is the environment of a process: its two programs are in two processes; nothing sets it any more.
+is the environment of a process: its two programs are in two processes.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ class Row(NamedTuple):
 
 
 WORDS = {
-    "flag": f"XLA's flag `{FLAG}`, which is not set",
+    "flag": f"XLA's flag `{FLAG}`, set for 0.10.2 without oneDNN",
     "forward": "gradients of convolutions as forward convolutions",
     "patches": "images smaller than the kernel as patches",
     "onednn": "oneDNN's convolutions",

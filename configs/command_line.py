@@ -11,14 +11,15 @@ from absl import flags
 
 from configs.names import dotted
 
-OVERRIDE = re.compile(r"--?(?:no)?(config\.[^=\s]+)(=.*)?", re.DOTALL)
+OVERRIDE = re.compile(r"--?(?:no)?(config(?:\.[^=\s]+)?)(=.*)?", re.DOTALL)
 
 # What each of several processes may have for itself: patterns of flags and fields.
 PLACES = ("workdir", "source", "target", "distributed", "traceback", "*_dir", "*_path")
 
 
 def last_overrides(argv: Sequence[str]) -> list[str]:
-    """The command line with the last of several overrides of one field, where the last stands.
+    """The command line with the last of several overrides of one field, where the last stands, and
+    of several configs the last one, where the first stands.
 
     The parser would keep the last too, but join tuples: (1, 2) and then (1,) were (1, 2, 1).
     """
@@ -32,7 +33,8 @@ def last_overrides(argv: Sequence[str]) -> list[str]:
         match = OVERRIDE.fullmatch(argument)
         field, is_value = (match[1], not match[2]) if match else ("", False)
         key = (field, 0) if match else ("", place)
-        arguments.pop(key, None)
+        if field != "config":  # which comes before its overrides
+            arguments.pop(key, None)
         arguments[key] = [argument]
     return [argument for group in arguments.values() for argument in group]
 

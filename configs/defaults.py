@@ -237,6 +237,72 @@ def score_flow_imagenet32() -> ConfigDict:
     return config
 
 
+def edm_published(
+    config: ConfigDict, millions: float, batch_size: int, lr: float, half_life: float = 0.5
+) -> None:
+    """EDM's training as published for its networks (configuration F), and its sampler.
+
+    The batch is `batch_size` images, the whole `millions` of images and the average's half-life as
+    many; the learning rate grows over the first 10 million. Adam as usual, without a limit on
+    gradients. Images are mirrored by the augmentation alone.
+    """
+    edm_training(config, sigma_data=0.5)
+    config.training.batch_size = batch_size
+    config.training.n_iters = round(millions * 1e6 / batch_size)
+    config.optim.lr = lr
+    config.optim.warmup = round(10e6 / batch_size)
+    config.optim.grad_clip = -1.0
+    config.model.ema_half_life = half_life * 1e6
+    config.model.ema_ramp_up = 0.05
+    config.data.random_flip = False
+    config.sampling.method = "heun"
+
+
+def edm_augmented(config: ConfigDict, probability: float) -> None:
+    """EDM's augmentations, of which the network is told."""
+    config.training.augment = probability
+    config.model.augment_dim = 9
+
+
+def edm_ddpmpp(config: ConfigDict) -> None:
+    """EDM's DDPM++, the network of "VP", which embeds log(sigma) / 4."""
+    ddpmpp(config)
+    config.model.embedding_type = "log_positional"
+
+
+def edm_ncsnpp(config: ConfigDict) -> None:
+    """EDM's NCSN++, the network of "VE", with features of log(sigma) / 4."""
+    ncsnpp(config, embedding_type="fourier")
+    config.model.fourier_scale = 4.0
+
+
+def edm_cifar10(num_labels: int) -> ConfigDict:
+    """CIFAR-10 as EDM trains on it, with `num_labels` classes or none."""
+    config = cifar10()
+    edm_published(config, millions=200, batch_size=512, lr=1e-3)
+    edm_augmented(config, 0.12)
+    config.model.ch_mult = (2, 2, 2)
+    config.model.dropout = 0.13
+    if num_labels:
+        config.model.num_labels = num_labels
+        config.model.class_embedding = "input"
+    config.sampling.num_steps = 18
+    return config
+
+
+def edm_64(dataset: str, dropout: float) -> ConfigDict:
+    """Faces, of people or of animals, at 64 x 64 as EDM trains on them."""
+    config = schema.base()
+    config.data.dataset = dataset
+    config.data.image_size = 64
+    edm_published(config, millions=200, batch_size=256, lr=2e-4)
+    edm_augmented(config, 0.15)
+    config.model.ch_mult = (1, 2, 2, 2)
+    config.model.dropout = dropout
+    config.sampling.num_steps = 40
+    return config
+
+
 def ddpm(config: ConfigDict) -> None:
     """The network of Ho et al. (2020), arXiv:2006.11239."""
     config.model.name = "ddpm"

@@ -15,6 +15,7 @@ import numpy as np
 from jax import Array
 
 from diffusion import grids
+from diffusion.heun import heun
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Frames, Samples, denoised, drive, samples_ending_on
@@ -343,13 +344,19 @@ class Method(NamedTuple):
       grid: the time grid that it has unless `time_grid` names another, in `grids.GRIDS`.
       settings: the fields of `config.sampling` that it takes, by their own names.
       between_levels: True if it evaluates at times that are not on its grid.
+      noise_levels: True if it takes decreasing noise levels in place of times, `discrete` and
+        `image_range`, and the last of its steps leads from the last level to none.
     """
 
     solver: Callable[..., Samples]
     grid: str = "log_snr"
     settings: tuple[str, ...] = ()
     between_levels: bool = False
+    noise_levels: bool = False
 
+
+CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
+GENERAL = ("schedule", "scaling", *CHURN)
 
 METHODS: dict[str, Method] = {
     "ddim": Method(ddim, grid="uniform", settings=("eta",)),
@@ -359,7 +366,9 @@ METHODS: dict[str, Method] = {
     "dpmpp_2m": Method(functools.partial(dpm_solver_pp, order=2)),
     "dpmpp_3m": Method(functools.partial(dpm_solver_pp, order=3)),
     "dpmpp_2m_sde": Method(functools.partial(dpm_solver_pp, order=2, stochastic=True)),
-    "edm": Method(edm, "karras", ("churn", "churn_min", "churn_max", "churn_noise")),
+    "edm": Method(edm, "karras", CHURN),
+    "euler": Method(functools.partial(heun, order=1), "karras", GENERAL, noise_levels=True),
+    "heun": Method(heun, "karras", (*GENERAL, "alpha"), noise_levels=True),
     "unipc_2": Method(functools.partial(unipc, order=2)),
     "unipc_3": Method(functools.partial(unipc, order=3)),
 }

@@ -11,7 +11,7 @@ import numpy as np
 
 from configs.names import lookup
 from diffusion.times import last_time
-from sde_lib import SDE
+from sde_lib import SDE, VESDE, CosineVPSDE, VariancePreservingSDE
 
 # Time grids.
 
@@ -120,3 +120,134 @@ def levels(sde: SDE, times: np.ndarray) -> Levels:
         t = jnp.asarray(times)
         alpha, sigma = np.asarray(sde.alpha(t), np.float64), np.asarray(sde.sigma(t), np.float64)
     return Levels(times, alpha, sigma, half_log_snr(sde, times))
+
+
+# Grids of noise levels sigma / alpha, of which the last step to none is no part.
+
+
+def geometric_noise(share: np.ndarray, largest: float, smallest: float, rho: float) -> np.ndarray:
+    """Levels equally spaced in their logarithm, as those of SMLD."""
+    del rho
+    levels: np.ndarray = largest * (smallest / largest) ** share
+    return levels
+
+
+def karras_noise(share: np.ndarray, largest: float, smallest: float, rho: float) -> np.ndarray:
+    """Levels equally spaced in level^(1 / rho) (Karras et al. 2022, equation 5)."""
+    first, last = largest ** (1 / rho), smallest ** (1 / rho)
+    levels: np.ndarray = (first + share * (last - first)) ** rho
+    return levels
+
+
+def vp_noise(share: np.ndarray, largest: float, smallest: float, rho: float) -> np.ndarray:
+    """Levels at equally spaced times of a VP SDE from 1 to 1e-3, whose betas give both ends."""
+    del rho
+    betas = vp_betas(largest, smallest)
+    return betas.noise(1.0 + share * (VP_EPS - 1.0))
+
+
+def iddpm_noise(share: np.ndarray, largest: float, smallest: float, rho: float) -> np.ndarray:
+    """Equally spaced levels of the chain of 1000 steps of Nichol and Dhariwal 2021
+    (arXiv:2102.09672), of those between the ends.
+
+    Raises:
+      ValueError: no level is between the ends.
+    """
+    del rho
+    table = discrete_noise(CosineVPSDE(1000))[::-1]
+    # The ends may be levels of the chain itself, rounded.
+    table = table[(table <= largest * (1 + END)) & (table >= smallest * (1 - END))]
+    if not len(table):
+        raise ValueError(f"no noise level of iDDPM lies between {smallest:g} and {largest:g}")
+    levels: np.ndarray = table[np.rint(share * (len(table) - 1)).astype(int)]
+    return levels
+
+
+END = 1e-3  # by which a noise level may be beyond an end, in units of itself
+VP_EPS = 1e-3  # the last time of VP's samplers
+
+NOISE_GRIDS: dict[str, Callable[[np.ndarray, float, float, float], np.ndarray]] = {
+    "karras": karras_noise,
+    "log_snr": geometric_noise,
+    "vp": vp_noise,
+    "iddpm": iddpm_noise,
+}
+
+
+class VPBetas(NamedTuple):
+    """A linear beta(t) of the VP SDE, from beta(0) with this slope."""
+
+    beta_min: float
+    slope: float
+
+    def noise(self, t: np.ndarray) -> np.ndarray:
+        """sigma / alpha at the times t."""
+        levels: np.ndarray = np.sqrt(np.expm1(0.5 * self.slope * t**2 + self.beta_min * t))
+        return levels
+
+    def time(self, noise: np.ndarray) -> np.ndarray:
+        """The time at which sigma / alpha is `noise`."""
+        area = np.log1p(noise**2)
+        times: np.ndarray = (
+            2.0 * area / (self.beta_min + np.sqrt(self.beta_min**2 + 2.0 * self.slope * area))
+        )
+        return times
+
+
+def vp_betas(largest: float, smallest: float) -> VPBetas:
+    """The betas for which sigma / alpha is `largest` at t = 1 and `smallest` at t = 1e-3."""
+    first, last = np.log1p(largest**2), np.log1p(smallest**2)
+    slope = 2.0 * (last / VP_EPS - first) / (VP_EPS - 1.0)
+    return VPBetas(first - 0.5 * slope, slope)
+
+
+def discrete_noise(sde: VESDE | VariancePreservingSDE) -> np.ndarray:
+    """The N noise levels sigma / alpha of SMLD's or DDPM's chain, from the smallest up."""
+    if isinstance(sde, VESDE):
+        return np.geomspace(sde.sigma_min, sde.sigma_max, sde.N)
+    levels: np.ndarray = np.sqrt(np.expm1(-np.cumsum(np.log1p(-sde.step_betas()))))
+    return levels
+
+
+def noise_range(sde: SDE, discrete: bool, eps: float | None = None) -> tuple[float, float]:
+    """The largest and the smallest noise level: of a discrete network's chain, or at T and `eps`.
+
+    Raises:
+      ValueError: not 0 < eps < T.
+    """
+    eps = last_time(sde, eps)
+    if discrete and isinstance(sde, VESDE | VariancePreservingSDE):
+        table = discrete_noise(sde)
+        return float(table[-1]), float(table[0])
+    return noise_at(sde, sde.T), noise_at(sde, eps)
+
+
+def noise_at(sde: SDE, t: float) -> float:
+    """sigma / alpha at time t."""
+    return float(np.exp(-half_log_snr(sde, np.array([t])))[0])
+
+
+def rounded_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> np.ndarray:
+    """The nearest levels of a discrete network's chain; of any other network `noise` itself."""
+    if not discrete or not isinstance(sde, VESDE | VariancePreservingSDE):
+        return noise
+    table = discrete_noise(sde)
+    nearest: np.ndarray = table[np.argmin(np.abs(table - noise[:, None]), axis=1)]
+    return nearest
+
+
+def levels_of_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> Levels:
+    """What a network is told at the levels `noise` [M] of sigma / alpha, computed while tracing.
+
+    A discrete network is told the nearest level of its chain, of which `t` and `sigma` are, and
+    with which its prediction of the noise became a score.
+    """
+    if not discrete or not isinstance(sde, VESDE | VariancePreservingSDE):
+        return levels(sde, times_of(sde, -np.log(noise)))
+    table = discrete_noise(sde)
+    index = np.argmin(np.abs(table - noise[:, None]), axis=1)
+    alpha, own = np.ones_like(noise), np.ones_like(noise)
+    if isinstance(sde, VariancePreservingSDE):
+        alpha, own = 1.0 / np.sqrt(1.0 + noise**2), 1.0 / np.sqrt(1.0 + table[index] ** 2)
+    times = index / max(sde.N - 1, 1) * sde.T
+    return Levels(times, alpha, table[index] * own, -np.log(noise))

@@ -11,15 +11,27 @@ import ml_collections
 import numpy as np
 
 import sampling
-from diffusion.noise import image_noise
+from diffusion.noise import Keys, image_noise
 from diffusion.trajectory import all_finite
 from runtime import devices, errors, experiment
+
+CLASS_DRAW = 2**32 - 1  # number of an image's draw that makes its class; noise has those from 0 on
+
+
+def random_classes(keys: Keys, count: int) -> jax.Array:
+    """A class [B] below `count` for each image, all as likely, from its own key [B]."""
+
+    def one(key: jax.Array) -> jax.Array:
+        return jax.random.randint(jax.random.fold_in(key, CLASS_DRAW), (), 0, count)
+
+    return jax.vmap(one)(keys)
 
 
 class Generator:
     """Draws images by number: the image with index i is the same in any batch on any device.
 
-    They are images of no class.
+    They are images of no class, or, where the network was told a class with every image, of
+    classes that are drawn, see `random_classes`.
 
     Args:
       parts: the experiment, whose network it is.
@@ -27,19 +39,20 @@ class Generator:
       options: section `sampling` of the config.
 
     Raises:
-      ValueError: a run without a score, or whose network was told a class with every image.
+      ValueError: a run without a score.
     """
 
     def __init__(
         self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
     ) -> None:
         parts.require_score()
-        parts.require_unconditional()
+        count = 0 if parts.unconditional else parts.num_labels
 
         def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
             noise = image_noise(keys, parts.image_shape)
-            samples = sampler(parts.sde, parts.score(params), noise)
+            classes = random_classes(keys, count) if count else None
+            samples = sampler(parts.sde, parts.score(params, classes), noise)
             to_levels = parts.pixels.to_levels
             results = {
                 "image": to_levels(samples.x),
@@ -47,6 +60,8 @@ class Generator:
                 "ok": samples.ok,
                 "finite": all_finite(samples.x),
             }
+            if classes is not None:
+                results["label"] = classes
             if samples.trajectory is not None:
                 results["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
             return results
@@ -61,7 +76,7 @@ class Generator:
         description: str = "sampling",
         seed: int | None = None,
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
-        """Yields `(indices, {"image", "nfe", ["frames" [b, K, ...]]})` per batch.
+        """Yields `(indices, {"image", "nfe", ["label" [b]], ["frames" [b, K, ...]]})` per batch.
 
         The images are as the data set stores them: uint8 levels, or float32 points. They belong to
         `seed`, or else to `sampling.seed`; the program is the same for all seeds.

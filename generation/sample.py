@@ -27,9 +27,10 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     """Draws images 0 .. sampling.num_samples - 1 into `<workdir>/samples`.
 
     Each batch becomes one `shard_<first index>.npz` ("image" as the data set stores it, "index",
-    "nfe") and one PNG file per image; images that are there already are not drawn again, so an
-    interrupted run goes on. The first ones make `grid.png` (points: `scatter.png`, and no files of
-    their own), and with sampling.num_frames `reverse_process.gif`.
+    "nfe", and "label" where classes were drawn) and one PNG file per image; images that are there
+    already are not drawn again, so an interrupted run goes on. The first ones make `grid.png`
+    (points: `scatter.png`, and no files of their own), and with sampling.num_frames
+    `reverse_process.gif`.
 
     Raises:
       FileNotFoundError: no checkpoint.
@@ -130,4 +131,6 @@ def save_batch(
         kind.save_pictures(folder, kind.overview, batch)
     kind.save_each(folder, indices, batch["image"])
     with files.whole(folder / f"shard_{indices[0]:06d}.npz") as path:
-        np.savez(path, image=batch["image"], index=indices, nfe=batch["nfe"])
+        arrays: dict[str, Any] = {"image": batch["image"], "index": indices, "nfe": batch["nfe"]}
+        arrays |= {name: batch[name] for name in ("label",) if name in batch}
+        np.savez(path, **arrays)

@@ -1,4 +1,4 @@
-"""Weights in and out: other projects' files to a run that can be sampled, evaluated and trained."""
+"""`--mode=import`: other projects' files to a run that can be sampled, evaluated and trained."""
 
 from __future__ import annotations
 
@@ -18,7 +18,11 @@ import models
 import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
-from interop import diffusers, diffusers_config, edm, sources
+from interop import edm, hub, sources
+from interop.exports import export_weights as export_weights
+from interop.exports import left_out as left_out
+from interop.exports import prediction as prediction
+from interop.exports import usual_prediction
 from interop.flax_parameters import FlaxParameters
 from interop.guided_diffusion import GuidedDiffusionFile
 from interop.weights import Weights
@@ -26,7 +30,7 @@ from runtime import errors, experiment, figures, files
 from runtime.arrays import flatten
 from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
-from runtime.workdir import load_weights, open_run
+from runtime.workdir import open_run
 from training import optimizers
 from training.state import TrainState
 
@@ -54,8 +58,8 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes the weights in `source` as the first checkpoint in `workdir`, and config.json and a
-    config.py that reads it beside the checkpoints.
+    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`, and
+    config.json and a config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself, and its scheduler the SDE and the prediction. Weights
@@ -72,7 +76,7 @@ def import_weights(
         Nothing has been written.
     """
     files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
-    opened = sources.open_source(source)
+    opened = sources.open_source(hub.local(str(source)))
     origin = "--config"
     if config is None:
         config, origin = find_config(opened)
@@ -145,16 +149,6 @@ def summary(
         ("prediction", f"{what} (from {origin})"),
         ("not used", errors.abridged(opened.unused, ", ") or "nothing"),
     ]
-
-
-def prediction(config: ml_collections.ConfigDict) -> str:
-    """What the network predicts: `model.prediction`, or what is usual for the SDE."""
-    return config.model.prediction or usual_prediction(config)
-
-
-def usual_prediction(config: ml_collections.ConfigDict) -> str:
-    """What a network of the config's SDE predicts where the config does not say."""
-    return "score" if sde_lib.SDES[config.training.sde.lower()].variance_exploding else "noise"
 
 
 def state_of(config: ml_collections.ConfigDict, module: nn.Module, weights: Weights) -> TrainState:
@@ -282,58 +276,3 @@ def refuse_differences(
             f"the config has another {what} than {opened.described_in}; it would need "
             f"{' '.join(overrides)}"
         )
-
-
-def is_exported(
-    target: str | pathlib.Path, description: dict[str, Any], tensors: dict[str, np.ndarray]
-) -> bool:
-    """True if the folder is what an export of these writes, and holds nothing else."""
-    folder, names = pathlib.Path(target), {"config.json", diffusers.WEIGHTS}
-    if not folder.is_dir() or {path.name for path in folder.iterdir()} != names:
-        return False
-    try:
-        stored = diffusers.read(folder)
-    except ValueError:
-        return False
-    return (
-        stored.description == json.loads(json.dumps(description))
-        and stored.tensors.keys() == tensors.keys()
-        and all(np.array_equal(stored.tensors[name], tensors[name]) for name in tensors)
-    )
-
-
-def left_out(config: ml_collections.ConfigDict) -> str:
-    """What a UNet2DModel folder, which is a network alone, does not say of a run."""
-    return (
-        f"the process ({config.training.sde}, model.* of it), the prediction "
-        f"({prediction(config)}), the range of pixels (data.centered={config.data.centered})"
-    )
-
-
-def export_weights(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str | pathlib.Path
-) -> None:
-    """Writes the weights `eval.ema` of checkpoint `eval.checkpoint` as a diffusers folder.
-
-    Raises:
-      FileNotFoundError: no checkpoint.
-      ValueError: a network that the format cannot hold; a target that exists; a damaged checkpoint;
-        weights that the run did not keep.
-    """
-    configs.check(config)
-    files.refuse_url(target, "--target", "the folder can be copied")
-    module, shape = models.from_config(config), experiment.image_shape(config)
-    description = diffusers_config.description(module, shape)
-    weights = load_weights(config, module, shape, workdir)
-    tensors = diffusers.params_to_diffusers(module, weights.params, shape)
-    if not is_exported(target, description, tensors):  # by an export that was killed
-        diffusers.write(target, description, tensors)
-    rows = [
-        ("checkpoint", f"step {weights.step}, {weights.label}"),
-        ("tensors written", str(len(tensors))),
-        ("not in the folder", left_out(config)),
-        ("parameters", f"{sum(tensor.size for tensor in tensors.values()):,}"),
-        ("SHA-256", sources.sha256(pathlib.Path(target) / diffusers.WEIGHTS)),
-    ]
-    print(figures.table(rows))
-    print(f"a diffusers UNet2DModel is in {target}")

@@ -1,5 +1,5 @@
-"""`UNet2DModel` folders of diffusers, config.json and a file of weights: read, written, and their
-tensors as our parameters and back. `diffusers_config` knows what config.json says.
+"""`UNet2DModel` folders of diffusers, config.json and weights: read, written, and their tensors as
+our parameters and back. `diffusers_config` knows what config.json says, `pipelines` what is beside.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ import json
 import os
 import pathlib
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -24,33 +24,36 @@ from runtime import errors, files
 STEM = "diffusion_pytorch_model"
 WEIGHTS = f"{STEM}.safetensors"
 PICKLED = f"{STEM}.bin"
-NETWORKS = ("unet", "unet_ema")  # folders of a pipeline
-SCHEDULER = "scheduler_config.json"
 
 Tensors = dict[str, np.ndarray]
 
 
 class Folder(NamedTuple):
-    """The content of a folder; `weights` is the file that the tensors are from."""
+    """The content of a folder; `weights` is the file that the tensors are from, or the index of
+    several.
+    """
 
     description: dict[str, Any]
     tensors: Tensors
     weights: pathlib.Path
-    unused: list[str]  # names of other files of weights
+    unused: list[str]  # names of other files of weights, and of unknown fields of config.json
 
 
 def read(folder: str | os.PathLike[str]) -> Folder:
-    """Reads config.json and the weights beside it, safetensors before a pickled `.bin`.
+    """Reads config.json and the weights beside it, safetensors before a pickled `.bin`, or those of
+    the `unet` in a pipeline's folder.
 
-    Where neither is there, a variant such as `diffusion_pytorch_model.fp16.safetensors` is read.
-    Attention in its old names (`query`, `proj_attn`, ...) is renamed, and `time_proj.W` dropped
-    where it is but a copy.
+    Where neither is there, a variant such as `diffusion_pytorch_model.fp16.safetensors` is read, or
+    the several files that an index lists. Attention in its old names (`query`, `proj_attn`, ...) is
+    renamed, and `time_proj.W` dropped where it is but a copy.
 
     Raises:
       FileNotFoundError: a file is missing.
       ValueError: a damaged file, or one that holds something else.
     """
     folder = pathlib.Path(folder)
+    if not (folder / "config.json").is_file() and (folder / "unet").is_dir():
+        folder /= "unet"
     description = read_json(folder / "config.json")
     kind = description.get("_class_name")
     if not isinstance(kind, str):
@@ -58,19 +61,45 @@ def read(folder: str | os.PathLike[str]) -> Folder:
     if kind != "UNet2DModel":
         raise ValueError(f"{folder / 'config.json'} describes a {kind:.60}, not a UNet2DModel")
     path, unused = _weights_file(folder)
+    tensors = _read_shards(path) if path.suffix == ".json" else _read_tensors(path)
+    try:
+        named = state_dicts.stripped(tensors, state_dicts.DIFFUSERS, "the weights")
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from error
+    unused += [f"config.json: {name}" for name in diffusers_config.unknown(description)]
+    return Folder(description, _modern(named, path), path, unused)
+
+
+def _read_tensors(path: pathlib.Path) -> Tensors:
+    """The tensors of one file by name."""
     if path.suffix == ".safetensors":
-        tensors = formats.read_safetensors(path)
-    else:
-        tensors = pth.read_pth(path)
+        return formats.read_safetensors(path)
+    tensors = pth.read_pth(path)
     strange = [str(n) for n, tensor in tensors.items() if not isinstance(tensor, np.ndarray)]
     if strange:
         raise ValueError(f"{path}: {strange[0]:.60} is no tensor")
-    named = {str(name): tensor for name, tensor in tensors.items()}
-    try:
-        named = state_dicts.stripped(named, state_dicts.DIFFUSERS, "the weights")
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from error
-    return Folder(description, _modern(named, path), path, unused)
+    return {str(name): tensor for name, tensor in tensors.items()}
+
+
+def _read_shards(path: pathlib.Path) -> Tensors:
+    """The tensors of the files beside an index, `{"weight_map": {name of a tensor: file}}`."""
+    places = read_json(path).get("weight_map")
+    if not isinstance(places, dict) or not places:
+        raise ValueError(
+            f"{path}: weights in several files are not read without the weight_map that "
+            "save_pretrained writes"
+        )
+    tensors: Tensors = {}
+    for name in sorted({str(file) for file in places.values()}):
+        if pathlib.PurePath(name).name != name or not name.endswith((".safetensors", ".bin")):
+            raise ValueError(f"{path}: {name[:60]!r} is no file of weights beside it")
+        if not (path.parent / name).is_file():
+            raise FileNotFoundError(f"{path.parent / name} is missing, which {path.name} lists")
+        shard = _read_tensors(path.parent / name)
+        if shard.keys() != {tensor for tensor, file in places.items() if file == name}:
+            raise ValueError(f"{path.parent / name} holds other tensors than {path.name} lists")
+        tensors |= shard
+    return tensors
 
 
 def read_json(path: pathlib.Path) -> dict[str, Any]:
@@ -88,12 +117,12 @@ def read_json(path: pathlib.Path) -> dict[str, Any]:
 def _weights_file(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
     """The file of weights that is read, and the names of others that are there."""
     names = sorted(path.name for path in folder.glob(f"{STEM}*") if path.is_file())
-    for name in names:
-        if name.endswith(".index.json") and not {WEIGHTS, PICKLED} & {*names}:
-            raise ValueError(
-                f"{folder / name}: weights in several files are not read; save the model again in "
-                "one, by save_pretrained(max_shard_size='100GB')"
-            )
+    indices = [name for name in names if name.endswith(".index.json")]
+    if indices and not {WEIGHTS, PICKLED} & {*names}:
+        used = next((name for name in indices if ".safetensors." in name), indices[0])
+        listed = read_json(folder / used).get("weight_map")
+        kept = {used, *(listed.values() if isinstance(listed, dict) else ())}
+        return folder / used, [name for name in names if name not in kept]
     usual = [name for name in (WEIGHTS, PICKLED) if name in names]
     variants = [name for name in names if name.endswith((".safetensors", ".bin"))]
     if not usual and len(variants) > 1:
@@ -105,25 +134,6 @@ def _weights_file(folder: pathlib.Path) -> tuple[pathlib.Path, list[str]]:
         raise FileNotFoundError(f"{folder} has neither {WEIGHTS} nor {PICKLED}")
     used = (usual or variants)[0]
     return folder / used, [name for name in variants if name != used]
-
-
-def find_scheduler(folders: Sequence[pathlib.Path]) -> pathlib.Path | None:
-    """The first scheduler_config.json in the folders or in a `scheduler` below them."""
-    places = [folder / part for folder in folders for part in ("", "scheduler")]
-    files = [place / SCHEDULER for place in places]
-    return next((path for path in files if path.is_file()), None)
-
-
-def unread(folder: pathlib.Path, pipeline: pathlib.Path) -> list[str]:
-    """Names of what stands in a pipeline's folder and is not read, if `folder` is in one."""
-    if folder.resolve() == pipeline.resolve():
-        return []
-    used = {*NETWORKS, "scheduler", "model_index.json", SCHEDULER}
-    if folder.name == "unet_ema":
-        used.remove("unet")
-    return sorted(
-        path.name for path in pipeline.iterdir() if path.name not in used and path.name[0] != "."
-    )
 
 
 _OLD_NAMES = {"query": "to_q", "key": "to_k", "value": "to_v", "proj_attn": "to_out.0"}
@@ -151,16 +161,30 @@ def write(folder: str | os.PathLike[str], description: dict[str, Any], tensors: 
       OSError: it could not be written.
     """
     folder = pathlib.Path(folder)
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise ValueError(f"{folder} exists and is not empty")
+    refuse_filled(folder)
     with files.whole(folder) as partial:
         partial.mkdir()
-        text = json.dumps(description, indent=2, sort_keys=True)
-        (partial / "config.json").write_text(f"{text}\n")
-        try:
-            safetensors.numpy.save_file(tensors, partial / WEIGHTS, metadata={"format": "pt"})
-        except safetensors.SafetensorError as error:  # a full disk, for instance
-            raise OSError(f"{folder} could not be written: {error}") from error
+        (partial / "config.json").write_text(json_text(description))
+        save_tensors(tensors, partial, folder)
+
+
+def refuse_filled(folder: pathlib.Path) -> None:
+    """Raises ValueError if there is something at `folder`."""
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise ValueError(f"{folder} exists and is not empty")
+
+
+def json_text(value: Mapping[str, Any]) -> str:
+    """A file of JSON as diffusers writes it."""
+    return f"{json.dumps(value, indent=2, sort_keys=True)}\n"
+
+
+def save_tensors(tensors: Tensors, folder: pathlib.Path, target: pathlib.Path) -> None:
+    """Writes the file of weights in `folder`; an OSError names what becomes of it, `target`."""
+    try:
+        safetensors.numpy.save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    except safetensors.SafetensorError as error:  # a full disk, for instance
+        raise OSError(f"{target} could not be written: {error}") from error
 
 
 def _modules(module: NCSNpp | DDPM, height: int) -> Iterator[tuple[str, str]]:

@@ -25,7 +25,6 @@ DEFAULTS: dict[str, Any] = {
     "act_fn": "silu",
     "add_attention": True,
     "attention_head_dim": 8,
-    "attention_legacy_order": False,
     "attn_norm_num_groups": None,
     "center_input_sample": False,
     "class_embed_type": None,
@@ -44,8 +43,16 @@ DEFAULTS: dict[str, Any] = {
     "out_channels": 3,
     "resnet_time_scale_shift": "default",
     "sample_size": None,
+    "time_embedding_dim": None,
     "time_embedding_type": "positional",
     "upsample_type": "conv",
+}
+# Fields that some versions of diffusers write and others warn of; an export leaves them out.
+UNWRITTEN: dict[str, Any] = {"attention_legacy_order": False, "num_train_timesteps": None}
+# Fields that diffusers adds to the config.json of averaged weights.
+OF_AVERAGES = {
+    *("decay", "min_decay", "optimization_step", "update_after_step", "use_ema_warmup"),
+    *("inv_gamma", "power"),
 }
 
 # Values with which the network is one of ours; an export writes the first.
@@ -92,10 +99,18 @@ FIXED_IN_NCSNPP = {
     "progressive_combine": "sum",
     "embedding_type": "fourier",
     "scale_by_sigma": True,
+    "augment_dim": 0,
     **FIXED_IN_BOTH,
 }
 
 _BLOCK = re.compile(r"(Attn)?(Skip)?DownBlock2D")
+
+
+def unknown(description: Mapping[str, Any]) -> list[str]:
+    """Fields of config.json of which nothing is known, and which are not read."""
+    levels = {"block_out_channels", "down_block_types", "up_block_types"}
+    known = {*DEFAULTS, *UNWRITTEN, *OF_AVERAGES, *levels}
+    return sorted(name for name in description if name not in known and name[:1] != "_")
 
 
 class _Layout(NamedTuple):
@@ -126,7 +141,7 @@ def architecture(description: Mapping[str, Any], image_size: int | None = None) 
     Raises:
       ValueError: a network that is none of ours; names every field that stands in the way.
     """
-    fields = {**DEFAULTS, **description}
+    fields = {**DEFAULTS, **UNWRITTEN, **description}
     layout = _layout(fields)
     problems = [*_problems_of_levels(fields, layout), *_problems_of_fields(fields, layout.skip)]
     size = fields["sample_size"] or image_size
@@ -197,6 +212,9 @@ def _problems_of_fields(fields: Mapping[str, Any], skip: bool) -> list[str]:
         if not any(_equal(fields[name], value) for value in allowed)
     ]
     channels, out_channels = fields["in_channels"], fields["out_channels"]
+    width = fields["time_embedding_dim"]
+    if width not in (None, 4 * _layout(fields).widths[0]):
+        problems.append(f"time_embedding_dim is {width}, needed is 4 block_out_channels[0]")
     if channels != out_channels:
         problems.append(f"out_channels is {out_channels}, in_channels {channels}")
     if skip and channels != 3:
@@ -250,7 +268,11 @@ def description(module: nn.Module, image_shape: official.Shape) -> dict[str, Any
     down = [f"{'Attn' * a}{'Skip' * skip}DownBlock2D" for a in _attended(module, height)]
     return {
         **DEFAULTS,
-        **{name: allowed[0] for name, allowed in (OF_NCSNPP if skip else OF_DDPM).items()},
+        **{
+            name: allowed[0]
+            for name, allowed in (OF_NCSNPP if skip else OF_DDPM).items()
+            if name not in UNWRITTEN
+        },
         "attention_head_dim": None,
         "block_out_channels": _widths(module),
         "center_input_sample": not module.centered,

@@ -8,6 +8,7 @@ NCSNv2 have names there, in an order that is neither ours nor that of their call
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
@@ -50,7 +51,8 @@ class Call(NamedTuple):
     shapes: dict[str, Shape]
 
 
-def recorded_calls(module: nn.Module, image_shape: Shape) -> list[Call]:
+@functools.lru_cache(maxsize=64)
+def recorded_calls(module: nn.Module, image_shape: Shape) -> tuple[Call, ...]:
     """The sub-modules of `module` in the order of their first calls, from an abstract run."""
     paths: dict[Path, None] = {}
 
@@ -62,19 +64,28 @@ def recorded_calls(module: nn.Module, image_shape: Shape) -> list[Call]:
         return next_method(*args, **kwargs)
 
     with nn.intercept_methods(record):
-        flat = parameter_shapes(module, image_shape)
+        flat = _abstract_run(module, image_shape)
     shapes: dict[Path, dict[str, Shape]] = {path: {} for path in paths}
     for path, shape in flat.items():
         shapes[path[:-1]][path[-1]] = shape
-    return [
+    return tuple(
         Call(path, {leaf: shapes[path][leaf] for leaf in LEAVES if leaf in shapes[path]})
         for path in paths
         if path
-    ]
+    )
 
 
 def parameter_shapes(module: nn.Module, image_shape: Shape) -> dict[Path, Shape]:
     """Shapes of all parameters by path, without computing any."""
+    return dict(_known_shapes(module, image_shape))
+
+
+@functools.lru_cache(maxsize=64)
+def _known_shapes(module: nn.Module, image_shape: Shape) -> tuple[tuple[Path, Shape], ...]:
+    return tuple(_abstract_run(module, image_shape).items())
+
+
+def _abstract_run(module: nn.Module, image_shape: Shape) -> dict[Path, Shape]:
     x, labels = jnp.zeros((1, *image_shape)), jnp.zeros((1,), jnp.int32)
     variables = jax.eval_shape(module.init, jax.random.key(0), x, labels)
     flat = flax.traverse_util.flatten_dict(variables["params"])

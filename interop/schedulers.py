@@ -1,4 +1,5 @@
-"""scheduler_config.json of a diffusers pipeline, as fields of our configs: its SDE, its prediction.
+"""scheduler_config.json of a diffusers pipeline, as fields of our configs: its SDE, its prediction;
+and the scheduler of a config.
 
 What a scheduler says of sampling (steps, solvers, thresholds) is not taken over. A network is told
 the number k of its noise level, of which ours are the same ones: `alphas_cumprod[k]` is the product
@@ -12,6 +13,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from typing import Any
+
+import ml_collections
+
+import sde_lib
 
 ConfigValues = dict[str, Any]  # by dotted name, such as "model.beta_min"
 
@@ -48,6 +53,13 @@ OTHER_CHAINS = {"trained_betas": None, "rescale_betas_zero_snr": False, "use_flo
 VE = {"num_train_timesteps": 2000, "sigma_min": 0.01, "sigma_max": 1348.0}
 VP = {"num_train_timesteps": 2000, "beta_min": 0.1, "beta_max": 20.0}
 PREDICTIONS = {"epsilon": "", "v_prediction": "velocity", "sample": "x0"}  # of a chain, as ours
+READ = {"_class_name", "predict_epsilon", *_CHAIN, *OTHER_CHAINS, *VE, *VP}  # fields
+BETA_SCHEDULES = {"vpsde": "linear", "cosine_vpsde": "squaredcos_cap_v2"}
+SERVED = (
+    "a pipeline holds vpsde and cosine_vpsde of noise with training.continuous=False and "
+    "data.centered=True (DDPM, DDIM), and vesde of the score with training.continuous=True and "
+    "data.centered=False (ScoreSdeVe); --target=<name>.safetensors or .pth holds the network of any"
+)
 
 
 def config_values(description: Mapping[str, Any], fourier: bool) -> ConfigValues:
@@ -144,6 +156,75 @@ def _chain(fields: Mapping[str, Any]) -> ConfigValues:
             raise ValueError(
                 f"beta_schedule is {other!r:.60}; served are linear, squaredcos_cap_v2"
             )
+
+
+def unread(description: Mapping[str, Any]) -> list[str]:
+    """Names of the fields that say something else than which SDE and prediction it is."""
+    return sorted(name for name in description if name not in READ and name[:1] != "_")
+
+
+def description(config: ml_collections.ConfigDict) -> dict[str, Any]:
+    """scheduler_config.json of a run whose process a pipeline of diffusers draws from.
+
+    A chain is DDIM's where `sampling.method` says so, else DDPM's with the noise of
+    `sampling.ancestral_sampling`; both begin at T. VE's has the corrector of `config.sampling`.
+
+    Raises:
+      ValueError: no pipeline draws from it; names the fields in the way, and what is served.
+    """
+    sde, name = sde_lib.from_config(config), config.training.sde.lower()
+    exploding = name == "vesde"
+    if name not in {"vesde", *BETA_SCHEDULES}:
+        raise ValueError(f"training.sde is {config.training.sde!r}; {SERVED}")
+    expected = {
+        "training.continuous": (exploding,),
+        "model.prediction": ("", "score" if exploding else "noise"),
+        "data.centered": (not exploding,),
+    }
+    fields = config.to_dict()
+    for field, values in expected.items():
+        section, _, leaf = field.partition(".")
+        if fields[section][leaf] not in values:
+            raise ValueError(f"{field} is {fields[section][leaf]!r}; {SERVED}")
+    if isinstance(sde, sde_lib.VESDE):
+        return _exploding_scheduler(sde, config.sampling)
+    assert isinstance(sde, sde_lib.VariancePreservingSDE)
+    return _chain_scheduler(sde, BETA_SCHEDULES[name], config.sampling.method == "ddim")
+
+
+def _exploding_scheduler(sde: sde_lib.VESDE, sampling: ml_collections.ConfigDict) -> dict[str, Any]:
+    corrected = sampling.corrector == "langevin"
+    return {
+        "_class_name": "ScoreSdeVeScheduler",
+        "num_train_timesteps": sde.N,
+        "sigma_min": sde.sigma_min,
+        "sigma_max": sde.sigma_max,
+        "sampling_eps": sampling.eps or sde.sampling_eps,
+        "snr": sampling.snr,
+        "correct_steps": sampling.n_steps_each if corrected else 0,
+    }
+
+
+def _chain_scheduler(
+    sde: sde_lib.VariancePreservingSDE, beta_schedule: str, ddim: bool
+) -> dict[str, Any]:
+    betas = sde.step_betas()  # refused where they would reach 1
+    linear = isinstance(sde, sde_lib.VPSDE)
+    return {
+        "_class_name": "DDIMScheduler" if ddim else "DDPMScheduler",
+        "num_train_timesteps": sde.N,
+        "beta_schedule": beta_schedule,
+        "beta_start": _tidy(float(betas[0])) if linear else _CHAIN["beta_start"],
+        "beta_end": _tidy(float(betas[-1])) if linear else _CHAIN["beta_end"],
+        "trained_betas": None,
+        "rescale_betas_zero_snr": False,
+        "prediction_type": "epsilon",
+        "clip_sample": False,
+        "thresholding": False,
+        "timestep_spacing": "trailing",
+        "steps_offset": 0,
+        **({"set_alpha_to_one": True} if ddim else {"variance_type": "fixed_large"}),
+    }
 
 
 def _betas(fields: Mapping[str, Any], first: str, last: str, below: int) -> tuple[float, float]:

@@ -27,6 +27,7 @@ from interop import (
     formats,
     guided_diffusion,
     official,
+    pipelines,
     pth,
     schedulers,
     state_dicts,
@@ -54,14 +55,16 @@ class Source(Protocol):
 class PytorchFile:
     """An official PyTorch checkpoint, or a bare `state_dict` of its network.
 
+    Args:
+      content: of the file, as `pth.read` or `formats.read_safetensors` gives it.
+      form: the file's format in words.
+
     Raises:
       ValueError: it holds neither.
     """
 
-    format = "official PyTorch checkpoint"
-
-    def __init__(self, path: pathlib.Path, content: Any = None):
-        content = pth.read(path) if content is None else content
+    def __init__(self, path: pathlib.Path, content: Any, form: str = "official PyTorch checkpoint"):
+        self.format = form
         try:
             self.parts = state_dicts.parts(content)
         except ValueError as error:
@@ -235,15 +238,21 @@ class DiffusersFolder:
 
     def __init__(self, folder: pathlib.Path):
         content = diffusers.read(folder)
-        beside = folder.resolve().parent if folder.resolve().name in diffusers.NETWORKS else folder
+        beside = pipelines.root_of(folder)
         self.path = content.weights
         self.description = content.description
         self.tensors = content.tensors
         self.average: diffusers.Folder | None = None
-        if folder.resolve().name == "unet" and (beside / "unet_ema" / "config.json").is_file():
-            self.average = diffusers.read(beside / "unet_ema")
-        self.scheduler = diffusers.find_scheduler([folder, beside])
-        self.unused = content.unused + diffusers.unread(folder, beside)
+        self.unused = content.unused + pipelines.unread(folder, beside)
+        if averages := pipelines.average_of(folder):
+            self.average = diffusers.read(averages)
+            self.unused += [f"{averages.name}/{name}" for name in self.average.unused]
+        self.process: dict[str, Any] = {}
+        self.scheduler = pipelines.find_scheduler([folder, beside])
+        index = pipelines.read_index(beside)
+        if self.scheduler is not None:
+            self.process = pipelines.read_scheduler(self.scheduler, index)
+            self.unused += pipelines.unread_fields(self.process)
         tensors = [content.tensors, self.average.tensors if self.average else {}]
         arrays = [array for named in tensors for array in named.values()]
         self.num_tensors = len(arrays)
@@ -259,8 +268,8 @@ class DiffusersFolder:
         if self.scheduler is None:
             return values
         try:
-            described = diffusers.read_json(self.scheduler)
-            return values | schedulers.config_values(described, values["model.name"] == "ncsnpp")
+            fourier = values["model.name"] == "ncsnpp"
+            return values | schedulers.config_values(self.process, fourier)
         except ValueError as error:
             raise ValueError(
                 f"{self.scheduler} describes no SDE and prediction of ours: {error}"
@@ -298,8 +307,8 @@ Opened = (
 def open_source(path: str | os.PathLike[str]) -> Opened:
     """Reads a file or folder of any known format, which its content tells.
 
-    A pipeline's folder stands for the `unet` in it, a file of weights beside a config.json for
-    their folder.
+    A pipeline's folder stands for the `unet` in it, or `unet_ema` if that is alone; a file of
+    weights beside a config.json for their folder.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
@@ -307,8 +316,7 @@ def open_source(path: str | os.PathLike[str]) -> Opened:
     """
     files.refuse_url(path, "--source", "copy the weights here")
     path = pathlib.Path(path)
-    if (path / "unet" / "config.json").is_file():
-        path = path / "unet"
+    path = pipelines.network_folder(path)
     kind = formats.recognise(path)
     beside = path.name.startswith(diffusers.STEM)
     if kind == "diffusers" or (beside and (path.parent / "config.json").is_file()):
@@ -325,9 +333,13 @@ def open_source(path: str | os.PathLike[str]) -> Opened:
         return FlaxFile(path, content)
     if kind == "edm":
         return edm.EdmFile(path)
-    raise ValueError(
-        f"{path}: {formats.FORMATS[kind]} without the config.json of a diffusers folder"
-    )
+    tensors = formats.read_safetensors(path)
+    if not state_dicts.is_network(tensors):
+        raise ValueError(
+            f"{path}: {formats.FORMATS[kind]} without the config.json of a diffusers folder, or "
+            f"the names of an official network ({', '.join(state_dicts.OFFICIAL)}) in it"
+        )
+    return PytorchFile(path, tensors, "official PyTorch names in safetensors")
 
 
 def sha256(path: pathlib.Path) -> str:

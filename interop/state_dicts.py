@@ -7,6 +7,8 @@
 | [model, optimizer, epoch, step, averages by name] | NCSN, NCSNv2 |
 | `model` and `ema_model` or `model_ema`, `state_dict` and `state_dict_ema`, ... | most others |
 | `ema`: `online_model.*` and `ema_model.*` | ema-pytorch (lucidrains) |
+| `state_dict`: `model.*` and `model_ema.*`, the latter without dots | Lightning, latent-diffusion |
+| an average with `n_averaged` and `module.*` | `torch.optim.swa_utils.AveragedModel` |
 """
 
 from __future__ import annotations
@@ -24,8 +26,10 @@ MODEL = ("model", "state_dict", "model_state_dict", "net", "network", "score_mod
 AVERAGES = (
     "ema", "ema_model", "model_ema", "ema_state_dict", "state_dict_ema", "model_state_dict_ema",
     "ema_model_state_dict", "ema_net", "net_ema", "ema_network", "ema_weights", "ema_params",
-    "params_ema", "shadow", "averaged_model",
+    "params_ema", "shadow", "shadow_params", "averaged_model", "swa_model",
 )  # fmt: skip
+COUNTERS = ("n_averaged", "num_updates", "initted", "step")  # of averages, beside their weights
+WRAPPED = ("module", "params")  # what averages may lie in, beside the names of `MODEL`
 LIST = ("model", "optimizer", "epoch", "step", "ema_model")  # of the NCSN authors
 # The first layers of our networks in PyTorch, by which they are found behind any prefix.
 OFFICIAL = ("all_modules", "begin_conv")  # a U-Net; NCSN and NCSNv2
@@ -60,12 +64,12 @@ def parts(content: Any) -> Parts:
     unused: list[str] = []
     raw, average = None, None
     for name in AVERAGES:
-        if name in state and average is None and state[name] is not None:
+        if average is None and state.get(name) is not None:
             average, inner = _average(name, state[name], unused)
             raw = raw or inner
         elif state.get(name) is not None:
             unused.append(name)
-    models = [name for name in MODEL if _is_network(state.get(name))]
+    models = [name for name in MODEL if is_network(state.get(name))]
     if models:
         unused += ["ema.online_model"] * bool(raw)
         raw = _tensors(models[0], state[models[0]])
@@ -81,7 +85,7 @@ def parts(content: Any) -> Parts:
         )
     model = stripped(raw, OFFICIAL, "the weights")
     if average is not None and isinstance(average.weights, dict):
-        named = stripped(_dotted(average.weights, model), OFFICIAL, "the averages")
+        named = stripped(_dotted(average.weights, raw), OFFICIAL, "the averages")
         average = average._replace(weights=named)
     optimizer = state.get("optimizer")
     if isinstance(optimizer, Mapping):
@@ -94,7 +98,7 @@ def parts(content: Any) -> Parts:
 def _by_name(content: Any) -> dict[str, Any]:
     """The entries of a file by name, whichever of its forms it has."""
     if isinstance(content, list | tuple):
-        if not content or len(content) > len(LIST) or not _is_network(content[0]):
+        if not content or len(content) > len(LIST) or not is_network(content[0]):
             raise ValueError(
                 f"it holds {_kind(content)}, expected a dictionary, or {', '.join(LIST)}"
             )
@@ -103,8 +107,30 @@ def _by_name(content: Any) -> dict[str, Any]:
         raise ValueError(f"it holds {_kind(content)}, expected a dictionary of weights")
     if content and all(isinstance(value, np.ndarray) for value in content.values()):
         both = any(str(name).startswith("ema_model.") for name in content)
-        return {"ema" if both else "model": content}
-    return content
+        content = {"ema" if both else "model": content}
+    return _separated(content)
+
+
+def _separated(state: dict[str, Any]) -> dict[str, Any]:
+    """The entries, averages among the tensors of a model apart (`model.*` and `model_ema.*`).
+
+    Raises:
+      ValueError: several averages are among them.
+    """
+    for entry in [name for name in MODEL if is_network(state.get(name))]:
+        first = {str(name): str(name).partition(".")[0] for name in state[entry]}
+        parts = sorted({*first.values()} & {*AVERAGES} - {entry})
+        if len(parts) > 1:
+            raise ValueError(
+                f"{entry} holds several averages, {errors.abridged(parts, ', ')}; one is read"
+            )
+        for part in parts:
+            within = {name: x for name, x in state[entry].items() if first[str(name)] == part}
+            rest = {name: x for name, x in state[entry].items() if name not in within}
+            if rest and part not in state:
+                named = {str(name).removeprefix(f"{part}."): x for name, x in within.items()}
+                state = {**state, entry: rest, part: named}
+    return state
 
 
 def _contents(state: Mapping[Any, Any]) -> str:
@@ -124,7 +150,7 @@ def _kind(value: Any) -> str:
     return type(value).__name__
 
 
-def _is_network(value: Any) -> bool:
+def is_network(value: Any) -> bool:
     """True if these are named tensors of an official network, behind whatever prefix."""
     return isinstance(value, dict) and any(
         _prefix(str(name), OFFICIAL) is not None for name in value
@@ -172,6 +198,7 @@ def _average(what: str, value: Any, unused: list[str]) -> tuple[Average, Tensors
         return Average(_listed(what, value), 0.0), None
     if not isinstance(value, dict):
         raise ValueError(f"{what} is a {type(value).__name__}, expected averaged weights")
+    value = _unwrapped(what, value, unused)
     if any(str(name).startswith("ema_model.") for name in value):
         split = {"ema_model.": {}, "online_model.": {}}  # type: dict[str, Any]
         for name, tensor in value.items():
@@ -183,22 +210,43 @@ def _average(what: str, value: Any, unused: list[str]) -> tuple[Average, Tensors
         raw = split["online_model."]
         average = Average(_tensors(what, split["ema_model."]), 0.0)
         return average, _tensors(what, raw) if raw else None
-    if "shadow_params" in value or "shadow" in value or "decay" in value:
-        entry = "shadow" if "shadow" in value else "shadow_params"
-        if entry not in value or "decay" not in value:
-            raise ValueError(f"{what} lacks {'decay' if entry in value else 'shadow_params'}")
-        rate = np.asarray(value["decay"])
-        if rate.size != 1 or rate.dtype.kind not in "iuf":
-            raise ValueError(f"{what}.decay is {str(value['decay'])[:40]}, expected a number")
-        unused += [f"{what}.{name}" for name in value if name not in (entry, "decay")]
-        shadow = value[entry]
-        weights = (
-            _tensors(what, shadow)
-            if isinstance(shadow, dict)
-            else _listed(f"{what}.{entry}", shadow)
-        )
-        return Average(weights, float(rate.item())), None
-    return Average(_tensors(what, value), 0.0), None
+    rate = _rate(what, value["decay"]) if "decay" in value else 0.0
+    entry = next((name for name in ("shadow", "shadow_params") if name in value), None)
+    if entry is None:
+        if "decay" in value and not is_network(value) and not _is_dotless(value):
+            raise ValueError(f"{what} lacks shadow_params")
+        unused += [f"{what}.{name}" for name in COUNTERS if name in value]
+        left = {name: x for name, x in value.items() if name not in ("decay", *COUNTERS)}
+        return Average(_tensors(what, left), rate), None
+    if "decay" not in value:
+        raise ValueError(f"{what} lacks decay")
+    unused += [f"{what}.{name}" for name in value if name not in (entry, "decay")]
+    shadow = value[entry]
+    if isinstance(shadow, dict):
+        return Average(_tensors(what, shadow), rate), None
+    return Average(_listed(f"{what}.{entry}", shadow), rate), None
+
+
+def _unwrapped(what: str, value: dict[Any, Any], unused: list[str]) -> dict[Any, Any]:
+    """The dictionary of averages that lies in another one, as `{"module": {...}}`."""
+    inside = [name for name in (*MODEL, *WRAPPED) if is_network(value.get(name))]
+    if len(inside) != 1:
+        return value
+    unused += [f"{what}.{name}" for name in value if name not in inside]
+    inner: dict[Any, Any] = value[inside[0]]
+    return inner
+
+
+def _rate(what: str, decay: Any) -> float:
+    rate = np.asarray(decay)
+    if rate.size != 1 or rate.dtype.kind not in "iuf":
+        raise ValueError(f"{what}.decay is {str(decay)[:40]}, expected a number")
+    return float(rate.item())
+
+
+def _is_dotless(value: Mapping[Any, Any]) -> bool:
+    """True if these are tensors of an official network whose names have lost their dots."""
+    return any(layer in str(name) for name in value for layer in OFFICIAL)
 
 
 def _listed(what: str, value: Any) -> list[np.ndarray]:
@@ -208,8 +256,14 @@ def _listed(what: str, value: Any) -> list[np.ndarray]:
 
 
 def _dotted(averages: Tensors, model: Tensors) -> Tensors:
-    """The averages by their real names, where their class took the dots out (LitEma)."""
-    names = {name.replace(".", ""): name for name in model}
-    if averages and all(name in names for name in averages):
-        return {names[name]: tensor for name, tensor in averages.items()}
+    """The averages by their real names, where their class took the dots out (LitEma).
+
+    The averaged module may be one inside the `model`: its names then begin later.
+    """
+    depth = max((name.count(".") for name in model), default=0)
+    for start in range(depth + 1):
+        inner = {name: name.split(".", start)[-1] for name in model if name.count(".") >= start}
+        names = {short.replace(".", ""): name for name, short in inner.items()}
+        if averages and all(name in names for name in averages):
+            return {names[name]: tensor for name, tensor in averages.items()}
     return averages

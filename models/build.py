@@ -40,6 +40,7 @@ def _unet(config: Any) -> dict[str, Any]:
     model = config.model
     _check_normalization(model, "GroupNorm")
     check_attention(config)
+    _check_blocks(model)
     return {
         "nf": model.nf,
         "ch_mult": tuple(model.ch_mult),
@@ -135,6 +136,7 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
 def _mlp(config: Any) -> MLP:
     model = config.model
     _check_normalization(model, "none", "GroupNorm")
+    _check_blocks(model)
     return MLP(
         nf=model.nf,
         num_res_blocks=model.num_res_blocks,
@@ -162,6 +164,15 @@ def _check_normalization(model: Any, *valid: str) -> None:
         raise ValueError(
             f"model.normalization is {model.normalization!r}, which model.name={model.name!r} does "
             f"not have; valid values: {', '.join(valid)}"
+        )
+
+
+def _check_blocks(model: Any) -> None:
+    """Refuses a network without residual blocks, of which ADM's has more by itself."""
+    if model.num_res_blocks < 1:
+        raise ValueError(
+            f"model.num_res_blocks is {model.num_res_blocks}; model.name={model.name!r} needs 1 or "
+            "more"
         )
 
 

@@ -171,13 +171,14 @@ def compiled(program: Program, chips: list[Any], estimate: Costs) -> Costs:
     try:
         executable = text.compile()
     except jax.errors.JaxRuntimeError as error:
-        used = lack(str(error))
+        fixed = estimate.arguments + estimate.results
+        used = lack(str(error), fixed)
         if used is None:
             raise
         return dataclasses.replace(
             estimate,
             memory=used,
-            temporaries=max(used - estimate.arguments - estimate.results, 0),
+            temporaries=max(used - fixed, 0),
             compile_seconds=time.monotonic() - start,
         )
     seconds = time.monotonic() - start
@@ -199,15 +200,21 @@ def compiled(program: Program, chips: list[Any], estimate: Costs) -> Costs:
     )
 
 
-def lack(message: str) -> int | None:
+def lack(message: str, fixed: int) -> int | None:
     """The bytes that a program would need of which its compiler says that they are not there.
 
-    None where the message says something else.
+    None where the message says something else. `fixed` are those of arguments and results, which
+    one form of the message leaves out: it is about the temporaries alone.
     """
     if "RESOURCE_EXHAUSTED" not in message:
         return None
-    match = re.search(r"Used ([\d.]+)([KMGT]?)i?B? of", message)
-    return round(float(match[1]) * UNITS[match[2]]) if match else None
+    for pattern, more in (
+        (r"Used ([\d.]+)([KMGT]?)i?B? of", 0),
+        (r"required for HLO temporaries \(([\d.]+)([KMGT]?)i?B?\) exceeds", fixed),
+    ):
+        if match := re.search(pattern, message):
+            return round(float(match[1]) * UNITS[match[2]]) + more
+    return None
 
 
 def nbytes(tree: Tree) -> int:

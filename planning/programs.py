@@ -130,11 +130,10 @@ def score(config: ml_collections.ConfigDict, images: int) -> Program:
     """An evaluation of the score, and how many of them the config's sampler takes.
 
     Raises:
-      ValueError: a run without a score, or a network that must be told a class.
+      ValueError: a run without a score.
     """
     parts = experiment.build(config)
     parts.require_score()
-    parts.require_unconditional()
     sampler = sampling.from_config(config)
     counts: list[Any] = []
 

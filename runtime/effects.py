@@ -5,7 +5,6 @@ A field that is not in `EFFECTS` always acts, in the modes that `MODES` gives it
 
 from __future__ import annotations
 
-import dataclasses
 import fnmatch
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple, TypeAlias
@@ -17,20 +16,24 @@ import configs
 import data
 import models
 import sampling
-import sde_lib
 from configs import schema
 from diffusion import few_steps
-from runtime.fields_read import network_reads
+from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
 WITH_SAMPLES = ("train", "sample", "eval", "control", "plan")
+AS = {"reproduce": "eval"}  # modes that read what another does
 
 # The modes in which fields act, by patterns of their names; the first that fits. Sections that are
 # not here describe the run, and are the same in every mode.
 MODES: dict[str, tuple[str, ...]] = {
     "sampling.num_samples": ("sample",),
     "sampling.num_frames": ("sample", "eval"),
+    **{  # of a pipeline's scheduler
+        f"sampling.{name}": (*WITH_SAMPLES, "export")
+        for name in ("method", "corrector", "n_steps_each", "snr", "eps")
+    },
     "sampling.*": WITH_SAMPLES,
     "eval.ema": WITH_WEIGHTS,
     "eval.checkpoint": WITH_WEIGHTS,
@@ -114,22 +117,6 @@ def by_inception(config: Config, mode: str) -> bool:
     return features == "inception" or (features == "auto" and by_default)
 
 
-def network_has(name: str) -> Callable[[Config, str], bool]:
-    """The condition that the field is one of those that the network is built from."""
-    return lambda config, mode: name in network_reads(config)
-
-
-def sde_reads(name: str) -> Callable[[Config, str], bool]:
-    """The condition that the SDE reads the field of section `model`, or the network does."""
-
-    def acts(config: Config, mode: str) -> bool:
-        sde = sde_lib.SDES[config.training.sde.lower()]
-        read = {f"model.{field.name}" for field in dataclasses.fields(sde)}
-        return name in read or (models.has_score(config) and name in network_reads(config))
-
-    return acts
-
-
 def has_steps(config: Config, mode: str) -> bool:
     return mode == "control" or bool(samplers(config, mode) - {"ode"})
 
@@ -137,6 +124,13 @@ def has_steps(config: Config, mode: str) -> bool:
 def has_grid(config: Config, mode: str) -> bool:
     methods = samplers(config, mode)
     return mode == "control" or bool(methods & {"sde", *few_steps.METHODS})
+
+
+def settings_of_few_steps() -> dict[str, list[str]]:
+    """The methods that read each setting of solvers with few steps."""
+    entries = few_steps.METHODS.items()
+    names = dict.fromkeys(name for _, entry in entries for name in entry.settings)
+    return {name: [m for m, entry in entries if name in entry.settings] for name in names}
 
 
 OF_NETWORK = (
@@ -147,8 +141,6 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order"
 )
-OF_WRN = "nonlinearity embedding_type fourier_scale"
-OF_ADM = "ch_mult attn_resolutions head_channels"
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
@@ -168,6 +160,12 @@ EFFECTS: tuple[Effect, ...] = (
     setting("training.kde_*", "training.objective", "esm"),
     setting("training.log_sigma_*", "training.time", "log_normal"),
     setting("training.sigma", "training.time", "fixed"),
+    setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
+    Effect(
+        "model.ema_ramp_up",
+        lambda config, mode: config.model.ema_half_life > 0,
+        "model.ema_half_life is set",
+    ),
     Effect(
         "training.ema_snapshot_freq",
         lambda config, mode: bool(config.training.ema_profiles),
@@ -196,8 +194,14 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     setting("classifier.*", "training.objective", "classifier", "clip"),
     setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(prefixed("classifier", OF_WRN), "classifier.name", "wrn"),
-    setting(prefixed("classifier", OF_ADM), "classifier.name", "adm"),
+    setting(
+        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
+        *("classifier.name", "wrn"),
+    ),
+    setting(
+        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
+        *("classifier.name", "adm"),
+    ),
     setting("classifier.dropout", "classifier.name", "wrn", "adm"),
     setting("clip.*", "training.objective", "clip"),
     method_is(
@@ -229,10 +233,12 @@ EFFECTS: tuple[Effect, ...] = (
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
     method_is("sampling.variance sampling.clip", "ancestral"),
-    *(
-        method_is(f"sampling.{name}", method)
-        for method, entry in few_steps.METHODS.items()
-        for name in entry.settings
+    *(method_is(f"sampling.{name}", *methods) for name, methods in settings_of_few_steps().items()),
+    method_is("sampling.sigma_min sampling.sigma_max sampling.rho", "euler", "heun"),
+    Effect(
+        "sampling.rho",
+        value_is("sampling.time_grid", "", "karras"),
+        "sampling.time_grid is karras, or empty",
     ),
     Effect(
         "sampling.churn_*", lambda config, mode: config.sampling.churn > 0, "sampling.churn is set"
@@ -312,6 +318,7 @@ EFFECTS: tuple[Effect, ...] = (
 
 def acts_in(name: str, mode: str) -> bool:
     """True if a mode reads the field, given a config in which it acts."""
+    mode = AS.get(mode, mode)
     for pattern, modes in MODES.items():
         if fnmatch.fnmatch(name, pattern):
             return mode in modes
@@ -347,7 +354,7 @@ def without_effect(config: Config, mode: str, overrides: Mapping[str, Any]) -> l
         sampling.from_config(config)
         for name in names:
             if name not in other_modes:
-                lines += _idle(config, mode, name, overrides[name])
+                lines += _idle(config, AS.get(mode, mode), name, overrides[name])
     except (ValueError, KeyError):
         return []
     return lines

@@ -41,6 +41,21 @@ def constant(rate: float, warmup: bool = False) -> Rule:
     return lambda n: 1 - jnp.minimum(rate, (1 + n) / (10 + n))
 
 
+def half_life(images: float, batch_size: int, ramp_up: float = 0.0) -> Rule:
+    """The rule 1 - 2^(-batch_size / h) of an average that forgets half within h images.
+
+    h is `images` or, with `ramp_up`, at most that times the images of the updates before (Karras et
+    al. 2022, arXiv:2206.00364, appendix F.2), so that the first update takes the parameters over.
+    """
+
+    def rule(n: ArrayLike) -> ArrayLike:
+        seen = ramp_up * batch_size * (jnp.asarray(n, jnp.float32) - 1)
+        h = jnp.minimum(images, seen) if ramp_up else images
+        return -jnp.expm1(-math.log(2.0) * batch_size / jnp.maximum(h, 1e-8))
+
+    return rule
+
+
 def power(sigma_rel: float) -> Rule:
     """The rule 1 - (1 - 1/n)^(gamma + 1), without the cancellation of float32 at large n."""
     gamma = gamma_of(sigma_rel)
@@ -79,13 +94,17 @@ def width_in(name: str) -> float | None:
 def from_config(config: ml_collections.ConfigDict) -> Averaging:
     """The averages that a config describes.
 
-    The primary one has `model.ema_rate` and `model.ema_warmup`; further ones are of
-    `training.ema_rates` and `training.ema_profiles`.
+    The primary one has `model.ema_half_life` and `model.ema_ramp_up`, or else `model.ema_rate` and
+    `model.ema_warmup`; further ones are of `training.ema_rates` and `training.ema_profiles`.
     """
     model, training = config.model, config.training
     further = {rate_name(rate): constant(rate) for rate in training.ema_rates}
     further |= {profile_name(width): power(width) for width in training.ema_profiles}
-    return Averaging(constant(model.ema_rate, model.ema_warmup), further)
+    if model.ema_half_life:
+        primary = half_life(model.ema_half_life, training.batch_size, model.ema_ramp_up)
+    else:
+        primary = constant(model.ema_rate, model.ema_warmup)
+    return Averaging(primary, further)
 
 
 def width_of(gamma: float) -> float:

@@ -24,6 +24,7 @@ BROKEN_PIPE = 141
 LOWER = {
     "train": "training.batch_size, or raise training.accumulation, or set model.remat=True",
     "eval": "eval.batch_size and sampling.batch_size",
+    "reproduce": "eval.batch_size and sampling.batch_size",
     "sample": "sampling.batch_size",
     "control": "control.batch_size",
 }

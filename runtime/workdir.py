@@ -236,7 +236,8 @@ def load_weights(
     trees = _stored_trees(config)
     name = ema.rate_name(choice) if isinstance(choice, float) else choice
     if name not in trees:
-        rates = ", ".join(f"{r:g}" for r in (config.model.ema_rate, *config.training.ema_rates))
+        own = () if config.model.ema_half_life else (config.model.ema_rate,)
+        rates = ", ".join(f"{r:g}" for r in (*own, *config.training.ema_rates)) or "none"
         raise ValueError(
             f"eval.ema is {config.eval.ema!r}, but this run kept the averages of rate {rates} only "
             "(model.ema_rate, training.ema_rates)"
@@ -279,7 +280,8 @@ def _stored_trees(config: ml_collections.ConfigDict) -> dict[str, tuple[str, str
     for rate in config.training.ema_rates:
         name = ema.rate_name(rate)
         trees[name] = f"averages/{name}", f"EMA weights of rate {rate:g}"
-    trees.setdefault(ema.rate_name(config.model.ema_rate), trees[""])
+    if not config.model.ema_half_life:
+        trees.setdefault(ema.rate_name(config.model.ema_rate), trees[""])
     return trees
 
 

@@ -194,7 +194,7 @@ def names_of_choices() -> dict[str, list[str]]:
     import sampling
     import sde_lib
     from control.run import TASKS
-    from diffusion import grids, ode, parametrisation, times
+    from diffusion import grids, heun, ode, parametrisation, times
     from training import optimizers
 
     return {
@@ -207,7 +207,9 @@ def names_of_choices() -> dict[str, list[str]]:
         "sampling.predictor": list(sampling.PREDICTORS),
         "sampling.corrector": list(sampling.CORRECTORS),
         "sampling.corrector_norm": ["image", "batch"],
-        "sampling.time_grid": ["", *grids.GRIDS],
+        "sampling.time_grid": ["", *grids.GRIDS, *grids.NOISE_GRIDS],
+        "sampling.schedule": list(heun.SCHEDULES),
+        "sampling.scaling": list(heun.SCALINGS),
         "sampling.solver": [*ode.SOLVERS, "ShARK", "SEA"],
         "model.name": ["ncsnpp", "ddpm", "mlp", "ncsn", "ncsnv2_64"],
         "model.prediction": ["", *parametrisation.PREDICTIONS],

@@ -22,18 +22,22 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
+from control import guides
+from control.prior import prior_from_config
 from evaluation.metrics import statistics
 from evaluation.metrics.moments import Gaussian
-from runtime import bucket_lock, buckets, cluster, errors, files, lock, step_writers
+from planning import plan, table
+from runtime import bucket_lock, buckets, cluster, errors, experiment, files, lock, step_writers
 from runtime.arrays import read_arrays
 from runtime.buckets import BucketError, BucketPath
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import results_folder
-from tests import network, pod, tiny
+from tests import network, pod, test_control, test_guides, tiny
 from tests.test_metric_log import events
 from tests.test_training import use_devices
 from training import loggers, metric_log
+from training.profile import Profile
 
 STATE = {"params": {"kernel": np.arange(6.0).reshape(2, 3), "bias": np.ones(3, np.float32)}}
 SAVES = ((1, 0.3), (2, 0.5), (4, 0.7), (5, None), (6, 0.6))  # step and metric
@@ -452,6 +456,42 @@ def test_metrics_of_a_run_that_fails_are_put(memory: pathlib.Path) -> None:
     np.testing.assert_array_equal(
         metric_log.read_metrics(memory / "metrics.jsonl")["loss"][0], [10]
     )
+
+
+# --- what else is written there ---
+
+
+def test_plans_of_several_topologies_are_kept_there(
+    memory: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plan, "make", lambda config, name, *_, **__: {"topology": name})
+    monkeypatch.setattr(table, "text", str)
+    for name in ("v5e:2x2", "h100:1"):
+        plan.plan(tiny.config(), name, memory)
+    stored = json.loads((memory / "plan.json").read_text())
+    assert stored == {name: {"topology": name} for name in ("v5e:2x2", "h100:1")}
+
+
+def test_a_trace_is_there_when_it_ends(memory: pathlib.Path) -> None:
+    profile = Profile(memory, lambda: None)
+    for step in range(4, 33, 4):
+        profile.after_call(step, None)  # type: ignore[arg-type]
+    traces = [name for name in tree(memory) if name.endswith("perfetto_trace.json.gz")]
+    assert len(traces) == 1
+    assert traces[0].startswith("profile/")
+
+
+def test_a_guide_is_a_run_there(memory: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = test_control.settings(
+        guide=test_guides.guide_folder(memory, classifier__num_classes=11)
+    )
+    assert config.control.guide == str(memory)
+    prior = prior_from_config(config, experiment.build(config))
+    with pytest.raises(FileNotFoundError, match="checkpoint"):
+        guides.load_guide(config.control.guide, prior, "classifier")
+    monkeypatch.setattr(guides, "restore", test_control.restored)
+    guide = guides.load_guide(config.control.guide, prior, "classifier")
+    assert guide.parts.module.num_classes == 11
 
 
 # --- a run ---

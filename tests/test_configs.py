@@ -63,12 +63,14 @@ ADDED = {
     "training": {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
+        "augment",
         "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
-        "churn_noise", "step_size", "variance", "clip",
+        "variance", "clip", "churn_noise",
+        "step_size", "sigma_min", "sigma_max", "rho", "schedule", "scaling", "alpha",
     },
     "eval": {
         "checkpoint", "ema", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
@@ -78,7 +80,8 @@ ADDED = {
     },
     "data": {"data_dir", "cache", "crop", "resize"},
     "model": {
-        "num_labels", "ema_warmup", "dtype", "remat", "attn_each_up_block", "attn_num_groups",
+        "num_labels", "ema_warmup", "ema_half_life", "ema_ramp_up",
+        "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_data", "class_embedding", "augment_dim", "head_channels",
         "num_heads", "num_groups", "learned_variance", "attention_order",
     },

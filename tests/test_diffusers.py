@@ -179,6 +179,8 @@ def test_old_names_and_a_pickled_file(tmp_path: pathlib.Path) -> None:
         ({"flip_sin_to_cos": True, "freq_shift": 0}, "flip_sin_to_cos is True.*freq_shift is 0"),
         ({"downsample_padding": 1}, "downsample_padding is 1, needed is 0"),
         ({"sample_size": None}, "sample_size is None"),
+        ({"time_embedding_dim": 64}, "time_embedding_dim is 64, needed is 4 block_out_channels"),
+        ({"attention_legacy_order": True}, "attention_legacy_order is True, needed is False"),
         ({"_class_name": "Transformer2DModel"}, "a Transformer2DModel, not a UNet2DModel"),
     ],
 )
@@ -269,6 +271,46 @@ def test_variants_of_the_weights(tmp_path: pathlib.Path) -> None:
     (folder / f"{diffusers.STEM}.safetensors.index.json").write_text("{}")
     with pytest.raises(ValueError, match=r"index\.json: weights in several files are not read"):
         diffusers.read(folder)
+
+
+def test_weights_in_several_files(tmp_path: pathlib.Path) -> None:
+    """As an index lists them; an index that lists something else is refused."""
+    folder = folder_of(NCSNPP, tmp_path / "out")
+    whole = diffusers.read(folder).tensors
+    names = sorted(whole)
+    parts = {"a.safetensors": names[::2], "b.safetensors": names[1::2]}
+    for file, held in parts.items():
+        path = folder / f"{diffusers.STEM}-{file}"
+        safetensors.numpy.save_file({name: whole[name] for name in held}, path)
+    places = {n: f"{diffusers.STEM}-{file}" for file, held in parts.items() for n in held}
+    (folder / diffusers.WEIGHTS).rename(folder / f"{diffusers.STEM}.fp16.safetensors")
+    index = folder / f"{diffusers.STEM}.safetensors.index.json"
+
+    def lists(**others: str) -> None:
+        index.write_text(json.dumps({"metadata": {}, "weight_map": {**places, **others}}))
+
+    lists()
+    read = diffusers.read(folder)
+    assert (read.weights, read.unused) == (index, [f"{diffusers.STEM}.fp16.safetensors"])
+    assert read.tensors.keys() == whole.keys()
+    for name, tensor in whole.items():
+        np.testing.assert_array_equal(read.tensors[name], tensor)
+    for place in ("../a.safetensors", "/etc/passwd", "config.json", ""):
+        lists(**{names[0]: place})
+        with pytest.raises(ValueError, match="is no file of weights beside it"):
+            diffusers.read(folder)
+    lists(more=places[names[0]])
+    with pytest.raises(ValueError, match=r"-a.safetensors holds other tensors than .* lists"):
+        diffusers.read(folder)
+    lists(**{names[0]: "absent.bin"})
+    with pytest.raises(FileNotFoundError, match=r"absent\.bin is missing, which"):
+        diffusers.read(folder)
+
+
+def test_unknown_fields_are_named(tmp_path: pathlib.Path) -> None:
+    folder = folder_of(DDPM, tmp_path / "out")
+    rewrite(folder, decay=0.9, _name="x", shiny=1, num_train_timesteps=1000)
+    assert diffusers.read(folder).unused == ["config.json: shiny"]
 
 
 def test_a_folder_appears_whole_or_not_at_all(

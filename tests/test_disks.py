@@ -17,7 +17,7 @@ from jax.experimental import multihost_utils
 from runtime import hosts
 from runtime.checkpoints import Checkpoints
 from runtime.disks import Disk, merged
-from tests import network
+from tests import network, tiny
 from tests.pod import Pod, pod
 
 LENGTH = "--config.training.n_iters"
@@ -233,6 +233,31 @@ def test_a_disk_that_is_lost_is_made_up_for(machines: Pod) -> None:
         machines.finish(name, *more, *sample, weights)
         images.append(np.load(machines.workdir(name) / "samples/shard_000000.npz")["image"])
     np.testing.assert_array_equal(*images)
+
+
+@pod
+@pytest.mark.slow
+def test_evaluation_and_control_find_the_weights_on_whichever_disk(machines: Pod) -> None:
+    """Their results are those of before process 0's disk was lost, and are on its new one."""
+    digits = ["--config=configs/quickstart.py", *tiny.arguments(machines.folder, "train")[4:]]
+    digits = [*digits, "--config.training.batch_size=24", f"{LENGTH}=10"]
+    machines.finish("run", *digits)
+    found = []
+    for lost in (False, True):
+        if lost:
+            shutil.rmtree(machines.workdir("run", 0))
+        for mode, more in (
+            ("eval", ("--config.eval.num_samples=30", "--config.eval.batch_size=24")),
+            ("control", ("--config.control.task=inpaint", "--config.control.num_images=3")),
+        ):
+            settings = [a for a in tiny.arguments(machines.folder, mode)[4:] if "batch" not in a]
+            machines.finish("run", *settings, *digits, f"--mode={mode}", *more)
+        results = json.loads((machines.workdir("run") / "eval/results.json").read_text())
+        picture = (machines.workdir("run") / "control/inpaint").glob("*.png")
+        found.append((results["weights_sha256"], results["loss"], sorted(p.name for p in picture)))
+        assert not (machines.workdir("run", 1) / "control").exists()
+    assert found[0] == found[1]
+    assert found[0][2]
 
 
 @pod

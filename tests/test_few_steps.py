@@ -260,7 +260,11 @@ def test_a_network_with_discrete_labels_is_asked_at_its_own_levels() -> None:
 
 
 @pytest.mark.parametrize(
-    ("method", "nfe"), [("ddim", 5), ("dpm_3", 13), ("dpmpp_2m", 5), ("unipc_3", 5), ("edm", 9)]
+    ("method", "nfe"),
+    [
+        *(("ddim", 5), ("dpm_3", 13), ("dpmpp_2m", 5), ("unipc_3", 5), ("edm", 9)),
+        *(("euler", 4), ("heun", 7)),
+    ],
 )
 def test_evaluations_are_counted(method: str, nfe: int) -> None:
     sde = VPSDE()

@@ -237,7 +237,8 @@ def test_an_import_is_a_run_with_these_weights(
     printed = capsys.readouterr().out
     assert "float16, to float32" in printed
     assert "cosine_vpsde, 1000 levels" in printed
-    assert jax.tree.structure(state.params) == jax.tree.structure(expected)
+    structures: list[Any] = [jax.tree.structure(tree) for tree in (state.params, expected)]
+    assert structures[0] == structures[1]
     for ours, theirs in zip(*map(jax.tree.leaves, (state.ema_params, expected)), strict=True):
         np.testing.assert_allclose(ours, theirs, rtol=1e-3, atol=1e-4)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import pathlib
 from typing import Any
 
@@ -16,7 +15,7 @@ import data
 from control import guides, results, run
 from control.prior import prior_from_config
 from evaluation.metrics import classifier
-from runtime import experiment
+from runtime import experiment, files
 from sde_lib import ScoreFn
 from tests import gaussians, tiny
 from tests.test_control import restored, settings
@@ -79,7 +78,7 @@ def guide_folder(folder: pathlib.Path, **changes: Any) -> str:
     """The folder of a run with a tiny classifier; its weights are `restored`."""
     config = tiny.config(**{"training__objective": "classifier", **changes})
     folder.mkdir(parents=True, exist_ok=True)
-    (folder / "config.json").write_text(json.dumps(config.to_dict()))
+    files.write_json(folder / "config.json", config.to_dict())
     return str(folder)
 
 

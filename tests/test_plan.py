@@ -142,8 +142,13 @@ def test_what_a_compiler_lacks_is_read_from_its_message() -> None:
         "RESOURCE_EXHAUSTED: XLA:TPU compile permanent error. Ran out of memory in memory space "
         "hbm. Used 21.50G of 15.75G hbm. Exceeded hbm capacity by 5.75G."
     )
-    assert costs.lack(message) == 21.5 * GIB
-    assert costs.lack("INVALID_ARGUMENT: Used 21.50G of 15.75G hbm") is None
+    assert costs.lack(message, 3 * GIB) == 21.5 * GIB
+    assert costs.lack("INVALID_ARGUMENT: Used 21.50G of 15.75G hbm", 3 * GIB) is None
+    of_temporaries = (
+        "RESOURCE_EXHAUSTED: Ran out of memory on HBM, the total memory required for HLO "
+        "temporaries (30.50G) exceeds available HBM (15.75G)."
+    )
+    assert costs.lack(of_temporaries, 3 * GIB) == 33.5 * GIB
 
 
 def test_traffic_is_what_products_read_and_write_as_often_as_they_run() -> None:

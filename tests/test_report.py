@@ -21,6 +21,7 @@ from PIL import Image
 from configs import stored
 from evaluation import evaluate
 from evaluation.report import content, page, published, quantities
+from interop import cards
 from runtime import figures
 from tests import tiny
 
@@ -83,8 +84,9 @@ def test_every_config_is_known_by_its_values():
     for name, config in stored.shipped().items():
         known = published.identify(config)
         assert known is not None
-        assert known[1:] == ([], []), name
-    for name in (*published.SAMPLES, *published.FLOW):
+        assert known.changed == [], name
+        assert known.sampler_changed == [] or published.of_config(known.name), name
+    for name in {card.config for card in cards.cards().values() if card.evaluations}:
         assert published.identify(load(name)) == published.NearestConfig(name, [], [])
     free = {"seed": 7, "training__log_freq": 9, "eval__num_samples": 9, "sampling__batch_size": 9}
     assert published.identify(load("vp/cifar10_ddpmpp", **free)).changed == []  # type: ignore
@@ -343,13 +345,14 @@ def test_samples_in_the_course_of_training_are_shown_among_the_curves(tmp_path):
 
 def test_a_published_number_is_one_line(monkeypatch):
     config = load("vp/cifar10_ddpmpp_continuous")
-    monkeypatch.setitem(published.SAMPLES, "vp/cifar10_ddpmpp_continuous", {"kid": 0.0012})
+    kid = cards.Evaluation({"kid": 0.0012}, {}, "", "a paper")
+    monkeypatch.setattr(published, "of_config", lambda name: {"samples": kid})
     stored = results(config, kid=0.0034, kid_std=0.0001, real_features=50000)
     assert numbers(config, stored)["kid"]["published"]["value"] == 0.0012
 
 
 def test_published_numbers_are_of_numbers_that_can_be_made():
-    rows = [*published.SAMPLES.values(), *published.FLOW.values()]
+    rows = [each.numbers for card in cards.cards().values() for each in card.evaluations.values()]
     assert {name for row in rows for name in row} <= quantities.QUANTITIES.keys()
     assert {entry.source for entry in quantities.QUANTITIES.values()} == content.FACTS.keys()
 

@@ -54,6 +54,35 @@ def value_of(weights: Any) -> float:
         ([tensors(1, "module."), {"state": {}}, 3, 400, tensors(2)], 1, 2, ["epoch"]),
         ([tensors(1), {"state": {}, "param_groups": []}], 1, None, ["optimizer.param_groups"]),
         ({"model": tensors(1), "optimizer": {"state": {}}, "ema": None}, 1, None, []),
+        # torch.optim.swa_utils.AveragedModel, and a state_dict inside another
+        (
+            {"net": tensors(1), "ema": {"n_averaged": np.array(3), **tensors(2, "module.")}},
+            1,
+            2,
+            ["ema.n_averaged"],
+        ),
+        ({"model": tensors(1), "ema_model": {"module": tensors(2), "rate": 1}}, 1, 2,
+         ["ema_model.rate"]),
+        # averages among the tensors of the model; LitEma's have no dots
+        ({"state_dict": {**tensors(1, "model."), **tensors(2, "ema.")}}, 1, 2, []),
+        ({**tensors(1, "net."), **tensors(2, "model_ema.module.")}, 1, 2, []),
+        (
+            {
+                "state_dict": {
+                    **tensors(1, "model.diffusion_model."),
+                    "model_ema.decay": np.array(0.5),
+                    "model_ema.num_updates": np.array(9),
+                    **{
+                        f"model_ema.diffusion_model{name.replace('.', '')}": x
+                        for name, x in tensors(2).items()
+                    },
+                },
+                "global_step": 4,
+            },
+            1,
+            2,
+            ["global_step", "model_ema.num_updates"],
+        ),
     ],
 )  # fmt: skip
 def test_parts(content: Any, raw: float, average: float | None, unused: list[str]) -> None:
@@ -67,6 +96,24 @@ def test_parts(content: Any, raw: float, average: float | None, unused: list[str
 def test_the_ncsn_authors_list() -> None:
     parts = state_dicts.parts([tensors(1), {"state": {1: 2}}, 3, 400, tensors(2)])
     assert (parts.step, parts.optimizer) == (400, {"state": {1: 2}})
+
+
+def test_averages_in_the_order_of_the_model() -> None:
+    """`shadow_params` beside the model, as torch_ema's `state_dict` has them."""
+    shadow = [np.full(2, 2.0, np.float32)] * 2
+    parts = state_dicts.parts({"model": tensors(1), "decay": 0.9, "shadow_params": shadow})
+    assert parts.average is not None
+    assert parts.average.weights is shadow
+    assert parts.unused == ["decay"]
+
+
+def test_litema_says_its_rate() -> None:
+    averages = {"decay": np.array(0.5), **{n.replace(".", ""): x for n, x in tensors(2).items()}}
+    parts = state_dicts.parts({"model": tensors(1), "ema": averages})
+    assert parts.average is not None
+    assert parts.average.rate == 0.5
+    with pytest.raises(ValueError, match="ema lacks shadow_params"):
+        state_dicts.parts({"model": tensors(1), "ema": {"decay": 0.5, "x": np.zeros(1)}})
 
 
 @pytest.mark.parametrize(
@@ -87,6 +134,10 @@ def test_prefixes_of_all_names_are_stripped(prefix: str) -> None:
         ),
         ({**tensors(1, "a."), **tensors(1, "b.")}, "have several prefixes, a., b.; one network"),
         ({**tensors(1), "x": "text"}, "in model, x is no tensor"),
+        (
+            {**tensors(1, "net."), **tensors(2, "ema."), **tensors(3, "model_ema.")},
+            "model holds several averages, ema, model_ema; one is read",
+        ),
         (
             {"conv.weight": np.zeros(1)},
             r"it holds model \(dictionary of conv.weight\), but no state_dict 'model' with "

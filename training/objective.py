@@ -16,7 +16,7 @@ from absl import logging
 import data
 import losses
 import models
-from data import captions, transforms
+from data import augmentation, captions, transforms
 from diffusion import times
 from runtime import devices, experiment
 
@@ -33,6 +33,7 @@ class Objective:
       num_labels: the number of classes of the network; 0: it sees none.
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
+      augment: probability of each augmentation, of which the network is told.
     """
 
     apply: Callable[..., Any]
@@ -44,6 +45,7 @@ class Objective:
     num_labels: int = 0
     label_dropout: float = 0.0
     across_images: bool = False
+    augment: float = 0.0
 
     def __call__(
         self,
@@ -77,6 +79,9 @@ class Objective:
         conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
             conditions["y"] = self._withheld(classes, class_keys) if train else classes
+        if self.augment and train:
+            augment_keys = jax.vmap(jax.random.fold_in, (0, None))(flip_keys, 1)
+            x, conditions["augment"] = augmentation.augment(x, augment_keys, self.augment)
 
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
             return self.apply({"params": params}, x, labels, *more, **conditions)
@@ -114,6 +119,7 @@ def objective_from_config(
             f"training.label_dropout is {config.training.label_dropout:g}, but model.num_labels is "
             "0: there is no class to withhold"
         )
+    _check_augmentation(config, parts)
     if dataset is not None:
         _check_classes(config, dataset)
     if config.model.learned_variance and models.has_score(config):
@@ -137,6 +143,7 @@ def objective_from_config(
         num_labels=config.model.num_labels if models.has_score(config) else 0,
         label_dropout=config.training.label_dropout,
         across_images=clip,
+        augment=config.training.augment,
     )
 
 
@@ -151,6 +158,20 @@ def _captions(config: ml_collections.ConfigDict) -> jax.Array:
     """The tokens of each class's captions, int32 [K, captions, length]."""
     names = data.class_names(config.data.dataset)
     return jnp.asarray(captions.table(names, config.clip.text_length))
+
+
+def _check_augmentation(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
+    """Refuses augmentation of which the network cannot be told, or of points."""
+    if not config.training.augment:
+        return
+    text = f"training.augment is {config.training.augment:g}"
+    if getattr(parts.module, "augment_dim", 0) != augmentation.NUM_LABELS:
+        raise ValueError(
+            f"{text}, but the network is not told of augmentation; it takes model.name=ncsnpp or "
+            f"adm with model.augment_dim={augmentation.NUM_LABELS}"
+        )
+    if not parts.levels:
+        raise ValueError(f"{text}, but data.dataset={config.data.dataset!r} has points, no images")
 
 
 def _check_classes(config: ml_collections.ConfigDict, dataset: data.Dataset) -> None:

@@ -176,10 +176,9 @@ def from_config(
 ) -> SampleGrids | None:
     """The grids that `training.snapshot_sampling` asks for, if this run can draw samples.
 
-    A guide has no score, and a network that sees a class with every image draws none without.
+    A guide has no score.
     """
-    can_draw = models.has_score(config) and parts.unconditional
-    if not config.training.snapshot_sampling or not can_draw:
+    if not config.training.snapshot_sampling or not models.has_score(config):
         return None
     try:
         return SampleGrids(config, parts, workdir, start, log)

@@ -6,37 +6,14 @@ taken for the one that it began as: it is that one "with changed fields".
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 from configs.stored import config_differences, shipped
 from evaluation.report.quantities import QUANTITIES, SAMPLED
+from interop import cards
 
-PAPER = "Song et al. 2021, Score-Based Generative Modeling through SDEs (ICLR)"
-
-# Numbers by their names in results.json, of the config's own sampler at the best checkpoint:
-# Table 3, DDPM's: 1.
-SAMPLES: dict[str, dict[str, float]] = {
-    "ve/cifar10_ncsnpp": {"fid": 2.45, "inception_score": 9.73},
-    "ve/cifar10_ncsnpp_continuous": {"fid": 2.38, "inception_score": 9.83},
-    "ve/cifar10_ncsnpp_deep_continuous": {"fid": 2.20, "inception_score": 9.89},
-    "vp/ddpm/cifar10": {"fid": 3.24},
-    "vp/cifar10_ddpmpp": {"fid": 2.78, "inception_score": 9.64},
-    "vp/cifar10_ddpmpp_continuous": {"fid": 2.55, "inception_score": 9.58},
-    "vp/cifar10_ddpmpp_deep_continuous": {"fid": 2.41, "inception_score": 9.68},
-    "subvp/cifar10_ddpmpp_continuous": {"fid": 2.61, "inception_score": 9.56},
-    "subvp/cifar10_ddpmpp_deep_continuous": {"fid": 2.41, "inception_score": 9.57},
-}
-# Numbers by the probability-flow ODE at the last checkpoint: Table 2.
-FLOW: dict[str, dict[str, float]] = {
-    "vp/ddpm/cifar10": {"fid": 3.37, "bits_per_dim": 3.28},
-    "vp/ddpm/cifar10_continuous": {"fid": 3.69, "bits_per_dim": 3.21},
-    "vp/cifar10_ddpmpp_continuous": {"fid": 3.93, "bits_per_dim": 3.16},
-    "vp/cifar10_ddpmpp_deep_continuous": {"fid": 3.08, "bits_per_dim": 3.13},
-    "subvp/cifar10_ddpm_continuous": {"fid": 3.56, "bits_per_dim": 3.05},
-    "subvp/cifar10_ddpmpp_continuous": {"fid": 3.16, "bits_per_dim": 3.02},
-    "subvp/cifar10_ddpmpp_deep_continuous": {"fid": 2.92, "bits_per_dim": 2.99},
-}
+Evaluations = Mapping[str, cards.Evaluation]  # "samples", "flow" and "likelihood", as in the cards
 
 SAME = (  # without these in common, two configs are not variants of one another
     "data.dataset",
@@ -99,7 +76,10 @@ class Published(NamedTuple):
 
 
 def identify(config: Any) -> NearestConfig | None:
-    """The config of `configs/` with the fewest other values; None if none is akin."""
+    """The config of `configs/` with the fewest other values; None if none is akin.
+
+    Of several that differ in the sampler alone it is one with published numbers.
+    """
     fields = config.to_dict()
     akin = []
     for name, shipped_config in shipped().items():
@@ -112,41 +92,66 @@ def identify(config: Any) -> NearestConfig | None:
             )
     if not akin:
         return None
-    return min(akin, key=lambda near: (len(near.changed), len(near.sampler_changed), near.name))
+
+    def distance(near: NearestConfig) -> tuple[Any, ...]:
+        numberless = not of_config(near.name)
+        return len(near.changed), numberless, len(near.sampler_changed), near.name
+
+    return min(akin, key=distance)
 
 
-def compare(nearest: NearestConfig | None, results: Mapping[str, Any]) -> dict[str, Published]:
-    """The published numbers beside those of `results`, by their names there."""
+def of_config(name: str) -> Evaluations:
+    """What the first card of a config has of published numbers."""
+    those = (card.evaluations for card in cards.cards().values() if card.config == name)
+    return next(those, {})
+
+
+def compare(
+    nearest: NearestConfig | None,
+    results: Mapping[str, Any],
+    evaluations: Evaluations | None = None,
+) -> dict[str, Published]:
+    """The published numbers beside those of `results`, by their names there.
+
+    Args:
+      evaluations: a card's; by default those of the nearest config.
+    """
     if nearest is None:
         return {}
-    of_samples, table, differences = _of_sampler(nearest, results)
+    if evaluations is None:
+        evaluations = of_config(nearest.name)
+    title, differences = _of_sampler(nearest, results)
     if "num_samples" in results:
         differences += _sample_conditions(results)
-    numbers = {
-        name: Published(value, f"{PAPER}, {table}", differences)
-        for name, value in of_samples.items()
-        if QUANTITIES[name].source in SAMPLED
+    published = {}
+    if title in evaluations:
+        published = _numbers(evaluations[title], SAMPLED, differences)
+    if "likelihood" in evaluations:
+        conditions = nearest.changed + _likelihood_conditions(results["made_by"]["eval"])
+        published |= _numbers(evaluations["likelihood"], ("likelihood",), conditions)
+    return {name: number for name, number in published.items() if name in results}
+
+
+def _numbers(
+    evaluation: cards.Evaluation, sources: Sequence[str], differences: list[str]
+) -> dict[str, Published]:
+    """The numbers of an evaluation that are made from these sources."""
+    return {
+        name: Published(value, evaluation.source, differences)
+        for name, value in evaluation.numbers.items()
+        if QUANTITIES[name].source in sources
     }
-    for name, value in FLOW.get(nearest.name, {}).items():
-        if QUANTITIES[name].source == "likelihood":
-            conditions = nearest.changed + _likelihood_conditions(results["made_by"]["eval"])
-            numbers[name] = Published(value, f"{PAPER}, Table 2", conditions)
-    return {name: number for name, number in numbers.items() if name in results}
 
 
-def _of_sampler(
-    nearest: NearestConfig, results: Mapping[str, Any]
-) -> tuple[Mapping[str, float], str, list[str]]:
-    """Published numbers by the results' sampler, their table, and other values in the config."""
+def _of_sampler(nearest: NearestConfig, results: Mapping[str, Any]) -> tuple[str, list[str]]:
+    """The evaluation by the results' sampler, and other values in the config than that had."""
     sampler = results["made_by"]["sampling"]
     if sampler["method"] == "ode":
-        differences = nearest.changed + _loose("sampling", sampler)
-        return FLOW.get(nearest.name, {}), "Table 2", differences
+        return "flow", nearest.changed + _loose("sampling", sampler)
     differences = nearest.changed + nearest.sampler_changed
     if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
         differences.append("sampling.corrector_norm: image, not batch")
-    table = "Table 1" if nearest.name == "vp/ddpm/cifar10" else "Table 3"
-    return SAMPLES.get(nearest.name, {}), table, differences
+    return "samples", differences
 
 
 def _sample_conditions(results: Mapping[str, Any]) -> list[str]:

@@ -1,0 +1,113 @@
+"""`--mode=reproduce`: from a published file of weights to its published number, in one command."""
+
+from __future__ import annotations
+
+import pathlib
+from collections.abc import Mapping
+from typing import Any
+
+import ml_collections
+from absl import logging
+
+from evaluation.evaluate import evaluate
+from evaluation.report import published, quantities
+from interop import cards, convert, hub, sources
+from interop.model_card import ORIGIN
+from runtime import devices, errors, figures, files
+
+SPREAD = "two seeds of 50,000 samples differ by about 0.1 in FID"
+
+
+def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
+    """Fetches weights, imports them, evaluates them and prints our numbers beside the published.
+
+    Each part that is done is not done again: the same command goes on after a stop. The config is
+    the card's, see `cards.completed`; what `source` is without a card, `config` has to describe.
+
+    Args:
+      source: as `hub.local` takes it; "card:flow" is for other numbers than the card's first.
+
+    Raises:
+      FileNotFoundError: weights or statistics that are not here and cannot be fetched.
+      ValueError: a file that is not the card's, or not of the config's network; a workdir of other
+        weights.
+    """
+    card = cards.find(source)
+    title, evaluation = card.evaluation(source) if card else ("samples", None)
+    import_once(config, source, workdir)
+    if evaluation and config.eval.enable_sampling and not config.eval.stats_path:
+        config.eval.stats_path = published_statistics(evaluation.statistics)
+    folder = "eval" if title == "samples" else f"eval_{title}"
+    results = evaluate(config, workdir, folder)
+    if devices.is_primary():
+        rows = comparison(results, evaluation, title, config)
+        files.write_json(workdir / folder / "published.json", [list(row) for row in rows])
+        print(figures.table(rows, ["number", "here", "published", "why they may differ"]))
+
+
+def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
+    """Imports what `source` names, unless the workdir has it.
+
+    Raises:
+      ValueError: the workdir has other weights.
+    """
+    origin = workdir / ORIGIN
+    if devices.of_primary(origin.is_file()):
+        before = files.read_json(origin, "use another --workdir")
+        if before["source"] != cards.split(source)[0]:
+            raise ValueError(
+                f"{workdir} has the weights of {before['source']}; use another --workdir"
+            )
+        return
+    path = hub.local(source)
+    if devices.is_primary():
+        convert.import_weights(config, path, workdir)
+        digest = sources.sha256(sources.open_source(path).path)
+        files.write_json(
+            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
+        )
+
+
+def published_statistics(address: str) -> str:
+    """A file of the statistics that the published number compares with; "" for one's own.
+
+    One that is not here and cannot be fetched is warned of, and one's own are used.
+    """
+    if not address:
+        return ""
+    try:
+        return str(hub.local(address))
+    except FileNotFoundError as error:
+        logging.warning("%s; statistics of the data set itself are used until then", error)
+        return ""
+
+
+def comparison(
+    results: Mapping[str, Any],
+    evaluation: cards.Evaluation | None,
+    title: str,
+    config: ml_collections.ConfigDict,
+) -> list[tuple[str, str, str, str]]:
+    """Rows on each published number and each that is made from samples: its name, ours, the
+    published one, and why the two may differ."""
+    nearest = published.identify(config)
+    evaluations = None if evaluation is None else {title: evaluation}
+    references = published.compare(nearest, results, evaluations)
+    rows = []
+    for name, number in quantities.numbers(results).items():
+        reference = references.get(name)
+        if reference is None and name not in quantities.leading():
+            continue
+        text = quantities.text(number.value, number.quantity.digits, number.error)
+        there = f"{reference.value:g}" if reference else ""
+        rows.append((number.label, text, there, why(reference, number.quantity)))
+    return rows
+
+
+def why(reference: published.Published | None, quantity: quantities.Quantity) -> str:
+    """Why a number may differ from the published one."""
+    if reference is None:
+        return "none is published"
+    if reference.differences:
+        return errors.abridged(reference.differences, "; ", 4)
+    return SPREAD if quantity is quantities.QUANTITIES["fid"] else "chance alone"

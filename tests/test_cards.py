@@ -1,0 +1,98 @@
+"""Cards of published weights: each names a config, and completes a command line."""
+
+from __future__ import annotations
+
+import pathlib
+import re
+
+import pytest
+
+import configs
+from configs import stored
+from interop import cards
+
+ROOT = pathlib.Path(cards.FILE).parent.parent
+
+
+@pytest.mark.parametrize("name", cards.cards())
+def test_a_card_is_of_a_config_whose_settings_are_valid(name: str) -> None:
+    card = cards.cards()[name]
+    assert re.fullmatch(r"https://[^/]+/.+|hf:[\w.-]+/[\w.-]+", card.address)
+    assert card.licence
+    for evaluation in card.evaluations.values():
+        config = configs.load(card.config)
+        with config.unlocked():
+            config.update_from_flattened_dict(dict(evaluation.settings))
+        configs.check(config)
+
+
+def test_every_published_number_of_the_paper_has_a_card() -> None:
+    numbers = {card.config: card.evaluations for card in cards.cards().values()}
+    assert numbers["ve/cifar10_ncsnpp_deep_continuous"]["samples"].numbers["fid"] == 2.20
+    assert numbers["subvp/cifar10_ddpmpp_deep_continuous"]["likelihood"].numbers == {
+        "bits_per_dim": 2.99
+    }
+
+
+def test_a_command_line_gets_the_config_and_the_settings_ahead_of_the_users() -> None:
+    source = "--source=score_sde/ve-cifar10-continuous"
+    user = "--config.eval.num_samples=5000"
+    argv = cards.completed(["main.py", "--mode=reproduce", source, user], ROOT)
+    assert argv[1].endswith("configs/ve/cifar10_ncsnpp_continuous.py")
+    assert "--config.sampling.corrector_norm=batch" in argv
+    assert argv.index(user) > argv.index("--config.eval.num_samples=50000")
+    imports = cards.completed(["main.py", "--mode", "import", "--source", source[9:]], ROOT)
+    assert imports[1] == argv[1]
+    assert len(imports) == 6
+    for untouched in (
+        ["main.py", "--mode=reproduce", source, "--config=mine.py"],
+        ["main.py", "--mode=sample", source],
+        ["main.py", "--mode=import", "--source=x.pth"],
+    ):
+        assert cards.completed(untouched, ROOT) == untouched
+
+
+def test_a_source_without_a_card_needs_a_config() -> None:
+    with pytest.raises(
+        ValueError, match=r"no card \(the nearest: edm/cifar10-cond-.*need --config"
+    ):
+        cards.completed(["main.py", "--mode=reproduce", "--source=edm/cifar10-cond"], ROOT)
+
+
+def test_other_numbers_of_a_card_are_named_after_a_colon() -> None:
+    source = "score_sde/subvp-cifar10-continuous"
+    argv = cards.completed(["main.py", "--mode=reproduce", f"--source={source}:flow"], ROOT)
+    assert "--config.sampling.method=ode" in argv
+    with pytest.raises(ValueError, match="has no numbers 'ode'; it has samples, flow, likelihood"):
+        cards.completed(["main.py", "--mode=reproduce", f"--source={source}:ode"], ROOT)
+
+
+def test_a_repository_of_the_hub_is_its_card() -> None:
+    card = cards.find("hf:google/ncsnpp-church-256")
+    assert card is not None
+    assert card.config == "ve/church_ncsnpp_continuous"
+    assert cards.find("hf:google/nobody") is None
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ("a: 3", "card a is int"),
+        ("a: {address: https://x/y}", "lacks config"),
+        ("a: {address: https://x/y, config: quickstart, licens: MIT}", "unknown licens"),
+        ("a: {address: https://x/y, config: quickstart, sha256: 12}", "64 hexadecimal"),
+    ],
+)
+def test_what_is_no_card_is_refused(entry: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        cards.read(entry)
+
+
+def test_the_page_has_the_cards() -> None:
+    page = (ROOT / "docs" / "weights.md").read_text()
+    assert cards.updated(page) == page, "python -m interop.cards docs/weights.md"
+    assert all(f"`{name}`" in page for name in cards.cards())
+
+
+def test_configs_of_cards_are_shipped() -> None:
+    assert {card.config for card in cards.cards().values()} <= stored.shipped().keys()

@@ -1,0 +1,172 @@
+"""`--mode=reproduce`: from a file of weights to its number, and again where it was stopped."""
+
+from __future__ import annotations
+
+import functools
+import http.server
+import json
+import pathlib
+import shutil
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from ml_collections import ConfigDict
+from PIL import Image
+
+from evaluation import reproduce
+from evaluation.metrics import inception
+from interop import cards, convert, edm, hub, sources
+from interop.convert import CONFIG_FILE
+from tests import golden_cases, test_judge, tiny
+from tests.test_training import use_devices
+
+PUBLISHED = cards.Evaluation({"fid": 2.5}, {}, "", "a paper, Table 1")
+FEW = (
+    "--config.eval.enable_sampling=True",
+    "--config.eval.enable_loss=False",
+    "--config.eval.enable_bpd=False",
+    "--config.eval.num_samples=24",
+    "--config.eval.batch_size=24",
+    "--config.sampling.method=ddim",
+    "--config.sampling.num_steps=2",
+    "--config.sampling.num_frames=0",
+)
+
+
+def kinds() -> list[Any]:
+    """A file or folder of each kind that is at hand."""
+    checkpoints = [path for case in golden_cases.checkpoints() for path in case.files]
+    of_suffix = {"flax" if not path.suffix else "pth": path for path in checkpoints}
+    pickles = [path for path in golden_cases.files("edm", "*.pkl") if "edm" in path.stem]
+    found = {**of_suffix, **dict.fromkeys(("edm",), pickles and pickles[0])}
+    folders = golden_cases.folders("diffusers/*", "config.json")
+    found["diffusers"] = folders and folders[0]
+    return [pytest.param(kind, path, id=kind) for kind, path in sorted(found.items()) if path]
+
+
+def config_of(path: pathlib.Path) -> ConfigDict:
+    """The config of the network in a golden file."""
+    for case in golden_cases.checkpoints():
+        if path in case.files:
+            return golden_cases.config(golden_cases.load(case.expected)["config_json"])
+    opened = sources.open_source(path)
+    assert isinstance(opened, sources.DiffusersFolder | edm.EdmFile)
+    return convert.described_config(opened.config_values(None), opened.description)
+
+
+def first_features(params: Any, images: Any, resize: str) -> inception.Outputs:
+    return test_judge.stand_in(params, images[:, :8, :8], resize)
+
+
+@pytest.fixture
+def folder(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[pathlib.Path]:
+    """A folder that a server on this machine serves; one device, a small Inception."""
+    test_judge.replace_inception(monkeypatch)
+    monkeypatch.setattr(inception, "apply", first_features)
+    monkeypatch.setenv("SCORE_SDE_WEIGHTS", str(tmp_path / "weights"))
+    monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("NO_PROXY", "*")
+    monkeypatch.delenv(hub.OFFLINE, raising=False)
+    use_devices(monkeypatch, 1)
+    served = tmp_path / "served"
+    served.mkdir()
+    handler = functools.partial(http.server.SimpleHTTPRequestHandler, directory=str(served))
+    monkeypatch.setattr(http.server.SimpleHTTPRequestHandler, "log_message", lambda *_: None)
+    running = http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler)
+    threading.Thread(target=running.serve_forever, daemon=True).start()
+    monkeypatch.setattr(tiny, "address", f"http://127.0.0.1:{running.server_port}", raising=False)
+    yield served
+    running.shutdown()
+    running.server_close()
+
+
+def config_file(config: ConfigDict, folder: pathlib.Path) -> pathlib.Path:
+    """The config as a file, on a data set of noise of its shape."""
+    side, channels = config.data.image_size, config.data.num_channels
+    rng = np.random.default_rng(0)
+    for i in range(48):
+        place = folder / "images" / ("train", "test")[i % 2]
+        place.mkdir(parents=True, exist_ok=True)
+        pixels = rng.integers(0, 256, (side, side, channels), np.uint8)
+        Image.fromarray(pixels).save(place / f"{i:02d}.png")
+    fields = config.to_dict()
+    fields["data"] |= {"dataset": "folder", "data_dir": str(folder / "images")}
+    fields["sampling"]["corrector"] = "none"
+    (folder / "config.json").write_text(json.dumps(fields))
+    (folder / "config.py").write_text(CONFIG_FILE)
+    return folder / "config.py"
+
+
+@pytest.mark.slow
+@pytest.mark.golden
+@pytest.mark.parametrize(("kind", "path"), kinds())
+def test_a_file_of_each_kind_gives_its_number(
+    kind: str,
+    path: pathlib.Path,
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fetched (a folder of diffusers is given as it is), imported, sampled, measured; and the same
+    command a second time finds all of it there."""
+    source = str(path)
+    if path.is_file():
+        shutil.copy(path, folder / path.name)
+        address = f"{tiny.address}/{path.name}"  # type: ignore[attr-defined]
+        card = cards.Card("a/card", address, "quickstart", evaluations={"samples": PUBLISHED})
+        monkeypatch.setattr(cards, "cards", lambda: {card.name: card})
+        source = card.name
+    config = config_file(config_of(path), tmp_path)
+    flags = [f"--source={source}", f"--config={config}", f"--workdir={tmp_path / 'run'}"]
+    command = ["main.py", "--mode=reproduce", *flags, *FEW]
+    code, lines = tiny.run(capsys, *command)
+    assert code == 0, lines
+    results = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
+    rows = json.loads((tmp_path / "run" / "eval" / "published.json").read_text())
+    assert np.isfinite(results["fid"])
+    assert results["num_samples"] == 24
+    assert rows[0][0] == "FID"
+
+    shutil.rmtree(folder)  # nothing is fetched again, nor imported
+    code, lines = tiny.run(capsys, *command)
+    assert code == 0, lines
+    again = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
+    assert again["fid"] == results["fid"]
+    code, lines = tiny.run(capsys, *[a.replace(source, "elsewhere.pth") for a in command])
+    assert (code, len(lines)) == (1, 1)
+    assert "use another --workdir" in lines[0]
+
+
+def results_of(config: ConfigDict, **numbers: Any) -> dict[str, Any]:
+    from tests.test_report import results
+
+    return results(config, **numbers)
+
+
+def test_ours_stands_beside_the_published_number() -> None:
+    from tests.test_report import load
+
+    config = load("ve/cifar10_ncsnpp_continuous", sampling__corrector_norm="batch")
+    evaluation = cards.Evaluation({"fid": 2.38}, {}, "", "a paper")
+    rows = reproduce.comparison(results_of(config, fid=2.41), evaluation, "samples", config)
+    fid = next(row for row in rows if "published" not in row[0] and row[2] == "2.38")
+    assert fid[1].startswith("2.41")
+    assert fid[3] == reproduce.SPREAD
+    changed = load("ve/cifar10_ncsnpp_continuous", sampling__num_steps=10)
+    rows = reproduce.comparison(results_of(changed, fid=9.0), evaluation, "samples", changed)
+    assert any("sampling.num_steps: 10" in row[3] for row in rows)
+    rows = reproduce.comparison(results_of(changed, fid=9.0), cards.NONE, "samples", changed)
+    assert {row[2] for row in rows} == {""}
+
+
+def test_statistics_that_cannot_be_fetched_are_ones_own(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("SCORE_SDE_WEIGHTS", str(tmp_path))
+    monkeypatch.setenv(hub.OFFLINE, "1")
+    assert reproduce.published_statistics("") == ""
+    assert reproduce.published_statistics("https://nowhere.invalid/a.npz") == ""
