@@ -22,6 +22,7 @@ from diffusion.times import last_time
 from diffusion.trajectory import Samples, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn, Times, VariancePreservingSDE
 
+Numbers = np.ndarray | Array
 VARIANCES = ("small", "large", "learned", "none")
 
 
@@ -65,15 +66,15 @@ class Steps(NamedTuple):
       log_large: that of `p(x_t | x_s)`.
     """
 
-    t: np.ndarray
-    alpha: np.ndarray
-    variance: np.ndarray
-    below: np.ndarray
-    left: np.ndarray
-    of_x0: np.ndarray
-    of_x: np.ndarray
-    log_small: np.ndarray
-    log_large: np.ndarray
+    t: Numbers
+    alpha: Numbers
+    variance: Numbers
+    below: Numbers
+    left: Numbers
+    of_x0: Numbers
+    of_x: Numbers
+    log_small: Numbers
+    log_large: Numbers
 
 
 def ancestral(
@@ -111,46 +112,68 @@ def ancestral(
       ValueError: an unknown variance, one that the score does not tell, or a number out of range.
     """
     lookup(dict.fromkeys(VARIANCES), variance, "sampling.variance")
-    learned = variance == "learned"
-    if learned and not isinstance(score_fn, ScoreAndVariance):
+    if variance == "learned" and not isinstance(score_fn, ScoreAndVariance):
         raise ValueError(
             "sampling.variance is 'learned', but this score tells no variance; it needs a network "
             "with model.learned_variance=True, as it is or guided by a classifier; others are "
             "served by small and large"
         )
-    apart = variance in ("learned", "none")
-    table = steps(sde, levels(sde.N, num_steps, variance == "none"), discrete, eps)
     x = sde.prior_sampling(noise(0))
+    table = steps(sde, levels(sde.N, num_steps, variance == "none"), discrete, eps)
+    count = num_steps if denoise else num_steps - 1
+    rows = Steps(*(jnp.asarray(column[:count], x.dtype) for column in table))
 
-    def step(x: Images, _: None, at: tuple[Array, ...]) -> tuple[Images, None]:
-        t, alpha, level, below, left, of_x0, of_x, log_small, log_large, draw = at
-        times = jnp.full(x.shape[0], t, x.dtype)
-        log_variance = log_large if variance == "large" else log_small
-        guidance = None
-        if isinstance(score_fn, ScoreAndVariance) and apart:
-            score, share = score_fn.both(x, times)
-            log_variance = log_small + 0.5 * (share + 1.0) * (log_large - log_small)
-            guidance = score_fn.guidance
-        else:
-            score = score_fn(x, times)
-        x0 = (x + level * score) / alpha
-        x0 = jnp.clip(x0, -1.0, 1.0) if clip else x0
+    def step(x: Images, _: None, at: tuple[Steps, Array]) -> tuple[Images, None]:
+        row, draw = at
         if variance == "none":
-            z = (x - alpha * x0) / jnp.sqrt(level)
-            if guidance is not None:
-                z -= jnp.sqrt(level) * guidance(x, times)
-                x0 = (x - jnp.sqrt(level) * z) / alpha
-            return below * x0 + jnp.sqrt(left) * z, None
-        mean = of_x0 * x0 + of_x * x
-        if guidance is not None:
-            mean += jnp.exp(log_variance) * guidance(x, times)
-        std = jnp.where(of_x > 0.0, jnp.exp(0.5 * log_variance), 0.0)
+            return without_noise(score_fn, x, row, clip), None
+        mean, log_variance = transition(score_fn, x, row, variance, clip)
+        std = jnp.where(row.of_x > 0.0, jnp.exp(0.5 * log_variance), 0.0)
         return mean + std * noise(draw), None
 
-    count = num_steps if denoise else num_steps - 1
-    inputs = (*(jnp.asarray(v[:count], x.dtype) for v in table), 1 + jnp.arange(count))
-    x, _, frames = drive(step, x, None, inputs, num_frames)
+    x, _, frames = drive(step, x, None, (rows, 1 + jnp.arange(count)), num_frames)
     return samples_ending_on(x, count, frames)
+
+
+def transition(
+    score_fn: ScoreFn, x: Images, row: Steps, variance: str, clip: bool
+) -> tuple[Images, Array]:
+    """The mean of a step from x, and the logarithm of its variance."""
+    times = jnp.full(x.shape[0], row.t, x.dtype)
+    guidance = None
+    if variance == "learned" and isinstance(score_fn, ScoreAndVariance):
+        score, share = score_fn.both(x, times)
+        log_variance = row.log_small + 0.5 * (share + 1.0) * (row.log_large - row.log_small)
+        guidance = score_fn.guidance
+    else:
+        score = score_fn(x, times)
+        log_variance = jnp.asarray(row.log_large if variance == "large" else row.log_small)
+    mean = row.of_x0 * _estimate(x, score, row, clip) + row.of_x * x
+    if guidance is not None:
+        mean += jnp.exp(log_variance) * guidance(x, times)
+    return mean, log_variance
+
+
+def without_noise(score_fn: ScoreFn, x: Images, row: Steps, clip: bool) -> Images:
+    """DDIM's step: the noise in x goes on to the next level as it is."""
+    times, sigma = jnp.full(x.shape[0], row.t, x.dtype), jnp.sqrt(row.variance)
+    guidance = None
+    if isinstance(score_fn, ScoreAndVariance):
+        score, guidance = score_fn.both(x, times)[0], score_fn.guidance
+    else:
+        score = score_fn(x, times)
+    x0 = _estimate(x, score, row, clip)
+    z = (x - row.alpha * x0) / sigma
+    if guidance is not None:
+        z -= sigma * guidance(x, times)
+        x0 = (x - sigma * z) / row.alpha
+    return row.below * x0 + jnp.sqrt(row.left) * z
+
+
+def _estimate(x: Images, score: Images, row: Steps, clip: bool) -> Images:
+    """E[x_0 | x], clipped to [-1, 1] or not."""
+    x0 = (x + row.variance * score) / row.alpha
+    return jnp.clip(x0, -1.0, 1.0) if clip else x0
 
 
 def levels(count: int, num_steps: int, strided: bool = False) -> np.ndarray:
