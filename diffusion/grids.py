@@ -232,7 +232,8 @@ def rounded_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> np.ndarray:
     if not discrete or not isinstance(sde, VESDE | VariancePreservingSDE):
         return noise
     table = discrete_noise(sde)
-    return table[np.argmin(np.abs(table - noise[:, None]), axis=1)]
+    nearest: np.ndarray = table[np.argmin(np.abs(table - noise[:, None]), axis=1)]
+    return nearest
 
 
 def levels_of_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> Levels:

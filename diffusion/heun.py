@@ -156,7 +156,8 @@ def raised_levels(
     if churn < 0.0:
         raise ValueError(f"churn must be at least 0, not {churn}")
     inside = (levels >= churn_min) & (levels <= churn_max)
-    return levels * (1.0 + min(churn / len(levels), np.sqrt(2.0) - 1.0) * inside)
+    raised: np.ndarray = levels * (1.0 + min(churn / len(levels), np.sqrt(2.0) - 1.0) * inside)
+    return raised
 
 
 def heun(
@@ -220,9 +221,10 @@ def heun(
     def images(y: Images) -> Images:
         return unit * y + centre
 
-    def predicted_noise(y: Images, at: tuple[Array, Array, Array]) -> Images:
+    def predicted_noise(y: Images, at: Array) -> Images:
         t, alpha, sigma = at
-        return -sigma * score_fn(alpha * images(y), jnp.full(y.shape[0], t))
+        prediction: Images = -sigma * score_fn(alpha * images(y), jnp.full(y.shape[0], t))
+        return prediction
 
     def raise_level(y: Images, std: Array, draw: Array) -> Images:
         return y + std * noise(draw) if churn > 0.0 else y

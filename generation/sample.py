@@ -131,5 +131,6 @@ def save_batch(
         kind.save_pictures(folder, kind.overview, batch)
     kind.save_each(folder, indices, batch["image"])
     with files.whole(folder / f"shard_{indices[0]:06d}.npz") as path:
-        labels = {"label": batch["label"]} if "label" in batch else {}
-        np.savez(path, image=batch["image"], index=indices, nfe=batch["nfe"], **labels)
+        arrays: dict[str, Any] = {"image": batch["image"], "index": indices, "nfe": batch["nfe"]}
+        arrays |= {"label": batch["label"]} if "label" in batch else {}
+        np.savez(path, **arrays)
