@@ -223,8 +223,8 @@ def heun(
 
     def predicted_noise(y: Images, at: Array) -> Images:
         t, alpha, sigma = at
-        predicted: Images = -sigma * score_fn(alpha * images(y), jnp.full(y.shape[0], t))
-        return predicted
+        prediction: Images = -sigma * score_fn(alpha * images(y), jnp.full(y.shape[0], t))
+        return prediction
 
     def raise_level(y: Images, std: Array, draw: Array) -> Images:
         return y + std * noise(draw) if churn > 0.0 else y

@@ -132,5 +132,5 @@ def save_batch(
     kind.save_each(folder, indices, batch["image"])
     with files.whole(folder / f"shard_{indices[0]:06d}.npz") as path:
         arrays: dict[str, Any] = {"image": batch["image"], "index": indices, "nfe": batch["nfe"]}
-        arrays |= {name: batch[name] for name in ("label",) if name in batch}
+        arrays |= {"label": batch["label"]} if "label" in batch else {}
         np.savez(path, **arrays)

@@ -197,19 +197,16 @@ def params(
       ValueError: tensors that are not the network's, or a table of noise levels that is not
         iDDPM's. Errors say `what` it is.
     """
-    kinds = {"SongUNet": NCSNpp, "DhariwalUNet": ADM}
-    if not isinstance(module, kinds.get(network.architecture, ())):
-        raise ValueError(f"{what} is of no {type(module).__name__}")
     _check_table(network, what)
     tensors = {
         name.removeprefix("model."): array
         for name, array in network.tensors.items()
         if not (network.preconditioning == "iDDPMPrecond" and name == TABLE)
     }
-    if isinstance(module, ADM):
+    if isinstance(module, ADM) and network.architecture == "DhariwalUNet":
         return adm.params(tensors, module, image_shape)
-    if not isinstance(module, NCSNpp):
-        raise ValueError(f"a network of EDM is no {type(module).__name__}")
+    if not isinstance(module, NCSNpp) or network.architecture != "SongUNet":
+        raise ValueError(f"{what} is of no {type(module).__name__}")
     scale = PRECONDITIONINGS[network.preconditioning].log_scale
     return song_unet.params(tensors, module, image_shape, scale)
 
