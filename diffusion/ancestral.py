@@ -143,12 +143,13 @@ def transition(
     guidance = None
     if variance == "learned" and isinstance(score_fn, ScoreAndVariance):
         score, share = score_fn.both(x, times)
-        log_variance = row.log_small + 0.5 * (share + 1.0) * (row.log_large - row.log_small)
+        small, large = jnp.asarray(row.log_small), jnp.asarray(row.log_large)
+        log_variance = small + 0.5 * (share + 1.0) * (large - small)
         guidance = score_fn.guidance
     else:
         score = score_fn(x, times)
         log_variance = jnp.asarray(row.log_large if variance == "large" else row.log_small)
-    mean = row.of_x0 * _estimate(x, score, row, clip) + row.of_x * x
+    mean = jnp.asarray(row.of_x0 * _estimate(x, score, row, clip) + row.of_x * x)
     if guidance is not None:
         mean += jnp.exp(log_variance) * guidance(x, times)
     return mean, log_variance
@@ -167,7 +168,7 @@ def without_noise(score_fn: ScoreFn, x: Images, row: Steps, clip: bool) -> Image
     if guidance is not None:
         z -= sigma * guidance(x, times)
         x0 = (x - sigma * z) / row.alpha
-    return row.below * x0 + jnp.sqrt(row.left) * z
+    return jnp.asarray(row.below * x0 + jnp.sqrt(row.left) * z)
 
 
 def _estimate(x: Images, score: Images, row: Steps, clip: bool) -> Images:
