@@ -65,7 +65,7 @@ flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/na
 flags.DEFINE_string(
     "target", None, "Of --mode=export: a folder, .safetensors, .pth, hf:owner/name."
 )
-flags.DEFINE_string("topology", None, "Chips for --mode=plan: v5e:4x4, v4:2x2x2, h100:8, ...")
+flags.DEFINE_string("topology", None, "Chips of --mode=plan, such as v5e:4x4, v4:2x2x2 or h100:8.")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 flags.DEFINE_bool(
     "distributed",

@@ -100,6 +100,7 @@ def lines(name: str, folder: pathlib.Path) -> dict[str, Any]:
     batch = config.training.batch_size
 
     def make() -> dict[str, Any]:
+        print(f"tracing {name} ...", file=sys.stderr, flush=True)
         counts = (max(batch // MOST_CHIPS, 1), batch)
         steps = {images: programs.training(config, images, 1) for images in counts}
         return {str(images): told(step) for images, step in steps.items()}

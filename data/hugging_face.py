@@ -62,7 +62,7 @@ class HuggingFace(Pictures):
             import datasets
         except ImportError as error:
             raise ValueError(
-                f"data set {self.title} needs the library datasets: pip install 'score-sde[hf]'"
+                f"data set {self.title} needs the library datasets: pip install -e '.[hf]'"
             ) from error
         folder = expanded(request.detail, "data.dataset=hf:<folder>, folder")
         name, _, config = request.detail.partition(":")

@@ -20,7 +20,7 @@
 set -uo pipefail
 cd "${SLURM_SUBMIT_DIR:?start it with sbatch}" || exit 1
 
-srun --kill-on-bad-exit=1 .venv/bin/python main.py --mode=train --distributed "$@"
+srun --kill-on-bad-exit=1 --cpus-per-task="${SLURM_CPUS_PER_TASK:-32}" .venv/bin/python main.py --mode=train --distributed "$@"
 code=$?
 if [ "$code" -eq 143 ]; then # it was asked to stop, and has saved
     scontrol requeue "$SLURM_JOB_ID"

@@ -44,6 +44,8 @@ def plan(
       ValueError: a config that cannot be served, an unknown topology, a batch that its chips cannot
         share.
     """
+    if workdir is not None and workdir.exists() and not workdir.is_dir():
+        raise ValueError(f"--workdir={workdir} is no folder")
     path = None if workdir is None else workdir / FILE
     plans = files.read_json(path, "remove it") if path and path.exists() else {}
     result = make(config, topology, compile, say=functools.partial(print, flush=True))

@@ -19,6 +19,7 @@ VALID = (
     "or a100:N, h100:N, h200:N (1, 2, 4 or a multiple of 8 GPUs)"
 )
 MACHINE = 8  # GPUs of one machine
+MOST_CHIPS = 8960  # of any slice: one of v5p
 # What libtpu would otherwise look for, wait for or complain of where no TPU is; and several plans,
 # which touch no device, may be made at a time.
 WITHOUT_TPU = {
@@ -73,9 +74,10 @@ def parse(name: str) -> Topology:
     count = math.prod(sides)
     if chip.sides:
         whole = count == 1 or all(side % 2 == 0 for side in sides[:2])
-        valid = len(sides) == chip.sides and whole
+        valid = len(sides) == chip.sides and whole and count <= MOST_CHIPS
     else:
         valid = len(sides) == 1 and (count in (1, 2, 4) or count % MACHINE == 0)
+        valid = valid and count <= MOST_CHIPS
     if not valid:
         raise ValueError(f"--topology={name}: there is no such slice; it must be one of {VALID}")
     return Topology(name.lower(), chip, sides)

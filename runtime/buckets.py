@@ -258,7 +258,7 @@ def located(url: str, what: str) -> BucketPath:
     try:
         _filesystem(scheme)
     except ImportError as error:
-        extra = f"pip install 'score-sde[{EXTRAS[scheme]}]'"
+        extra = f"pip install -e '.[{EXTRAS[scheme]}]'"
         reason = errors.one_line(error, limit=200)
         raise ValueError(
             f"{what}={url}: the library for {scheme}:// is not here ({reason}): {extra}"

@@ -99,6 +99,9 @@ def _leave(error: BaseException, mode: str | None) -> NoReturn:
     print(line, file=sys.stderr)
     _flush()
     cluster.leave(0 if together else code, line)
+    if stop.without_finalizers():
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)
 
 

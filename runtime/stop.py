@@ -36,6 +36,7 @@ class _State:
     received: int | None = None  # the first signal
     raised = False  # it raised `Stopped` where nobody was listening
     compiling = False  # it would wait for XLA, and there is nothing to keep
+    program = False  # the process is this program's alone
 
 
 class Stopped(SystemExit):
@@ -120,6 +121,12 @@ def interrupted() -> bool:
     return _State.raised
 
 
+def without_finalizers() -> bool:
+    """True if this program is the whole process, and was interrupted somewhere: Python's own end
+    waits for what libraries compile, and they crash in it."""
+    return _State.program and _State.raised
+
+
 def check(line: str) -> None:
     """Stops with this line if a signal was received that nobody else is listening to."""
     if requested() and not _State.listeners:
@@ -140,7 +147,9 @@ def end_at_once(number: int, frame: Any = None) -> None:
 
 
 def end_imports() -> None:
-    """Lets a signal end the process at once, as long as it has only begun to import."""
+    """Lets a signal end the process at once, as long as it has only begun to import; of a process
+    that is this program alone."""
+    _State.program = True
     for number in SIGNALS:
         signal.signal(number, end_at_once)
 

@@ -9,6 +9,7 @@ import sqlite3
 import numpy as np
 import pytest
 
+from tests import tiny
 from tests.test_figures import images
 from training import loggers, metric_log
 
@@ -115,3 +116,14 @@ def test_weights_and_biases_writes_offline_under_one_name(tmp_path, monkeypatch)
     assert len(offline) == 2
     assert {path.name.rpartition("-")[2] for path in offline} == {name}
     assert all(list(path.glob("files/media/images/*.png")) for path in offline)
+
+
+def test_an_unknown_name_is_refused_before_anything_is_built(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    names = "--config.training.loggers=('tensorbord',)"
+    code, lines = tiny.run(capsys, *tiny.arguments(tmp_path / "run", "train", names))
+    assert (code, len(lines)) == (1, 1)
+    assert "training.loggers" in lines[0]
+    assert "tensorboard" in lines[0]
+    assert not list((tmp_path / "run").glob("*")), "nothing was written"

@@ -52,6 +52,7 @@ def test_a_topology_is_a_chip_and_how_many_there_are(name: str, chip: str, count
     "name",
     [
         *("", "v5e", "v5e:", "v5e:4", "v5e:3x3", "v5e:4x4x4", "v4:4x4", "v7:2x2", "h100", "h100:3"),
+        *("v5e:1000x1000", "h100:80000"),
         *("h100:2x4", "h100:0", "h100:12", "gpu:8", "v5e:4x-4", "v5e:04x4", "v5e:4x4 ", "h100:8x"),
     ],
 )
@@ -198,6 +199,13 @@ def test_the_step_of_each_chip_lowers_for_tpus_and_gpus() -> None:
     assert state == step.arguments[0]
     flops = [costs.Work(step, 4, platform).flops for platform in ("tpu", "cuda")]
     assert flops[0] == flops[1] > 1e4
+
+
+def test_a_workdir_that_is_a_file_is_refused_before_any_work(tmp_path: pathlib.Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(ValueError, match=r"--workdir=.*file is no folder"):
+        plan.plan(configs.load("quickstart"), "v5e:2x2", tmp_path / "file", compile=False)
+    assert (tmp_path / "file").read_text() == "mine"
 
 
 def test_a_plan_has_memory_times_and_advice(

@@ -185,6 +185,12 @@ def opened(
     return [make(workdir, start, config) for make in makers.values()]
 
 
+def check(names: Sequence[str]) -> None:
+    """Raises ValueError for a name that is no logger's."""
+    for name in names:
+        lookup(LOGGERS, name, "training.loggers")
+
+
 def library(name: str, extra: str) -> Any:
     """A module of an optional library.
 
@@ -195,7 +201,7 @@ def library(name: str, extra: str) -> Any:
         return importlib.import_module(name)
     except ImportError as error:
         raise ValueError(
-            f"training.loggers: {extra} is not installed: pip install 'score-sde[{extra}]'"
+            f"training.loggers: {extra} is not installed: pip install -e '.[{extra}]'"
         ) from error
 
 
