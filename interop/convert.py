@@ -18,7 +18,7 @@ import models
 import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
-from interop import edm, hub, sources
+from interop import cards, edm, hub, sources
 from interop.exports import export_weights as export_weights
 from interop.exports import left_out as left_out
 from interop.exports import prediction as prediction
@@ -192,11 +192,7 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
     """
     if isinstance(opened, Described):
         values = opened.config_values(None)
-        fitting = [
-            name
-            for name, c in stored.shipped().items()
-            if models.has_score(c) and not differences(c, values)
-        ]
+        fitting = described_by(values)
         if not fitting:
             origin = opened.described_in
             if "training.sde" not in values:
@@ -213,6 +209,16 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
             f"{opened.path} fits the network of several configs; choose one with --config: {names}"
         )
     return stored.load(fitting[0]), f"configs/{fitting[0]}.py, the only one that fits"
+
+
+def described_by(values: dict[str, Any]) -> list[str]:
+    """Names of the configs in configs/ that have these values; of several, the one of which numbers
+    are published, if there is one."""
+    shipped = stored.shipped().items()
+    fitting = [n for n, c in shipped if models.has_score(c) and not differences(c, values)]
+    numbered = {card.config for card in cards.cards().values() if card.evaluations}
+    of_numbers = [name for name in fitting if name in numbered]
+    return of_numbers if len(of_numbers) == 1 else fitting
 
 
 def fitting_configs(opened: Undescribed) -> list[str]:

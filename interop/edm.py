@@ -320,6 +320,7 @@ def _dhariwal_unet(inner: Mapping[str, Any], kind: Preconditioning) -> Values:
     return {
         **_sizes(inner),
         "model.name": "adm",
+        "model.learned_variance": False,
         "model.embedding_type": kind.embedding,
         "model.head_channels": 64,
     }

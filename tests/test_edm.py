@@ -16,7 +16,6 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-import configs
 import models
 import sde_lib
 from diffusion import grids
@@ -182,20 +181,13 @@ FITTING = {  # AFHQv2's network is FFHQ's
 def test_the_config_of_a_published_file_is_found(name: str) -> None:
     network = edm_cases.network_of(architectures()[name]["config"], {})
     values = edm.config_values(network, name)
-    fitting = [
-        config
-        for config, shipped in configs.shipped().items()
-        if not convert.differences(shipped, values)
-        and not config.startswith("emoji/")  # whose network is that of CIFAR-10
-    ]
-    assert fitting == ([FITTING[name]] if name in FITTING else [])
+    assert convert.described_by(values) == ([FITTING[name]] if name in FITTING else [])
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("path", by_stem(PICKLES))
 def test_weights_of_score_sde_agree_by_both_of_their_names(path: pathlib.Path) -> None:
-    (table,) = golden_cases.files("edm", "score_sde_names.json.gz")
-    names = json.loads(gzip.decompress(table.read_bytes()))
+    names = golden_cases.table("edm/score_sde_names")
     stem = path.stem.removesuffix("_old")
     if stem not in names:
         pytest.skip("a network that score_sde does not have")

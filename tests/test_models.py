@@ -345,7 +345,7 @@ def config(**model: Any) -> ml_collections.ConfigDict:
         ("progressive", "input_skip", "none, output_skip, residual"),
         ("progressive_input", "output_skip", "input_skip, none, residual"),
         ("progressive_combine", "mean", "cat, sum"),
-        ("embedding_type", "learnt", "fourier, positional"),
+        ("embedding_type", "learnt", "fourier, log_positional, positional"),
     ],
 )
 def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, known: str) -> None:
@@ -356,7 +356,7 @@ def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, k
 @pytest.mark.parametrize(
     ("key", "value", "known"),
     [
-        ("name", "unet", "ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
+        ("name", "unet", "adm, ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
         ("dtype", "float16", "bfloat16, float32"),
     ],
 )

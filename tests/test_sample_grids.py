@@ -199,7 +199,6 @@ def test_large_images_are_made_smaller_for_the_strip() -> None:
     "changes",
     [
         {"training__objective": "classifier", "classifier__num_classes": 10},
-        {"model__num_labels": 10},
         {"training__snapshot_sampling": False},
         {"training__continuous": False, "sampling__method": "ode"},
     ],
