@@ -57,6 +57,7 @@ class Card:
       name: "edm/cifar10-cond-vp".
       address: of the file, of the folder that it is in, or "hf:owner/name".
       file: its name, where the address does not end with it; "": any, the only one of the folder.
+      hint: which file of a folder it is, in words, where its name is not known.
       sha256: in hexadecimal digits; "": not published.
       licence: of the weights, by its SPDX name or in words; "": not stated.
       config: in configs/, without ".py".
@@ -67,6 +68,7 @@ class Card:
     address: str
     config: str
     file: str = ""
+    hint: str = ""
     sha256: str = ""
     licence: str = ""
     evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)

@@ -56,9 +56,10 @@ def local(source: str) -> pathlib.Path:
     card = cards.find(source)
     if card is not None:
         place = folder() / card.name
-        return _fetched(card.address, place, card.file, card.sha256, f"--source={source}")
+        return _fetched(card, place, f"--source={source}")
     if source.startswith(HUB) or source.startswith(("https://", "http://")):
-        return _fetched(source, _place(source), "", "", f"--source={source}")
+        nobodys = cards.Card(source, source, config="")
+        return _fetched(nobodys, _place(source), f"--source={source}")
     files.refuse_url(source, "--source", "copy the weights here")
     path = pathlib.Path(source)
     if not path.exists():
@@ -77,8 +78,9 @@ def _place(address: str) -> pathlib.Path:
     return folder() / "https" / digest
 
 
-def _fetched(address: str, place: pathlib.Path, name: str, sha256: str, what: str) -> pathlib.Path:
-    """What is at `address`, in the folder `place`, fetched only if it is not there."""
+def _fetched(card: cards.Card, place: pathlib.Path, what: str) -> pathlib.Path:
+    """What a card is of, in the folder `place`, fetched only if it is not there."""
+    address, name, sha256 = card.address, card.file, card.sha256
     if address.startswith(HUB):
         return _repository(address, place, what)
     name = name or pathlib.PurePosixPath(urllib.parse.urlsplit(address).path).name
@@ -87,8 +89,8 @@ def _fetched(address: str, place: pathlib.Path, name: str, sha256: str, what: st
         there = [path for path in place.glob(name or "*") if path.is_file()]
         if len(there) != 1:
             raise FileNotFoundError(
-                f"{what}: {by_hand}; open {address}, fetch {name or 'its file of weights'}, put it "
-                f"into {place} and repeat the command"
+                f"{what}: {by_hand}; open {address}, fetch {name or card.hint or 'its file'}, put "
+                f"it into {place} and repeat the command"
             )
         target = there[0]
     else:

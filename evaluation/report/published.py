@@ -101,9 +101,12 @@ def identify(config: Any) -> NearestConfig | None:
 
 
 def of_config(name: str) -> Evaluations:
-    """What the first card of a config has of published numbers."""
-    those = (card.evaluations for card in cards.cards().values() if card.config == name)
-    return next(those, {})
+    """What the cards of a config have of published numbers, the first of each kind."""
+    merged: dict[str, cards.Evaluation] = {}
+    for card in cards.cards().values():
+        if card.config == name:
+            merged = {**card.evaluations, **merged}
+    return merged
 
 
 def compare(
