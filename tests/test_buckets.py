@@ -132,7 +132,10 @@ def test_a_path_in_a_bucket_is_no_local_path_to_anybody(use: Any) -> None:
         ("ftp://host/run", r"ftp:// is not read; a folder, or a bucket of gs://, s3://"),
         ("gs://", r"names no bucket: gs://<bucket>/<folder>"),
         ("file://host/run", r"it names another machine; file:///folder does not"),
-        ("s3://bucket/run", r"the library for s3:// is not here \(Install s3fs\): pip install 's"),
+        (
+            "s3://bucket/run",
+            r"the library for s3:// is not here \(Install s3fs\): pip install -e '",
+        ),
     ],
 )
 def test_what_is_no_bucket_is_refused_in_one_line(
@@ -281,7 +284,8 @@ def test_checkpoints_are_those_of_a_disk(folder: pathlib.Path, tmp_path: pathlib
 
 
 def test_a_step_that_was_not_finished_is_none(memory: pathlib.Path) -> None:
-    Checkpoints(memory).save(1, STATE)
+    (first := Checkpoints(memory)).save(1, STATE)
+    first.wait()
     (run := Checkpoints(memory)).save(2, STATE)
     run.wait()
     (memory / "2" / "checksums" / "metadata").unlink()

@@ -52,8 +52,9 @@ def test_slurm_starts_a_process_on_each_machine_and_goes_on_when_it_was_stopped(
     assert process.returncode == code
     lines = process.stdout.splitlines()
     assert ("scontrol requeue 77" in lines) == requeued
-    assert lines[:3] == ["--kill-on-bad-exit=1", ".venv/bin/python", "main.py"]
-    command = lines[3:-1] if requeued else lines[3:]
+    options = ["--kill-on-bad-exit=1", "--cpus-per-task=32"]
+    assert lines[:4] == [*options, ".venv/bin/python", "main.py"]
+    command = lines[4:-1] if requeued else lines[4:]
     assert command == ["--mode=train", "--distributed", *ARGUMENTS]
     check_flags(command)
 
