@@ -34,6 +34,7 @@ import jax
 import ml_collections
 
 import configs
+from configs import table as pages
 from planning import costs, plan, programs, roofline, topology
 from planning.programs import Program
 from runtime import figures, files
@@ -41,7 +42,6 @@ from runtime import figures, files
 TOPOLOGIES = ["v5e:4x4", "v4:2x2x2", "h100:8", "h100:1"]
 COMPILED = {"tpu": "v5e:1x1", "cuda": "h100:1"}  # where the ratios are measured
 BEGIN = "<!-- Made by `python benchmarks/plans.py --compile --page docs/pods.md`. -->"
-END = "<!-- The end of what is made. -->"
 MOST_CHIPS = 16
 LOWEST_EFFORT = -1.0
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max", "ema_rate", "num_scales")
@@ -220,12 +220,6 @@ def cell(row: list[str]) -> str:
     return f"{lacks}{milliseconds} ms, {days} days, {needed} GB"
 
 
-def updated(page: str, table: str) -> str:
-    """The page with the table between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table}\n\n{END}{rest.partition(END)[2]}"
-
-
 def run() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--folder", type=pathlib.Path, default=pathlib.Path("runs/plans"))
@@ -245,7 +239,7 @@ def run() -> None:
     print("\n" + figures.table(rows, header))
     if options.page:
         page = options.page.read_text()
-        options.page.write_text(updated(page, wide(rows, options.topology)))
+        options.page.write_text(pages.replaced(page, BEGIN, wide(rows, options.topology)))
 
 
 if __name__ == "__main__":

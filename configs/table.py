@@ -34,15 +34,20 @@ def _rows(fields: Mapping[str, schema.Field], prefix: str = "") -> str:
 
 
 def updated(page: str) -> str:
-    """The page with the table between its markers.
+    """The page with the table between its markers."""
+    return replaced(page, BEGIN, table())
+
+
+def replaced(page: str, begin: str, content: str) -> str:
+    """The page with this content between the line `begin` and the next line `END`.
 
     Raises:
       ValueError: a marker is missing.
     """
-    if BEGIN not in page or END not in page.partition(BEGIN)[2]:
-        raise ValueError(f"the page lacks a line {BEGIN} and after it a line {END}")
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
+    before, _, rest = page.partition(begin)
+    if begin not in page or END not in rest:
+        raise ValueError(f"the page lacks a line {begin} and after it a line {END}")
+    return f"{before}{begin}\n\n{content}\n\n{END}{rest.partition(END)[2]}"
 
 
 def main(arguments: list[str]) -> None:

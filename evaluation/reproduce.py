@@ -62,7 +62,7 @@ def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib
     path = hub.local(source)
     if devices.is_primary():
         convert.import_weights(config, path, workdir)
-        digest = sources.sha256(sources.open_source(path).path)
+        digest = files.sha256(sources.open_source(path).path)
         files.write_json(
             origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
         )

@@ -20,9 +20,10 @@ from typing import Any
 
 import yaml
 
+from configs import table as pages
+
 FILE = pathlib.Path(__file__).with_name("cards.yaml")
 BEGIN = "<!-- Made by `python -m interop.cards docs/weights.md` from interop/cards.yaml. -->"
-END = "<!-- The end of what is made. -->"
 UNITS = {"fid": "FID", "inception_score": "IS", "bits_per_dim": "bits/dim"}
 BY_HAND = {  # addresses that no program may fetch from, and why
     "https://drive.google.com/": "a folder of Google Drive has to be opened in a browser",
@@ -171,14 +172,17 @@ def completed(argv: Sequence[str], root: pathlib.Path) -> list[str]:
       root: the folder that configs/ is in.
     """
     given = _flags(argv)
-    card = find(given.get("source", ""))
     reproduces = given.get("mode") == "reproduce"
-    if reproduces and card is None and "source" in given and "config" not in given:
+    wants = reproduces or given.get("mode") == "import"
+    if not wants or "source" not in given or "config" in given:
+        return list(argv)
+    card = find(given["source"])
+    if card is None and reproduces:
         raise ValueError(
             f"--source={given['source']} is no card{nearest(given['source'])}; docs/weights.md "
             "lists them, and other weights need --config"
         )
-    if card is None or "config" in given or not (reproduces or given.get("mode") == "import"):
+    if card is None:
         return list(argv)
     more = [f"--config={root / 'configs' / card.config}.py"]
     if reproduces:
@@ -223,8 +227,7 @@ def _page(address: str) -> str:
 
 def updated(page: str) -> str:
     """The page with the table between its markers."""
-    before, _, rest = page.partition(BEGIN)
-    return f"{before}{BEGIN}\n\n{table()}\n\n{END}{rest.partition(END)[2]}"
+    return pages.replaced(page, BEGIN, table())
 
 
 if __name__ == "__main__":

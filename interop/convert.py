@@ -139,7 +139,7 @@ def summary(
     what = prediction(config) if models.has_score(config) else "classes, of noisy images"
     return [
         ("source", f"{opened.path} ({opened.format})"),
-        ("SHA-256", sources.sha256(opened.path)),
+        ("SHA-256", files.sha256(opened.path)),
         ("tensors read", f"{opened.num_tensors}{types}"),
         ("parameters", f"{count:,}"),
         ("weights", ema),

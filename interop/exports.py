@@ -37,7 +37,6 @@ from interop import (
     pipelines,
     pth_writer,
     schedulers,
-    sources,
 )
 from runtime import experiment, figures, files
 from runtime.arrays import unflatten
@@ -101,7 +100,7 @@ def export_files(
         ("tensors written", str(len(written.tensors))),
         *written.rows,
         ("parameters", f"{count:,}"),
-        ("SHA-256", sources.sha256(written.weights)),
+        ("SHA-256", files.sha256(written.weights)),
     ]
     print(figures.table(rows))
     print(f"{written.what} is in {target}")

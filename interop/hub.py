@@ -114,21 +114,32 @@ def check(path: pathlib.Path, sha256: str) -> None:
     """
     if not sha256:
         return
-    status = path.stat()
-    facts = f"{sha256} {status.st_size} {status.st_mtime_ns}\n"
-    note = path.with_name(f"{path.name}.verified")
-    if note.is_file() and note.read_text() == facts:
+    note = _note_of(path)
+    if note.is_file() and note.read_text() == _facts(path, sha256):
         return
-    found = _sha256(path)
+    found = files.sha256(path)
     if found != sha256:
         raise ValueError(
             f"{path} is not the published file: its SHA-256 is {found}, not {sha256}; remove it "
             "and fetch it again"
         )
-    try:
-        files.write_text(note, facts)
-    except OSError:  # a folder that can only be read: it is asked again
-        return
+    _note(path, sha256)
+
+
+def _note(path: pathlib.Path, sha256: str) -> None:
+    """Notes beside a file that this is its SHA-256."""
+    with contextlib.suppress(OSError):  # a folder that can only be read: it is asked again
+        files.write_text(_note_of(path), _facts(path, sha256))
+
+
+def _note_of(path: pathlib.Path) -> pathlib.Path:
+    return path.with_name(f"{path.name}.verified")
+
+
+def _facts(path: pathlib.Path, sha256: str) -> str:
+    """What a note says: it is of no file of another size or time of change."""
+    status = path.stat()
+    return f"{sha256} {status.st_size} {status.st_mtime_ns}\n"
 
 
 def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
@@ -161,7 +172,7 @@ def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
                     raise
         file.flush()
         os.fsync(file.fileno())
-        if sha256 and (found := _sha256(part)) != sha256:
+        if sha256 and (found := files.sha256(part)) != sha256:
             part.unlink()
             _mark(part).unlink(missing_ok=True)
             raise ValueError(
@@ -169,6 +180,8 @@ def download(address: str, target: pathlib.Path, sha256: str = "") -> None:
             )
         part.replace(target)
         _mark(part).unlink(missing_ok=True)
+        if sha256:
+            _note(target, sha256)
 
 
 @contextlib.contextmanager
@@ -278,11 +291,6 @@ def reason(error: BaseException) -> str:
     if isinstance(error, requests.ConnectionError) and "broke off" not in str(error):
         return "no connection"
     return errors.one_line(error, limit=120)
-
-
-def _sha256(path: pathlib.Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def push(folder: pathlib.Path, target: str) -> str:

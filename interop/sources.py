@@ -7,7 +7,6 @@ source.weights(module, image_shape)       # in our parameter tree
 
 from __future__ import annotations
 
-import hashlib
 import os
 import pathlib
 from collections.abc import Mapping
@@ -340,12 +339,6 @@ def open_source(path: str | os.PathLike[str]) -> Opened:
             f"the names of an official network ({', '.join(state_dicts.OFFICIAL)}) in it"
         )
     return PytorchFile(path, tensors, "official PyTorch names in safetensors")
-
-
-def sha256(path: pathlib.Path) -> str:
-    """The file's SHA-256, in hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _check_sigmas(path: pathlib.Path, sigmas: np.ndarray | None, module: nn.Module) -> None:

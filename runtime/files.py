@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import hashlib
 import json
 import os
 import pathlib
@@ -55,6 +56,12 @@ def refuse_url(text: str | os.PathLike[str] | None, what: str, advice: str) -> N
     """Raises ValueError if a place that has to be on this machine's disk is a URL."""
     if text is not None and buckets.is_url(str(text)):
         raise ValueError(f"{what}={text}: a path on this machine is needed; {advice}")
+
+
+def sha256(path: pathlib.Path) -> str:
+    """The file's SHA-256, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 @contextlib.contextmanager

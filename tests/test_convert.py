@@ -21,7 +21,7 @@ from ml_collections import ConfigDict
 import configs
 import models
 from interop import convert, diffusers, diffusers_config, official, sources, traits
-from runtime import ema, experiment
+from runtime import ema, experiment, files
 from runtime.arrays import unflatten
 from runtime.checkpoints import Checkpoints
 from runtime.workdir import open_run
@@ -252,7 +252,7 @@ def test_the_table_says_what_was_read(
     tensors = 1 + 4 * len(jax.tree.leaves(state.params))  # the sigmas, and each tensor four times
     for row in (
         r"source .*official\.pth \(official PyTorch checkpoint\)",
-        rf"SHA-256 +{sources.sha256(source)}",
+        rf"SHA-256 +{files.sha256(source)}",
         rf"tensors read +{tensors}",
         rf"parameters +{count:,}",
         r"weights +EMA, rate 0\.999",
