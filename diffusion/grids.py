@@ -232,8 +232,14 @@ def rounded_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> np.ndarray:
     if not discrete or not isinstance(sde, VESDE | VariancePreservingSDE):
         return noise
     table = discrete_noise(sde)
-    nearest: np.ndarray = table[np.argmin(np.abs(table - noise[:, None]), axis=1)]
+    nearest: np.ndarray = table[_nearest(table, noise)]
     return nearest
+
+
+def _nearest(table: np.ndarray, noise: np.ndarray) -> np.ndarray:
+    """The number in `table` of the level nearest to each of `noise`."""
+    numbers: np.ndarray = np.argmin(np.abs(table - noise[:, None]), axis=1)
+    return numbers
 
 
 def levels_of_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> Levels:
@@ -245,7 +251,7 @@ def levels_of_noise(sde: SDE, noise: np.ndarray, discrete: bool) -> Levels:
     if not discrete or not isinstance(sde, VESDE | VariancePreservingSDE):
         return levels(sde, times_of(sde, -np.log(noise)))
     table = discrete_noise(sde)
-    index = np.argmin(np.abs(table - noise[:, None]), axis=1)
+    index = _nearest(table, noise)
     alpha, own = np.ones_like(noise), np.ones_like(noise)
     if isinstance(sde, VariancePreservingSDE):
         alpha, own = 1.0 / np.sqrt(1.0 + noise**2), 1.0 / np.sqrt(1.0 + table[index] ** 2)

@@ -19,10 +19,7 @@ import sde_lib
 from configs import defaults, schema, stored
 from configs.attention import heights
 from interop import cards, edm, hub, sources
-from interop.exports import export_weights as export_weights
-from interop.exports import left_out as left_out
-from interop.exports import prediction as prediction
-from interop.exports import usual_prediction
+from interop.exports import prediction, usual_prediction
 from interop.flax_parameters import FlaxParameters
 from interop.guided_diffusion import GuidedDiffusionFile
 from interop.weights import Weights

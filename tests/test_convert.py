@@ -20,7 +20,7 @@ from ml_collections import ConfigDict
 
 import configs
 import models
-from interop import convert, diffusers, diffusers_config, official, sources, traits
+from interop import convert, diffusers, diffusers_config, exports, official, sources, traits
 from runtime import ema, experiment, files
 from runtime.arrays import unflatten
 from runtime.checkpoints import Checkpoints
@@ -99,7 +99,7 @@ def test_diffusers_folders_give_their_outputs(folder: pathlib.Path, tmp_path: pa
         params = restored(config, tmp_path, which)
         found = outputs(config, params, expected["x"], expected["labels"])
         assert_close(found, expected["out"])
-    convert.export_weights(config, tmp_path, tmp_path / "out")
+    exports.export_weights(config, tmp_path, tmp_path / "out")
     again, stored = diffusers.read(tmp_path / "out").tensors, diffusers.read(folder).tensors
     assert again.keys() == stored.keys()
     for name, tensor in stored.items():
@@ -677,7 +677,7 @@ def test_export_refuses_what_the_format_cannot_hold(
 def test_a_usual_prediction_is_named_whatever_the_case_of_the_sde() -> None:
     for sde, usual in (("VPSDE", "noise"), ("vesde", "score")):
         config = tiny.config(training__sde=sde)
-        assert convert.prediction(config) == usual
-        assert f"({sde}, model.* of it), the prediction ({usual})" in convert.left_out(config)
+        assert exports.prediction(config) == usual
+        assert f"({sde}, model.* of it), the prediction ({usual})" in exports.left_out(config)
         values = {"training.sde": sde.lower(), "data.image_size": 8, "model.ch_mult": (1,)}
         assert not convert.differences(config, {**values, "model.attn_resolutions": ()})
