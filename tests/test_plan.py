@@ -77,7 +77,8 @@ KERNELS = """HloModule jit_f, is_scheduled=true
 %fused (param_0: f32[1000], param_1: f32[10]) -> f32[10] {
   %param_0 = f32[1000]{0} parameter(0)
   %param_1 = f32[10]{0} parameter(1)
-  %part = f32[10]{0} slice(%param_0), slice={[20:30]}
+  %half = f32[1000]{0} negate(%param_0)
+  %part = f32[10]{0} slice(%half), slice={[20:30]}
   ROOT %add = f32[10]{0} add(%part, %param_1)
 }
 
@@ -101,7 +102,8 @@ ENTRY %main (a: f32[1000], b: f32[10]) -> (f32[10], bf16[2,4]) {
 
 
 def test_the_traffic_of_kernels_is_what_they_read_and_write() -> None:
-    """A slice reads what it gives; calls, tuples and fused instructions move nothing themselves."""
+    """A slice reads what it gives, even of a function of its operand; calls, tuples and fused
+    instructions move nothing themselves."""
     fusion = 40 + (40 + 40)
     double = 40 + 2 * 40
     convolution = 16 + 16 + 40
