@@ -1,7 +1,8 @@
 """A training step beside the official network's, compiled for chips that are not here.
 
     python benchmarks/compiled.py --peer=PATH [--config=vp/cifar10_ddpmpp_continuous]
-        [--blocks=N] [--levels=N] [--topology v5e:1x1 h100:1] [--folder=runs/compiled] [--contender ours ...]
+        [--blocks=N] [--levels=N] [--topology v5e:1x1 h100:1] [--folder=runs/compiled]
+        [--contender ours ...]
 
 PATH is a checkout of the official JAX code; both steps are those of one chip with the whole batch,
 through the same compiler with the same options (extras plan-tpu, plan-cuda). What was compiled lies

@@ -6,6 +6,7 @@ import importlib.metadata
 import importlib.util
 import math
 import os
+import pathlib
 import re
 import shutil
 from typing import Any, NamedTuple
@@ -108,7 +109,9 @@ def _ptxas_of_wheel() -> bool:
         files = importlib.metadata.files("nvidia-cuda-nvcc") or ()
     except importlib.metadata.PackageNotFoundError:
         return False
-    return any(file.name == "ptxas" and file.locate().is_file() for file in files)
+    return any(
+        file.name == "ptxas" and pathlib.Path(str(file.locate())).is_file() for file in files
+    )
 
 
 def _installed(package: str) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -294,6 +295,24 @@ def test_without_a_compiler_one_line_says_which_extra_it_is(
         with pytest.raises(topology.Absent, match=extra) as refusal:
             topology.devices(topology.parse(name))
         assert "\n" not in str(refusal.value)
+
+
+def test_the_assembler_of_the_extra_is_as_good_as_a_toolkit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """The compiler of GPUs needs ptxas, on the PATH or of the package nvidia-cuda-nvcc."""
+    wheel = tmp_path / "nvidia_cuda_nvcc-13.0.dist-info"
+    wheel.mkdir()
+    (wheel / "METADATA").write_text("Name: nvidia-cuda-nvcc\nVersion: 13.0\n")
+    (wheel / "RECORD").write_text("nvidia/cu13/bin/ptxas,,\n")
+    monkeypatch.setattr(topology, "_installed", lambda package: True)
+    monkeypatch.setattr(topology.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(topology.Absent, match="for want of ptxas"):
+        topology.require_compiler("cuda")
+    (tmp_path / "nvidia/cu13/bin").mkdir(parents=True)
+    (tmp_path / "nvidia/cu13/bin/ptxas").touch()
+    topology.require_compiler("cuda")
 
 
 @pytest.mark.parametrize("name", ["v5e:2x2", "h100:2"])
