@@ -48,10 +48,12 @@ def documented() -> dict[str, str]:
     """What each config is, the first sentence of its docstring, by its path; none is imported."""
     documents = {}
     for path in sorted(FOLDER.rglob("*.py")):
-        content = path.read_text() if not path.name.startswith("_") else ""
-        if "def get_config(" in content or "import get_config" in content:
+        tree = ast.parse(path.read_text())
+        defined = {getattr(node, "name", "") for node in tree.body}
+        defined |= {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+        if "get_config" in defined and not path.name.startswith("_"):
             name = path.relative_to(FOLDER).with_suffix("").as_posix()
-            documents[name] = first_sentence(ast.get_docstring(ast.parse(content)) or "")
+            documents[name] = first_sentence(ast.get_docstring(tree) or "")
     return documents
 
 
