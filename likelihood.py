@@ -74,7 +74,7 @@ def log_likelihood(
       probes: [K, B, ...], the same at every evaluation; the estimate is the mean over K.
       rtol: relative tolerance of a step, on image and log-likelihood together.
       atol: absolute tolerance of a step.
-      solver: a name in `ode.SOLVERS`.
+      solver: a name in `ode.solvers`.
       eps: the time that stands for 0; None: `sde.training_eps`.
       max_steps: attempted steps after which an image is given up.
 
@@ -243,7 +243,7 @@ def from_config(config: ConfigDict) -> LogLikelihood:
     num_probes = settings.bpd_num_probes
     if num_probes < 1:
         raise ValueError(f"eval.bpd_num_probes must be at least 1, not {num_probes}")
-    lookup(ode.SOLVERS, settings.bpd_solver, "eval.bpd_solver")
+    lookup(ode.solvers(), settings.bpd_solver, "eval.bpd_solver")
     compute = functools.partial(
         log_likelihood,
         rtol=settings.bpd_rtol,

@@ -7,42 +7,34 @@ from runtime import stop
 if __name__ == "__main__":
     stop.end_imports()  # of all else
 
-import importlib
-import pathlib
 import sys
 from collections.abc import Sequence
-from typing import Any, NamedTuple
 
 from runtime import backend
 
 backend.prepare()
 
 from absl import app, flags
-from ml_collections import config_flags
 
 from configs import command_line
 from interop import cards
-from runtime import config_flag, endings
+from runtime import answers, config_flag, endings, modes
 from runtime.errors import Refused, one_line
+from runtime.modes import Mode
 
-
-class Mode(NamedTuple):
-    """A mode of the program.
-
-    Attributes:
-      function: "package.module:function", imported late so that --help is quick.
-      required: the flags that it needs; they are arguments of the function, by name.
-      optional: further flags that the function takes.
-      writes: the folder in the workdir that it alone may write to, from the flags; or None.
-      must_write: False if it may find all that it is to write there already.
-    """
-
-    function: str
-    required: tuple[str, ...] = ("config", "workdir")
-    optional: tuple[str, ...] = ()
-    writes: str | None = None
-    must_write: bool = True
-
+TOPICS = {  # of --mode=list: tables, or functions that give them
+    "configs": ("configs.stored:documented",),
+    "sdes": ("sde_lib:SDES",),
+    "networks": ("models.build:MODELS",),
+    "objectives": ("losses:OBJECTIVES", "losses:GUIDES"),
+    "samplers": ("sampling:SAMPLERS",),
+    "predictors": ("sampling:PREDICTORS",),
+    "correctors": ("sampling:CORRECTORS",),
+    "tasks": ("control.run:TASKS",),
+    "metrics": ("evaluation.metrics.metric:table",),
+    "data_sets": ("data:DATASETS",),
+    "cards": ("interop.cards:cards",),
+}
 
 MODES = {
     "train": Mode("training.loop:train", optional=("profile",), writes="."),
@@ -54,46 +46,44 @@ MODES = {
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
     "export": Mode("interop.exports:export_weights", ("config", "workdir", "target")),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
+    "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }
 
 FLAGS = flags.FLAGS
-config_flag.define("Config; override a value by --config.a.b=value.")
-flags.DEFINE_enum("mode", None, list(MODES), "What to do.")
+config_flag.define("Config, a file or a name as vp/cifar10_ddpmpp; --config.a.b=value.")
+config_flag.define_choice("mode", list(MODES), "What to do.")
 flags.DEFINE_string("workdir", None, "Folder of the run: checkpoints, logs, pictures, results.")
 flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for results of --mode=eval.")
 flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
-flags.DEFINE_string(
-    "target", None, "Of --mode=export: a folder, .safetensors, .pth, hf:owner/name."
-)
+flags.DEFINE_string("target", None, "Of --mode=export: a folder, .pth, .safetensors, hf:name.")
 flags.DEFINE_string("topology", None, "Chips of --mode=plan, such as v5e:4x4, v4:2x2x2 or h100:8.")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
-flags.DEFINE_bool(
-    "distributed",
-    None,
-    "Join other processes; by itself on a detected cluster, --nodistributed: never. Outside one "
-    "set JAX_COORDINATOR_ADDRESS, JAX_NUM_PROCESSES and JAX_PROCESS_ID.",
-)
+config_flag.define_choice("topic", list(TOPICS), "Of --mode=list: what to list; else everything.")
+flags.DEFINE_bool("distributed", None, "Join other processes, see docs/pods.md; else if detected.")
 flags.DEFINE_bool("profile", False, "Trace ten steps of --mode=train, into <workdir>/profile.")
 flags.DEFINE_bool("traceback", False, "Show the traceback of an error instead of one line.")
+flags.DEFINE_bool("version", False, "Print the versions of the project and what it stands on.")
+config_flag.define_choice("completion", answers.COMPLETIONS, "Print a script for this shell.")
 
 
 def parse_flags(argv: Sequence[str]) -> list[str]:
     """absl's parser, with every complaint (also of the config overrides) as one line."""
-    if {"-h", "-help", "--help"} & set(argv[1:]):
-        listing = FLAGS.module_help(FLAGS.find_module_defining_flag("mode"))
-        print(f"{__doc__}\n{listing}\n\nConfigs are in configs/; docs/ shows each mode.")
-        sys.exit(0)
+    text = answers.overview(argv, FLAGS, str(__doc__))
     try:
-        argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
-        argv = command_line.last_overrides(cards.completed(argv, pathlib.Path(__file__).parent))
-        sys.argv[:] = argv  # where ml_collections looks for overrides
-        config_flag.check(argv)
-        rest = FLAGS(argv)
+        if not text:
+            argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
+            argv, section = command_line.without_help(argv)
+            argv = command_line.ordered(cards.completed(argv, answers.ROOT))
+            sys.argv[:] = argv  # where ml_collections looks for overrides
+            config_flag.check(argv)
+            rest = FLAGS(argv)
+            text = answers.answer(FLAGS, section, {"source": cards.cards})
     except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
         raise Refused(one_line(error)) from error
-    required = {name: mode.required for name, mode in MODES.items()}
-    optional = {name: mode.optional for name, mode in MODES.items()}
-    if complaint := command_line.complaint(FLAGS, rest[1:], required, optional):
+    if text:
+        print(text)
+        sys.exit(0)
+    if complaint := command_line.complaint(FLAGS, rest[1:], MODES):
         raise Refused(complaint)
     return rest
 
@@ -101,24 +91,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
 def run(argv: Sequence[str]) -> None:
     """Runs the function of the mode."""
     del argv
-    from runtime import cluster, devices, effects, files, lock
-
-    cluster.join(FLAGS.distributed, command_line.facts(FLAGS))
-    devices.start_platform("cpu" if FLAGS.mode == "plan" else None)
-    if FLAGS.mode != "train":  # where jax.distributed has the signals agree on a step
-        stop.reclaim()
-    if FLAGS.config is not None:
-        effects.warn(FLAGS.config, FLAGS.mode, config_flags.get_override_values(FLAGS["config"]))
-    mode = MODES[FLAGS.mode]
-    module, _, name = mode.function.partition(":")
-    arguments: dict[str, Any] = {f: FLAGS[f].value for f in (*mode.required, *mode.optional)}
-    if arguments.get("workdir"):
-        arguments["workdir"] = files.as_path(arguments["workdir"], "--workdir")
-    function = getattr(importlib.import_module(module), name)
-    folder = mode.writes and mode.writes.format(**{"config": FLAGS.config, **arguments})
-    with lock.inside(arguments.get("workdir"), folder, f"--mode={FLAGS.mode}", mode.must_write):
-        function(**arguments)
-    stop.check("stopped when the command was finished")
+    modes.run(FLAGS, MODES)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -19,7 +19,7 @@ import numpy as np
 from jax import Array
 from ml_collections import ConfigDict
 
-from configs.names import lookup
+from configs.names import documented_by, lookup
 from diffusion import few_steps, grids, ode, reverse_sde
 from diffusion.ancestral import VARIANCES, ancestral
 from diffusion.heun import SCALINGS, SCHEDULES
@@ -271,7 +271,7 @@ def ode_sampler(
     Args:
       rtol: relative tolerance of a step.
       atol: absolute tolerance of a step.
-      method: a name in `ode.SOLVERS`.
+      method: a name in `ode.solvers`.
       eps: last time; `sde.sampling_eps` if None.
       max_steps: attempted steps after which an image is given up (`ok` is then False).
       num_frames: states to keep, at equally spaced times.
@@ -417,6 +417,7 @@ def pc_options(sampling: ConfigDict) -> PCOptions:
     )
 
 
+@documented_by(pc_sampler)
 def _pc_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     lookup(PREDICTORS, sampling.predictor, "sampling.predictor")
     lookup(CORRECTORS, sampling.corrector, "sampling.corrector")
@@ -432,8 +433,9 @@ def _pc_from_config(sampling: ConfigDict, axis_name: str | None, network: Networ
     return _with_steps(sampling, sample, network.discrete)
 
 
+@documented_by(ode_sampler)
 def _ode_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
-    lookup(ode.SOLVERS, sampling.solver, "sampling.solver")
+    lookup(ode.solvers(), sampling.solver, "sampling.solver")
     return functools.partial(
         ode_sampler,
         rtol=sampling.rtol,
@@ -445,8 +447,9 @@ def _ode_from_config(sampling: ConfigDict, axis_name: str | None, network: Netwo
     )
 
 
+@documented_by(reverse_sde.sde_sampler)
 def _sde_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
-    lookup(reverse_sde.SDE_SOLVERS, sampling.solver, "sampling.solver")
+    lookup(reverse_sde.sde_solvers(), sampling.solver, "sampling.solver")
     steps, grid, eps = _num_steps(sampling), sampling.time_grid or "log_snr", sampling.eps or None
     lookup(grids.GRIDS, grid, "sampling.time_grid")
 
@@ -468,6 +471,7 @@ def _sde_from_config(sampling: ConfigDict, axis_name: str | None, network: Netwo
     return sampler
 
 
+@documented_by(annealed_langevin_dynamics)
 def _langevin_from_config(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
     sample = functools.partial(
         annealed_langevin_dynamics,
@@ -496,6 +500,7 @@ def _with_steps(sampling: ConfigDict, sample: Sampler, discrete: bool) -> Sample
     return sampler
 
 
+@documented_by(ancestral)
 def _ancestral_from_config(
     sampling: ConfigDict, axis_name: str | None, network: Network
 ) -> Sampler:
@@ -524,6 +529,7 @@ def _few_steps(method: few_steps.Method) -> Factory:
     if method.noise_levels:
         return _from_noise_levels(method)
 
+    @documented_by(method.solver)
     def factory(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
         steps, grid = _num_steps(sampling), sampling.time_grid or method.grid
         lookup(grids.GRIDS, grid, "sampling.time_grid")
@@ -549,6 +555,7 @@ def _few_steps(method: few_steps.Method) -> Factory:
 def _from_noise_levels(method: few_steps.Method) -> Factory:
     """The factory of a solver with few steps from noise level to noise level."""
 
+    @documented_by(method.solver)
     def factory(sampling: ConfigDict, axis_name: str | None, network: Network) -> Sampler:
         steps = _num_steps(sampling)
         spread = lookup(grids.NOISE_GRIDS, sampling.time_grid or method.grid, "sampling.time_grid")

@@ -96,7 +96,7 @@ def sample(name: str, nfe: int, sde: sde_lib.SDE, score_fn: Any, noise: Any) -> 
             probability_flow=flow,
         ).x
     if name == SHARK:
-        times = grids.time_grid(sde, "log_snr", (nfe - 1) // reverse_sde.SDE_SOLVERS["ShARK"][1])
+        times = grids.time_grid(sde, "log_snr", (nfe - 1) // reverse_sde.sde_solvers()["ShARK"][1])
         return reverse_sde.sde_sampler(sde, score_fn, noise, times=times).x
     solver, grid, stages = FEW[name]
     times = grids.time_grid(sde, grid, (nfe - 1) // stages)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 from ml_collections import ConfigDict
 
 from configs import rules, schema
-from configs.names import dotted
+from configs.names import dotted, nearest
 
 LARGEST, SMALLEST = 3.4e38, 1.2e-38  # numbers of float32 by their size, beside 0
 
@@ -102,5 +101,5 @@ def _check_ends(config: ConfigDict) -> None:
 
 def _misspelling(name: str, names: Iterable[str]) -> str:
     """A question after the further field whose name is closest to `name`, or nothing."""
-    close = difflib.get_close_matches(name, set(names) - schema.fields().keys(), n=1)
+    close = nearest(name, set(names) - schema.fields().keys())
     return f"; is config.{close[0]} a misspelling of it?" if close else ""

@@ -1,50 +1,83 @@
-"""Command lines: repeated overrides `--config.section.field=value`, and flags without effect."""
+"""Command lines: overrides `--config.section.field=value` in any order, flags without effect."""
 
 from __future__ import annotations
 
 import fnmatch
 import re
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from absl import flags
 
+from configs import schema
 from configs.names import dotted
 
-OVERRIDE = re.compile(r"--?(?:no)?(config(?:\.[^=\s]+)?)(=.*)?", re.DOTALL)
+OVERRIDE = re.compile(r"--?(no)?(config(?:\.[^=\s]+)?)(=.*)?", re.DOTALL)
+HELP = re.compile(r"--?config((?:\.\w+)*)\.help(?:=.*)?")
+NUMBER = re.compile(r"-(\d|\.\d|inf)")
+TRUTHS = ("true", "t", "1", "false", "f", "0")  # that absl reads, in any case
 
 # What each of several processes may have for itself: patterns of flags and fields.
 PLACES = ("workdir", "source", "target", "distributed", "traceback", "*_dir", "*_path")
 
 
-def last_overrides(argv: Sequence[str]) -> list[str]:
-    """The command line with the last of several overrides of one field, where the last stands, and
-    of several configs the last one, where the first stands.
+class Mode(Protocol):
+    """The flags of a mode."""
 
-    The parser would keep the last too, but join tuples: (1, 2) and then (1,) were (1, 2, 1).
+    @property
+    def required(self) -> Sequence[str]: ...
+
+    @property
+    def optional(self) -> Sequence[str]: ...
+
+
+def ordered(argv: Sequence[str]) -> list[str]:
+    """The command line as the parser wants it: the config before what it overrides, and of several
+    overrides of one field the last one, as `--config.section.field=value`, where that stands.
+
+    Of several configs the last one is taken. The parser would keep the last override too, but join
+    tuples: (1, 2) and then (1,) were (1, 2, 1).
     """
-    arguments: dict[tuple[str, int], list[str]] = {}
-    field, is_value = "", False
-    for place, argument in enumerate(argv):
-        if is_value and not argument.startswith("-"):  # of `--config.section.field value`
-            arguments[field, 0].append(argument)
-            is_value = False
-            continue
+    first: list[str] = []
+    rest: dict[tuple[str, int], str] = {}
+    place = 1
+    while place < len(argv):
+        argument, following = argv[place], argv[place + 1] if place + 1 < len(argv) else ""
         match = OVERRIDE.fullmatch(argument)
-        field, is_value = (match[1], not match[2]) if match else ("", False)
-        key = (field, 0) if match else ("", place)
-        if field != "config":  # which comes before its overrides
-            arguments.pop(key, None)
-        arguments[key] = [argument]
-    return [argument for group in arguments.values() for argument in group]
+        place += 1
+        if match is None:
+            rest["", place] = argument
+            continue
+        negated, name, value = match.groups()
+        if value is None and not negated and _is_value_of(name, following):
+            argument = f"--{name}={following}"
+            place += 1
+        if name == "config":
+            first = [argument]
+        else:
+            rest.pop((name, 0), None)
+            rest[name, 0] = argument
+    return [*argv[:1], *first, *rest.values()]
 
 
-def complaint(
-    values: flags.FlagValues,
-    surplus: Sequence[str],
-    required: Mapping[str, Sequence[str]],
-    optional: Mapping[str, Sequence[str]],
-) -> str:
+def _is_value_of(name: str, following: str) -> bool:
+    """True if the argument that follows `--config` or `--config.section.field` is its value."""
+    field = schema.fields().get(name.removeprefix("config."))
+    if field is not None and isinstance(field.default, bool):
+        return following.lower() in TRUTHS
+    is_flag = following.startswith("-") and not NUMBER.match(following)
+    return bool(following) and not is_flag
+
+
+def without_help(argv: Sequence[str]) -> tuple[list[str], str | None]:
+    """The command line without `--config.help`, `--config.section.help` and the like, and the name
+    that it asks about, "" or "section"; None where it does not ask."""
+    asked = [match[1].removeprefix(".") for arg in argv[1:] if (match := HELP.fullmatch(arg))]
+    others = [argument for argument in argv[1:] if not HELP.fullmatch(argument)]
+    return [*argv[:1], *others], (asked[-1] if asked else None)
+
+
+def complaint(values: flags.FlagValues, surplus: Sequence[str], modes: Mapping[str, Mode]) -> str:
     """What is wrong with a command line whose flags are read; "" if nothing is.
 
     A mode must have the flags that it requires, none may be empty, and none may be there that
@@ -53,22 +86,22 @@ def complaint(
     Args:
       values: the flags of the program.
       surplus: arguments that are no flags.
-      required, optional: the flags of each mode.
+      modes: by their names.
     """
     if surplus:
         return f"unexpected argument {surplus[0]!r}; options begin with --"
     mode = str(values["mode"].value)
-    for name in ("mode", *required.get(mode, ())):
+    for name in ("mode", *(modes[mode].required if mode in modes else ())):
         if values[name].value is None:
             return f"--{name} is required: {values[name].help.rstrip('.')}"
-    readers = {other: (*required[other], *optional[other]) for other in required}
+    readers = {other: (*each.required, *each.optional) for other, each in modes.items()}
     for name in dict.fromkeys(name for names in readers.values() for name in names):
-        modes = ", ".join(f"--mode={other}" for other, names in readers.items() if name in names)
+        acts = ", ".join(f"--mode={other}" for other, names in readers.items() if name in names)
         flag = values[name]
         if flag.present and isinstance(flag.value, str) and not flag.value.strip():
             return f"--{name}= is empty: {flag.help.rstrip('.')}"
         if flag.present and name not in readers[mode]:
-            return f"--{name} has no effect in --mode={mode}; it acts in {modes}"
+            return f"--{name} has no effect in --mode={mode}; it acts in {acts}"
     return ""
 
 

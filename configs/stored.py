@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import fnmatch
 import functools
 import importlib.util
@@ -15,7 +16,7 @@ from ml_collections import ConfigDict, FrozenConfigDict
 
 from configs import schema
 from configs.attention import with_levels_only
-from configs.names import dotted
+from configs.names import dotted, first_sentence
 
 FOLDER = pathlib.Path(__file__).parent
 
@@ -36,6 +37,24 @@ def shipped() -> Mapping[str, ConfigDict]:
             if hasattr(module, "get_config")
         }
     )
+
+
+def names() -> list[str]:
+    """The names of the files of this folder and its sub-folders that define `get_config`."""
+    return list(documented())
+
+
+def documented() -> dict[str, str]:
+    """What each config is, the first sentence of its docstring, by its path; none is imported."""
+    documents = {}
+    for path in sorted(FOLDER.rglob("*.py")):
+        tree = ast.parse(path.read_text())
+        defined = {getattr(node, "name", "") for node in tree.body}
+        defined |= {a.name for n in tree.body if isinstance(n, ast.ImportFrom) for a in n.names}
+        if "get_config" in defined and not path.name.startswith("_"):
+            name = path.relative_to(FOLDER).with_suffix("").as_posix()
+            documents[name] = first_sentence(ast.get_docstring(tree) or "")
+    return documents
 
 
 def load(name: str) -> ConfigDict:

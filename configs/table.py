@@ -1,4 +1,4 @@
-"""The documentation's table of all fields, made from the schema.
+"""Tables of all fields, made from the schema: the documentation's, and one for the console.
 
 python -m configs.table              prints it
 python -m configs.table PAGE         puts it between the two markers of a page:
@@ -10,10 +10,15 @@ from __future__ import annotations
 import pathlib
 import sys
 from collections.abc import Mapping
+from typing import Any
+
+from ml_collections import ConfigDict
 
 from configs import schema
+from configs.names import dotted
 
 BEGIN = "<!-- Made by `python -m configs.table docs/configs.md` from configs/schema.py. -->"
+WIDEST = 16  # characters of a value in the column on the console
 END = "<!-- The end of what is made. -->"
 
 
@@ -31,6 +36,37 @@ def _rows(fields: Mapping[str, schema.Field], prefix: str = "") -> str:
         valid = field.rule.words or type(field.default).__name__
         rows.append((f"`{prefix}{name}`", f"`{field.default!r}`", valid, field.words))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+
+
+def listing(name: str, config: ConfigDict | None = None) -> str:
+    """Fields with their values and words for the console.
+
+    Args:
+      name: "" for all, or a section, or the dotted name of a field.
+      config: whose values are shown; None: the defaults.
+    """
+    values = dotted((schema.base() if config is None else config).to_dict())
+    sections = {"": schema.Section("", schema.RUN), **schema.SECTIONS}
+    blocks = []
+    for section, (words, fields) in sections.items():
+        shown = {f"{section}.{field}".removeprefix("."): entry for field, entry in fields.items()}
+        if name and name != section:
+            shown = {field: entry for field, entry in shown.items() if field == name}
+        if not shown:
+            continue
+        title = [f"{section}: {words}"] if section and name in ("", section) else []
+        cells = [(f"  {f}", repr(values[f]), _meaning(e, values[f])) for f, e in shown.items()]
+        wide = max(len(field) for field, _, _ in cells)
+        rows = [f"{a:{wide}}  {b:{WIDEST}}  {c}" for a, b, c in cells]
+        blocks.append("\n".join(title + rows))
+    return "\n\n".join(blocks)
+
+
+def _meaning(field: schema.Field, value: Any) -> str:
+    """The words of a field, with what is valid, and the default where the value is another."""
+    notes = [f"must be {field.rule.words}"] if field.rule.words else []
+    notes += [f"default: {field.default!r}"] if value != field.default else []
+    return field.words + (f" [{'; '.join(notes)}]" if notes else "")
 
 
 def updated(page: str) -> str:

@@ -7,7 +7,6 @@ import sys
 from collections.abc import Iterator
 from typing import Any
 
-import grain
 import numpy as np
 
 from data.datasets import Dataset
@@ -113,9 +112,10 @@ class Batches(Iterator[Batch]):
             raise ValueError(f"{dataset.name}/{dataset.split} is empty")
         self._identity = {"data": dataset.fingerprint, "batch_size": batch_size, "seed": seed}
         self._num_steps = num_steps
-        self._options = grain.ReadOptions(
-            num_threads=1 if dataset.in_memory else read_ahead, prefetch_buffer_size=read_ahead
-        )
+        self._options = {
+            "num_threads": 1 if dataset.in_memory else read_ahead,
+            "prefetch_buffer_size": read_ahead,
+        }
         self._calls = functools.partial(
             _Calls, dataset, batch_size, seed, num_steps, host=host, num_hosts=num_hosts
         )
@@ -123,10 +123,12 @@ class Batches(Iterator[Batch]):
         self._seek(start_step)
 
     def _seek(self, step: int) -> None:
+        import grain  # takes a second, with orbax
+
         self.close()
         self._step = step
         source = grain.MapDataset.source(self._calls(start=step))
-        self._iterator = iter(source.to_iter_dataset(self._options))
+        self._iterator = iter(source.to_iter_dataset(grain.ReadOptions(**self._options)))
 
     def __next__(self) -> Batch:
         item = next(self._iterator)

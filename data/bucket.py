@@ -10,8 +10,6 @@ import shutil
 import tempfile
 from typing import Any
 
-import fsspec
-
 from data.builder import default_folder, warn_once
 from data.images import first_line, shown
 
@@ -107,6 +105,8 @@ def _fetch(files: Any, source: str, names: list[str], copy: pathlib.Path) -> Non
 
 
 def _filesystem(url: str) -> tuple[Any, str]:
+    import fsspec
+
     try:
         files, root = fsspec.core.url_to_fs(url)
     except (ImportError, ValueError) as error:  # no library, or no such protocol

@@ -1,7 +1,8 @@
-"""The base of data sets of images: a TFDS builder that needs no TensorFlow.
+"""The base of data sets of images: what their makers published, and how it is read.
 
 TFDS's own builders of these sets read their files through TensorFlow. Those here parse the
-official files with NumPy and write array_record files, which are read at random without TensorFlow.
+official files with NumPy, and `preparation` writes array_record files of what they read, which are
+read at random without TensorFlow.
 """
 
 from __future__ import annotations
@@ -10,14 +11,14 @@ import functools
 import hashlib
 import os
 import pathlib
+import re
 import socket
 import urllib.parse
 import urllib.request
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 import numpy as np
-import tensorflow_datasets as tfds
 from absl import logging
 
 from data.images import shown
@@ -25,18 +26,17 @@ from data.images import shown
 Files = Mapping[str, pathlib.Path]
 
 
-class ImageBuilder(  # type: ignore[call-arg]
-    tfds.core.GeneratorBasedBuilder, skip_registration=True
-):
+class ImageBuilder:
     """A labelled image data set: constants, the source of its files, and their parser.
 
-    Its `name`, in configs and on disk, is the class's in snake case (TFDS sets it).
+    Its `name`, in configs and on disk, is the class's in snake case.
 
     Examples keep the order of the official files, so that example number i is the same image
     whether it is read from those files or from prepared array_record data.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
+    name: ClassVar[str]
+    VERSION: ClassVar[str] = "1.0.0"  # of what is prepared
     TFDS_NAME: ClassVar[str] = ""  # of TFDS's own builder, if it is another
     TFDS_VERSIONS: ClassVar[tuple[str, ...]] = ()  # versions of TFDS's own builder that can be read
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
@@ -116,53 +116,28 @@ class ImageBuilder(  # type: ignore[call-arg]
         """
         raise NotImplementedError
 
-    url_infos: Any = None
+    @classmethod
+    def located(cls, folder: pathlib.Path) -> Files:
+        """The files of a set that is not downloaded, from `folder` or from where a package put
+        them; none, of a set that needs none.
+
+        Raises:
+          FileNotFoundError: one of them is in neither place; says what to do.
+        """
+        del folder
+        return {}
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
-        super().__init_subclass__(skip_registration=True, **kwargs)
-        checksums = tfds.download.checksums
-        cls.url_infos = {
-            cls.URL + name: checksums.UrlInfo(tfds.core.utils.Size(size), sha256, name)
-            for name, (size, sha256) in cls.CHECKSUMS.items()
-        }
+        super().__init_subclass__(**kwargs)
+        if "name" not in vars(cls):
+            cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
-    def _info(self) -> tfds.core.DatasetInfo:
-        image = tfds.features.Tensor(
-            shape=self.IMAGE_SHAPE, dtype=np.uint8, encoding=tfds.features.Encoding.BYTES
-        )
-        label = tfds.features.ClassLabel(num_classes=self.NUM_CLASSES)
-        return tfds.core.DatasetInfo(
-            builder=self,
-            description=self.__doc__ or "",
-            features=tfds.features.FeaturesDict({"image": image, "label": label}),
-            supervised_keys=("image", "label"),
-            disable_shuffling=True,
-        )
-
-    def _split_generators(self, dl_manager: Any) -> dict[str, Any]:
-        files = self._download(dl_manager)
-        return {split: self._generate_examples(files, split) for split in self.SPLITS}
-
-    def _download(self, dl_manager: Any) -> Files:
-        if not self.CHECKSUMS:
-            return {}
-        try:
-            reach(self.URL)
-            return dl_manager.download({name: self.URL + name for name in self.CHECKSUMS})
-        except Exception as error:  # whatever the network does
-            raise FileNotFoundError(self.unavailable(error)) from error
-
-    def _generate_examples(self, files: Files, split: str) -> Iterator[tuple[int, dict[str, Any]]]:
-        images, labels = self.read(files, split)
-        for i in range(len(images)):
-            yield i, {"image": images[i], "label": int(labels[i])}
-
-    def unavailable(self, error: Exception) -> str:
+    @classmethod
+    def unavailable(cls, error: Exception, folder: pathlib.Path) -> str:
         """An error's one line, with the files to fetch and the folder to put them in."""
-        folder = pathlib.Path(self._data_dir_root) / self.name
         return (
-            f"{self.name} is not on this machine and could not be downloaded "
-            f"({type(error).__name__}): fetch {', '.join(self.CHECKSUMS)} from {self.URL} into "
+            f"{cls.name} is not on this machine and could not be downloaded "
+            f"({type(error).__name__}): fetch {', '.join(cls.CHECKSUMS)} from {cls.URL} into "
             f"{folder}, or name the folder that holds them with --config.data.data_dir"
         )
 

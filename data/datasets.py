@@ -15,20 +15,17 @@ TFDS itself prepared as array_record in `$TFDS_DATA_DIR` or `~/tensorflow_datase
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import importlib
-import io
 import os
 import pathlib
 import pkgutil
 import zlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tensorflow_datasets as tfds
 import tqdm
 
 from configs.names import lookup
@@ -41,7 +38,15 @@ from data.prepared import tfds_root
 from data.toy import PointSet
 
 Kind = type[ImageBuilder] | type[Pictures] | type[PointSet]
-_WITHOUT_DATASETS = ("batches", "builder", "captions", "datasets", "images", "transforms")
+_WITHOUT_DATASETS = (
+    "batches",
+    "builder",
+    "captions",
+    "datasets",
+    "images",
+    "preparation",
+    "transforms",
+)
 
 
 def discover(path: Iterable[str]) -> dict[str, Kind]:
@@ -329,11 +334,13 @@ def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.P
     theirs = builder.TFDS_NAME or builder.name
     versions = [(theirs, version) for version in builder.TFDS_VERSIONS]
     for root in roots:
-        for name, version in [(builder.name, str(builder.VERSION)), *versions]:
+        for name, version in [(builder.name, builder.VERSION), *versions]:
             folder = root / name / version
             if any(folder.glob(f"{name}-{split}.array_record*")):
+                from data import preparation
+
                 try:
-                    return tfds.builder_from_directory(str(folder))
+                    return preparation.open_folder(folder)
                 except Exception as error:
                     reason = last_line(error)
                     raise ValueError(f"{folder} is damaged, remove it: {reason}") from error
@@ -342,10 +349,10 @@ def _prepared(builder: type[ImageBuilder], split: str, roots: Sequence[pathlib.P
 
 def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any:
     """Downloads the files if need be and writes array_record data under `root`; their builder."""
-    preparation = builder(data_dir=str(root), file_format="array_record")
+    from data import preparation
+
     try:
-        with _quiet(progress=bool(builder.CHECKSUMS)):
-            preparation.download_and_prepare()
+        return preparation.prepare(builder, root)
     except FileNotFoundError:
         raise
     except OSError:
@@ -354,21 +361,6 @@ def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any
         if prepared is None:
             raise
         return prepared
-    return preparation
-
-
-@contextlib.contextmanager
-def _quiet(progress: bool) -> Iterator[None]:
-    """Hides the output of TFDS; its progress bars too unless there is something to download."""
-    tqdm_utils = tfds.core.utils.tqdm_utils
-    if not progress:
-        tqdm_utils.disable_progress_bar()
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):
-            yield
-    finally:
-        if not progress:
-            tqdm_utils.enable_progress_bar()
 
 
 def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple[Any, Any]:

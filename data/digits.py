@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import functools
+import importlib.util
+import pathlib
 
 import numpy as np
 
 from data.builder import Files, ImageBuilder
 
 NUM_TEST = 297
+FILE = "digits.csv.gz"  # a row for each image: its 64 grey levels, then its class
+
+
+def _package_folder() -> pathlib.Path:
+    """Where scikit-learn keeps its data, which is not imported for them: that takes a second."""
+    spec = importlib.util.find_spec("sklearn")
+    assert spec is not None
+    assert spec.origin is not None
+    return pathlib.Path(spec.origin).parent / "datasets" / "data"
 
 
 class Digits(ImageBuilder):
@@ -19,23 +30,30 @@ class Digits(ImageBuilder):
 
     IMAGE_SHAPE = (8, 8, 1)
     LEVELS = 17
+    FOLDERS = (str(_package_folder()),)
     NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
     @classmethod
+    def find(cls, folder: pathlib.Path) -> Files | None:
+        return {FILE: folder / FILE} if (folder / FILE).is_file() else None
+
+    @classmethod
+    def located(cls, folder: pathlib.Path) -> Files:
+        return {FILE: _package_folder() / FILE}
+
+    @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
-        del files
-        images, labels = _digits()
+        images, labels = _digits(files[FILE])
         train, test = stratified_split(labels, NUM_TEST)
         rows = {"train": train, "test": test}[split]
         return images[rows], labels[rows]
 
 
 @functools.cache
-def _digits() -> tuple[np.ndarray, np.ndarray]:
-    from sklearn import datasets  # takes a second, and is needed for preparation only
-
-    bunch = datasets.load_digits()
-    return bunch.images.astype(np.uint8)[..., None], bunch.target.astype(np.int32)
+def _digits(path: pathlib.Path) -> tuple[np.ndarray, np.ndarray]:
+    rows = np.loadtxt(path, delimiter=",", dtype=np.int32)
+    images = rows[:, :-1].astype(np.uint8).reshape(-1, *Digits.IMAGE_SHAPE)
+    return images, rows[:, -1]
 
 
 def stratified_split(labels: np.ndarray, num_test: int) -> tuple[np.ndarray, np.ndarray]:

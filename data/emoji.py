@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import pathlib
 import re
-from typing import Any, ClassVar, NamedTuple
+from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
@@ -74,10 +74,6 @@ class Emoji(ImageBuilder):
                 )
             files[name] = paths[0]
         return files
-
-    def _download(self, dl_manager: Any) -> Files:
-        del dl_manager
-        return self.located(pathlib.Path(self._data_dir_root) / self.name)
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:

@@ -17,7 +17,6 @@ from collections.abc import Collection
 from typing import Any
 
 import numpy as np
-from array_record.python import array_record_data_source
 
 from data import index
 from data.bucket import copied, is_bucket
@@ -213,6 +212,8 @@ def place_of(name: str, root: str | os.PathLike[str] | None) -> pathlib.Path | N
 
 def _records(paths: list[pathlib.Path]) -> Any:
     """The records in some files; ValueError names the first file that cannot be opened."""
+    from array_record.python import array_record_data_source
+
     try:
         records = array_record_data_source.ArrayRecordDataSource(list(map(str, paths)))
         len(records)

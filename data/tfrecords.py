@@ -18,7 +18,6 @@ from typing import Any
 import google_crc32c
 import numpy as np
 from google.protobuf.message import DecodeError
-from tensorflow_datasets.proto import tf_example_generated_pb2
 
 from data import index
 from data.random_access import RandomAccess
@@ -98,6 +97,8 @@ def features(data: bytes) -> Mapping[str, Any]:
     Raises:
       ValueError: the data are no Example.
     """
+    from tensorflow_datasets.proto import tf_example_generated_pb2
+
     try:
         example = tf_example_generated_pb2.Example.FromString(data)
     except DecodeError as error:

@@ -6,12 +6,12 @@ its number of steps and its failure are its own, whatever else is in the batch.
 
 from __future__ import annotations
 
+import functools
 import inspect
 import math
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import diffrax
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -21,19 +21,31 @@ from jaxtyping import PyTree
 from configs.names import lookup
 from sde_lib import SDE, ScoreFn
 
-# Every explicit Runge-Kutta pair of diffrax. Its implicit solvers do not finish at the dimension of
-# images, and the others have no error estimate to control the step with.
-SOLVERS: dict[str, type[diffrax.AbstractERK]] = {
-    name: solver
-    for name, solver in vars(diffrax).items()
-    if inspect.isclass(solver)
-    and issubclass(solver, diffrax.AbstractERK)
-    and solver is not diffrax.AbstractERK
-}
+if TYPE_CHECKING:  # it takes a second, and is imported where an equation is solved
+    import diffrax
+
 # The first step is 1 % of the interval, but at most the starting time itself: a flow that starts at
 # eps << 1 changes on that scale, and a step across it can pass the error control by accident.
 FIRST_STEP = 0.01
 SMALLEST_STEP = 1e-8  # of the interval; below it a float32 time no longer moves
+
+
+@functools.cache
+def solvers() -> dict[str, type[diffrax.AbstractERK]]:
+    """Every explicit Runge-Kutta pair of diffrax, by its name there.
+
+    Its implicit solvers do not finish at the dimension of images, and the others have no error
+    estimate to control the step with.
+    """
+    import diffrax
+
+    return {
+        name: solver
+        for name, solver in vars(diffrax).items()
+        if inspect.isclass(solver)
+        and issubclass(solver, diffrax.AbstractERK)
+        and solver is not diffrax.AbstractERK
+    }
 
 
 class Solution(NamedTuple):
@@ -79,7 +91,9 @@ def solve(
     Raises:
       ValueError: unknown solver, tolerances or max_steps not positive.
     """
-    method: diffrax.AbstractERK = lookup(SOLVERS, solver, "ODE solver")()
+    import diffrax
+
+    method: diffrax.AbstractERK = lookup(solvers(), solver, "ODE solver")()
     if rtol <= 0 or atol <= 0:
         raise ValueError(f"rtol and atol must be positive, not {rtol} and {atol}")
     if max_steps < 1:

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, TypeAlias
+import functools
+from typing import TYPE_CHECKING, Any, TypeAlias
 
-import diffrax
 import jax
 import jax.numpy as jnp
-import lineax
 import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
@@ -21,18 +20,29 @@ from diffusion.times import last_time
 from diffusion.trajectory import Samples, denoised, samples_ending_on
 from sde_lib import SDE, ScoreFn, batch_mul
 
-BrownianPath: TypeAlias = diffrax.AbstractBrownianPath[Any]
+if TYPE_CHECKING:  # they take a second, and are imported where an equation is solved
+    import diffrax
+    import lineax
 
-# diffrax's solvers that suit additive noise, and how often each evaluates the score in a step.
-SDE_SOLVERS: dict[str, tuple[type[diffrax.AbstractSolver[Any]], int]] = {
-    "Euler": (diffrax.Euler, 1),
-    "Heun": (diffrax.Heun, 2),
-    "SEA": (diffrax.SEA, 1),
-    "SRA1": (diffrax.SRA1, 2),
-    "ShARK": (diffrax.ShARK, 2),
-}
+    BrownianPath: TypeAlias = diffrax.AbstractBrownianPath[Any]
+
 FIXED_STEPS = ("Euler", "SEA")  # no error estimate
 PATH_DEPTH = 14  # a Brownian path is resolved to 2^-14 of the interval
+
+
+@functools.cache
+def sde_solvers() -> dict[str, tuple[type[diffrax.AbstractSolver[Any]], int]]:
+    """diffrax's solvers that suit additive noise, by name, and how often each evaluates the score
+    in a step."""
+    import diffrax
+
+    return {
+        "Euler": (diffrax.Euler, 1),
+        "Heun": (diffrax.Heun, 2),
+        "SEA": (diffrax.SEA, 1),
+        "SRA1": (diffrax.SRA1, 2),
+        "ShARK": (diffrax.ShARK, 2),
+    }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -69,11 +79,15 @@ class LogSNRForm:
 
     def diffusion(self, lam: ArrayLike, y: Array, _: None) -> lineax.AbstractLinearOperator:
         """The factor on dw, at y [...]."""
+        import lineax
+
         share = self.noise_share(jnp.asarray(lam))
         return lineax.DiagonalLinearOperator(jnp.full_like(y, share))
 
     def terms(self, path: BrownianPath) -> diffrax.MultiTerm[Any]:
         """The equation on a Brownian path."""
+        import diffrax
+
         return diffrax.MultiTerm(
             diffrax.ODETerm(self.drift), diffrax.ControlTerm(self.diffusion, path)
         )
@@ -104,6 +118,8 @@ class Steps:
 
     def control(self) -> diffrax.AbstractStepSizeController[Any, Any]:
         """The step control of diffrax."""
+        import diffrax
+
         if self.nodes is not None:
             return diffrax.StepTo(ts=jnp.asarray(self.nodes))
         return diffrax.PIDController(
@@ -118,6 +134,8 @@ class Steps:
 
     def brownian_path(self, shape: tuple[int, ...], key: Array) -> BrownianPath:
         """The Brownian path of an image of this shape: a tree where steps may be rejected."""
+        import diffrax
+
         area = diffrax.SpaceTimeLevyArea
         path: BrownianPath
         if self.nodes is None:
@@ -162,7 +180,7 @@ def sde_sampler(
 
     Args:
       noise: an `ImageNoise`: a Brownian path needs keys.
-      method: a name in SDE_SOLVERS.
+      method: a name in `sde_solvers`.
       times: the steps, decreasing from T to eps (`grids.time_grid`); None: adaptive, per image.
       rtol: relative tolerance of an adaptive step, in y.
       atol: absolute tolerance of an adaptive step, in y.
@@ -174,7 +192,9 @@ def sde_sampler(
       ValueError: unknown solver, one without an error estimate and no `times`, a noise source
         without keys, or a number out of range.
     """
-    solver, per_step = lookup(SDE_SOLVERS, method, "SDE solver")
+    import diffrax
+
+    solver, per_step = lookup(sde_solvers(), method, "SDE solver")
     if not isinstance(noise, ImageNoise):
         raise ValueError("the SDE sampler draws Brownian paths: its noise must be an ImageNoise")
     if times is None and method in FIXED_STEPS:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image
-from scipy.ndimage import gaussian_filter
 
-from runtime import files
+from runtime import figures, files
 
-Panel = tuple[str, Callable[[Axes], Any]]  # title, and the function that draws what is below it
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+Panel = tuple[str, Callable[["Axes"], Any]]  # title, and the function that draws what is below it
 
 INK, WARM = "#1b3a5c", "#c8452d"
 DENSITY = "Blues"
@@ -43,7 +42,11 @@ def histogram(points: np.ndarray, half: float, size: int, blur: float = 0.0) -> 
     counts, _, _ = np.histogram2d(points[:, 1], points[:, 0], bins=(edges, edges))
     width = 2.0 * half / size
     density = counts / (len(points) * width**2)
-    return gaussian_filter(density, blur / width, mode="constant") if blur else density
+    if not blur:
+        return density
+    from scipy.ndimage import gaussian_filter  # takes a while, and is needed for fields only
+
+    return np.asarray(gaussian_filter(density, blur / width, mode="constant"))
 
 
 def raster(points: np.ndarray, half: float, size: int = 128) -> np.ndarray:
@@ -146,7 +149,7 @@ def _page(half: float, panels: Sequence[Panel], columns: int = 4, size: float = 
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
     figsize = (size * columns, (size + 0.25) * rows)
-    figure = Figure(figsize=figsize, dpi=100, layout="constrained")
+    figure = figures.new_figure(figsize, dpi=100)
     places: Any = figure.subplots(rows, columns, squeeze=False).flat
     for axes in places[len(panels) :]:
         axes.axis("off")
@@ -155,7 +158,7 @@ def _page(half: float, panels: Sequence[Panel], columns: int = 4, size: float = 
         axes.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[])
         axes.set_title(title, fontsize="medium", loc="left")
         axes.spines[:].set_color("0.8")
-    canvas = FigureCanvasAgg(figure)
+    canvas: Any = figure.canvas
     canvas.draw()
     return Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
 

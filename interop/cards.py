@@ -10,16 +10,15 @@ python -m interop.cards docs/weights.md
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import functools
+import itertools
 import pathlib
 import re
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import yaml
-
+from configs import names
 from configs import table as pages
 
 FILE = pathlib.Path(__file__).with_name("cards.yaml")
@@ -76,6 +75,16 @@ class Card:
     licence: str = ""
     evaluations: Mapping[str, Evaluation] = dataclasses.field(default_factory=dict)
 
+    @property
+    def words(self) -> str:
+        """What it is, in a line: the config, the published numbers, the licence."""
+        numbers = ", ".join(
+            f"{UNITS.get(number, number)} {value:g}" + (f" ({title})" if title != "samples" else "")
+            for title, evaluation in self.evaluations.items()
+            for number, value in evaluation.numbers.items()
+        )
+        return "; ".join(filter(None, [f"configs/{self.config}.py", numbers, self.licence]))
+
     def evaluation(self, source: str) -> tuple[str, Evaluation]:
         """The evaluation that a source names after the card's name, or the first one, and its name.
 
@@ -108,6 +117,8 @@ def read(text: str) -> dict[str, Card]:
 
     What several share stands in an entry whose name begins with a point, as YAML's anchors.
     """
+    import yaml
+
     content = yaml.safe_load(text)
     return {name: _card(name, entry) for name, entry in content.items() if name[0] != "."}
 
@@ -156,7 +167,7 @@ def _by_source() -> dict[str, Card]:
 
 def nearest(source: str) -> str:
     """ "; the nearest are ..." of a name that no card has; "" if none is near."""
-    near = difflib.get_close_matches(source, cards(), n=3, cutoff=0.5)
+    near = names.nearest(source, cards(), most=3, cutoff=0.5)
     return f" (the nearest: {', '.join(near)})" if near else ""
 
 
@@ -197,7 +208,7 @@ def completed(argv: Sequence[str], root: pathlib.Path) -> list[str]:
 def _flags(argv: Sequence[str]) -> dict[str, str]:
     """The values of flags that are texts, "--name=value" or "--name value", by name."""
     values = {}
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-"):
             values[name] = value if equals else following
@@ -206,6 +217,8 @@ def _flags(argv: Sequence[str]) -> dict[str, str]:
 
 def table() -> str:
     """The cards in Markdown, with what of each family is held against whom."""
+    import yaml
+
     families = yaml.safe_load(FILE.read_text())[".families"]
     header = ("`--source=`", "`configs/`", "published", "read", "network agrees", "sampler agrees")
     rows = [(*header, "number reproduced"), ("---",) * 7]

@@ -36,7 +36,9 @@ Block = Callable[..., jax.Array]  # (h, features, resample=None, attends=False) 
 
 
 class ADM(nn.Module):
-    """A U-Net from (x [B, H, W, C], labels [B]) to [B, H, W, C].
+    """ADM's U-Net (Dhariwal and Nichol 2021).
+
+    It goes from (x [B, H, W, C], labels [B]) to [B, H, W, C].
 
     The attributes mean what they mean in `NCSNpp`; else:
 

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from configs.attention import check_attention
-from configs.names import lookup
+from configs.names import documented_by, lookup
 from models.adm import ADM
 from models.adm_classifier import ADMClassifier
 from models.classifier import BASE_WIDTH, NoisyClassifier
@@ -61,10 +61,12 @@ def _unet(config: Any) -> dict[str, Any]:
     }
 
 
+@documented_by(DDPM)
 def _ddpm(config: Any) -> DDPM:
     return DDPM(**_unet(config), attn_each_up_block=config.model.attn_each_up_block)
 
 
+@documented_by(NCSNpp)
 def _ncsnpp(config: Any) -> NCSNpp:
     model = config.model
     return NCSNpp(
@@ -84,6 +86,7 @@ def _ncsnpp(config: Any) -> NCSNpp:
     )
 
 
+@documented_by(ADM)
 def _adm(config: Any) -> ADM:
     model = config.model
     _check_normalization(model, "GroupNorm")
@@ -107,6 +110,7 @@ def _adm(config: Any) -> ADM:
     )
 
 
+@documented_by(NCSNv2)
 def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     model = config.model
     if model.num_labels:
@@ -133,6 +137,7 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     return NCSNv2(**fields)
 
 
+@documented_by(MLP)
 def _mlp(config: Any) -> MLP:
     model = config.model
     _check_normalization(model, "none", "GroupNorm")
@@ -180,7 +185,7 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "adm": _adm,
     "ddpm": _ddpm,
     "mlp": _mlp,
-    "ncsn": functools.partial(_ncsn, architecture="64", conditional=True),
+    "ncsn": documented_by(NCSN)(functools.partial(_ncsn, architecture="64", conditional=True)),
     "ncsnpp": _ncsnpp,
     "ncsnv2_64": functools.partial(_ncsn, architecture="64", conditional=False),
     "ncsnv2_128": functools.partial(_ncsn, architecture="128", conditional=False),

@@ -34,7 +34,9 @@ Block = Callable[..., jax.Array]  # (h, features) -> h
 
 
 class DDPM(nn.Module):
-    """A U-Net from (x [B, H, W, C], labels [B]) to [B, H, W, C].
+    """DDPM's U-Net (Ho et al. 2020).
+
+    It goes from (x [B, H, W, C], labels [B]) to [B, H, W, C].
 
     The attributes mean what they mean in `NCSNpp`. Every norm has 32 groups, so `nf` must be a
     multiple of 32; the last layer of each block and of the network begins at nearly zero. With

@@ -52,7 +52,9 @@ CHOICES: dict[str, Iterable[str]] = {
 
 
 class NCSNpp(nn.Module):
-    """A U-Net from (x [B, H, W, C], labels [B]) to [B, H, W, C].
+    """The U-Net of NCSN++ and DDPM++ (Song et al. 2021).
+
+    It goes from (x [B, H, W, C], labels [B]) to [B, H, W, C].
 
     Attributes:
       nf: width of the first level; level l has `nf * ch_mult[l]` channels and 1 / 2^l of the

@@ -18,21 +18,22 @@ import contextlib
 import json
 import math
 import socket
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
-import orbax.checkpoint as ocp
 from absl import logging
 from etils import epath
 from jax.experimental import multihost_utils
-from orbax.checkpoint import checkpoint_managers
 
-from runtime import devices, errors, files, hosts, orbax_handlers, stored_step
+from runtime import devices, errors, files, hosts, step_writers, stored_step
 from runtime.arrays import PyTree, checksum, flatten, unflatten
 from runtime.buckets import BucketError
 from runtime.disks import Disk, merged
 from runtime.step_writers import Steps, is_finished
 from runtime.stored_step import Restored, crc_of_json, reason
+
+if TYPE_CHECKING:  # orbax takes a second, and is imported where a step is read or written
+    import orbax.checkpoint as ocp
 
 
 class Checkpoints:
@@ -66,16 +67,13 @@ class Checkpoints:
                 "expected at least 1, 0 and 1 (or None)"
             )
         self.directory = epath.Path(files.as_path(directory)).resolve()
-        self._best = orbax_handlers.BestSteps(keep_best)
-        policies: list[Any] = [checkpoint_managers.LatestN(keep_latest), self._best]
-        if keep_every is not None:
-            policies.append(checkpoint_managers.EveryNSteps(keep_every))
-        self._policy = checkpoint_managers.AnyPreservationPolicy(policies)
+        self._best = step_writers.BestSteps(keep_best)
+        self._keep_latest, self._keep_every = keep_latest, keep_every
         self._manager: ocp.CheckpointManager | Steps | None = None
         self._pending: int | None = None
         self._damaged: set[int] = set()
         self._warned = False  # of what is not a step
-        orbax_handlers.silence()
+        step_writers.silence()
 
     def steps(self) -> list[int]:
         """The finished steps on disk, ascending, damaged ones among them.
@@ -133,8 +131,12 @@ class Checkpoints:
           ValueError: see `flatten`.
           OSError: the previous save failed (see `wait`), or this one could not start.
         """
+        import orbax.checkpoint as ocp
+
+        from runtime import orbax_handlers
+
         arrays = flatten(state)
-        items = {"data": orbax_handlers.to_json(data_state), "config": json.loads(config_json)}
+        items = {"data": stored_step.to_json(data_state), "config": json.loads(config_json)}
         self.wait()
         newer = step > max(set(self.steps()) - self._damaged, default=-1)
         if not (devices.on_any(newer) if hosts.several_disks() else newer):
@@ -242,7 +244,7 @@ class Checkpoints:
         if damage:
             logging.warning("%s; another process has it", damage)
         arrays, more = shared
-        data_state = orbax_handlers.from_json(more["data"])
+        data_state = stored_step.from_json(more["data"])
         return Restored(step, arrays, data_state, more["config"]), ""
 
     def _way_out(self, damaged: list[int]) -> str:
@@ -336,6 +338,8 @@ class Checkpoints:
             raise ValueError(f"checkpoint {path} does not fit: {error}") from error
 
     def _writer(self) -> ocp.CheckpointManager | Steps:
+        from runtime import orbax_handlers
+
         if self._damaged and self._manager is not None:
             self._manager.close()
             self._manager = None
@@ -348,7 +352,8 @@ class Checkpoints:
             if not hosts.several_disks():
                 multihost_utils.sync_global_devices("damaged checkpoints deleted")
             self._best.metrics = self.metrics()
-            self._manager = orbax_handlers.writer(self.directory, self._policy)
+            keep = self._keep_latest, self._best, self._keep_every
+            self._manager = orbax_handlers.writer(self.directory, *keep)
         return self._manager
 
     def _failure(self, error: Exception) -> OSError:
@@ -374,7 +379,7 @@ class Checkpoints:
 
 def _more(contents: Restored) -> dict[str, Any]:
     """What a step has beside its arrays, as JSON."""
-    return {"data": orbax_handlers.to_json(contents.data_state), "config": contents.config_json}
+    return {"data": stored_step.to_json(contents.data_state), "config": contents.config_json}
 
 
 def _not_none(metrics: dict[int, float | None]) -> dict[int, float]:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import importlib.machinery
 import importlib.util
+import itertools
 import pathlib
+import re
 import traceback
 from collections.abc import Iterator, Sequence
 
@@ -13,11 +14,28 @@ from absl import flags
 from ml_collections import ConfigDict, config_flags
 from ml_collections.config_flags import config_path
 
-from configs.names import dotted
+from configs import stored
+from configs.names import dotted, lookup, nearest
 from runtime.errors import Refused, one_line
 from runtime.stop import Stopped
 
+flags.disclaim_key_flags()  # what is defined here is the caller's
+
 FLAG = "config"
+
+
+class Choice(flags.EnumParser):
+    """A parser of one of several names, which tells the nearest to an unknown one."""
+
+    def parse(self, argument: str) -> str:
+        lookup(dict.fromkeys(self.enum_values), argument, "value")
+        return argument
+
+
+def define_choice(name: str, choices: Sequence[str], words: str) -> None:
+    """Defines a flag that is one of several names, or None."""
+    flags.DEFINE_enum(name, None, list(choices), words)
+    flags.FLAGS[name].parser = Choice(list(choices))
 
 
 class Parser(flags.ArgumentParser[ConfigDict]):
@@ -53,6 +71,9 @@ def check(argv: Sequence[str]) -> None:
       Refused: says which file and line, or which argument.
     """
     config = None
+    stray = [argument for argument in argv[1:] if re.match(rf"--?(no)?{FLAG}\.", argument)]
+    if stray and not any(_values(argv)):
+        raise Refused(f"{stray[0]}: there is no --{FLAG} that it could override")
     for value in _values(argv):
         config = PARSER.configs[value] = read(value)
     for argument in argv[1:]:
@@ -76,7 +97,7 @@ def absence(config: ConfigDict, name: str) -> str:
         if part not in value:
             fields = sorted(value)
             elsewhere = [f"{FLAG}.{f}" for f in dotted(config.to_dict()) if f.endswith(f".{part}")]
-            near = [f"{above}.{field}" for field in difflib.get_close_matches(part, fields)]
+            near = [f"{above}.{field}" for field in nearest(part, fields, most=3)]
             advice = (
                 f"the nearest is {' or '.join(near or elsewhere)}"
                 if near or elsewhere
@@ -93,11 +114,14 @@ def read(value: str) -> ConfigDict:
     Raises:
       Refused: it cannot be read, or is no config.
     """
-    text, colon, argument = value.partition(":")
-    path, what = pathlib.Path(text), f"--{FLAG}={text}"
+    given, colon, argument = value.partition(":")
+    path, what = located(given), f"--{FLAG}={given}"
+    text = str(path)
     try:
         if not path.exists():
-            raise Refused(f"{what}: there is no such file; see configs/")
+            near = nearest(_name(given), stored.names())
+            advice = f"the nearest is {near[0]}" if near else "see configs/"
+            raise Refused(f"{what}: there is no such file; {advice}")
         if not path.is_file():
             raise Refused(f"{what}: this is not a file; see configs/")
         loader = importlib.machinery.SourceFileLoader("config_of_the_command_line", text)
@@ -123,9 +147,21 @@ def read(value: str) -> ConfigDict:
     return config
 
 
+def located(given: str) -> pathlib.Path:
+    """The file of a config: a path, from the current folder on, or else the name of one in the
+    project's configs/, as "quickstart", "vp/cifar10_ddpmpp" or "configs/quickstart.py"."""
+    path = pathlib.Path(given)
+    shipped = stored.FOLDER / f"{_name(given)}.py"
+    return shipped if not path.is_file() and shipped.is_file() else path
+
+
+def _name(given: str) -> str:
+    return given.removeprefix("configs/").removesuffix(".py")
+
+
 def _values(argv: Sequence[str]) -> Iterator[str]:
     """The values of the flag itself, "--config=value" or "--config value"."""
-    for argument, following in zip(argv[1:], [*argv[2:], ""], strict=True):
+    for argument, following in itertools.pairwise([*argv[1:], ""]):
         name, equals, value = argument.lstrip("-").partition("=")
         if argument.startswith("-") and name == FLAG and (equals or following):
             yield value if equals else following

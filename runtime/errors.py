@@ -7,10 +7,12 @@ import contextlib
 import errno
 import os
 from collections.abc import Sequence
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from configs.names import printable
+
+if TYPE_CHECKING:  # one line of --help needs no arrays
+    import numpy as np
 
 # Where the operating system says what it met, and not what would be valid.
 REASONS = {
@@ -43,7 +45,7 @@ def gave_up(solver: str, nfe: np.ndarray, *tolerances: tuple[str, float]) -> str
     """The evaluations that an adaptive solver spent on images it could not solve, and the cure."""
     settings = " and ".join(f"{name}={value:g}" for name, value in tolerances)
     return (
-        f"were not solved: {solver} gave up after {np.max(nfe, initial=0):.0f} evaluations, its "
+        f"were not solved: {solver} gave up after {nfe.max(initial=0):.0f} evaluations, its "
         f"steps too many or too small; loosen {settings}"
     )
 

@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
-from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from PIL import Image, ImageDraw, ImageFont
 
 from runtime import files
+
+if TYPE_CHECKING:  # it takes a second, and is imported where something is plotted
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 WHITE = 255
 
@@ -136,7 +137,7 @@ def plot_curves(
         visible behind it.
       xscale, yscale: "linear" or "log".
     """
-    figure = Figure(figsize=(6.4, 4.0), dpi=150, layout="constrained")
+    figure = new_figure((6.4, 4.0))
     axes = figure.add_subplot()
     for i, (name, (x, y)) in enumerate(curves.items()):
         x, y = np.asarray(x, float), np.asarray(y, float)
@@ -151,7 +152,17 @@ def plot_curves(
     _quiet(axes)
     if len(curves) > 1:
         axes.legend(frameon=False)
-    FigureCanvasAgg(figure).print_figure(files.with_parent(path))
+    figure.savefig(files.with_parent(path))
+
+
+def new_figure(inches: tuple[float, float], dpi: int = 150) -> Figure:
+    """An empty figure of matplotlib, of this width and height, that no window shows."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=inches, dpi=dpi, layout="constrained")
+    FigureCanvasAgg(figure)  # which the figure keeps
+    return figure
 
 
 def running_mean(y: np.ndarray, width: int) -> np.ndarray:
@@ -180,7 +191,7 @@ class Panel(NamedTuple):
 
 def plot_panels(path: files.Path, panels: Sequence[Panel], title: str = "") -> None:
     """Writes plots side by side; the y of those whose values are all positive is logarithmic."""
-    figure = Figure(figsize=(4.6 * len(panels), 3.6), dpi=150, layout="constrained")
+    figure = new_figure((4.6 * len(panels), 3.6))
     for axes, panel in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
         values = np.concatenate([panel.points[1], panel.curve[1]])
         axes.scatter(*panel.points, s=5, color="0.7", linewidths=0)
@@ -189,7 +200,7 @@ def plot_panels(path: files.Path, panels: Sequence[Panel], title: str = "") -> N
         axes.set(xlabel=panel.xlabel, ylabel=panel.ylabel, yscale=yscale)
         _quiet(axes)
     figure.suptitle(title, fontsize="medium", x=0.01, ha="left")
-    FigureCanvasAgg(figure).print_figure(files.with_parent(path))
+    figure.savefig(files.with_parent(path))
 
 
 def table(rows: Sequence[Sequence[Any]], header: Sequence[str] | None = None) -> str:

@@ -1,23 +1,21 @@
-"""Orbax's part in a checkpoint: arrays as one archive, and the choice of steps that stay."""
+"""Orbax's part in a checkpoint: arrays as one archive, and who writes the steps."""
 
 from __future__ import annotations
 
-import base64
 import dataclasses
-import json
-import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from typing import Any
 
 import jax
 import numpy as np
 import orbax.checkpoint as ocp
 from etils import epath
+from orbax.checkpoint import checkpoint_managers
 
 from runtime import hosts
 from runtime.arrays import read_arrays, write_arrays
 from runtime.buckets import BucketPath
-from runtime.step_writers import BucketSteps, DiskSteps, Steps, is_finished
+from runtime.step_writers import BestSteps, BucketSteps, DiskSteps, Steps, is_finished
 
 
 class ArchiveHandler(ocp.AsyncCheckpointHandler):  # type: ignore[misc]
@@ -61,22 +59,15 @@ class Archive(ocp.args.CheckpointArgs):  # type: ignore[misc]
     arrays: dict[str, np.ndarray]
 
 
-@dataclasses.dataclass
-class BestSteps:
-    """Orbax preservation policy: the `n` steps of lowest metric, of equal ones the newer."""
-
-    n: int
-    metrics: dict[int, float] = dataclasses.field(default_factory=dict)
-
-    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
-        del context
-        measured = [info.step for info in checkpoints if info.step in self.metrics]
-        best = sorted(measured, key=lambda step: (self.metrics[step], -step))[: self.n]
-        return [info.step in best for info in checkpoints]
-
-
-def writer(directory: epath.Path, policy: Any) -> ocp.CheckpointManager | Steps:
-    """What writes steps into the directory, and removes those that `policy` does not preserve."""
+def writer(
+    directory: epath.Path, keep_latest: int, best: BestSteps, keep_every: int | None
+) -> ocp.CheckpointManager | Steps:
+    """What writes steps into the directory, and removes those that are not to stay: see
+    `Checkpoints`."""
+    policies: list[Any] = [checkpoint_managers.LatestN(keep_latest), best]
+    if keep_every is not None:
+        policies.append(checkpoint_managers.EveryNSteps(keep_every))
+    policy = checkpoint_managers.AnyPreservationPolicy(policies)
     if isinstance(directory, BucketPath):
         return BucketSteps(directory, policy)
     if hosts.several_disks():
@@ -109,26 +100,3 @@ class FinishedSteps:
         if not is_finished(path):
             raise ValueError(f"{path} is no finished step")
         return ocp.path.step.Metadata(step=step, path=path)
-
-
-def silence() -> None:
-    """Drops orbax's own log lines: each failure is a traceback there, and an exception here."""
-    logger = logging.getLogger("absl")
-    if _not_from_orbax not in logger.filters:
-        logger.addFilter(_not_from_orbax)
-
-
-def _not_from_orbax(record: logging.LogRecord) -> bool:
-    return "/orbax/" not in record.pathname.replace("\\", "/")
-
-
-def to_json(data_state: Any) -> dict[str, Any]:
-    """A state of the data, bytes or what JSON can hold, as JSON."""
-    if isinstance(data_state, bytes):
-        return {"base64": base64.b64encode(data_state).decode()}
-    return {"json": json.loads(json.dumps(data_state))}
-
-
-def from_json(item: dict[str, Any]) -> Any:
-    """The inverse of `to_json`."""
-    return base64.b64decode(item["base64"]) if "base64" in item else item["json"]

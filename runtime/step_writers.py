@@ -11,20 +11,25 @@ name last, as orbax's does.
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import logging
 import os
 import pathlib
 import shutil
 import threading
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
 from runtime import devices, files, hosts
 from runtime.arrays import write_arrays
 from runtime.buckets import BucketPath
+
+if TYPE_CHECKING:
+    import orbax.checkpoint as ocp
 
 ITEMS = ("state", "data", "config", "checksums")  # of a step, a folder each
 ARRAYS = "arrays.npz"
@@ -40,6 +45,31 @@ def is_finished(path: epath.Path) -> bool:
     if number and isinstance(path, BucketPath):
         return (path / LAST).exists()
     return number and path.is_dir() and any((path / item).exists() for item in ITEMS)
+
+
+@dataclasses.dataclass
+class BestSteps:
+    """Orbax preservation policy: the `n` steps of lowest metric, of equal ones the newer."""
+
+    n: int
+    metrics: dict[int, float] = dataclasses.field(default_factory=dict)
+
+    def should_preserve(self, checkpoints: Sequence[Any], *, context: Any) -> list[bool]:
+        del context
+        measured = [info.step for info in checkpoints if info.step in self.metrics]
+        best = sorted(measured, key=lambda step: (self.metrics[step], -step))[: self.n]
+        return [info.step in best for info in checkpoints]
+
+
+def silence() -> None:
+    """Drops orbax's own log lines: each failure is a traceback there, and an exception here."""
+    logger = logging.getLogger("absl")
+    if _not_from_orbax not in logger.filters:
+        logger.addFilter(_not_from_orbax)
+
+
+def _not_from_orbax(record: logging.LogRecord) -> bool:
+    return "/orbax/" not in record.pathname.replace("\\", "/")
 
 
 class Step(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import zlib
 from collections.abc import Iterator
@@ -9,10 +10,9 @@ from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-import orbax.checkpoint as ocp
 from etils import epath
 
-from runtime import errors, orbax_handlers
+from runtime import errors
 from runtime.arrays import PyTree, checksum
 from runtime.buckets import BucketError
 
@@ -35,7 +35,7 @@ def read(path: epath.Path) -> Restored:
     """
     step, body = int(path.name), checksums(path)
     items = {name: item(path, name, body) for name in ("data", "config")}
-    data_state = orbax_handlers.from_json(items["data"])
+    data_state = from_json(items["data"])
     stated = data_state.get("step") if isinstance(data_state, dict) else None
     stated = body.get("step", stated)  # of earlier versions, that of the data
     if stated not in (None, step):
@@ -67,6 +67,8 @@ def crc_of_json(value: Any) -> int:
 
 
 def _json(path: epath.Path, name: str) -> Any:
+    import orbax.checkpoint as ocp
+
     if not (path / name).is_dir():
         raise ValueError(f"{name} is missing")
     try:
@@ -79,6 +81,8 @@ def _verified_arrays(
     path: epath.Path, fingerprints: dict[str, Any]
 ) -> Iterator[tuple[str, np.ndarray]]:
     """The arrays of one step by name, each with the fingerprint that it was saved with."""
+    from runtime import orbax_handlers
+
     handler = orbax_handlers.ArchiveHandler()
     try:
         arrays = handler.restore(path / "state")
@@ -95,6 +99,18 @@ def _verified_arrays(
         if checksum(array) != fingerprint:
             raise ValueError(f"array {name} does not match its checksum")
         yield name, array
+
+
+def to_json(data_state: Any) -> dict[str, Any]:
+    """A state of the data, bytes or what JSON can hold, as JSON."""
+    if isinstance(data_state, bytes):
+        return {"base64": base64.b64encode(data_state).decode()}
+    return {"json": json.loads(json.dumps(data_state))}
+
+
+def from_json(item: dict[str, Any]) -> Any:
+    """The inverse of `to_json`."""
+    return base64.b64decode(item["base64"]) if "base64" in item else item["json"]
 
 
 def reason(error: BaseException) -> str:

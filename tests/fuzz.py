@@ -210,7 +210,7 @@ def names_of_choices() -> dict[str, list[str]]:
         "sampling.time_grid": ["", *grids.GRIDS, *grids.NOISE_GRIDS],
         "sampling.schedule": list(heun.SCHEDULES),
         "sampling.scaling": list(heun.SCALINGS),
-        "sampling.solver": [*ode.SOLVERS, "ShARK", "SEA"],
+        "sampling.solver": [*ode.solvers(), "ShARK", "SEA"],
         "model.name": ["ncsnpp", "ddpm", "mlp", "ncsn", "ncsnv2_64"],
         "model.prediction": ["", *parametrisation.PREDICTIONS],
         "model.embedding_type": ["fourier", "positional"],

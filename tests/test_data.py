@@ -18,11 +18,11 @@ from sklearn.datasets import load_digits
 import data
 import data.builder
 from configs import schema
-from data import datasets
+from data import datasets, preparation
 from data.batches import epoch_order
 from data.cifar10 import ARCHIVE, MEMBERS, Cifar10
 from data.datasets import Column
-from data.digits import Digits, stratified_split
+from data.digits import stratified_split
 from data.fashion_mnist import FashionMnist
 
 
@@ -99,15 +99,14 @@ def test_stratified_split_keeps_shares_of_unequal_classes():
 
 def test_prepared_digits_are_read_again_not_made_again(digits_folder, monkeypatch):
     first = data.load("digits", "train", digits_folder)
-    monkeypatch.setattr(Digits, "download_and_prepare", None)
+    monkeypatch.setattr(preparation, "prepare", None)
     again = data.load("DIGITS", "train", str(digits_folder))
     np.testing.assert_array_equal(first.images, again.images)
     assert first.fingerprint == again.fingerprint
 
 
 def test_default_folder_is_named_by_the_environment(tmp_path, monkeypatch):
-    data.load("digits", "test")
-    assert (tmp_path / "default" / "digits" / "1.0.0").is_dir()
+    assert data.default_folder() == tmp_path / "default"
     monkeypatch.delenv("SCORE_SDE_DATA")
     monkeypatch.setenv("HOME", "/home/someone")
     assert data.default_folder() == pathlib.Path("/home/someone/.cache/score_sde/data")
@@ -145,13 +144,13 @@ def test_sizes_that_no_image_has_are_refused(name, size, tmp_path):
 
 
 def test_preparation_survives_a_faster_process(tmp_path, monkeypatch):
-    prepare = Digits.download_and_prepare
+    prepare = tfds.core.GeneratorBasedBuilder.download_and_prepare
 
     def overtaken(self):
         prepare(self)
         raise OSError(39, "Directory not empty")
 
-    monkeypatch.setattr(Digits, "download_and_prepare", overtaken)
+    monkeypatch.setattr(tfds.core.GeneratorBasedBuilder, "download_and_prepare", overtaken)
     assert len(data.load("digits", "train", tmp_path)) == 1500
 
 
@@ -373,12 +372,14 @@ def test_downloaded_files_are_prepared_and_read_back_in_order(
         asked.update(urls)
         return {name: fashion_folder / name for name in urls}
 
-    monkeypatch.setattr(data.builder, "reach", lambda url: None)
+    monkeypatch.setattr(preparation, "reach", lambda url: None)
     monkeypatch.setattr(tfds.download.DownloadManager, "download", download)
     direct = data.load("fashion_mnist", "train", fashion_folder)
     prepared = data.load("fashion_mnist", "train", tmp_path / "root")
     assert asked == {name: FashionMnist.URL + name for name in FASHION}
-    assert set(asked.values()) == set(FashionMnist.url_infos)  # each with size and SHA-256
+    assert set(asked.values()) == set(
+        preparation.tfds_builder(FashionMnist).url_infos
+    )  # each with size and SHA-256
     assert (tmp_path / "root" / "fashion_mnist" / "1.0.0").is_dir()
     np.testing.assert_array_equal(prepared.images, direct.images)
     assert prepared.fingerprint == direct.fingerprint

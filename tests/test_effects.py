@@ -122,7 +122,7 @@ def test_the_last_of_several_overrides_of_a_tuple_stands() -> None:
         *("--config.model.ch_mult=(1,)", "-config.eval.seed", "3", "--config.model.fir"),
         *("--noconfig.model.fir", "--config.eval.seed=4", "surplus", "surplus"),
     ]
-    assert command_line.last_overrides(argv) == [
+    assert command_line.ordered(argv) == [
         *("main.py", "--config=x.py", "--mode=train", "--config.model.ch_mult=(1,)"),
         *("--noconfig.model.fir", "--config.eval.seed=4", "surplus", "surplus"),
     ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pathlib
 import subprocess
 import sys
+import sysconfig
 import tomllib
 import zipfile
 
@@ -43,10 +44,16 @@ def editable(tmp_path_factory: pytest.TempPathFactory) -> zipfile.ZipFile:
     return build("build_editable", tmp_path_factory.mktemp("editable"))
 
 
+def script_name(wheel: zipfile.ZipFile) -> str:
+    """The place in a wheel of the command, which pip writes beside Python's own program."""
+    return metadata_folder(wheel).replace(".dist-info/", ".data/scripts/score-sde")
+
+
 def test_installing_puts_no_module_into_site_packages(wheel: zipfile.ZipFile) -> None:
-    names = wheel.namelist()
-    assert names
-    assert all(name.startswith(metadata_folder(wheel)) for name in names), names
+    names = set(wheel.namelist())
+    assert script_name(wheel) in names
+    others = names - {script_name(wheel)}
+    assert all(name.startswith(metadata_folder(wheel)) for name in others), names
 
 
 def test_installing_brings_every_dependency(wheel: zipfile.ZipFile) -> None:
@@ -59,7 +66,8 @@ def test_installing_brings_every_dependency(wheel: zipfile.ZipFile) -> None:
 def test_an_editable_install_is_one_path_file_beside_the_metadata(
     editable: zipfile.ZipFile,
 ) -> None:
-    others = [name for name in editable.namelist() if "dist-info" not in name]
+    files = set(editable.namelist()) - {script_name(editable)}
+    others = [name for name in files if "dist-info" not in name]
     assert [pathlib.Path(name).suffix for name in others] == [".pth"]
     assert editable.read(others[0]).decode().split() == [str(ROOT)]
 
@@ -76,7 +84,7 @@ def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
     )
     names = ("main", "sde_lib", "models", "runtime")
     output = subprocess.run(
-        [sys.executable, "-I", "-c", program, str(site_packages), *names],
+        [sys.executable, "-I", "-S", "-c", program, str(site_packages), *names],
         cwd=elsewhere,
         capture_output=True,
         text=True,
@@ -84,6 +92,49 @@ def test_an_editable_install_makes_the_checkout_importable_from_anywhere(
     ).stdout
     origins = ("main.py", "sde_lib.py", "models/__init__.py", "runtime/__init__.py")
     assert output.split() == [str(ROOT / origin) for origin in origins]
+
+
+def command(
+    wheel: zipfile.ZipFile, folder: pathlib.Path, *arguments: str
+) -> subprocess.CompletedProcess[str]:
+    """The command `score-sde`, run in `folder` by a Python that has installed this wheel alone."""
+    site_packages = folder / "site-packages"
+    wheel.extractall(site_packages)
+    program = (
+        "import runpy, site, sys; site.addsitedir(sys.argv[1]); sys.path.append(sys.argv[2]);"
+        "del sys.argv[:3]; runpy.run_path(sys.argv[0], run_name='__main__')"
+    )
+    folders = str(site_packages), sysconfig.get_path("purelib")  # ours, and that of other packages
+    script = str(site_packages / script_name(wheel))
+    argv = [sys.executable, "-I", "-S", "-c", program, *folders, script, *arguments]
+    return subprocess.run(argv, cwd=folder, capture_output=True, text=True, check=False)
+
+
+def test_the_command_of_an_editable_install_is_the_program(
+    editable: zipfile.ZipFile, tmp_path: pathlib.Path
+) -> None:
+    """In any folder, with configs by their names."""
+    version = command(editable, tmp_path, "--version")
+    assert version.stdout.splitlines()[0].startswith(f"score-sde {PROJECT['version']}")
+    asked = command(editable, tmp_path, "--config=digits/edm", "--config.model.nf.help")
+    assert asked.stdout.split()[0] == "model.nf", asked.stderr
+    mistake = command(editable, tmp_path, "--mode=trian")
+    assert (mistake.returncode, len(mistake.stderr.splitlines())) == (2, 1)
+    assert "the nearest is train" in mistake.stderr
+
+
+def test_the_command_of_a_wheel_says_in_one_line_what_it_lacks(
+    wheel: zipfile.ZipFile, tmp_path: pathlib.Path
+) -> None:
+    for foreign in (False, True):  # somebody else's `main` is not ours
+        if foreign:
+            (tmp_path / "site-packages" / "main.py").write_text("print('another program')")
+        ended = command(wheel, tmp_path, "--version")
+        assert ended.returncode == 1
+        assert ended.stdout == ""
+        [line] = ended.stderr.splitlines()
+        assert line.startswith("error: score-sde runs from its checkout")
+        assert "pip install -e" in line
 
 
 def locked(python: str) -> dict[str, str]:

@@ -16,7 +16,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
-import tensorboardX
 
 from configs.names import lookup
 from runtime import files
@@ -50,6 +49,8 @@ class TensorBoard:
     """
 
     def __init__(self, workdir: pathlib.Path, start: int, config: Mapping[str, Any]):
+        import tensorboardX
+
         del config
         folder = workdir / "tensorboard"
         bucket_folder = files.in_bucket(folder)

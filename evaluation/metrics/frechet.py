@@ -175,6 +175,7 @@ def extrapolated_distance(
 
 @metric("fid", moments=True, keep=lambda options: options.bootstrap > 0)
 def _fid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Fréchet Inception distance (Heusel et al. 2017, arXiv:1706.08500)."""
     results: Results = {"fid": frechet_distance(generated.gaussian("pool"), real.pool)}
     if options.bootstrap:
         results["fid_stderr"] = bootstrap_error(
@@ -186,6 +187,7 @@ def _fid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
 
 @metric("sfid", output="spatial", moments=True)
 def _sfid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Fréchet distance of Inception's spatial features (Nash et al. 2021, arXiv:2103.03841)."""
     del options
     assert real.spatial is not None
     return {"sfid": frechet_distance(generated.gaussian("spatial"), real.spatial)}
@@ -193,6 +195,7 @@ def _sfid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
 
 @metric("fid_infinity", keep=True, least=30)
 def _fid_infinity(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """FID extrapolated to infinitely many samples (Chong and Forsyth 2020, arXiv:1911.07023)."""
     line = extrapolated_distance(generated.array("pool"), real.pool, seed=options.seed)
     return {
         "fid_infinity": line.distance,

@@ -48,6 +48,7 @@ def _score(logits: np.ndarray) -> float:
 
 @metric("inception_score", output="logits", keep=True, least=10)
 def _inception_score(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Inception Score (Salimans et al. 2016, arXiv:1606.03498)."""
     del real, options
     score = inception_score(generated.array("logits"))
     return {

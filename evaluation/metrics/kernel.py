@@ -80,6 +80,7 @@ def _mean_of_pairs(x: np.ndarray) -> float:
 
 @metric("kid", keep=True, real=True, least=1000)
 def _kid(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Kernel Inception distance (Binkowski et al. 2018, arXiv:1801.01401)."""
     assert real.features is not None
     distance = kernel_distance(generated.array("pool"), real.features, seed=options.seed)
     return {

@@ -113,6 +113,7 @@ def _squared_distances(x: np.ndarray, y: np.ndarray) -> Iterator[_Distances]:
 
 @metric("precision_recall", keep=True, real=True, least=4)
 def _precision_recall(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Improved precision and recall (Kynkaanniemi et al. 2019, arXiv:1904.06991)."""
     del options
     assert real.features is not None
     return precision_recall(real.features, generated.array("pool"))._asdict()
@@ -120,6 +121,7 @@ def _precision_recall(generated: FeatureSet, real: Statistics, options: Any) -> 
 
 @metric("density_coverage", keep=True, real=True, least=6)
 def _density_coverage(generated: FeatureSet, real: Statistics, options: Any) -> Results:
+    """Density and coverage (Naeem et al. 2020, arXiv:2002.09797)."""
     del options
     assert real.features is not None
     return density_coverage(real.features, generated.array("pool"))._asdict()
