@@ -20,7 +20,7 @@ from configs.stored import config_differences, short
 from evaluation import batch_cache, features, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
-from generation import examples
+from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
@@ -82,7 +82,7 @@ def remove_shards(
         return
     parts = experiment.build(config)
     if config.eval.enable_sampling:
-        samples.shards_by_seed(config, parts, store)
+        samples.shards_by_seed(config, parts, store, finished.get(samples.GUIDE, ""))
     if config.eval.enable_bpd:
         dataset = parts.dataset(config.eval.bpd_dataset)
         likelihoods.shards_of(config, parts, dataset, store)
@@ -113,6 +113,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
         likelihood.from_config(config)
     if options.enable_sampling:
         sampling.from_config(config, devices.AXIS)
+        guides.check(config.sampling, parts)
         features.uses_inception(parts, options)
         judge.metrics_of(parts, options)
 
@@ -179,7 +180,7 @@ def identity(results: Results) -> Any:
     """The settings and weights that results are of; of several evaluations, those of each."""
     if isinstance(results.get("runs"), dict):
         return {name: identity(each) for name, each in results["runs"].items()}
-    return [results.get(name) for name in ("made_by", "weights_sha256")]
+    return [results.get(name) for name in ("made_by", "weights_sha256", samples.GUIDE)]
 
 
 def then_and_now(name: str, old: Any, new: Any) -> str:
@@ -338,7 +339,9 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     )
     if not devices.of_primary(same):
         return False
-    return devices.of_primary(stored.get("weights_sha256") == weights_of(config, workdir))
+    then = [stored.get(name, "") for name in ("weights_sha256", samples.GUIDE)]
+    now = [weights_of(config, workdir), samples.guide_of(config)]
+    return devices.of_primary(then == now)
 
 
 def can_be_shown(stored: Results, config: ml_collections.ConfigDict) -> bool:

@@ -39,12 +39,14 @@ class Evaluation:
       settings: overrides of the card's config, by dotted name.
       statistics: address of the statistics of the data that an FID compares with; "": one's own.
       source: where the numbers were published.
+      guide: name of the card of a classifier that guides the samples; "": none.
     """
 
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
     statistics: str
     source: str
+    guide: str = ""
 
 
 NONE = Evaluation({}, {}, "", "")
@@ -142,6 +144,7 @@ def _card(name: str, entry: Any) -> Card:
             dict(each.get("settings") or {}),
             str(each.get("statistics") or ""),
             str(each["source"]),
+            str(each.get("guide") or ""),
         )
         for title, each in (entry.get("evaluations") or {}).items()
     }

@@ -55,8 +55,27 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`, and
-    config.json and a config.py that reads it beside the checkpoints.
+    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`: see
+    `import_opened`."""
+    return import_opened(config, opened(source, workdir), workdir)
+
+
+def opened(source: str | pathlib.Path, workdir: pathlib.Path) -> sources.Opened:
+    """The file or folder `source` (see `hub.local`), of which a run is to be made in `workdir`.
+
+    Raises:
+      FileNotFoundError: no such source.
+      ValueError: an unknown or damaged file; a workdir that no import writes to.
+    """
+    files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
+    return sources.open_source(hub.local(str(source)))
+
+
+def import_opened(
+    config: ml_collections.ConfigDict | None, opened: sources.Opened, workdir: pathlib.Path
+) -> TrainState:
+    """Writes the weights of an opened source as the first checkpoint in `workdir`, and config.json
+    and a config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself, and its scheduler the SDE and the prediction. Weights
@@ -67,13 +86,10 @@ def import_weights(
       The state that was written, as NumPy arrays and with the key's raw data.
 
     Raises:
-      FileNotFoundError: no such source.
-      ValueError: an unknown or damaged file; tensors that are not the config's network's; a config
-        that does not fit or, if none is given, none or several that do; a workdir with checkpoints.
-        Nothing has been written.
+      ValueError: tensors that are not the config's network's; a config that does not fit or, if
+        none is given, none or several that do; a workdir with checkpoints. Nothing has been
+        written.
     """
-    files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
-    opened = sources.open_source(hub.local(str(source)))
     origin = "--config"
     if config is None:
         config, origin = find_config(opened)
@@ -102,7 +118,10 @@ def import_weights(
     if models.has_score(config):
         print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
     else:
-        print(f"it guides a score network: --mode=control --config.control.guide={workdir}")
+        print(
+            f"it guides a score network: --mode=control --config.control.guide={workdir}, or "
+            f"--mode=eval and sample --config.sampling.guide={workdir}"
+        )
     return state
 
 

@@ -8,6 +8,7 @@ import re
 import pytest
 
 import configs
+import sde_lib
 from configs import stored
 from interop import cards
 
@@ -24,6 +25,25 @@ def test_a_card_is_of_a_config_whose_settings_are_valid(name: str) -> None:
         with config.unlocked():
             config.update_from_flattened_dict(dict(evaluation.settings))
         configs.check(config)
+
+
+def test_a_card_that_guides_is_a_classifier_of_the_same_noisy_images() -> None:
+    guided = [
+        (card, cards.cards()[evaluation.guide])
+        for card in cards.cards().values()
+        for evaluation in card.evaluations.values()
+        if evaluation.guide
+    ]
+    assert {card.name for card, _ in guided} == {
+        f"guided_diffusion/imagenet-{size}-cond" for size in (128, 256)
+    }
+    for card, guide in guided:
+        config, other = configs.load(card.config), configs.load(guide.config)
+        assert other.training.objective == "classifier"
+        assert other.classifier.num_classes == config.model.num_labels == 1000
+        assert other.data.image_size == config.data.image_size
+        assert other.data.centered == config.data.centered
+        assert sde_lib.from_config(other) == sde_lib.from_config(config)
 
 
 def test_every_published_number_of_the_paper_has_a_card() -> None:

@@ -22,7 +22,6 @@ import sampling
 from diffusion import few_steps, grids
 from diffusion.noise import recorded_noise
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE
-from tests.chains import chain_of
 from tests.gaussians import Mixture
 
 pytestmark = pytest.mark.slow
@@ -34,7 +33,7 @@ MIXTURE = Mixture(
     stds=jnp.array([[[0.2, 0.3, 0.1], [0.4, 0.2, 0.3]], [[0.3, 0.1, 0.2], [0.1, 0.3, 0.2]]]),
 )
 VP = VPSDE(N=STEPS)
-CHAIN = chain_of(VP)
+CHAIN = VP.chain
 BETAS = {"num_train_timesteps": STEPS, "beta_start": 0.1 / STEPS, "beta_end": 20.0 / STEPS}
 
 
@@ -91,7 +90,7 @@ def difference(a: Any, b: Any) -> float:
 
 
 def times_of(scheduler: Any) -> np.ndarray:
-    return CHAIN.times(scheduler.timesteps.numpy())
+    return scheduler.timesteps.numpy() / (STEPS - 1)
 
 
 def first(scheduler: Any, steps: int, z: np.ndarray) -> Any:
@@ -132,26 +131,6 @@ def test_ddim(eta: float) -> None:
     x = first(scheduler, 10, z)
     theirs = stepped(scheduler, x, eta=eta, generator=after_first(generator))
     assert difference(ours(few_steps.ddim, CHAIN, z, times_of(scheduler), eta=eta), theirs) < 1e-5
-
-
-def test_ddim_of_a_run_takes_the_levels_of_the_continuous_process() -> None:
-    """As `sampling.from_config` does: up to half a step of 1000 from those of the chain's table,
-    which are diffusers', and less than what ten steps cost.
-    """
-    z, sde = draws(1)[1], VPSDE()
-    chain = chain_of(sde)
-    score = MIXTURE.score_fn(chain)
-
-    def samples(of: SDE, steps: int) -> np.ndarray:
-        times = chain.times(np.arange(999, 0, -1000 // steps))
-        return np.asarray(
-            jax.jit(lambda z: few_steps.ddim(of, score, recorded_noise(z), times).x)(z)
-        )
-
-    table, continuous = samples(chain, 10), samples(sde, 10)
-    gap = np.sqrt(np.mean((table - continuous) ** 2))
-    error = np.sqrt(np.mean((table - samples(chain, 1000)) ** 2))
-    assert 1e-4 < gap < 0.1 * error
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -245,7 +224,7 @@ def test_heun() -> None:
     scheduler.set_timesteps(12)
     x = torch.from_numpy(z[0] / np.asarray(CHAIN.alpha(jnp.ones(1))))
     theirs = stepped(scheduler, x)
-    times = CHAIN.times(np.arange(STEPS - 1, -1, -9))
+    times = np.arange(STEPS - 1, -1, -9) / (STEPS - 1)
     assert difference(ours(few_steps.edm, CHAIN, z, times), theirs) < 1e-4
 
 
