@@ -13,7 +13,6 @@ import configs
 from evaluation.evaluate import evaluate
 from evaluation.report import published, quantities
 from interop import cards, convert, hub
-from interop.model_card import ORIGIN
 from runtime import devices, errors, figures, files
 
 GUIDE = "guide"  # in the workdir: the run of the classifier that guides the samples
@@ -38,7 +37,7 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
     """
     card = cards.find(source)
     title, evaluation = card.evaluation(source) if card else ("samples", None)
-    import_once(config, source, workdir)
+    convert.import_once(config, source, workdir)
     if evaluation and evaluation.guide and not config.sampling.guide:
         config.sampling.guide = import_guide(evaluation.guide, workdir)
     if evaluation and config.eval.enable_sampling and not config.eval.stats_path:
@@ -51,34 +50,10 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
         print(figures.table(rows, ["number", "here", "published", "why they may differ"]))
 
 
-def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
-    """Imports what `source` names, unless the workdir has it.
-
-    Raises:
-      ValueError: the workdir has other weights.
-    """
-    origin = workdir / ORIGIN
-    if devices.of_primary(origin.is_file()):
-        before = files.read_json(origin, "use another --workdir")
-        if before["source"] != cards.split(source)[0]:
-            raise ValueError(
-                f"{workdir} has the weights of {before['source']}; use another --workdir"
-            )
-        return
-    path = hub.local(source)
-    if devices.is_primary():
-        opened = convert.opened(path, workdir)
-        convert.import_opened(config, opened, workdir)
-        digest = files.sha256(opened.path)
-        files.write_json(
-            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
-        )
-
-
 def import_guide(name: str, workdir: pathlib.Path) -> str:
     """The folder in `workdir` of the classifier of that card, which is imported once."""
     card, folder = cards.cards()[name], workdir / GUIDE
-    import_once(configs.load(card.config), name, folder)
+    convert.import_once(configs.load(card.config), name, folder)
     return str(folder)
 
 
