@@ -205,11 +205,11 @@ def completed(
             "other weights need --config"
         )
     more = []
-    if "workdir" not in given and mode != "import":
-        more.append(f"--workdir={pathlib.Path('runs', card.name)}")
     if "config" not in given:
         more.append(f"--config={root / 'configs' / card.config}.py")
         more += [f"--config.{name}={value}" for name, value in _settings(card, source, mode)]
+    if "workdir" not in given and mode != "import":
+        more.append(f"--workdir={pathlib.Path('runs', card.name)}")
     return [argv[0], *more, *argv[1:]]
 
 

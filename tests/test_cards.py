@@ -81,13 +81,13 @@ def test_a_card_is_enough_for_samples() -> None:
     """Its config, the settings of its sampler and a folder are those of the card."""
     source = "--source=score_sde/ve-cifar10-continuous"
     argv = completed(["main.py", "--mode=sample", source])
-    assert argv[1] == "--workdir=runs/score_sde/ve-cifar10-continuous"
-    assert argv[2].endswith("configs/ve/cifar10_ncsnpp_continuous.py")
-    assert argv[3:-2] == ["--config.sampling.corrector_norm=batch"]
+    assert argv[1].endswith("configs/ve/cifar10_ncsnpp_continuous.py")
+    assert argv[2] == "--config.sampling.corrector_norm=batch"
+    assert argv[3] == "--workdir=runs/score_sde/ve-cifar10-continuous"
     own = completed(["main.py", "--mode=eval", source, "--workdir=w"])
     assert not any(argument.startswith("--workdir=runs") for argument in own)
     exported = completed(["main.py", "--mode=export", source])
-    assert [argument.partition("=")[0] for argument in exported[1:3]] == ["--workdir", "--config"]
+    assert [argument.partition("=")[0] for argument in exported[1:3]] == ["--config", "--workdir"]
     assert exported[3:] == ["--mode=export", source]
 
 
