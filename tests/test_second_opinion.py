@@ -277,7 +277,7 @@ def test_annealed_langevin(late: bool) -> None:
     times = 1.0 - np.arange(sde.N) / (sde.N - 1)
     if late:
         times = grids.sampling_times(sde, eps)
-        sigmas = np.array(sde.sigma(times) / sde.sigma(np.float32(eps)))
+        sigmas = np.array(sde.sigma(jnp.asarray(times)) / sde.sigma(jnp.float32(eps)))
         scheduler._step_size = 2e-5 * torch.from_numpy(sigmas) ** 2
     score = as_torch(MIXTURE.score_fn(sde))
     for k in range(sde.N):
