@@ -25,6 +25,7 @@ from interop import (
     convert,
     diffusers,
     exports,
+    flax_parameters,
     official,
     pipelines,
     pth,
@@ -217,6 +218,7 @@ def test_safetensors_of_other_networks_have_our_names(name: str, tmp_path: pathl
     assert written.keys() == tensors.keys()
     jax.tree.map(np.testing.assert_array_equal, written, tensors)
     opened = sources.open_source(target)
+    assert isinstance(opened, flax_parameters.FlaxParameters)
     assert opened.fits(module, shape)
     assert not opened.fits(models.from_config(tiny.config()), experiment.image_shape(tiny.config()))
 
