@@ -13,16 +13,15 @@ from typing import Any
 import ml_collections
 from absl import logging
 
-import configs
 import likelihood
 import sampling
 from configs.stored import config_differences, short
-from evaluation import batch_cache, features, judge, likelihoods, samples
+from evaluation import batch_cache, features, follow, judge, likelihoods, plans, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
 from generation import examples
 from runtime import devices, errors, experiment, figures, files, hosts
-from runtime.workdir import Trained, open_run, restore, results_folder
+from runtime.workdir import Trained, restore, results_folder
 from training import held_out
 from training.objective import objective_from_config
 
@@ -35,7 +34,8 @@ RESULTS = ("report.html", "report.json", "results.json")
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
     """Evaluates one checkpoint; writes pictures and `results.json` in `<workdir>/<eval_folder>`.
 
-    With `eval.checkpoint="range"` or `eval.samplers` it is several: see `evaluate_each`.
+    With `eval.checkpoint="range"` or `eval.samplers` it is several: see `evaluate_each`; with
+    "follow" those of a run that may still train: see `evaluate_arrivals`.
 
     Raises:
       FileNotFoundError: no checkpoint.
@@ -43,6 +43,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         likelihoods that failed.
     """
     results_folder(workdir, eval_folder)
+    if config.eval.checkpoint == "follow":
+        return evaluate_arrivals(config, workdir, eval_folder)
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     parts = experiment.build(config)
@@ -149,17 +151,18 @@ def made_by(config: ml_collections.ConfigDict) -> Results:
     sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
     images = config.data.to_dict().items()
     sections["data"] = {n: v for n, v in images if f"data.{n}" in experiment.SOURCE}
-    del sections["data"]["cache"]  # has no effect on what is read
+    del sections["data"]["cache"], sections["eval"]["follow_minutes"]  # have no effect on it
     return json.loads(json.dumps(sections))
 
 
 def keep_earlier(folder: pathlib.Path, results: Results) -> None:
     """Moves report and results of other settings or weights into a folder of their own in `folder`,
-    where `results` are to be written; of the same ones, they are replaced."""
+    where `results` are to be written; of the same ones, or of some of these, they are replaced."""
     earlier = results_in(folder / RESULTS[-1])
-    of_earlier, of_now = (json.dumps(identity(each), sort_keys=True) for each in (earlier, results))
-    if not earlier or of_earlier == of_now:
+    of_earlier, of_now = identity(earlier), identity(results)
+    if not earlier or of_earlier == of_now or _is_part(of_earlier, of_now):
         return
+    of_earlier = json.dumps(of_earlier, sort_keys=True)
     kept = folder / f"earlier_{hashlib.sha256(of_earlier.encode()).hexdigest()[:8]}"
     kept.mkdir(exist_ok=True)
     for name in RESULTS:
@@ -180,6 +183,12 @@ def identity(results: Results) -> Any:
     if isinstance(results.get("runs"), dict):
         return {name: identity(each) for name, each in results["runs"].items()}
     return [results.get(name) for name in ("made_by", "weights_sha256")]
+
+
+def _is_part(earlier: Any, now: Any) -> bool:
+    """True of several evaluations all of which are among those of now, as of a run that trains."""
+    several = isinstance(earlier, dict) and isinstance(now, dict)
+    return several and earlier.items() <= now.items()
 
 
 def then_and_now(name: str, old: Any, new: Any) -> str:
@@ -252,78 +261,6 @@ def warn_of_other_data(results: Results) -> None:
 # --- several checkpoints and samplers ---
 
 
-def planned(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> dict[str, ml_collections.ConfigDict]:
-    """The configs of all evaluations that `config` asks for, by the names of their folders.
-
-    Checkpoints `eval.begin_ckpt` to `eval.end_ckpt`, in units of `training.snapshot_freq` steps, as
-    far as they are there (if `eval.checkpoint` is "range"), times `eval.samplers`, each a method
-    with its number of steps ("ddim:20") or without. Loss and likelihood, which know no sampler, are
-    measured with the first one only.
-
-    Raises:
-      FileNotFoundError: none of the checkpoints is there.
-      ValueError: a sampler that is unknown or cannot serve the config.
-    """
-    configs.check(config)
-    plan = {}
-    for step in checkpoints(config, workdir):
-        for i, sampler in enumerate(config.eval.samplers or ("",)):
-            variant = with_sampler(config, sampler, first=i == 0)
-            variant.eval.checkpoint = step
-            sampling.from_config(variant, devices.AXIS)
-            name = f"step_{step}" if step.isdecimal() else step
-            plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = variant
-    return plan
-
-
-def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[str]:
-    """The values of `eval.checkpoint` that a range stands for, or its own.
-
-    Raises:
-      FileNotFoundError: none of the range's checkpoints is there.
-    """
-    if config.eval.checkpoint != "range":
-        return [config.eval.checkpoint]
-    first, last = config.eval.begin_ckpt, config.eval.end_ckpt
-    frequency = config.training.snapshot_freq
-    run = open_run(config, workdir, training=False)
-    steps = {i * frequency for i in range(first, last + 1)}
-    present = run.steps_anywhere()
-    stored = [str(step) for step in present if step in steps]
-    if not stored:
-        raise FileNotFoundError(
-            f"{run.directory} has none of the checkpoints of steps "
-            f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
-            f"training.snapshot_freq); there are {present}"
-        )
-    return stored
-
-
-def with_sampler(
-    config: ml_collections.ConfigDict, sampler: str, first: bool
-) -> ml_collections.ConfigDict:
-    """The config of one evaluation with a sampler of `eval.samplers`, or its own sampler for "".
-
-    Raises:
-      ValueError: a sampler that is not "method" or "method:steps".
-    """
-    variant = config.copy_and_resolve_references()
-    variant.eval.samplers = ()
-    if sampler:
-        method, _, count = sampler.partition(":")
-        if count and not count.isdecimal():
-            raise ValueError(
-                f"eval.samplers has {sampler!r}; a sampler is a method such as 'ddim', or "
-                "one with its steps, 'ddim:20'"
-            )
-        variant.sampling.method, variant.sampling.num_steps = method, int(count or 0)
-        variant.eval.enable_loss = config.eval.enable_loss and first
-        variant.eval.enable_bpd = config.eval.enable_bpd and first
-    return variant
-
-
 def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     """True if the `stored` results are those that an evaluation of `config` would give.
 
@@ -370,25 +307,64 @@ def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
 def evaluate_each(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
 ) -> Results:
-    """Makes every evaluation of `planned`, each in a folder of its own, and a table of all.
+    """Makes every evaluation of `plans.planned`, each in a folder of its own, and a table of all.
 
     What is finished is not repeated: a `results.json` there that was made in the same way, by the
     same program, of the same weights, stands.
     """
-    runs, plan = {}, planned(config, workdir)
-    for name, variant in plan.items():
-        path = workdir / eval_folder / name / "results.json"
-        stored = hosts.by_primary(functools.partial(results_in, path))
-        if is_finished(stored, variant, workdir):
-            remove_shards(variant, path.parent, stored)
-            runs[name] = stored
-        else:
-            runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")
-    if devices.is_primary():
-        folder = workdir / eval_folder
-        keep_earlier(folder, {"runs": runs})
-        files.write_json(folder / "results.json", {"runs": runs})
-        content.write(folder, workdir, plan, runs)
-        print(figures.table(*console.comparison(runs)))
-        print(f"report.html and results.json of all are in {folder}")
+    plan = plans.planned(config, workdir)
+    runs = {name: once(variant, workdir, eval_folder, name) for name, variant in plan.items()}
+    report_all(workdir, eval_folder, plan, runs)
     return {"runs": runs}
+
+
+def evaluate_arrivals(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
+) -> Results:
+    """`evaluate_each` for the checkpoints of a run that trains, as they come: see `follow`.
+
+    The table of all, with its curves over steps, is written anew before each wait.
+
+    Raises:
+      FileNotFoundError: no checkpoint came.
+    """
+    plan: dict[str, ml_collections.ConfigDict] = {}
+    runs: dict[str, Results] = {}
+    refuse(config, experiment.build(config))
+    plans.variants(config, "latest")
+    for steps in follow.arrivals(config, workdir):
+        for step in steps:
+            of_step = plans.variants(config, str(step))
+            plan |= of_step
+            runs |= {name: once(v, workdir, eval_folder, name) for name, v in of_step.items()}
+        report_all(workdir, eval_folder, plan, runs)
+    return {"runs": runs}
+
+
+def once(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str, name: str
+) -> Results:
+    """The results in the folder `name` of the evaluations, made unless they are there."""
+    path = workdir / eval_folder / name / "results.json"
+    stored = hosts.by_primary(functools.partial(results_in, path))
+    if not is_finished(stored, config, workdir):
+        return evaluate(config, workdir, f"{eval_folder}/{name}")
+    remove_shards(config, path.parent, stored)
+    return stored
+
+
+def report_all(
+    workdir: pathlib.Path,
+    eval_folder: str,
+    plan: dict[str, ml_collections.ConfigDict],
+    runs: dict[str, Results],
+) -> None:
+    """Writes the report of several evaluations, and prints their table."""
+    if not devices.is_primary():
+        return
+    folder = workdir / eval_folder
+    keep_earlier(folder, {"runs": runs})
+    files.write_json(folder / "results.json", {"runs": runs})
+    content.write(folder, workdir, plan, runs)
+    print(figures.table(*console.comparison(runs)))
+    print(f"report.html and results.json of all are in {folder}", flush=True)
