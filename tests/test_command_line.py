@@ -301,7 +301,7 @@ def shown(shell: list[str], folder: pathlib.Path, setup: str, typed: str, until:
 @pytest.mark.parametrize(
     ("shell", "setup"),
     [
-        (["bash", "--norc", "--noprofile", "-i"], "source script"),
+        (["bash", "--norc", "--noprofile", "-i"], "source ./script"),
         (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; source ./script"),
     ],
 )
