@@ -1,13 +1,15 @@
 """A training step beside the official network's, compiled for chips that are not here.
 
     python benchmarks/compiled.py --peer=PATH [--config=vp/cifar10_ddpmpp_continuous]
-        [--blocks=N] [--topology v5e:1x1 h100:1] [--folder=runs/compiled] [--contender ours ...]
+        [--blocks=N] [--levels=N] [--topology v5e:1x1 h100:1] [--folder=runs/compiled]
+        [--contender ours ...]
 
 PATH is a checkout of the official JAX code; both steps are those of one chip with the whole batch,
 through the same compiler with the same options (extras plan-tpu, plan-cuda). What was compiled lies
 in the folder, and is not compiled again: the same command goes on after a stop. A step of CIFAR-10
-takes up to half an hour of CPU each; --blocks makes it smaller, by residual blocks, and XLA's
-lowest effort, which is the default here, halves that (--effort=0 is JAX's own).
+takes up to half an hour of CPU each; --blocks and --levels make it smaller, by residual blocks and
+resolutions, and XLA's lowest effort, which is the default here, halves that (--effort=0 is JAX's
+own).
 """
 
 from __future__ import annotations
@@ -174,6 +176,7 @@ def run() -> None:
     parser.add_argument("--peer", help="checkout of the official JAX code")
     parser.add_argument("--config", default="vp/cifar10_ddpmpp_continuous")
     parser.add_argument("--blocks", type=int, help="residual blocks of a resolution")
+    parser.add_argument("--levels", type=int, help="resolutions, the finest first")
     parser.add_argument("--topology", nargs="+", default=["v5e:1x1", "h100:1"])
     parser.add_argument("--effort", type=float, default=-1.0, help="XLA's, from -1 to 1")
     parser.add_argument("--contender", nargs="+", default=CONTENDERS, choices=CONTENDERS)
@@ -183,6 +186,8 @@ def run() -> None:
     config = configs.load(options.config)
     if options.blocks:
         config.model.num_res_blocks = options.blocks
+    if options.levels:
+        config.model.ch_mult = tuple(config.model.ch_mult[: options.levels])
     results: dict[tuple[str, str], dict[str, Any]] = {}
     for name in options.topology:
         chip, *_ = topology.devices(topology.parse(name))
@@ -194,7 +199,8 @@ def run() -> None:
                     ours, config, chip, "bfloat16" if "bfloat16" in contender else "float32"
                 )
             )
-            parts = [options.config.replace("/", "+"), str(options.blocks or "all"), contender]
+            size = [str(options.blocks or "all"), str(options.levels or "all")]
+            parts = [options.config.replace("/", "+"), *size, contender]
             stem = "@".join([*parts, name.replace(":", "_")]).replace(", ", "_")
             path = options.folder / f"{stem}.json"
             print(f"{stem} ...", file=sys.stderr, flush=True)

@@ -23,6 +23,7 @@ from configs import table as pages
 
 FILE = pathlib.Path(__file__).with_name("cards.yaml")
 BEGIN = "<!-- Made by `python -m interop.cards docs/weights.md` from interop/cards.yaml. -->"
+SHIPPED = "shipped:"  # before the name of a file in interop/shipped
 UNITS = {"fid": "FID", "inception_score": "IS", "bits_per_dim": "bits/dim"}
 BY_HAND = {  # addresses that no program may fetch from, and why
     "https://drive.google.com/": "a folder of Google Drive has to be opened in a browser",
@@ -55,7 +56,8 @@ class Card:
 
     Attributes:
       name: "edm/cifar10-cond-vp".
-      address: of the file, of the folder that it is in, or "hf:owner/name".
+      address: of the file, of the folder that it is in, "hf:owner/name", or "shipped:" and the
+        name of a file in interop/shipped.
       file: its name, where the address does not end with it; "": any, the only one of the folder.
       hint: which file of a folder it is, in words, where its name is not known.
       sha256: in hexadecimal digits; "": not published.

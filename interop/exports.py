@@ -3,7 +3,7 @@
 | `--target` | what is written |
 |---|---|
 | a folder | a diffusers pipeline: network, scheduler, model_index.json |
-| `<name>.safetensors` | the network alone, under the official names |
+| `<name>.safetensors` | the network alone, under the official names, or ours where it has none |
 | `<name>.pth`, `.pt` | the official checkpoint: raw weights, average, Adam's moments, step |
 | `hf:owner/name` | a pipeline with a page of its own, in a repository of Hugging Face's hub |
 """
@@ -19,6 +19,7 @@ import tempfile
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import flax.traverse_util
 import jax
 import ml_collections
 import numpy as np
@@ -138,18 +139,26 @@ def _pipeline(
 def _safetensors(
     config: ml_collections.ConfigDict, module: Any, shape: Shape, workdir: pathlib.Path
 ) -> Writer:
-    """The network alone, as PyTorch's `state_dict` of the official code has it."""
+    """The network alone, as PyTorch's `state_dict` of the official code has it, or our tree."""
     del workdir
-    official_entries(module, shape)
+    try:
+        official_entries(module, shape)
+        names = "official"
+    except ValueError:
+        names = "our own"
 
     def write(weights: Trained, target: pathlib.Path) -> Export:
-        tensors = official.params_to_torch(module, weights.params, shape)
+        if names == "official":
+            tensors = official.params_to_torch(module, weights.params, shape)
+        else:
+            tensors = flax.traverse_util.flatten_dict(weights.params, sep="/")
         save = functools.partial(safetensors.numpy.save_file, metadata={"format": "pt"})
         try:
             _write_file(target, lambda path: save(tensors, path))
         except safetensors.SafetensorError as error:  # a full disk, for instance
             raise OSError(f"{target} could not be written: {error}") from error
-        return Export("the network", target, tensors, [("not in the file", left_out(config))])
+        rows = [("names", names), ("not in the file", left_out(config))]
+        return Export("the network", target, tensors, rows)
 
     return write
 

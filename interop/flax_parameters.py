@@ -1,4 +1,5 @@
-"""Flax files of parameters alone, such as the official classifier of noisy CIFAR-10 images."""
+"""Files of parameters alone by our own names, those of the official JAX code: Flax files, such as
+its classifier of noisy CIFAR-10 images, and safetensors, such as the weights in interop/shipped."""
 
 from __future__ import annotations
 
@@ -17,10 +18,9 @@ from models import CLIP, WideResNet
 class FlaxParameters:
     """A tree of parameters by our names, which are those of the official code."""
 
-    format = "Flax parameters"
-
-    def __init__(self, path: pathlib.Path, content: dict[str, Any]):
+    def __init__(self, path: pathlib.Path, content: dict[str, Any], form: str = "Flax parameters"):
         self.path = path
+        self.format = form
         self.tree = content["params"] if set(content) == {"params"} else content
         self.unused: list[str] = []
         self.shapes = {

@@ -25,6 +25,7 @@ from interop import cards
 from runtime import errors, files
 
 HUB = "hf:"
+SHIPPED = pathlib.Path(__file__).with_name("shipped")
 HUB_ADDRESS = "https://huggingface.co"
 PATTERNS = ["*.json", "*.safetensors", "*.bin"]  # of a repository; the reader chooses
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
@@ -54,6 +55,8 @@ def local(source: str) -> pathlib.Path:
       ValueError: a file that is not the card's, by its SHA-256.
     """
     card = cards.find(source)
+    if card is not None and card.address.startswith(cards.SHIPPED):
+        return shipped(card)
     if card is not None:
         place = folder() / card.name
         return _fetched(card, place, f"--source={source}")
@@ -67,6 +70,18 @@ def local(source: str) -> pathlib.Path:
             f"--source={source}: there is no such file or folder, and no card of that name"
             f"{cards.nearest(source)}; docs/weights.md lists the cards"
         )
+    return path
+
+
+def shipped(card: cards.Card) -> pathlib.Path:
+    """The file of a card whose weights are part of this project.
+
+    Raises:
+      ValueError: it is not there, or another one, by its SHA-256.
+    """
+    path = SHIPPED / card.address.removeprefix(cards.SHIPPED)
+    if not path.is_file() or files.sha256(path) != card.sha256:
+        raise ValueError(f"{path} is not what this version ships; git checkout {path} restores it")
     return path
 
 

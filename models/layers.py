@@ -111,15 +111,18 @@ def dropout(x: jax.Array, rate: float, keys: jax.Array | None) -> jax.Array:
     """Inverted dropout (Srivastava et al. 2014) with one key per image; none without `keys [B]`.
 
     Each element is kept if its 16 random bits are below (1 - rate) 2^16, rounded: the low halves
-    of an image's words serve the first half of its elements, the high halves the other.
+    of an image's words serve the first half of its elements, the high halves the other. What is
+    kept in memory between are two bits for each word, not the words.
     """
     if keys is None or rate == 0.0:
         return x
-    size = math.prod(x.shape[1:])
-    kept = round((1.0 - rate) * 2**16)
-    words = jax.vmap(lambda key: jax.random.bits(key, ((size + 1) // 2,)))(keys)
-    halves = jnp.stack([words & 0xFFFF, words >> 16], axis=1)
-    mask = halves.reshape(len(x), -1)[:, :size].reshape(x.shape) < kept
+    kept, size = round((1.0 - rate) * 2**16), math.prod(x.shape[1:])
+    rows, *rest = x.shape[1:] if x.shape[1] % 2 == 0 else (size + size % 2,)
+    words = jax.vmap(lambda key: jax.random.bits(key, (rows // 2, *rest)))(keys)
+    low, high = ((half < kept).astype(jnp.uint8) for half in (words & 0xFFFF, words >> 16))
+    both = jax.lax.optimization_barrier(low + 2 * high)
+    mask = jnp.concatenate([both & 1, both >> 1], axis=1).astype(bool)
+    mask = mask.reshape(len(x), -1)[:, :size].reshape(x.shape)
     return jnp.where(mask, x * (2**16 / kept), 0)
 
 

@@ -32,6 +32,16 @@ STILL = {
     *("after-all", "opt-barrier", "replica-id", "iota"),
 }
 SLICES = {"slice", "dynamic-slice", "gather"}  # they read no more than they give
+# Their elements are no functions of one element of each operand, even where the sizes agree.
+NOT_LOCAL = {
+    "reduce-window",
+    "scatter",
+    "dynamic-update-slice",
+    "sort",
+    "tuple",
+    "convolution",
+    "dot",
+}
 CONTROL = {"call", "while", "conditional", "async-start"}
 
 
@@ -52,6 +62,11 @@ class Instruction(NamedTuple):
     def bytes(self) -> int:
         """Bytes of the result."""
         return sum(_bytes(dtype, sides) for dtype, sides in ARRAY.findall(self.shape))
+
+    @property
+    def elements(self) -> int:
+        """Elements of the result, or of all arrays of it."""
+        return sum(_count(sides) for _, sides in ARRAY.findall(self.shape))
 
     @property
     def operands(self) -> list[str]:
@@ -117,19 +132,23 @@ def traffic(text: str) -> int:
 
 
 def _parts(body: list[Instruction]) -> dict[int, int]:
-    """The bytes that a fused computation reads of those operands that it only slices, by number."""
-    users: dict[str, list[tuple[Instruction, bool]]] = {}  # and whether it is what they slice
-    for instruction in body:
-        first, *others = [*instruction.operands, ""]
-        users.setdefault(first, []).append((instruction, instruction.opcode in SLICES))
-        for name in {*others} - {first}:
-            users.setdefault(name, []).append((instruction, False))
-    parts = {}
-    for parameter in (i for i in body if i.opcode == "parameter"):
-        readers = users.get(parameter.name, [])
-        if readers and all(slices for _, slices in readers):
-            parts[int(parameter.rest.partition(")")[0])] = sum(i.bytes for i, _ in readers)
-    return parts
+    """The bytes that a fused computation reads of those operands of which it needs but a part, by
+    number: a slice needs what it gives, and so do elementwise functions of its own operand."""
+    sizes = {instruction.name: instruction.elements for instruction in body}
+    needed = {body[-1].name: body[-1].elements} if body else {}
+    for instruction in reversed(body):
+        elements = needed.get(instruction.name, 0)
+        for place, name in enumerate(instruction.operands):
+            size = sizes.get(name, 0)
+            local = size == instruction.elements and instruction.opcode not in NOT_LOCAL
+            partial = local or (instruction.opcode in SLICES and place == 0)
+            needed[name] = min(size, needed.get(name, 0) + (elements if partial else size))
+    parameters = [i for i in body if i.opcode == "parameter"]
+    return {
+        int(i.rest.partition(")")[0]): i.bytes * needed[i.name] // i.elements
+        for i in parameters
+        if needed.get(i.name, 0) < i.elements
+    }
 
 
 def collectives(text: str) -> dict[str, dict[str, float]]:
@@ -153,4 +172,8 @@ def collectives(text: str) -> dict[str, dict[str, float]]:
 def _bytes(dtype: str, sides: str) -> int:
     width = re.search(r"\d+", dtype)
     bits = 8 if dtype == "pred" else int(width[0]) if width else 0
-    return math.ceil(math.prod(int(side) for side in sides.split(",") if side) * bits / 8)
+    return math.ceil(_count(sides) * bits / 8)
+
+
+def _count(sides: str) -> int:
+    return math.prod(int(side) for side in sides.split(",") if side)

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import math
 import os
+import pathlib
 import re
 import shutil
 from typing import Any, NamedTuple
@@ -91,14 +93,25 @@ def require_compiler(platform: str) -> None:
     """
     package = {"tpu": "libtpu", "cuda": "jax_plugins.xla_cuda13"}[platform]
     missing = "" if _installed(package) else package.replace("jax_plugins.xla_", "jax-")
-    if platform == "cuda" and not missing and not shutil.which("ptxas"):
-        missing = "ptxas (of a CUDA toolkit) on the PATH"
+    if platform == "cuda" and not missing and not (shutil.which("ptxas") or _ptxas_of_wheel()):
+        missing = "ptxas (of nvidia-cuda-nvcc, or of a CUDA toolkit on the PATH)"
     if missing:
         extra = EXTRAS[platform]
         raise Absent(
             f"nothing is compiled for want of {missing}: pip install -e '.[{extra}]'; the numbers "
             "below are estimates from the program before compilation"
         )
+
+
+def _ptxas_of_wheel() -> bool:
+    """Whether the assembler of the package nvidia-cuda-nvcc is there, where JAX looks for it."""
+    try:
+        files = importlib.metadata.files("nvidia-cuda-nvcc") or ()
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return any(
+        file.name == "ptxas" and pathlib.Path(str(file.locate())).is_file() for file in files
+    )
 
 
 def _installed(package: str) -> bool:

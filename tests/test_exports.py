@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 
 import configs
@@ -190,13 +191,35 @@ def test_safetensors_hold_the_network_alone(
 
 
 def test_networks_without_official_names(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
-    for name in ("net.safetensors", "net.pth", "net.pt"):
+    for name in ("net.pth", "net.pt"):
         with pytest.raises(ValueError, match=r"has no network with model\.augment_dim$"):
             exports.export_weights(tiny.config(model__augment_dim=9), run, tmp_path / name)
         with pytest.raises(ValueError, match="class-conditional networks do not exist"):
             exports.export_weights(tiny.config(model__num_labels=10), run, tmp_path / name)
     with pytest.raises(ValueError, match=r"; --target=<name>\.safetensors or \.pth holds a netw"):
         exports.export_weights(tiny.config(), run, tmp_path / "folder")
+
+
+@pytest.mark.parametrize("name", ["digits/classes", "toy/two_moons_edm"])
+def test_safetensors_of_other_networks_have_our_names(name: str, tmp_path: pathlib.Path) -> None:
+    """What the official code does not have is read and written under our names."""
+    config = configs.load(name)
+    module, shape = experiment.network(config), experiment.image_shape(config)
+    rng = np.random.default_rng(0)
+    tensors = {
+        "/".join(place): rng.standard_normal(sides, np.float32)
+        for place, sides in official.parameter_shapes(module, shape).items()
+    }
+    source, target = tmp_path / "source.safetensors", tmp_path / "target.safetensors"
+    safetensors.numpy.save_file(tensors, source)
+    convert.import_weights(config, source, tmp_path / "run")
+    exports.export_weights(config, tmp_path / "run", target)
+    written = safetensors.numpy.load_file(target)
+    assert written.keys() == tensors.keys()
+    jax.tree.map(np.testing.assert_array_equal, written, tensors)
+    opened = sources.open_source(target)
+    assert opened.fits(module, shape)
+    assert not opened.fits(models.from_config(tiny.config()), experiment.image_shape(tiny.config()))
 
 
 # --- Pipelines ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pathlib
+import sys
 from typing import Any
 
 import jax
@@ -77,7 +78,8 @@ KERNELS = """HloModule jit_f, is_scheduled=true
 %fused (param_0: f32[1000], param_1: f32[10]) -> f32[10] {
   %param_0 = f32[1000]{0} parameter(0)
   %param_1 = f32[10]{0} parameter(1)
-  %part = f32[10]{0} slice(%param_0), slice={[20:30]}
+  %half = f32[1000]{0} negate(%param_0)
+  %part = f32[10]{0} slice(%half), slice={[20:30]}
   ROOT %add = f32[10]{0} add(%part, %param_1)
 }
 
@@ -101,7 +103,8 @@ ENTRY %main (a: f32[1000], b: f32[10]) -> (f32[10], bf16[2,4]) {
 
 
 def test_the_traffic_of_kernels_is_what_they_read_and_write() -> None:
-    """A slice reads what it gives; calls, tuples and fused instructions move nothing themselves."""
+    """A slice reads what it gives, even of a function of its operand; calls, tuples and fused
+    instructions move nothing themselves."""
     fusion = 40 + (40 + 40)
     double = 40 + 2 * 40
     convolution = 16 + 16 + 40
@@ -292,6 +295,24 @@ def test_without_a_compiler_one_line_says_which_extra_it_is(
         with pytest.raises(topology.Absent, match=extra) as refusal:
             topology.devices(topology.parse(name))
         assert "\n" not in str(refusal.value)
+
+
+def test_the_assembler_of_the_extra_is_as_good_as_a_toolkit(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: pathlib.Path
+) -> None:
+    """The compiler of GPUs needs ptxas, on the PATH or of the package nvidia-cuda-nvcc."""
+    wheel = tmp_path / "nvidia_cuda_nvcc-13.0.dist-info"
+    wheel.mkdir()
+    (wheel / "METADATA").write_text("Name: nvidia-cuda-nvcc\nVersion: 13.0\n")
+    (wheel / "RECORD").write_text("nvidia/cu13/bin/ptxas,,\n")
+    monkeypatch.setattr(topology, "_installed", lambda package: True)
+    monkeypatch.setattr(topology.shutil, "which", lambda name: None)
+    monkeypatch.setattr(sys, "path", [str(tmp_path)])
+    with pytest.raises(topology.Absent, match="for want of ptxas"):
+        topology.require_compiler("cuda")
+    (tmp_path / "nvidia/cu13/bin").mkdir(parents=True)
+    (tmp_path / "nvidia/cu13/bin/ptxas").touch()
+    topology.require_compiler("cuda")
 
 
 @pytest.mark.parametrize("name", ["v5e:2x2", "h100:2"])
