@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
-from typing import Any
 
 import ml_collections
 from absl import logging
 
+import configs
 import likelihood
 import sampling
-from configs.stored import config_differences, short
-from evaluation import batch_cache, features, follow, judge, likelihoods, plans, samples
+from evaluation import batch_cache, features, follow, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
+from evaluation.stored_results import Results, keep_earlier, results_in
 from generation import examples
 from runtime import devices, errors, experiment, figures, files, hosts
-from runtime.workdir import Trained, restore, results_folder
+from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
 from training.objective import objective_from_config
-
-Results = dict[str, Any]
-
-# What an evaluation writes for reading, in the order in which it is moved; the last finishes it.
-RESULTS = ("report.html", "report.json", "results.json")
 
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
@@ -155,47 +149,6 @@ def made_by(config: ml_collections.ConfigDict) -> Results:
     return json.loads(json.dumps(sections))
 
 
-def keep_earlier(folder: pathlib.Path, results: Results) -> None:
-    """Moves report and results of other settings or weights into a folder of their own in `folder`,
-    where `results` are to be written; of the same ones, or of some of these, they are replaced."""
-    earlier = results_in(folder / RESULTS[-1])
-    of_earlier, of_now = identity(earlier), identity(results)
-    if not earlier or of_earlier == of_now or _is_part(of_earlier, of_now):
-        return
-    of_earlier = json.dumps(of_earlier, sort_keys=True)
-    kept = folder / f"earlier_{hashlib.sha256(of_earlier.encode()).hexdigest()[:8]}"
-    kept.mkdir(exist_ok=True)
-    for name in RESULTS:
-        if (folder / name).is_file():
-            (folder / name).replace(kept / name)
-    then, now = earlier.get("made_by"), results.get("made_by")
-    differences = (
-        config_differences(then, now, wording=then_and_now)
-        if isinstance(then, dict) and isinstance(now, dict)
-        else []
-    )
-    what = errors.abridged(differences, "; ", 3) or "other weights or evaluations"
-    print(f"{folder} had results of {what}; they are kept in {kept}")
-
-
-def identity(results: Results) -> Any:
-    """The settings and weights that results are of; of several evaluations, those of each."""
-    if isinstance(results.get("runs"), dict):
-        return {name: identity(each) for name, each in results["runs"].items()}
-    return [results.get(name) for name in ("made_by", "weights_sha256")]
-
-
-def _is_part(earlier: Any, now: Any) -> bool:
-    """True of several evaluations all of which are among those of now, as of a run that trains."""
-    several = isinstance(earlier, dict) and isinstance(now, dict)
-    return several and earlier.items() <= now.items()
-
-
-def then_and_now(name: str, old: Any, new: Any) -> str:
-    """`eval.ema='raw' (now '')`."""
-    return f"{name}={short(old)} (now {short(new)})"
-
-
 def loss_results(
     config: ml_collections.ConfigDict,
     parts: experiment.Parts,
@@ -260,6 +213,90 @@ def warn_of_other_data(results: Results) -> None:
 
 # --- several checkpoints and samplers ---
 
+Plan = dict[str, ml_collections.ConfigDict]
+
+
+def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Plan:
+    """The configs of all evaluations that `config` asks for, by the names of their folders.
+
+    Checkpoints `eval.begin_ckpt` to `eval.end_ckpt`, in units of `training.snapshot_freq` steps, as
+    far as they are there (if `eval.checkpoint` is "range"), times `eval.samplers`.
+
+    Raises:
+      FileNotFoundError: none of the checkpoints is there.
+      ValueError: a sampler that is unknown or cannot serve the config.
+    """
+    configs.check(config)
+    plan: Plan = {}
+    for step in checkpoints(config, workdir):
+        plan |= variants(config, step)
+    return plan
+
+
+def variants(config: ml_collections.ConfigDict, checkpoint: str) -> Plan:
+    """The configs of the evaluations of one checkpoint, by the names of their folders.
+
+    There is one for each of `eval.samplers`, a method with its number of steps ("ddim:20") or
+    without. Loss and likelihood, which know no sampler, are measured with the first one only.
+
+    Raises:
+      ValueError: a sampler that is unknown or cannot serve the config.
+    """
+    plan: Plan = {}
+    for i, sampler in enumerate(config.eval.samplers or ("",)):
+        variant = with_sampler(config, sampler, first=i == 0)
+        variant.eval.checkpoint = checkpoint
+        sampling.from_config(variant, devices.AXIS)
+        name = f"step_{checkpoint}" if checkpoint.isdecimal() else checkpoint
+        plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = variant
+    return plan
+
+
+def checkpoints(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> list[str]:
+    """The values of `eval.checkpoint` that a range stands for, or its own.
+
+    Raises:
+      FileNotFoundError: none of the range's checkpoints is there.
+    """
+    if config.eval.checkpoint != "range":
+        return [config.eval.checkpoint]
+    first, last = config.eval.begin_ckpt, config.eval.end_ckpt
+    frequency = config.training.snapshot_freq
+    run = open_run(config, workdir, training=False)
+    steps = {i * frequency for i in range(first, last + 1)}
+    present = run.steps_anywhere()
+    stored = [str(step) for step in present if step in steps]
+    if not stored:
+        raise FileNotFoundError(
+            f"{run.directory} has none of the checkpoints of steps "
+            f"{first * frequency} to {last * frequency} (eval.begin_ckpt to end_ckpt times "
+            f"training.snapshot_freq); there are {present}"
+        )
+    return stored
+
+
+def with_sampler(
+    config: ml_collections.ConfigDict, sampler: str, first: bool
+) -> ml_collections.ConfigDict:
+    """The config of one evaluation with a sampler of `eval.samplers`, or its own sampler for "".
+
+    Raises:
+      ValueError: a sampler that is not "method" or "method:steps".
+    """
+    variant = config.copy_and_resolve_references()
+    variant.eval.samplers = ()
+    if sampler:
+        method, _, count = sampler.partition(":")
+        if count and not count.isdecimal():
+            raise ValueError(
+                f"eval.samplers has {sampler!r}; a sampler is a method such as 'ddim', or "
+                "one with its steps, 'ddim:20'"
+            )
+        variant.sampling.method, variant.sampling.num_steps = method, int(count or 0)
+        variant.eval.enable_loss = config.eval.enable_loss and first
+        variant.eval.enable_bpd = config.eval.enable_bpd and first
+    return variant
+
 
 def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pathlib.Path) -> bool:
     """True if the `stored` results are those that an evaluation of `config` would give.
@@ -288,17 +325,6 @@ def can_be_shown(stored: Results, config: ml_collections.ConfigDict) -> bool:
     return bool(values) and all(isinstance(value, int | float) for value in values)
 
 
-def results_in(path: pathlib.Path) -> Results:
-    """The results of a file, empty where there is none that can be read: they are made again."""
-    if not path.exists():
-        return {}
-    try:
-        return files.read_json(path, "the evaluation is made again")
-    except (OSError, ValueError) as error:
-        logging.warning("%s", errors.one_line(error, 300))
-        return {}
-
-
 def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """SHA-256 of the weights that `config.eval` means."""
     return restore(config, experiment.build(config), workdir).sha256
@@ -312,7 +338,7 @@ def evaluate_each(
     What is finished is not repeated: a `results.json` there that was made in the same way, by the
     same program, of the same weights, stands.
     """
-    plan = plans.planned(config, workdir)
+    plan = planned(config, workdir)
     runs = {name: once(variant, workdir, eval_folder, name) for name, variant in plan.items()}
     report_all(workdir, eval_folder, plan, runs)
     return {"runs": runs}
@@ -328,13 +354,14 @@ def evaluate_arrivals(
     Raises:
       FileNotFoundError: no checkpoint came.
     """
-    plan: dict[str, ml_collections.ConfigDict] = {}
+    plan: Plan = {}
     runs: dict[str, Results] = {}
     refuse(config, experiment.build(config))
-    plans.variants(config, "latest")
-    for steps in follow.arrivals(config, workdir):
+    variants(config, "latest")
+    checkpoints = open_run(config, workdir, training=False)
+    for steps in follow.arrivals(config.eval, config.training, workdir, checkpoints):
         for step in steps:
-            of_step = plans.variants(config, str(step))
+            of_step = variants(config, str(step))
             plan |= of_step
             runs |= {name: once(v, workdir, eval_folder, name) for name, v in of_step.items()}
         report_all(workdir, eval_folder, plan, runs)
@@ -356,7 +383,7 @@ def once(
 def report_all(
     workdir: pathlib.Path,
     eval_folder: str,
-    plan: dict[str, ml_collections.ConfigDict],
+    plan: Plan,
     runs: dict[str, Results],
 ) -> None:
     """Writes the report of several evaluations, and prints their table."""

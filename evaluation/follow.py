@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import pathlib
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
-
-import ml_collections
+from typing import Any, NamedTuple
 
 from runtime import devices, hosts
 from runtime.checkpoints import Checkpoints
-from runtime.workdir import open_run, stored_config
+from runtime.workdir import stored_config
 
+Section = Any  # of a config
 POLL = 5.0  # seconds between two looks at the checkpoints
 
 
@@ -35,7 +35,9 @@ class Run(NamedTuple):
         return self.last >= self.n_iters
 
 
-def look(config: ml_collections.ConfigDict, workdir: pathlib.Path, checkpoints: Checkpoints) -> Run:
+def look(
+    options: Section, training: Section, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> Run:
     """The run in a folder, with those of its checkpoints that stay there: of steps `begin_ckpt` to
     `end_ckpt` times `training.snapshot_freq`, and of the last step of the training.
 
@@ -43,18 +45,16 @@ def look(config: ml_collections.ConfigDict, workdir: pathlib.Path, checkpoints: 
     goes on may change. All processes call it, and see what the primary one sees.
     """
     present = checkpoints.steps_anywhere()
-    return Run(*hosts.by_primary(functools.partial(_choice, config, workdir, present)))
+    return Run(*hosts.by_primary(functools.partial(_choice, options, training, workdir, present)))
 
 
 def _choice(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, present: list[int]
+    options: Section, training: Section, workdir: pathlib.Path, present: list[int]
 ) -> tuple[list[int], int, int]:
     """The fields of `Run`, from the steps that are there."""
-    try:
+    with contextlib.suppress(FileNotFoundError):  # it has not begun
         training = stored_config(workdir).training
-    except FileNotFoundError:  # it has not begun
-        training = config.training
-    first, end = config.eval.begin_ckpt, config.eval.end_ckpt
+    first, end = options.begin_ckpt, options.end_ckpt
     steps = [
         step
         for step in present
@@ -64,7 +64,9 @@ def _choice(
     return steps, max(present, default=-1), training.n_iters
 
 
-def arrivals(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterator[list[int]]:
+def arrivals(
+    options: Section, training: Section, workdir: pathlib.Path, checkpoints: Checkpoints
+) -> Iterator[list[int]]:
     """The steps of the checkpoints of `look`, each once: those that are there, then, when these are
     dealt with, those that have come meanwhile, and so on.
 
@@ -72,22 +74,18 @@ def arrivals(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterat
     new checkpoint, of whatever step, while it waits; a line says which. The same on all processes.
 
     Raises:
-      ValueError: the folder is another run's.
-
-    Raises:
       FileNotFoundError: it ends, and there was none.
     """
     given: set[int] = set()
-    checkpoints = open_run(config, workdir, training=False)
     while True:
-        run, waited = _wait_for_more(config, workdir, checkpoints, given)
+        run, waited = _wait_for_more(options, training, workdir, checkpoints, given)
         steps = [step for step in run.steps if step not in given]
         if steps:
             given.update(steps)
             yield steps
             continue
         if not given:
-            multiples = f"{config.eval.begin_ckpt} to {config.eval.end_ckpt}"
+            multiples = f"{options.begin_ckpt} to {options.end_ckpt}"
             raise FileNotFoundError(
                 f"{workdir} has no checkpoint to evaluate{waited}: eval.checkpoint=follow takes "
                 f"those of the last step, {run.n_iters}, and of {multiples} (eval.begin_ckpt to "
@@ -100,23 +98,24 @@ def arrivals(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Iterat
 
 
 def _wait_for_more(
-    config: ml_collections.ConfigDict,
+    options: Section,
+    training: Section,
     workdir: pathlib.Path,
     checkpoints: Checkpoints,
     given: set[int],
 ) -> tuple[Run, str]:
     """The run when it has a step that was not given yet, or no more is to be waited for; then with
     words for how long there was no news."""
-    patience = 60.0 * config.eval.follow_minutes
+    patience = 60.0 * options.follow_minutes
     newest, since, said = -2, time.monotonic(), False
     while True:
-        run = look(config, workdir, checkpoints)
+        run = look(options, training, workdir, checkpoints)
         if run.is_finished or set(run.steps) - given:
             return run, ""
         if run.last != newest:
             newest, since = run.last, time.monotonic()
         if devices.of_primary(time.monotonic() - since >= patience):
-            return run, f" for {config.eval.follow_minutes:g} minutes"
+            return run, f" for {options.follow_minutes:g} minutes"
         if not said:
             where = f"at step {run.last} of {run.n_iters}" if run.last >= 0 else "not begun"
             _say(f"waiting for checkpoints in {workdir} ({where}); Ctrl-C ends it")

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation import batch_cache, evaluate, plans
+from evaluation import batch_cache, evaluate, stored_results
 from evaluation.report import console, content
 from runtime import experiment, files
 from runtime.workdir import Trained, results_folder
@@ -30,7 +30,7 @@ def run_with(monkeypatch):
 
     def have(*steps):
         run = SimpleNamespace(steps_anywhere=lambda: list(steps), directory="run/checkpoints")
-        monkeypatch.setattr(plans, "open_run", lambda config, workdir, training: run)
+        monkeypatch.setattr(evaluate, "open_run", lambda config, workdir, training: run)
 
     return have
 
@@ -46,7 +46,7 @@ RANGE: dict[str, Any] = {
 def test_a_range_of_checkpoints_times_samplers(run_with, tmp_path):
     """snapshot_freq is 100: of steps 200 to 400, those that are there."""
     run_with(100, 200, 250, 400, 500)
-    plan = plans.planned(tiny.config(**RANGE), tmp_path)
+    plan = evaluate.planned(tiny.config(**RANGE), tmp_path)
     found = [
         (name, one.eval.checkpoint, one.sampling.method, one.sampling.num_steps)
         for name, one in plan.items()
@@ -60,9 +60,11 @@ def test_a_range_of_checkpoints_times_samplers(run_with, tmp_path):
     assert [one.eval.enable_bpd for one in plan.values()] == [True, False, True, False]
     assert [one.eval.enable_loss for one in plan.values()] == [True, False, True, False]
     assert all(one.eval.samplers == () for one in plan.values())
-    best = plans.planned(tiny.config(eval__checkpoint="best", eval__samplers=("ddim",)), tmp_path)
+    best = evaluate.planned(
+        tiny.config(eval__checkpoint="best", eval__samplers=("ddim",)), tmp_path
+    )
     assert list(best) == ["best_ddim"]
-    only = plans.planned(tiny.config(**RANGE | {"eval__samplers": ()}), tmp_path)
+    only = evaluate.planned(tiny.config(**RANGE | {"eval__samplers": ()}), tmp_path)
     assert list(only) == ["step_200", "step_400"]
     assert only["step_200"].sampling.to_dict() == tiny.config().sampling.to_dict()
 
@@ -78,7 +80,7 @@ def test_a_range_of_checkpoints_times_samplers(run_with, tmp_path):
 def test_what_cannot_be_planned_is_refused(run_with, tmp_path, changes, error, message):
     run_with(200, 400)
     with pytest.raises(error, match=message):
-        plans.planned(tiny.config(**RANGE | changes), tmp_path)
+        evaluate.planned(tiny.config(**RANGE | changes), tmp_path)
 
 
 def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsys):
@@ -122,7 +124,7 @@ def test_what_is_finished_is_not_repeated(run_with, tmp_path, monkeypatch, capsy
     results = whole(config, tmp_path, "eval")["runs"]
     assert done[4:] == ["eval/step_400_ode"]
     assert [run["fid"] for run in results.values()] == [1, 2, 3, 5]
-    assert reported == [list(plans.planned(config, tmp_path))]
+    assert reported == [list(evaluate.planned(config, tmp_path))]
     assert (tmp_path / "eval" / "results.json").is_file()
     header, _, *rows = capsys.readouterr().out.splitlines()[:6]
     assert header.split() == ["evaluation", "step", "NFE", "FID"]
@@ -315,14 +317,16 @@ def test_results_of_other_settings_are_kept_beside(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(results: dict[str, Any]) -> str:
-        evaluate.keep_earlier(tmp_path, results)
-        for name in evaluate.RESULTS:
+        stored_results.keep_earlier(tmp_path, results)
+        for name in stored_results.RESULTS:
             files.write_json(tmp_path / name, results)
         return capsys.readouterr().out
 
     def kept() -> list[dict[str, Any]]:
         paths = sorted(tmp_path.glob("earlier_*"), key=lambda path: path.stat().st_mtime_ns)
-        assert all({file.name for file in path.iterdir()} == {*evaluate.RESULTS} for path in paths)
+        assert all(
+            {file.name for file in path.iterdir()} == {*stored_results.RESULTS} for path in paths
+        )
         return [json.loads((path / "results.json").read_text()) for path in paths]
 
     first, second = results_of("ab", ema="raw", seeds=1), results_of("ab", ema="", seeds=1)
@@ -381,7 +385,7 @@ def test_damaged_results_of_one_of_several_evaluations_are_made_again(
     assert evaluate.can_be_shown(stored, config)
     if isinstance(damage, bytes):
         path.write_bytes(damage)
-        assert evaluate.results_in(path) == {}
+        assert stored_results.results_in(path) == {}
         (line,) = caplog.messages
         assert line.startswith(f"{path} is damaged: ")
         assert line.endswith("; the evaluation is made again")

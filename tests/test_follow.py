@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -21,6 +21,11 @@ FOLLOW: dict[str, Any] = {
     "eval__follow_minutes": 2.0,
     "training__n_iters": 420,  # snapshot_freq is 100
 }
+
+
+def arrivals(config: Any, workdir: pathlib.Path) -> Iterator[list[int]]:
+    checkpoints = evaluate.open_run(config, workdir, training=False)
+    return follow.arrivals(config.eval, config.training, workdir, checkpoints)
 
 
 class Training:
@@ -43,7 +48,7 @@ def beside(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Training]:
     def start(*naps: tuple[int, ...]) -> Training:
         training = Training(*naps)
         run = SimpleNamespace(steps_anywhere=lambda: list(training.steps))
-        monkeypatch.setattr(follow, "open_run", lambda config, workdir, training: run)
+        monkeypatch.setattr(evaluate, "open_run", lambda config, workdir, training: run)
         monkeypatch.setattr(follow, "stored_config", lambda workdir: tiny.config(**FOLLOW))
         clock = SimpleNamespace(sleep=training.sleep, monotonic=lambda: training.clock)
         monkeypatch.setattr(follow, "time", clock)
@@ -59,7 +64,7 @@ def test_each_kept_checkpoint_is_given_once_in_order(
     Those that came while the ones before were evaluated are not passed over."""
     training = beside((), (100,), (), (400, 420))
     given = []
-    for steps in follow.arrivals(tiny.config(**FOLLOW), tmp_path):
+    for steps in arrivals(tiny.config(**FOLLOW), tmp_path):
         given.append(steps)
         if steps == [100]:
             training.steps += [200, 250, 300, 390]
@@ -76,7 +81,7 @@ def test_a_run_that_is_over_is_not_waited_for(
     training = beside()
     training.steps = [100, 200, 300, 400, 420]
     config = tiny.config(**FOLLOW | {"eval__begin_ckpt": 2, "eval__end_ckpt": 3})
-    assert list(follow.arrivals(config, tmp_path)) == [[200, 300, 420]]
+    assert list(arrivals(config, tmp_path)) == [[200, 300, 420]]
     assert training.slept == 0
 
 
@@ -85,7 +90,7 @@ def test_without_news_it_ends_and_any_checkpoint_is_news(
 ) -> None:
     quiet = [()] * int(1.9 * 60 / follow.POLL)
     training = beside((100,), *quiet, (130,), *quiet, (160,))
-    assert list(follow.arrivals(tiny.config(**FOLLOW), tmp_path)) == [[100]]
+    assert list(arrivals(tiny.config(**FOLLOW), tmp_path)) == [[100]]
     since_the_last = 120.0
     assert training.clock == pytest.approx(
         follow.POLL * (3 + 2 * len(quiet)) + since_the_last, abs=2 * follow.POLL
@@ -99,7 +104,7 @@ def test_a_run_that_never_begins_is_an_error(
 ) -> None:
     beside((), ())
     with pytest.raises(FileNotFoundError, match=r"no checkpoint to evaluate for 2 minutes.*-1$"):
-        list(follow.arrivals(tiny.config(**FOLLOW), tmp_path))
+        list(arrivals(tiny.config(**FOLLOW), tmp_path))
 
 
 def test_a_signal_ends_the_wait(
@@ -115,7 +120,7 @@ def test_a_signal_ends_the_wait(
 
         monkeypatch.setattr(follow.time, "sleep", interrupted)
         with pytest.raises(stop.Stopped, match="the same command goes on"):
-            list(follow.arrivals(tiny.config(**FOLLOW), tmp_path))
+            list(arrivals(tiny.config(**FOLLOW), tmp_path))
 
 
 @pytest.fixture
