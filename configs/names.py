@@ -13,11 +13,11 @@ Value = TypeVar("Value")
 
 
 def lookup(table: Mapping[str, Value], name: str, what: str) -> Value:
-    """`table[name]`, or a ValueError that says which known name is nearest, and lists all."""
+    """`table[name]`, or a ValueError that lists the known names and says which is nearest."""
     if name not in table:
         near = nearest(str(name), table)
-        advice = f"; the nearest is {' or '.join(near)}" if near else ""
-        raise ValueError(f"unknown {what} {name!r}{advice}; known: {', '.join(sorted(table))}")
+        advice = f" (the nearest: {near[0]})" if near else ""
+        raise ValueError(f"unknown {what} {name!r}; known: {', '.join(sorted(table))}{advice}")
     return table[name]
 
 

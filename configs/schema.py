@@ -143,12 +143,13 @@ EVAL = {
     "num_samples": Field(50000, POSITIVE, "images that are drawn and compared with the data"),
     "seeds": Field(1, POSITIVE, "seeds of sampling, from sampling.seed on; several give a spread"),
     "keep_samples": Field(False, ANY, "keep the drawn images, for later evaluations too"),
-    "begin_ckpt": Field(9, NOT_NEGATIVE, "checkpoint range: first step / training.snapshot_freq"),
-    "end_ckpt": Field(26, NOT_NEGATIVE, "checkpoint range: last step / training.snapshot_freq"),
+    "begin_ckpt": Field(9, NOT_NEGATIVE, "range, follow: first step / training.snapshot_freq"),
+    "end_ckpt": Field(26, NOT_NEGATIVE, "range, follow: last step / training.snapshot_freq"),
     "enable_loss": Field(True, ANY, "measure the loss of the test images"),
     "enable_sampling": Field(False, ANY, "draw images and compare them with the data"),
     "enable_bpd": Field(False, ANY, "measure likelihoods, in bits/dim"),
-    "checkpoint": Field("latest", ANY, "latest, best, the number of a step, or range"),
+    "checkpoint": Field("latest", ANY, "latest, best, a step's number; of eval: range, follow"),
+    "follow_minutes": Field(120.0, POSITIVE, "follow: minutes without news after which it ends"),
     "samplers": Field(
         (), SAMPLERS, "several in place of sampling.method: ddim, or with its steps ddim:20"
     ),

@@ -3,12 +3,10 @@
 from __future__ import annotations
 
 import functools
-import hashlib
 import importlib.metadata
 import json
 import os
 import pathlib
-from typing import Any
 
 import ml_collections
 from absl import logging
@@ -16,26 +14,22 @@ from absl import logging
 import configs
 import likelihood
 import sampling
-from configs.stored import config_differences, short
-from evaluation import batch_cache, features, judge, likelihoods, samples
+from evaluation import batch_cache, features, follow, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
+from evaluation.stored_results import GUIDE, Results, keep_earlier, results_in
 from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
 from training.objective import objective_from_config
 
-Results = dict[str, Any]
-
-# What an evaluation writes for reading, in the order in which it is moved; the last finishes it.
-RESULTS = ("report.html", "report.json", "results.json")
-
 
 def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
     """Evaluates one checkpoint; writes pictures and `results.json` in `<workdir>/<eval_folder>`.
 
-    With `eval.checkpoint="range"` or `eval.samplers` it is several: see `evaluate_each`.
+    With `eval.checkpoint="range"` or `eval.samplers` it is several: see `evaluate_each`; with
+    "follow" those of a run that may still train: see `evaluate_arrivals`.
 
     Raises:
       FileNotFoundError: no checkpoint.
@@ -43,6 +37,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         likelihoods that failed.
     """
     results_folder(workdir, eval_folder)
+    if config.eval.checkpoint == "follow":
+        return evaluate_arrivals(config, workdir, eval_folder)
     if config.eval.checkpoint == "range" or config.eval.samplers:
         return evaluate_each(config, workdir, eval_folder)
     parts = experiment.build(config)
@@ -82,7 +78,7 @@ def remove_shards(
         return
     parts = experiment.build(config)
     if config.eval.enable_sampling:
-        samples.shards_by_seed(config, parts, store, finished.get(samples.GUIDE, ""))
+        samples.shards_by_seed(config, parts, store, finished.get(GUIDE, ""))
     if config.eval.enable_bpd:
         dataset = parts.dataset(config.eval.bpd_dataset)
         likelihoods.shards_of(config, parts, dataset, store)
@@ -150,42 +146,8 @@ def made_by(config: ml_collections.ConfigDict) -> Results:
     sections = {name: config[name].to_dict() for name in ("eval", "sampling")}
     images = config.data.to_dict().items()
     sections["data"] = {n: v for n, v in images if f"data.{n}" in experiment.SOURCE}
-    del sections["data"]["cache"]  # has no effect on what is read
+    del sections["data"]["cache"], sections["eval"]["follow_minutes"]  # have no effect on it
     return json.loads(json.dumps(sections))
-
-
-def keep_earlier(folder: pathlib.Path, results: Results) -> None:
-    """Moves report and results of other settings or weights into a folder of their own in `folder`,
-    where `results` are to be written; of the same ones, they are replaced."""
-    earlier = results_in(folder / RESULTS[-1])
-    of_earlier, of_now = (json.dumps(identity(each), sort_keys=True) for each in (earlier, results))
-    if not earlier or of_earlier == of_now:
-        return
-    kept = folder / f"earlier_{hashlib.sha256(of_earlier.encode()).hexdigest()[:8]}"
-    kept.mkdir(exist_ok=True)
-    for name in RESULTS:
-        if (folder / name).is_file():
-            (folder / name).replace(kept / name)
-    then, now = earlier.get("made_by"), results.get("made_by")
-    differences = (
-        config_differences(then, now, wording=then_and_now)
-        if isinstance(then, dict) and isinstance(now, dict)
-        else []
-    )
-    what = errors.abridged(differences, "; ", 3) or "other weights or evaluations"
-    print(f"{folder} had results of {what}; they are kept in {kept}")
-
-
-def identity(results: Results) -> Any:
-    """The settings and weights that results are of; of several evaluations, those of each."""
-    if isinstance(results.get("runs"), dict):
-        return {name: identity(each) for name, each in results["runs"].items()}
-    return [results.get(name) for name in ("made_by", "weights_sha256", samples.GUIDE)]
-
-
-def then_and_now(name: str, old: Any, new: Any) -> str:
-    """`eval.ema='raw' (now '')`."""
-    return f"{name}={short(old)} (now {short(new)})"
 
 
 def loss_results(
@@ -252,30 +214,42 @@ def warn_of_other_data(results: Results) -> None:
 
 # --- several checkpoints and samplers ---
 
+Plan = dict[str, ml_collections.ConfigDict]
 
-def planned(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path
-) -> dict[str, ml_collections.ConfigDict]:
+
+def planned(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> Plan:
     """The configs of all evaluations that `config` asks for, by the names of their folders.
 
     Checkpoints `eval.begin_ckpt` to `eval.end_ckpt`, in units of `training.snapshot_freq` steps, as
-    far as they are there (if `eval.checkpoint` is "range"), times `eval.samplers`, each a method
-    with its number of steps ("ddim:20") or without. Loss and likelihood, which know no sampler, are
-    measured with the first one only.
+    far as they are there (if `eval.checkpoint` is "range"), times `eval.samplers`.
 
     Raises:
       FileNotFoundError: none of the checkpoints is there.
       ValueError: a sampler that is unknown or cannot serve the config.
     """
     configs.check(config)
-    plan = {}
+    plan: Plan = {}
     for step in checkpoints(config, workdir):
-        for i, sampler in enumerate(config.eval.samplers or ("",)):
-            variant = with_sampler(config, sampler, first=i == 0)
-            variant.eval.checkpoint = step
-            sampling.from_config(variant, devices.AXIS)
-            name = f"step_{step}" if step.isdecimal() else step
-            plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = variant
+        plan |= variants(config, step)
+    return plan
+
+
+def variants(config: ml_collections.ConfigDict, checkpoint: str) -> Plan:
+    """The configs of the evaluations of one checkpoint, by the names of their folders.
+
+    There is one for each of `eval.samplers`, a method with its number of steps ("ddim:20") or
+    without. Loss and likelihood, which know no sampler, are measured with the first one only.
+
+    Raises:
+      ValueError: a sampler that is unknown or cannot serve the config.
+    """
+    plan: Plan = {}
+    for i, sampler in enumerate(config.eval.samplers or ("",)):
+        variant = with_sampler(config, sampler, first=i == 0)
+        variant.eval.checkpoint = checkpoint
+        sampling.from_config(variant, devices.AXIS)
+        name = f"step_{checkpoint}" if checkpoint.isdecimal() else checkpoint
+        plan["_".join(filter(None, [name, sampler.replace(":", "_")]))] = variant
     return plan
 
 
@@ -339,7 +313,7 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     )
     if not devices.of_primary(same):
         return False
-    then = [stored.get(name, "") for name in ("weights_sha256", samples.GUIDE)]
+    then = [stored.get(name, "") for name in ("weights_sha256", GUIDE)]
     now = [weights_of(config, workdir), samples.guide_of(config)]
     return devices.of_primary(then == now)
 
@@ -354,17 +328,6 @@ def can_be_shown(stored: Results, config: ml_collections.ConfigDict) -> bool:
     return bool(values) and all(isinstance(value, int | float) for value in values)
 
 
-def results_in(path: pathlib.Path) -> Results:
-    """The results of a file, empty where there is none that can be read: they are made again."""
-    if not path.exists():
-        return {}
-    try:
-        return files.read_json(path, "the evaluation is made again")
-    except (OSError, ValueError) as error:
-        logging.warning("%s", errors.one_line(error, 300))
-        return {}
-
-
 def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
     """SHA-256 of the weights that `config.eval` means."""
     return restore(config, experiment.build(config), workdir).sha256
@@ -373,25 +336,65 @@ def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
 def evaluate_each(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
 ) -> Results:
-    """Makes every evaluation of `planned`, each in a folder of its own, and a table of all.
+    """Makes every evaluation of `plans.planned`, each in a folder of its own, and a table of all.
 
     What is finished is not repeated: a `results.json` there that was made in the same way, by the
     same program, of the same weights, stands.
     """
-    runs, plan = {}, planned(config, workdir)
-    for name, variant in plan.items():
-        path = workdir / eval_folder / name / "results.json"
-        stored = hosts.by_primary(functools.partial(results_in, path))
-        if is_finished(stored, variant, workdir):
-            remove_shards(variant, path.parent, stored)
-            runs[name] = stored
-        else:
-            runs[name] = evaluate(variant, workdir, f"{eval_folder}/{name}")
-    if devices.is_primary():
-        folder = workdir / eval_folder
-        keep_earlier(folder, {"runs": runs})
-        files.write_json(folder / "results.json", {"runs": runs})
-        content.write(folder, workdir, plan, runs)
-        print(figures.table(*console.comparison(runs)))
-        print(f"report.html and results.json of all are in {folder}")
+    plan = planned(config, workdir)
+    runs = {name: once(variant, workdir, eval_folder, name) for name, variant in plan.items()}
+    report_all(workdir, eval_folder, plan, runs)
     return {"runs": runs}
+
+
+def evaluate_arrivals(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
+) -> Results:
+    """`evaluate_each` for the checkpoints of a run that trains, as they come: see `follow`.
+
+    The table of all, with its curves over steps, is written anew before each wait.
+
+    Raises:
+      FileNotFoundError: no checkpoint came.
+    """
+    plan: Plan = {}
+    runs: dict[str, Results] = {}
+    refuse(config, experiment.build(config))
+    variants(config, "latest")
+    checkpoints = open_run(config, workdir, training=False)
+    for steps in follow.arrivals(config.eval, config.training, workdir, checkpoints):
+        for step in steps:
+            of_step = variants(config, str(step))
+            plan |= of_step
+            runs |= {name: once(v, workdir, eval_folder, name) for name, v in of_step.items()}
+        report_all(workdir, eval_folder, plan, runs)
+    return {"runs": runs}
+
+
+def once(
+    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str, name: str
+) -> Results:
+    """The results in the folder `name` of the evaluations, made unless they are there."""
+    path = workdir / eval_folder / name / "results.json"
+    stored = hosts.by_primary(functools.partial(results_in, path))
+    if not is_finished(stored, config, workdir):
+        return evaluate(config, workdir, f"{eval_folder}/{name}")
+    remove_shards(config, path.parent, stored)
+    return stored
+
+
+def report_all(
+    workdir: pathlib.Path,
+    eval_folder: str,
+    plan: Plan,
+    runs: dict[str, Results],
+) -> None:
+    """Writes the report of several evaluations, and prints their table."""
+    if not devices.is_primary():
+        return
+    folder = workdir / eval_folder
+    keep_earlier(folder, {"runs": runs})
+    files.write_json(folder / "results.json", {"runs": runs})
+    content.write(folder, workdir, plan, runs)
+    print(figures.table(*console.comparison(runs)))
+    print(f"report.html and results.json of all are in {folder}", flush=True)

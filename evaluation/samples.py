@@ -16,6 +16,7 @@ from evaluation.metrics import frechet
 from evaluation.metrics.moments import Moments
 from evaluation.report import quantities
 from evaluation.sample_batches import sample_batches
+from evaluation.stored_results import GUIDE
 from generation import examples, guides
 from generation.generator import Generator
 from runtime import devices, experiment
@@ -24,8 +25,6 @@ from runtime.workdir import Trained
 
 Results = dict[str, Any]
 Batch = dict[str, np.ndarray]
-
-GUIDE = "guide_sha256"  # in results: the hash of the weights of a classifier that guided
 
 
 def sampling_results(

@@ -268,7 +268,8 @@ EFFECTS: tuple[Effect, ...] = (
         "eval.enable_bpd is True",
     ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
-    setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range"),
+    setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range", "follow"),
+    setting("eval.follow_minutes", "eval.checkpoint", "follow"),
     setting("eval.bpd_num_probes", "eval.bpd_probe", "rademacher", "gaussian"),
     Effect(
         "data.data_dir",

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import importlib.metadata
 import itertools
+import os
 import pathlib
+import pty
+import select
 import shutil
+import signal
 import subprocess
 import sys
+import time
 
 import pytest
 from absl import flags
@@ -68,9 +73,9 @@ def test_the_last_of_several_values_wins_wherever_the_config_stands() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--mode=trian",), "unknown value 'trian'; the nearest is train; known: control, eval"),
-        (("--mode=list", "--topic=sampler"), "the nearest is samplers"),
-        (("--completion=bsh",), "the nearest is bash"),
+        (("--mode=trian",), "unknown value 'trian'; known: control, eval"),
+        (("--mode=list", "--topic=sampler"), "(the nearest: samplers)"),
+        (("--completion=bsh",), "(the nearest: bash)"),
         (("--wrokdir=x",), "Did you mean: workdir"),
         (("--config=vp/cifar10_ddpm",), "no such file; the nearest is vp/cifar10_ddpmpp"),
         (("--config=configs/quikstart.py",), "no such file; the nearest is quickstart"),
@@ -90,7 +95,7 @@ def test_a_misspelt_name_is_told_the_nearest(
 
 
 def test_the_nearest_of_a_table_is_told_whatever_its_case() -> None:
-    with pytest.raises(ValueError, match=r"x 'DDMI'; the nearest is ddim; known: ddim, pc$"):
+    with pytest.raises(ValueError, match=r"x 'DDMI'; known: ddim, pc \(the nearest: ddim\)$"):
         names.lookup({"pc": 1, "ddim": 2}, "DDMI", "x")
     with pytest.raises(ValueError, match=r"unknown x 'zzz'; known: ddim, pc$"):
         names.lookup({"pc": 1, "ddim": 2}, "zzz", "x")
@@ -247,6 +252,71 @@ def test_the_script_of_a_shell_is_one_that_it_can_read(
         subprocess.run([shell, "-n", str(tmp_path / "script")], check=True)
     elif shell != "bash":
         pytest.skip(f"{shell} is not here")
+
+
+def test_fish_completes_them_too(
+    capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    if not shutil.which("fish"):
+        pytest.skip("fish is not here")
+    script = tmp_path / "score-sde.fish"
+    script.write_text(shell_script("fish", capsys))
+    for typed, offered in (
+        ("--mode=tr", "--mode=train"),
+        ("--config.optim.l", "--config.optim.lr"),
+        ("--config=qui", "--config=quickstart"),
+    ):
+        program = 'source $argv[1]; complete -C "score-sde $argv[2]"'
+        command = ["fish", "--no-config", "-c", program, str(script), typed]
+        ended = subprocess.run(command, capture_output=True, text=True, check=True, cwd=tmp_path)
+        assert [line.split("\t")[0] for line in ended.stdout.splitlines()] == [offered]
+
+
+def shown(shell: list[str], folder: pathlib.Path, setup: str, typed: str, until: str) -> str:
+    """What a shell shows in a terminal in which `typed` is typed, up to the text `until`."""
+    process, terminal = pty.fork()
+    if process == 0:
+        os.chdir(folder)
+        os.environ["TERM"] = "xterm"
+        os.execvp(shell[0], shell)
+    output, deadline = "", time.monotonic() + 60.0
+    wanted = iter((("ASKS:", f"{typed}\t"), (until, "")))  # the prompt, then what is completed
+    os.write(terminal, f"{setup}; PS1=ASK''S:\n".encode())
+    text, then = next(wanted)
+    while time.monotonic() < deadline:
+        if select.select([terminal], [], [], 0.2)[0]:
+            output += os.read(terminal, 4096).decode(errors="replace").replace("\a", "")
+        if text in output:
+            if not then:
+                break
+            os.write(terminal, then.encode())
+            output = ""
+            text, then = next(wanted)
+    os.kill(process, signal.SIGKILL)
+    os.waitpid(process, 0)
+    os.close(terminal)
+    return output
+
+
+@pytest.mark.parametrize(
+    ("shell", "setup"),
+    [
+        (["bash", "--norc", "--noprofile", "-i"], "source ./script"),
+        (["zsh", "-f", "-i"], "autoload -Uz compinit; compinit -u -D; source ./script"),
+    ],
+)
+def test_a_shell_completes_what_is_typed_in_its_terminal(
+    shell: list[str], setup: str, capsys: pytest.CaptureFixture[str], tmp_path: pathlib.Path
+) -> None:
+    if not shutil.which(shell[0]):
+        pytest.skip(f"{shell[0]} is not here")
+    (tmp_path / "script").write_text(shell_script(shell[0], capsys))
+    for typed, whole in (
+        ("score-sde --mode=tr", "score-sde --mode=train"),
+        ("score-sde --config=digits/edm --wor", "score-sde --config=digits/edm --workdir="),
+        ("score-sde --profile --config.optim.l", "score-sde --profile --config.optim.lr="),
+    ):
+        assert whole in shown(shell, tmp_path, setup, typed, whole)
 
 
 def test_what_fish_would_take_for_its_own_is_quoted() -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation import batch_cache, evaluate
+from evaluation import batch_cache, evaluate, stored_results
 from evaluation.report import console, content
 from runtime import experiment, files
 from runtime.workdir import Trained, results_folder
@@ -317,14 +317,16 @@ def test_results_of_other_settings_are_kept_beside(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def write(results: dict[str, Any]) -> str:
-        evaluate.keep_earlier(tmp_path, results)
-        for name in evaluate.RESULTS:
+        stored_results.keep_earlier(tmp_path, results)
+        for name in stored_results.RESULTS:
             files.write_json(tmp_path / name, results)
         return capsys.readouterr().out
 
     def kept() -> list[dict[str, Any]]:
         paths = sorted(tmp_path.glob("earlier_*"), key=lambda path: path.stat().st_mtime_ns)
-        assert all({file.name for file in path.iterdir()} == {*evaluate.RESULTS} for path in paths)
+        assert all(
+            {file.name for file in path.iterdir()} == {*stored_results.RESULTS} for path in paths
+        )
         return [json.loads((path / "results.json").read_text()) for path in paths]
 
     first, second = results_of("ab", ema="raw", seeds=1), results_of("ab", ema="", seeds=1)
@@ -383,7 +385,7 @@ def test_damaged_results_of_one_of_several_evaluations_are_made_again(
     assert evaluate.can_be_shown(stored, config)
     if isinstance(damage, bytes):
         path.write_bytes(damage)
-        assert evaluate.results_in(path) == {}
+        assert stored_results.results_in(path) == {}
         (line,) = caplog.messages
         assert line.startswith(f"{path} is damaged: ")
         assert line.endswith("; the evaluation is made again")

@@ -120,7 +120,7 @@ def test_the_command_of_an_editable_install_is_the_program(
     assert asked.stdout.split()[0] == "model.nf", asked.stderr
     mistake = command(editable, tmp_path, "--mode=trian")
     assert (mistake.returncode, len(mistake.stderr.splitlines())) == (2, 1)
-    assert "the nearest is train" in mistake.stderr
+    assert "the nearest: train" in mistake.stderr
 
 
 def test_the_command_of_a_wheel_says_in_one_line_what_it_lacks(

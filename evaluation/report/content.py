@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import pathlib
@@ -222,7 +223,9 @@ def write(
             picture(folder / name / "samples.png", page.name_of(run), side=480)
             for name, run in report["evaluations"].items()
         ]
-        curves = [picture(*curve, plot=True) for curve in plot_distances(folder, report)]
+        plots = plot_distances(folder, report) + plot_others(folder, report)
+        curves = [picture(*curve, plot=True) for curve in plots]
+        write_table(folder / "all.csv", report)
     curves.append(picture(workdir / "training_samples.png", "Samples in the course of training"))
     existing = [[one for one in pictures if one is not None] for pictures in (samples, curves)]
     page.write(folder / "report.html", report, *existing)
@@ -252,13 +255,52 @@ def picture(
     return page.Picture(title, f"image/{path.suffix.removeprefix('.')}", data, plot)
 
 
-def plot_distances(
-    folder: pathlib.Path, report: Mapping[str, Any]
-) -> list[tuple[pathlib.Path, str]]:
-    """Draws the distance of the samples over steps and over NFE, where there are several of them.
+def write_table(path: pathlib.Path, report: Mapping[str, Any]) -> None:
+    """Writes all numbers of several evaluations as comma-separated values, a row for each."""
+    runs = report["evaluations"]
+    names = list(dict.fromkeys(number["name"] for r in runs.values() for number in r["numbers"]))
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    table.writerow(["evaluation", "step", "sampler", "nfe", *names])
+    for name, run in runs.items():
+        values = {number["name"]: number["value"] for number in run["numbers"]}
+        nfe = "" if run["nfe"] is None else run["nfe"]
+        table.writerow(
+            [name, run["step"], run["sampler"], nfe, *(values.get(each, "") for each in names)]
+        )
+    files.write_text(path, text.getvalue())
+
+
+def plot_others(folder: pathlib.Path, report: Mapping[str, Any]) -> list[tuple[pathlib.Path, str]]:
+    """Draws every other number than the distance over the steps, where there are several of them.
 
     Returns the paths of the plots with their titles.
     """
+    curves: dict[str, dict[str, tuple[list[float], list[float]]]] = {}
+    titles, distances = {}, {number["name"] for _, number in distances_of(report)}
+    for run in sorted(report["evaluations"].values(), key=lambda run: run["step"]):
+        for number in run["numbers"]:
+            name = number["name"]
+            sampled = "sampler" in number["made_from"]
+            if name in distances or not number["better"]:  # of the data alone
+                continue
+            titles[name] = number["title"]
+            label = run["sampler"] if sampled else ""
+            xs, ys = curves.setdefault(name, {}).setdefault(label, ([], []))
+            xs.append(run["step"])
+            ys.append(number["value"])
+    plots = []
+    for name, by_label in curves.items():
+        if any(len(set(xs)) > 1 for xs, _ in by_label.values()):
+            path = folder / f"by_step_{name}.png"
+            with files.whole(path) as temporary:
+                figures.plot_curves(temporary, by_label, "step", titles[name])
+            plots.append((path, f"{titles[name]} over step"))
+    return plots
+
+
+def distances_of(report: Mapping[str, Any]) -> list[tuple[Any, Any]]:
+    """Each evaluation with its first distance of samples, where it has one."""
     points = []
     for run in report["evaluations"].values():
         numbers = {number["name"]: number for number in run["numbers"]}
@@ -268,7 +310,17 @@ def plot_distances(
             if name in numbers and quantities.QUANTITIES[name].source in quantities.SAMPLED
         ]
         points += [(run, number) for number in distances if number["better"] == "lower"][:1]
-    plots = []
+    return points
+
+
+def plot_distances(
+    folder: pathlib.Path, report: Mapping[str, Any]
+) -> list[tuple[pathlib.Path, str]]:
+    """Draws the distance of the samples over steps and over NFE, where there are several of them.
+
+    Returns the paths of the plots with their titles.
+    """
+    points, plots = distances_of(report), []
     for axis, along, label in (
         ("step", "step", lambda run: run["sampler"]),
         ("NFE per sample", "nfe", lambda run: f"step {run['step']:,}"),
