@@ -59,8 +59,8 @@ def with_hash(text: str, name: str, sha256: str) -> str:
     Raises:
       ValueError: the card has no line for it.
     """
-    pattern = rf"(?m)^({re.escape(name)}:\n(?:  .*\n)*?  sha256: )[0-9a-f]*$"
-    changed, count = re.subn(pattern, rf"\g<1>{sha256}", text)
+    pattern = rf"(?m)^({re.escape(name)}:\n(?:  .*\n)*?  sha256:)[ 0-9a-f]*$"
+    changed, count = re.subn(pattern, rf"\g<1> {sha256}", text)
     if count != 1:
         raise ValueError(f"the card {name} has no line `  sha256:`")
     return changed

@@ -135,7 +135,7 @@ def _card(name: str, entry: Any) -> Card:
         )
     if lacking := [field for field in ("address", "config") if not entry.get(field)]:
         raise ValueError(f"card {name} lacks {', '.join(lacking)}")
-    sha256 = str(entry.get("sha256", ""))
+    sha256 = str(entry.get("sha256") or "")
     if sha256 and not re.fullmatch(r"[0-9a-f]{64}", sha256):
         raise ValueError(f"card {name}: sha256 is {sha256[:80]}, not 64 hexadecimal digits")
     evaluations = {
@@ -148,7 +148,7 @@ def _card(name: str, entry: Any) -> Card:
         )
         for title, each in (entry.get("evaluations") or {}).items()
     }
-    return Card(**{**entry, "name": name, "evaluations": evaluations})
+    return Card(**{**entry, "name": name, "sha256": sha256, "evaluations": evaluations})
 
 
 def find(source: str) -> Card | None:
@@ -242,7 +242,7 @@ def table() -> str:
     header = ("`--source=`", "`configs/`", "published", "read", "network agrees", "sampler agrees")
     rows = [(*header, "number reproduced"), ("---",) * 7]
     for card in cards().values():
-        family = families[card.name.partition("/")[0]]
+        family = families[card.name.partition("/")[0] if "/" in card.name else "shipped"]
         numbers = [
             f"{UNITS.get(name, name)} {value:g}" + (f" (`:{title}`)" if title != "samples" else "")
             for title, evaluation in card.evaluations.items()
@@ -256,6 +256,7 @@ def table() -> str:
 
 def _page(address: str) -> str:
     """What a browser opens for an address."""
+    address = address.replace(SHIPPED, "../interop/shipped/")
     return address.replace("hf:", "https://huggingface.co/")
 
 
