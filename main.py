@@ -36,15 +36,25 @@ TOPICS = {  # of --mode=list: tables, or functions that give them
     "cards": ("interop.cards:cards",),
 }
 
+RUN = ("config", "workdir")
+SOURCE = "interop.convert:import_once"  # of modes that --source may give weights
 MODES = {
-    "train": Mode("training.loop:train", optional=("profile",), writes="."),
-    "eval": Mode("evaluation.evaluate:evaluate", optional=("eval_folder",), writes="{eval_folder}"),
-    "sample": Mode("generation.sample:sample", writes="samples", must_write=False),
-    "control": Mode("control.run:control", writes="control/{config.control.task}"),
+    "train": Mode("training.loop:train", RUN, ("profile",), "."),
+    "eval": Mode(
+        "evaluation.evaluate:evaluate",
+        RUN,
+        ("source", "eval_folder"),
+        "{eval_folder}",
+        weights=SOURCE,
+    ),
+    "sample": Mode("generation.sample:sample", RUN, ("source",), "samples", False, SOURCE),
+    "control": Mode(
+        "control.run:control", RUN, ("source",), "control/{config.control.task}", weights=SOURCE
+    ),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
     "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
-    "export": Mode("interop.exports:export_weights", ("config", "workdir", "target")),
+    "export": Mode("interop.exports:export_weights", (*RUN, "target"), ("source",), weights=SOURCE),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
     "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }
@@ -73,7 +83,7 @@ def parse_flags(argv: Sequence[str]) -> list[str]:
         if not text:
             argv = FLAGS.read_flags_from_files(list(argv), force_gnu=False)
             argv, section = command_line.without_help(argv)
-            argv = command_line.ordered(cards.completed(argv, answers.ROOT))
+            argv = command_line.ordered(cards.completed(argv, answers.ROOT, MODES))
             sys.argv[:] = argv  # where ml_collections looks for overrides
             config_flag.check(argv)
             rest = FLAGS(argv)

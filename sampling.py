@@ -367,7 +367,8 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
 
     A network that was trained with discrete labels (training.continuous is False) is asked at its
     own noise levels only: "pc" and "annealed_langevin" visit all of them, "ancestral" some, and the
-    few-step solvers that evaluate at the times of their grid have these moved to the nearest level.
+    few-step solvers that evaluate at the times of their grid have these moved to the nearest level,
+    with alpha and sigma of `sde.chain`: DDPM's table, by which its network was trained.
 
     Raises:
       ValueError: unknown method, predictor, corrector or solver, a number out of range, or a method
@@ -538,7 +539,7 @@ def _few_steps(method: few_steps.Method) -> Factory:
         def sampler(sde: SDE, score_fn: ScoreFn, noise: Noise) -> Samples:
             times = grids.time_grid(sde, grid, steps or sde.N, sampling.eps or None)
             return method.solver(
-                sde,
+                sde.chain if network.discrete else sde,
                 score_fn,
                 noise,
                 grids.on_levels(sde, times) if network.discrete else times,

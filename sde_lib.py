@@ -178,6 +178,12 @@ class SDE(abc.ABC):
         """
         return jnp.maximum(1.0 + 2.0 * _derivative(self.log_alpha, t) * (self.T / self.N), 0.0)
 
+    @property
+    def chain(self) -> SDE:
+        """The process at its N discrete levels i T / (N - 1), as networks that know no others see
+        it: itself, unless a Markov chain with levels of its own stands for it (DDPM)."""
+        return self
+
     def reverse(self, score_fn: ScoreFn, probability_flow: bool = False) -> ReverseSDE:
         """The process run backwards in time: an SDE, or its probability-flow ODE."""
         return ReverseSDE(self, score_fn, probability_flow)
@@ -286,6 +292,7 @@ class BetaSDE(SDE):
         tables = {
             "betas": betas,
             "alphas": 1.0 - betas,
+            "log_sqrt_alphas_cumprod": 0.5 * log_cumprod,
             "alphas_cumprod": np.exp(log_cumprod),
             "sqrt_alphas_cumprod": np.exp(0.5 * log_cumprod),
             "sqrt_1m_alphas_cumprod": np.sqrt(-np.expm1(log_cumprod)),
@@ -334,6 +341,11 @@ class VariancePreservingSDE(BetaSDE):
         """`sqrt(1 - alpha^2)` (eq. 33)."""
         return jnp.sqrt(-jnp.expm1(2.0 * self.log_alpha(t)))
 
+    @property
+    def chain(self) -> SDE:
+        """DDPM's chain, whose levels are up to half a step of N from those of the process."""
+        return DDPMChain(N=self.N, forward=self)
+
     def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """The root of `1/alpha^2 = 1 + exp(-log_snr)`, whose logarithm is the integral of beta."""
         return self.time_of_beta_integral(jax.nn.softplus(-log_snr))
@@ -346,6 +358,69 @@ class VariancePreservingSDE(BetaSDE):
         """DDPM's chain `x_i = sqrt(1 - beta_i) x_{i-1} + sqrt(beta_i) z` (eq. 10)."""
         beta = self.discrete_betas[self.timestep(t)]
         return batch_mul(jnp.expm1(0.5 * jnp.log1p(-beta)), x), jnp.sqrt(beta)
+
+
+@dataclasses.dataclass(frozen=True)
+class DDPMChain(SDE):
+    """A VP SDE seen at the levels of DDPM's chain alone (Ho et al. 2020, arXiv:2006.11239).
+
+    Step i of the chain, `alpha^2 = prod_{j <= i} (1 - beta_j)`, is at the time i T / (N - 1); any
+    other time has the levels of the nearest step. What lies between the levels (drift, diffusion,
+    discretisation) is that of the process.
+
+    Attributes:
+      forward: the process.
+    """
+
+    forward: VariancePreservingSDE = dataclasses.field(kw_only=True)
+
+    @property
+    def T(self) -> float:
+        return self.forward.T
+
+    @property
+    def sampling_eps(self) -> float:
+        return self.forward.sampling_eps
+
+    @property
+    def training_eps(self) -> float:
+        return self.forward.training_eps
+
+    @property
+    def prior_std(self) -> float:
+        return self.forward.prior_std
+
+    def nearest(self, t: AnyTimes) -> Steps:
+        """The index in 0..N-1 of the step whose time is nearest to t."""
+        return jnp.round(t / self.T * (self.N - 1)).astype(jnp.int32)
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`1/2 sum_{j <= i} log(1 - beta_j)` of the nearest step i."""
+        return jnp.asarray(self.forward._tables["log_sqrt_alphas_cumprod"])[self.nearest(t)]
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`sqrt(1 - alpha^2)` of the nearest step."""
+        return self.forward.sqrt_1m_alphas_cumprod[self.nearest(t)]
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """That of the process, which is up to half a step off."""
+        return self.forward.time_of_log_snr(log_snr)
+
+    def drift(self, x: Images, t: Times) -> Images:
+        """`f(x, t)` of the process."""
+        return self.forward.drift(x, t)
+
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
+        """`g(t)` of the process."""
+        return self.forward.diffusion(t)
+
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
+        """A step of the chain (eq. 10)."""
+        return self.forward.discretize(x, t)
+
+    def step_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`alpha_i = 1 - beta_i` of the step at time t (algorithm 5)."""
+        return self.forward.step_alpha(t)
 
 
 @dataclasses.dataclass(frozen=True)

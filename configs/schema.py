@@ -130,6 +130,8 @@ SAMPLING = {
     "churn_max": Field(1e9, NOT_NEGATIVE, "edm, euler, heun: largest noise level of churn"),
     "churn_noise": Field(1.0, NOT_NEGATIVE, "edm, euler, heun: deviation of churn's noise"),
     "step_size": Field(2e-5, POSITIVE, "annealed_langevin: step at the last noise level"),
+    "guide": Field("", ANY, "folder of a classifier's run: it guides each image to a random class"),
+    "guide_scale": Field(1.0, NOT_NEGATIVE, "strength of that guidance"),
     "num_frames": Field(0, NOT_NEGATIVE, "frames of the trajectory, for pictures; 0: none"),
     "seed": Field(0, SEED, "seed of the samples; that of training is config.seed"),
     "num_samples": Field(64, POSITIVE, "images that --mode=sample draws"),

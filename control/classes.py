@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -10,11 +9,11 @@ import numpy as np
 
 import controllable
 import models
-from control import guides
 from control.prior import Options, Prior
 from control.problem import Condition, Draw, Guidance, Problem, ScoreOf, variant_numbers
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
+from generation import guides
 from sde_lib import SDE, ScoreFn
 
 
@@ -90,15 +89,9 @@ def classifier(prior: Prior, options: Options) -> Conditioning:
     (arXiv:2105.05233) do: guidance then sharpens what it knows of the class.
 
     Raises:
-      ValueError: what `guides.load_guide` refuses, or a guide of other classes than the network's.
+      ValueError: what `guides.load_guide` refuses.
     """
     guide = guides.load_guide(options.guide, prior, models.CLASSIFIER)
-    num_classes = guide.config.classifier.num_classes
-    if prior.num_labels and prior.num_labels != num_classes:
-        raise ValueError(
-            f"control.guide={options.guide!r} tells {num_classes} classes apart, and the network "
-            f"that it is to guide is told one of {prior.num_labels}"
-        )
     sample = prior.sampler()
     scale = guidance_scale(prior.sde, options.scale, options.interval, outside=0.0)
 
@@ -107,13 +100,10 @@ def classifier(prior: Prior, options: Options) -> Conditioning:
         return sample(prior.sde, score, noise)
 
     def guided(params: Any, condition: Condition, score: ScoreFn) -> ScoreFn:
-        network = functools.partial(guide.parts.module.apply, {"params": params})
-        log_prob = models.class_log_prob(prior.sde, network)
-        likelihood = controllable.of_class(log_prob, condition["class"])
-        return controllable.guided(score, likelihood, scale)
+        return guide.towards(params, score, condition["class"], scale)
 
     guidance = Guidance(guide.params, guided, guide.source(options.guide))
-    return Conditioning(num_classes, draw, guidance)
+    return Conditioning(guide.num_classes, draw, guidance)
 
 
 def labels_of_network(prior: Prior, options: Options) -> int:

@@ -59,7 +59,7 @@ def flow(prior: Prior) -> Coding:
 
 def ddim(prior: Prior) -> Coding:
     """DDIM's deterministic steps, up and down one time grid."""
-    sde, times = prior.sde, prior.times()
+    sde, times = prior.process, prior.times()
 
     def encode(score_fn: ScoreFn, x: jax.Array) -> Samples:
         z = latent.ddim_encode(sde, score_fn, x, times)
@@ -120,7 +120,7 @@ def sdedit(prior: Prior, options: Options, method: NoisyRestart) -> Problem:
     images = input_images(prior.dataset(options.split), options.num_images)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
-        return method(prior.sde, score_of(None), noise, condition["input"], times)
+        return method(prior.process, score_of(None), noise, condition["input"], times)
 
     return Problem(
         draw,

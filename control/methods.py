@@ -55,7 +55,9 @@ def infill(prior: Prior, options: Options, measurement: Measurement) -> Draw:
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         known = constraint(condition)
-        samples = sample(prior.sde, controllable.infilled(prior.sde, score_of(None), known), noise)
+        samples = sample(
+            prior.sde, controllable.infilled(prior.process, score_of(None), known), noise
+        )
         return samples._replace(x=known.impose(samples.x, known.values))
 
     return draw
@@ -93,7 +95,9 @@ def repaint(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     jump, repeats = options.jump, options.repeats
     controllable.travel(len(times) - 1, jump, repeats)
     return lambda score_of, noise, condition: controllable.repaint(
-        prior.sde, score_of(None), noise, times, constraint(condition), jump=jump, repeats=repeats
+        *(prior.process, score_of(None), noise, times, constraint(condition)),
+        jump=jump,
+        repeats=repeats,
     )
 
 
@@ -103,7 +107,7 @@ def posterior(prior: Prior, options: Options, measurement: Measurement) -> Draw:
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         guided = inverse.posterior_guided(
-            prior.sde,
+            prior.process,
             score_of(None),
             measurement.operator,
             condition["y"],
@@ -121,5 +125,6 @@ def dps(prior: Prior, options: Options, measurement: Measurement) -> Draw:
     """`inverse.dps`, diffusion posterior sampling."""
     times, scale = prior.times(), options.scale
     return lambda score_of, noise, condition: inverse.dps(
-        prior.sde, score_of(None), noise, times, measurement.operator, condition["y"], scale=scale
+        *(prior.process, score_of(None), noise, times, measurement.operator, condition["y"]),
+        scale=scale,
     )

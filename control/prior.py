@@ -12,6 +12,7 @@ import numpy as np
 import sampling
 from diffusion import grids
 from runtime.experiment import Parts
+from sde_lib import SDE
 
 Options: TypeAlias = ml_collections.ConfigDict  # one section of a config
 
@@ -27,6 +28,11 @@ class Prior(Parts):
 
     sampler: Callable[[], sampling.Sampler]
     options: Options
+
+    @property
+    def process(self) -> SDE:
+        """The process whose levels the network knows: the SDE, or its chain."""
+        return self.sde if self.continuous else self.sde.chain
 
     def times(self) -> np.ndarray:
         """The decreasing time grid [M + 1] that `sampling` gives to solvers with few steps."""

@@ -15,7 +15,6 @@ import numpy as np
 import controllable
 import data
 import models
-from control import guides
 from control.classes import guidance_scale
 from control.prior import Options, Prior
 from control.problem import Condition, Guidance, Problem, ScoreOf, variant_numbers
@@ -23,6 +22,7 @@ from data import captions
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples
+from generation import guides
 from interop import transformers_clip
 from runtime import devices, files
 from sde_lib import ScoreFn

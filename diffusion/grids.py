@@ -98,8 +98,7 @@ class Levels(NamedTuple):
 def on_levels(sde: SDE, times: np.ndarray) -> np.ndarray:
     """`times` moved to the nearest of the N levels i T / (N - 1), i >= 1, and each kept once.
 
-    There a network that was trained with discrete labels knows its noise: exactly for SMLD's
-    levels, up to the half step between DDPM's table and the continuous process for VP.
+    There a network that was trained with discrete labels knows its noise, that of `sde.chain`.
 
     Raises:
       ValueError: fewer than two levels are left.

@@ -17,8 +17,8 @@ import sampling
 from evaluation import batch_cache, features, follow, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
-from evaluation.stored_results import Results, keep_earlier, results_in
-from generation import examples
+from evaluation.stored_results import GUIDE, Results, keep_earlier, results_in
+from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder
 from training import held_out
@@ -78,7 +78,7 @@ def remove_shards(
         return
     parts = experiment.build(config)
     if config.eval.enable_sampling:
-        samples.shards_by_seed(config, parts, store)
+        samples.shards_by_seed(config, parts, store, finished.get(GUIDE, ""))
     if config.eval.enable_bpd:
         dataset = parts.dataset(config.eval.bpd_dataset)
         likelihoods.shards_of(config, parts, dataset, store)
@@ -109,6 +109,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
         likelihood.from_config(config)
     if options.enable_sampling:
         sampling.from_config(config, devices.AXIS)
+        guides.check(config.sampling, parts)
         features.uses_inception(parts, options)
         judge.metrics_of(parts, options)
 
@@ -312,7 +313,9 @@ def is_finished(stored: Results, config: ml_collections.ConfigDict, workdir: pat
     )
     if not devices.of_primary(same):
         return False
-    return devices.of_primary(stored.get("weights_sha256") == weights_of(config, workdir))
+    then = [stored.get(name, "") for name in ("weights_sha256", GUIDE)]
+    now = [weights_of(config, workdir), samples.guide_of(config)]
+    return devices.of_primary(then == now)
 
 
 def can_be_shown(stored: Results, config: ml_collections.ConfigDict) -> bool:

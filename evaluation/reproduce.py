@@ -9,12 +9,13 @@ from typing import Any
 import ml_collections
 from absl import logging
 
+import configs
 from evaluation.evaluate import evaluate
 from evaluation.report import published, quantities
-from interop import cards, convert, hub, sources
-from interop.model_card import ORIGIN
+from interop import cards, convert, hub
 from runtime import devices, errors, figures, files
 
+GUIDE = "guide"  # in the workdir: the run of the classifier that guides the samples
 SPREAD = "two seeds of 50,000 samples differ by about 0.1 in FID"
 
 
@@ -22,7 +23,9 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
     """Fetches weights, imports them, evaluates them and prints our numbers beside the published.
 
     Each part that is done is not done again: the same command goes on after a stop. The config is
-    the card's, see `cards.completed`; what `source` is without a card, `config` has to describe.
+    the card's, see `cards.completed`; what `source` is without a card, `config` has to describe. A
+    classifier that guides the samples is a card of its own, and is imported into a folder of the
+    workdir, unless `sampling.guide` names another.
 
     Args:
       source: as `hub.local` takes it; "card:flow" is for other numbers than the card's first.
@@ -34,7 +37,9 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
     """
     card = cards.find(source)
     title, evaluation = card.evaluation(source) if card else ("samples", None)
-    import_once(config, source, workdir)
+    convert.import_once(config, source, workdir)
+    if evaluation and evaluation.guide and not config.sampling.guide:
+        config.sampling.guide = import_guide(evaluation.guide, workdir)
     if evaluation and config.eval.enable_sampling and not config.eval.stats_path:
         config.eval.stats_path = published_statistics(evaluation.statistics)
     folder = "eval" if title == "samples" else f"eval_{title}"
@@ -45,27 +50,11 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
         print(figures.table(rows, ["number", "here", "published", "why they may differ"]))
 
 
-def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
-    """Imports what `source` names, unless the workdir has it.
-
-    Raises:
-      ValueError: the workdir has other weights.
-    """
-    origin = workdir / ORIGIN
-    if devices.of_primary(origin.is_file()):
-        before = files.read_json(origin, "use another --workdir")
-        if before["source"] != cards.split(source)[0]:
-            raise ValueError(
-                f"{workdir} has the weights of {before['source']}; use another --workdir"
-            )
-        return
-    path = hub.local(source)
-    if devices.is_primary():
-        convert.import_weights(config, path, workdir)
-        digest = files.sha256(sources.open_source(path).path)
-        files.write_json(
-            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
-        )
+def import_guide(name: str, workdir: pathlib.Path) -> str:
+    """The folder in `workdir` of the classifier of that card, which is imported once."""
+    card, folder = cards.cards()[name], workdir / GUIDE
+    convert.import_once(configs.load(card.config), name, folder)
+    return str(folder)
 
 
 def published_statistics(address: str) -> str:

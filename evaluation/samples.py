@@ -16,7 +16,8 @@ from evaluation.metrics import frechet
 from evaluation.metrics.moments import Moments
 from evaluation.report import quantities
 from evaluation.sample_batches import sample_batches
-from generation import examples
+from evaluation.stored_results import GUIDE
+from generation import examples, guides
 from generation.generator import Generator
 from runtime import devices, experiment
 from runtime.arrays import NUMBER
@@ -36,7 +37,8 @@ def sampling_results(
     """Judges the images of `eval.seeds` seeds: `sampling.seed` and those after it.
 
     The numbers are those of the first seed; "over_seeds" has each one's values, mean and standard
-    deviation over all of them. Pictures of the further ones are in folders of their own.
+    deviation over all of them. Pictures of the further ones are in folders of their own. "guide"
+    says which classifier guided, if one did.
     """
     sampler = sampling.from_config(config, devices.AXIS)
     generator = Generator(parts, sampler, config.sampling)
@@ -45,28 +47,45 @@ def sampling_results(
     judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
-    by_seed = shards_by_seed(config, parts, store)
+    guide = generator.guide
+    by_seed = shards_by_seed(config, parts, store, guide.sha256 if guide else "")
     for seed, shards in by_seed.items():
         pictures = folder / f"seed_{seed}" if runs else folder
         batches = sample_batches(
             generator, trained.params, seed, count, batch_size, shards, kind, pictures
         )
         runs.append(judge(batches) | {"sampling_seconds": shards.seconds})
-    return runs[0] | (over_seeds([*by_seed], runs) if len(runs) > 1 else {})
+    results = runs[0] | (over_seeds([*by_seed], runs) if len(runs) > 1 else {})
+    if guide:
+        source = guide.source(config.sampling.guide)
+        results |= {"guide": source, GUIDE: guide.sha256}
+    return results
 
 
 def shards_by_seed(
-    config: ml_collections.ConfigDict, parts: experiment.Parts, store: batch_cache.Store
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    store: batch_cache.Store,
+    guide: str = "",
 ) -> dict[int, batch_cache.Shards]:
-    """The finished batches of samples of each seed."""
+    """The finished batches of samples of each seed; `guide` is the hash of its weights, or ""."""
     row = {"image": examples.kind_of(parts.pixels).row(parts.image_shape), "nfe": NUMBER}
     by_seed = {}
     for seed in range(config.sampling.seed, config.sampling.seed + config.eval.seeds):
         sampler = {**config.sampling.to_dict(), "seed": seed}
         origin = {**experiment.settings(config), "sampling": sampler}
         origin["data"] |= {"levels": parts.levels}
+        origin |= {"guide": guide} if guide else {}
         by_seed[seed] = store.open(row, config.eval.keep_samples, what="samples", config=origin)
     return by_seed
+
+
+def guide_of(config: ml_collections.ConfigDict) -> str:
+    """SHA-256 of the weights of the classifier that guides the samples, "" where none does."""
+    if not (config.eval.enable_sampling and config.sampling.guide):
+        return ""
+    guide = guides.of_samples(config.sampling, experiment.build(config))
+    return guide.sha256 if guide else ""
 
 
 def over_seeds(seeds: list[int], runs: list[Results]) -> Results:

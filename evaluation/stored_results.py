@@ -14,6 +14,7 @@ from runtime import errors, files
 
 Results = dict[str, Any]
 
+GUIDE = "guide_sha256"  # in results: the hash of the weights of a classifier that guided
 # What an evaluation writes for reading, in the order in which it is moved; the last finishes it.
 RESULTS = ("report.html", "report.json", "results.json")
 
@@ -45,7 +46,7 @@ def identity(results: Results) -> Any:
     """The settings and weights that results are of; of several evaluations, those of each."""
     if isinstance(results.get("runs"), dict):
         return {name: identity(each) for name, each in results["runs"].items()}
-    return [results.get(name) for name in ("made_by", "weights_sha256")]
+    return [results.get(name) for name in ("made_by", "weights_sha256", GUIDE)]
 
 
 def _is_part(earlier: Any, now: Any) -> bool:

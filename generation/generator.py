@@ -13,6 +13,7 @@ import numpy as np
 import sampling
 from diffusion.noise import Keys, image_noise
 from diffusion.trajectory import all_finite
+from generation import guides
 from runtime import devices, errors, experiment
 
 CLASS_DRAW = 2**32 - 1  # number of an image's draw that makes its class; noise has those from 0 on
@@ -30,29 +31,41 @@ def random_classes(keys: Keys, count: int) -> jax.Array:
 class Generator:
     """Draws images by number: the image with index i is the same in any batch on any device.
 
-    They are images of no class, or, where the network was told a class with every image, of
-    classes that are drawn, see `random_classes`.
+    They are images of no class, or, where the network was told a class with every image or a
+    classifier guides (`options.guide`), of classes that are drawn, see `random_classes`. A network
+    that is told classes is told them beside guidance too, as Dhariwal and Nichol 2021
+    (arXiv:2105.05233) do.
 
     Args:
       parts: the experiment, whose network it is.
       sampler: see `sampling.from_config`.
       options: section `sampling` of the config.
 
+    Attributes:
+      guide: the classifier, or None.
+
     Raises:
-      ValueError: a run without a score.
+      ValueError: a run without a score; what `guides.load_guide` refuses.
     """
 
     def __init__(
         self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
     ) -> None:
         parts.require_score()
+        guide = guides.of_samples(options, parts)
         count = 0 if parts.unconditional else parts.num_labels
+        count = guide.num_classes if guide else count
 
-        def draw(params: Any, indices: jax.Array, seeds: jax.Array) -> dict[str, jax.Array]:
+        def draw(
+            weights: tuple[Any, Any], indices: jax.Array, seeds: jax.Array
+        ) -> dict[str, jax.Array]:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
             noise = image_noise(keys, parts.image_shape)
             classes = random_classes(keys, count) if count else None
-            samples = sampler(parts.sde, parts.score(params, classes), noise)
+            score = parts.score(weights[0], classes if parts.num_labels else None)
+            if guide and classes is not None:
+                score = guide.towards(weights[1], score, classes, options.guide_scale)
+            samples = sampler(parts.sde, score, noise)
             to_levels = parts.pixels.to_levels
             results = {
                 "image": to_levels(samples.x),
@@ -66,7 +79,7 @@ class Generator:
                 results["frames"] = jnp.moveaxis(to_levels(samples.trajectory), 0, 1)
             return results
 
-        self.options = options
+        self.options, self.guide = options, guide
         self.draw = devices.ImageMap(draw, options.batch_size, "sampling.batch_size")
 
     def __call__(
@@ -103,4 +116,5 @@ class Generator:
     ) -> Iterator[tuple[np.ndarray, dict[str, np.ndarray]]]:
         """Yields failed samples too, which "ok" (solved) and "finite", [b] each, tell apart."""
         seeds = np.full(len(indices), self.options.seed if seed is None else seed, np.uint32)
-        return self.draw(params, indices, seeds, description)
+        weights = params, self.guide and self.guide.params
+        return self.draw(weights, indices, seeds, description)

@@ -46,6 +46,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     origin = {"step": trained.step, "weights_sha256": trained.sha256}
     origin |= {"sampling": config.sampling.to_dict(), "config": experiment.settings(config)}
     origin |= {"ema": config.eval.ema} if config.eval.ema else {}
+    origin |= {"guide": {"sha256": generator.guide.sha256}} if generator.guide else {}
 
     def left() -> list[int]:
         refuse_others(folder, origin)

@@ -15,10 +15,10 @@ import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from configs import names
+from configs import command_line, names
 from configs import table as pages
 
 FILE = pathlib.Path(__file__).with_name("cards.yaml")
@@ -39,12 +39,14 @@ class Evaluation:
       settings: overrides of the card's config, by dotted name.
       statistics: address of the statistics of the data that an FID compares with; "": one's own.
       source: where the numbers were published.
+      guide: name of the card of a classifier that guides the samples; "": none.
     """
 
     numbers: Mapping[str, float]
     settings: Mapping[str, Any]
     statistics: str
     source: str
+    guide: str = ""
 
 
 NONE = Evaluation({}, {}, "", "")
@@ -142,6 +144,7 @@ def _card(name: str, entry: Any) -> Card:
             dict(each.get("settings") or {}),
             str(each.get("statistics") or ""),
             str(each["source"]),
+            str(each.get("guide") or ""),
         )
         for title, each in (entry.get("evaluations") or {}).items()
     }
@@ -176,33 +179,49 @@ def by_hand(address: str) -> str:
     return next((why for place, why in BY_HAND.items() if address.startswith(place)), "")
 
 
-def completed(argv: Sequence[str], root: pathlib.Path) -> list[str]:
-    """The command line with what a card says of it: for --mode=import or reproduce the --config of
-    a `--source` that is a card's, for reproduce with the settings of the published number, ahead of
-    the user's own, so that those win.
+def completed(
+    argv: Sequence[str], root: pathlib.Path, modes: Mapping[str, command_line.Mode]
+) -> list[str]:
+    """The command line with what a card says of it, ahead of the user's own, so that this wins.
+
+    The card of `--source` gives the --config, and but for --mode=import a --workdir, runs/<card>;
+    for samples also the settings of the published number, and for reproduce all of its evaluation.
 
     Args:
       root: the folder that configs/ is in.
+      modes: the flags of each mode.
     """
     given = _flags(argv)
-    reproduces = given.get("mode") == "reproduce"
-    wants = reproduces or given.get("mode") == "import"
-    if not wants or "source" not in given or "config" in given:
+    mode, source = given.get("mode", ""), given.get("source")
+    takes_source = mode in modes and "source" in (*modes[mode].required, *modes[mode].optional)
+    if not takes_source or source is None:
         return list(argv)
-    card = find(given["source"])
-    if card is None and reproduces:
-        raise ValueError(
-            f"--source={given['source']} is no card{nearest(given['source'])}; docs/weights.md "
-            "lists them, and other weights need --config"
-        )
+    card = find(source)
     if card is None:
-        return list(argv)
-    more = [f"--config={root / 'configs' / card.config}.py"]
-    if reproduces:
-        settings = {"eval.enable_sampling": True, "eval.num_samples": 50000}
-        settings |= card.evaluation(given["source"])[1].settings
-        more += [f"--config.{name}={value}" for name, value in settings.items()]
+        if mode == "import" or "config" in given or pathlib.Path(source).exists():
+            return list(argv)
+        raise ValueError(
+            f"--source={source} is no card{nearest(source)}; docs/weights.md lists them, and "
+            "other weights need --config"
+        )
+    more = []
+    if "config" not in given:
+        more.append(f"--config={root / 'configs' / card.config}.py")
+        more += [f"--config.{name}={value}" for name, value in _settings(card, source, mode)]
+    if "workdir" not in given and mode != "import":
+        more.append(f"--workdir={pathlib.Path('runs', card.name)}")
     return [argv[0], *more, *argv[1:]]
+
+
+def _settings(card: Card, source: str, mode: str) -> Iterable[tuple[str, Any]]:
+    """What the card of a source says of a mode's config."""
+    if mode == "reproduce":
+        settings = {"eval.enable_sampling": True, "eval.num_samples": 50000}
+        return (settings | dict(card.evaluation(source)[1].settings)).items()
+    if mode in ("import", "export"):
+        return ()
+    settings = dict(card.evaluation(source)[1].settings)
+    return [(name, value) for name, value in settings.items() if name.startswith("sampling.")]
 
 
 def _flags(argv: Sequence[str]) -> dict[str, str]:

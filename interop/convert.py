@@ -22,8 +22,9 @@ from interop import cards, edm, hub, sources
 from interop.exports import prediction, usual_prediction
 from interop.flax_parameters import FlaxParameters
 from interop.guided_diffusion import GuidedDiffusionFile
+from interop.model_card import ORIGIN
 from interop.weights import Weights
-from runtime import errors, experiment, figures, files
+from runtime import devices, errors, experiment, figures, files
 from runtime.arrays import flatten
 from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
@@ -55,8 +56,60 @@ def import_weights(
     source: str | pathlib.Path,
     workdir: pathlib.Path,
 ) -> TrainState:
-    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`, and
-    config.json and a config.py that reads it beside the checkpoints.
+    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`: see
+    `import_opened`; and says how to go on."""
+    state, config = import_opened(config, opened(source, workdir), workdir)
+    if models.has_score(config):
+        command = f"--mode=sample --config={workdir / 'config.py'} --workdir={workdir}"
+        print(f"python main.py {command}")
+    else:
+        print(
+            f"it guides a score network: --mode=control --config.control.guide={workdir}, or "
+            f"--mode=eval and sample --config.sampling.guide={workdir}"
+        )
+    return state
+
+
+def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
+    """Imports what `source` names, unless the workdir has it.
+
+    Raises:
+      ValueError: the workdir has other weights.
+    """
+    origin = workdir / ORIGIN
+    if devices.of_primary(origin.is_file()):
+        before = files.read_json(origin, "use another --workdir")
+        if before["source"] != cards.split(source)[0]:
+            raise ValueError(
+                f"{workdir} has the weights of {before['source']}; use another --workdir"
+            )
+        return
+    path = hub.local(source)
+    if devices.is_primary():
+        of_path = opened(path, workdir)
+        import_opened(config, of_path, workdir)
+        digest = files.sha256(of_path.path)
+        files.write_json(
+            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
+        )
+
+
+def opened(source: str | pathlib.Path, workdir: pathlib.Path) -> sources.Opened:
+    """The file or folder `source` (see `hub.local`), of which a run is to be made in `workdir`.
+
+    Raises:
+      FileNotFoundError: no such source.
+      ValueError: an unknown or damaged file; a workdir that no import writes to.
+    """
+    files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
+    return sources.open_source(hub.local(str(source)))
+
+
+def import_opened(
+    config: ml_collections.ConfigDict | None, opened: sources.Opened, workdir: pathlib.Path
+) -> tuple[TrainState, ml_collections.ConfigDict]:
+    """Writes the weights of an opened source as the first checkpoint in `workdir`, and config.json
+    and a config.py that reads it beside the checkpoints.
 
     Without a config, the one in configs/ whose network has the file's tensors is taken; a diffusers
     folder describes its network itself, and its scheduler the SDE and the prediction. Weights
@@ -64,16 +117,13 @@ def import_weights(
     and what in the file was not, is printed.
 
     Returns:
-      The state that was written, as NumPy arrays and with the key's raw data.
+      The state that was written, as NumPy arrays and with the key's raw data; and its config.
 
     Raises:
-      FileNotFoundError: no such source.
-      ValueError: an unknown or damaged file; tensors that are not the config's network's; a config
-        that does not fit or, if none is given, none or several that do; a workdir with checkpoints.
-        Nothing has been written.
+      ValueError: tensors that are not the config's network's; a config that does not fit or, if
+        none is given, none or several that do; a workdir with checkpoints. Nothing has been
+        written.
     """
-    files.refuse_url(str(workdir), "--workdir", "a run that is imported there can be copied")
-    opened = sources.open_source(hub.local(str(source)))
     origin = "--config"
     if config is None:
         config, origin = find_config(opened)
@@ -95,15 +145,10 @@ def import_weights(
     elif not holds(checkpoints, state):
         raise ValueError(f"{checkpoints.directory} holds other checkpoints; use another --workdir")
     files.write_json(workdir / "config.json", config.to_dict())
-    config_path = workdir / "config.py"
-    files.write_text(config_path, CONFIG_FILE)
+    files.write_text(workdir / "config.py", CONFIG_FILE)
     print(figures.table(summary(config, origin, opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
-    if models.has_score(config):
-        print(f"python main.py --mode=sample --config={config_path} --workdir={workdir}")
-    else:
-        print(f"it guides a score network: --mode=control --config.control.guide={workdir}")
-    return state
+    return state, config
 
 
 Described = sources.DiffusersFolder | edm.EdmFile  # files that say what they are

@@ -12,7 +12,12 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import class_embedding, noise_embedding, positional_embedding
+from models.embeddings import (
+    augmentation_embedding,
+    class_embedding,
+    noise_embedding,
+    positional_embedding,
+)
 from models.layers import (
     NIN,
     GroupNorm,
@@ -112,9 +117,7 @@ class ADM(nn.Module):
             labels = jnp.log(labels) / 4
         features = positional_embedding(labels, self.nf, endpoint=False)
         if self.augment_dim:
-            if augment is None:
-                augment = jnp.zeros((len(labels), self.augment_dim))
-            features = features + nn.Dense(self.nf, use_bias=False, name="AugmentDense_0")(augment)
+            features = augmentation_embedding(features, augment, self.augment_dim)
         temb = noise_embedding(features, self.nf, nn.swish)
         if self.num_labels:
             temb = class_embedding(temb, y, len(labels), self.num_labels, 4 * self.nf)

@@ -63,6 +63,15 @@ def label_features(
     return positional_embedding(labels, size)
 
 
+def augmentation_embedding(features: jax.Array, augment: jax.Array | None, size: int) -> jax.Array:
+    """`features [B, width]` plus a dense layer of what `augment [B, size]` tells of an image's
+    augmentation, `AugmentDense_0` of the calling module; None tells that there was none."""
+    batch, width = features.shape
+    if augment is None:
+        augment = jnp.zeros((batch, size))
+    return features + nn.Dense(width, use_bias=False, name="AugmentDense_0")(augment)
+
+
 def noise_embedding(features: jax.Array, nf: int, act: Activation) -> jax.Array:
     """Two dense layers `Dense_0`, `Dense_1` of the calling module: [B, size] to [B, 4 nf]."""
     hidden = nn.Dense(4 * nf, kernel_init=default_init())(features)

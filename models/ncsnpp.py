@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from models.embeddings import (
+    augmentation_embedding,
     class_embedding,
     label_features,
     noise_embedding,
@@ -151,10 +152,7 @@ class NCSNpp(nn.Module):
         act = ACTIVATIONS[self.nonlinearity]
         features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
         if self.augment_dim:
-            if augment is None:
-                augment = jnp.zeros((len(labels), self.augment_dim))
-            width = features.shape[-1]
-            features = features + nn.Dense(width, use_bias=False, name="AugmentDense_0")(augment)
+            features = augmentation_embedding(features, augment, self.augment_dim)
         if self.num_labels and self.class_embedding == "input":
             width = features.shape[-1]
             features = class_embedding(features, y, len(labels), self.num_labels, width)

@@ -30,6 +30,7 @@ AS = {"reproduce": "eval"}  # modes that read what another does
 MODES: dict[str, tuple[str, ...]] = {
     "sampling.num_samples": ("sample",),
     "sampling.num_frames": ("sample", "eval"),
+    "sampling.guide*": ("sample", "eval"),
     **{  # of a pipeline's scheduler
         f"sampling.{name}": (*WITH_SAMPLES, "export")
         for name in ("method", "corrector", "n_steps_each", "snr", "eps")
@@ -229,6 +230,11 @@ EFFECTS: tuple[Effect, ...] = (
             config.sampling.corrector != "none" or "annealed_langevin" in samplers(config, mode)
         ),
         "sampling.corrector is langevin or ald",
+    ),
+    Effect(
+        "sampling.guide_scale",
+        lambda config, mode: bool(config.sampling.guide),
+        "sampling.guide names a classifier's run",
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),

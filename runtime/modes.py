@@ -22,15 +22,18 @@ class Mode(NamedTuple):
       optional: further flags that the function takes.
       writes: the folder in the workdir that it alone may write to, from the flags; or None.
       must_write: False if it may find all that it is to write there already.
+      weights: "package.module:function" of config, source and workdir, which puts the weights of a
+        `--source` into the workdir before; or None.
       tables: of a mode that only tells what there is: where, by topic; its function takes them
         first.
     """
 
     function: str
-    required: tuple[str, ...] = ("config", "workdir")
+    required: tuple[str, ...]
     optional: tuple[str, ...] = ()
     writes: str | None = None
     must_write: bool = True
+    weights: str | None = None
     tables: Mapping[str, Sequence[str]] | None = None
 
 
@@ -40,7 +43,7 @@ def run(values: flags.FlagValues, modes: Mapping[str, Mode]) -> None:
     mode = modes[name]
     arguments: dict[str, Any] = {f: values[f].value for f in (*mode.required, *mode.optional)}
     if mode.tables is not None:
-        _function(mode)(mode.tables, **arguments)
+        _function(mode.function)(mode.tables, **arguments)
         return
     from runtime import cluster, devices, effects, files, lock
 
@@ -52,13 +55,17 @@ def run(values: flags.FlagValues, modes: Mapping[str, Mode]) -> None:
         effects.warn(config, name, config_flags.get_override_values(values["config"]))
     if arguments.get("workdir"):
         arguments["workdir"] = files.as_path(arguments["workdir"], "--workdir")
-    function = _function(mode)
+    source = arguments.pop("source") if mode.weights else None
+    if source is not None:
+        with lock.inside(arguments["workdir"], ".", f"--mode={name} --source={source}", False):
+            _function(str(mode.weights))(config, source, arguments["workdir"])
+    function = _function(mode.function)
     folder = mode.writes and mode.writes.format(**{"config": config, **arguments})
     with lock.inside(arguments.get("workdir"), folder, f"--mode={name}", mode.must_write):
         function(**arguments)
     stop.check("stopped when the command was finished")
 
 
-def _function(mode: Mode) -> Any:
-    module, _, name = mode.function.partition(":")
+def _function(name: str) -> Any:
+    module, _, name = name.partition(":")
     return getattr(importlib.import_module(module), name)

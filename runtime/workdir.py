@@ -45,7 +45,7 @@ FREE_TO_CHANGE = (
 # What a run and its other modes write into the folder of the run.
 RESERVED = (
     *("checkpoints", "ema", "samples", "samples_in_training", "control"),
-    *("tensorboard", "wandb", "mlflow", "profile"),
+    *("tensorboard", "wandb", "mlflow", "profile", "guide"),
 )
 
 CONFIG = "config.json"

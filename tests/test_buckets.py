@@ -22,10 +22,10 @@ import numpy as np
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from control import guides
 from control.prior import prior_from_config
 from evaluation.metrics import statistics
 from evaluation.metrics.moments import Gaussian
+from generation import guides
 from planning import plan, table
 from runtime import bucket_lock, buckets, cluster, errors, experiment, files, lock, step_writers
 from runtime.arrays import read_arrays

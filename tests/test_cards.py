@@ -8,10 +8,16 @@ import re
 import pytest
 
 import configs
+import main
+import sde_lib
 from configs import stored
 from interop import cards
 
 ROOT = pathlib.Path(cards.FILE).parent.parent
+
+
+def completed(argv: list[str]) -> list[str]:
+    return cards.completed(argv, ROOT, main.MODES)
 
 
 @pytest.mark.parametrize("name", cards.cards())
@@ -26,6 +32,25 @@ def test_a_card_is_of_a_config_whose_settings_are_valid(name: str) -> None:
         configs.check(config)
 
 
+def test_a_card_that_guides_is_a_classifier_of_the_same_noisy_images() -> None:
+    guided = [
+        (card, cards.cards()[evaluation.guide])
+        for card in cards.cards().values()
+        for evaluation in card.evaluations.values()
+        if evaluation.guide
+    ]
+    assert {card.name for card, _ in guided} == {
+        f"guided_diffusion/imagenet-{size}-cond" for size in (128, 256)
+    }
+    for card, guide in guided:
+        config, other = configs.load(card.config), configs.load(guide.config)
+        assert other.training.objective == "classifier"
+        assert other.classifier.num_classes == config.model.num_labels == 1000
+        assert other.data.image_size == config.data.image_size
+        assert other.data.centered == config.data.centered
+        assert sde_lib.from_config(other) == sde_lib.from_config(config)
+
+
 def test_every_published_number_of_the_paper_has_a_card() -> None:
     deep = cards.cards()["score_sde/ve-cifar10-deep-continuous"]
     assert deep.evaluations["samples"].numbers["fid"] == 2.20
@@ -37,34 +62,48 @@ def test_every_published_number_of_the_paper_has_a_card() -> None:
 def test_a_command_line_gets_the_config_and_the_settings_ahead_of_the_users() -> None:
     source = "--source=score_sde/ve-cifar10-continuous"
     user = "--config.eval.num_samples=5000"
-    argv = cards.completed(["main.py", "--mode=reproduce", source, user], ROOT)
+    argv = completed(["main.py", "--mode=reproduce", source, user])
     assert argv[1].endswith("configs/ve/cifar10_ncsnpp_continuous.py")
     assert "--config.sampling.corrector_norm=batch" in argv
     assert argv.index(user) > argv.index("--config.eval.num_samples=50000")
-    imports = cards.completed(["main.py", "--mode", "import", "--source", source[9:]], ROOT)
+    imports = completed(["main.py", "--mode", "import", "--source", source[9:]])
     assert imports[1] == argv[1]
     assert len(imports) == 6
     for untouched in (
-        ["main.py", "--mode=reproduce", source, "--config=mine.py"],
-        ["main.py", "--mode=sample", source],
+        ["main.py", "--mode=reproduce", source, "--config=mine.py", "--workdir=w"],
+        ["main.py", "--mode=train", source],
         ["main.py", "--mode=import", "--source=x.pth"],
     ):
-        assert cards.completed(untouched, ROOT) == untouched
+        assert completed(untouched) == untouched
+
+
+def test_a_card_is_enough_for_samples() -> None:
+    """Its config, the settings of its sampler and a folder are those of the card."""
+    source = "--source=score_sde/ve-cifar10-continuous"
+    argv = completed(["main.py", "--mode=sample", source])
+    assert argv[1].endswith("configs/ve/cifar10_ncsnpp_continuous.py")
+    assert argv[2] == "--config.sampling.corrector_norm=batch"
+    assert argv[3] == "--workdir=runs/score_sde/ve-cifar10-continuous"
+    own = completed(["main.py", "--mode=eval", source, "--workdir=w"])
+    assert not any(argument.startswith("--workdir=runs") for argument in own)
+    exported = completed(["main.py", "--mode=export", source])
+    assert [argument.partition("=")[0] for argument in exported[1:3]] == ["--config", "--workdir"]
+    assert exported[3:] == ["--mode=export", source]
 
 
 def test_a_source_without_a_card_needs_a_config() -> None:
     with pytest.raises(
         ValueError, match=r"no card \(the nearest: edm/cifar10-cond-.*need --config"
     ):
-        cards.completed(["main.py", "--mode=reproduce", "--source=edm/cifar10-cond"], ROOT)
+        completed(["main.py", "--mode=reproduce", "--source=edm/cifar10-cond"])
 
 
 def test_other_numbers_of_a_card_are_named_after_a_colon() -> None:
     source = "score_sde/subvp-cifar10-continuous-last"
-    argv = cards.completed(["main.py", "--mode=reproduce", f"--source={source}:likelihood"], ROOT)
+    argv = completed(["main.py", "--mode=reproduce", f"--source={source}:likelihood"])
     assert "--config.eval.enable_bpd=True" in argv
     with pytest.raises(ValueError, match="has no numbers 'ode'; it has flow, likelihood"):
-        cards.completed(["main.py", "--mode=reproduce", f"--source={source}:ode"], ROOT)
+        completed(["main.py", "--mode=reproduce", f"--source={source}:ode"])
 
 
 def test_a_repository_of_the_hub_is_its_card() -> None:

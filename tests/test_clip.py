@@ -17,9 +17,9 @@ from ml_collections import ConfigDict
 import data
 import losses
 import models
-from control import guides
 from control import run as control_run
 from data import captions
+from generation import guides
 from interop import transformers_clip
 from runtime import devices, experiment
 from tests import golden_cases, tiny

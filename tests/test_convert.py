@@ -657,6 +657,7 @@ def test_flags_of_both_modes(
         "source": str(tmp_path / "x.pth"),
         "target": str(tmp_path / "out"),
     }
+    (tmp_path / "x.pth").touch()
     argv = [f"--{name}={value}" for name, value in given.items() if name != missing]
     run = tiny.run(capsys, "main.py", f"--mode={mode}", f"--workdir={tmp_path / 'run'}", *argv)
     code, [line] = run

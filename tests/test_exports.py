@@ -25,6 +25,7 @@ from interop import (
     convert,
     diffusers,
     exports,
+    flax_parameters,
     official,
     pipelines,
     pth,
@@ -35,7 +36,6 @@ from interop import (
 from runtime import experiment
 from runtime.workdir import load_weights
 from tests import tiny
-from tests.chains import chain_of
 from tests.test_convert import save, tiny_checkpoint
 from tests.test_diffusers import DDPM, NCSNPP, SHAPE, folder_of
 
@@ -218,6 +218,7 @@ def test_safetensors_of_other_networks_have_our_names(name: str, tmp_path: pathl
     assert written.keys() == tensors.keys()
     jax.tree.map(np.testing.assert_array_equal, written, tensors)
     opened = sources.open_source(target)
+    assert isinstance(opened, flax_parameters.FlaxParameters)
     assert opened.fits(module, shape)
     assert not opened.fits(models.from_config(tiny.config()), experiment.image_shape(tiny.config()))
 
@@ -359,15 +360,14 @@ def test_ddpm_pipeline_gives_our_samples(tmp_path: pathlib.Path) -> None:
 
 @pytest.mark.slow
 def test_ddim_pipeline_gives_our_samples(tmp_path: pathlib.Path) -> None:
-    """Our DDIM along the chain itself; the run's own takes the continuous process's levels."""
+    """Along the chain's table, as `sampling.from_config` steps, at their choice of its levels."""
     config = imported(scheduled(tmp_path, DDPM, CHAIN_OF_50), method="ddim")
     pipeline = their_pipeline(config, tmp_path)
     assert type(pipeline.scheduler).__name__ == "DDIMScheduler"
     generator, z = draws(1)
     theirs = pipeline(2, generator, num_inference_steps=10, output_type="np").images
     parts, score = our_score(config, tmp_path)
-    chain = chain_of(parts.sde)
-    times = chain.times(np.arange(49, 0, -5))
+    chain, times = parts.sde.chain, np.arange(49, 0, -5) / 49
     sample = jax.jit(lambda z: few_steps.ddim(chain, score, recorded_noise(z), times).x)
     assert_same_images(sample(z) / 2 + 0.5, theirs)
 

@@ -11,11 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+import models
 import sampling
 from diffusion import few_steps, grids
 from diffusion.noise import image_noise, recorded_noise
 from diffusion.trajectory import Samples, denoised
-from sde_lib import SDE, VESDE, VPSDE
+from sde_lib import SDE, VESDE, VPSDE, BetaSDE, CosineVPSDE, batch_mul
 from tests import gaussians
 from tests.test_sampling import MEAN, STD, Counter, config_of, keys_of, normal_noise
 
@@ -253,10 +254,45 @@ def test_a_network_with_discrete_labels_is_asked_at_its_own_levels() -> None:
     @jax.jit
     def both() -> tuple[jax.Array, jax.Array]:
         made = sampling.from_config(config)(sde, score_fn, normal_noise(2))
-        return made.x, few_steps.ddim(sde, score_fn, normal_noise(2), levels).x
+        return made.x, few_steps.ddim(sde.chain, score_fn, normal_noise(2), levels).x
 
     made, expected = both()
     np.testing.assert_allclose(made, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("sde", "method"),
+    [
+        (VPSDE(N=50), "ddim"),
+        pytest.param(VPSDE(N=50), "edm", marks=pytest.mark.slow),
+        pytest.param(VPSDE(N=50), "unipc_2", marks=pytest.mark.slow),
+        pytest.param(CosineVPSDE(N=50), "ddim", marks=pytest.mark.slow),
+        pytest.param(VESDE(N=50), "ddim", marks=pytest.mark.slow),
+    ],
+)
+def test_a_discrete_network_of_one_image_draws_that_image(sde: SDE, method: str) -> None:
+    """A network that knows the noise at the levels of its chain, of data that are one point, takes
+    any solver to that point: the alpha and sigma of the steps are those by which it was trained.
+    """
+    x0 = jnp.linspace(-0.9, 0.8, 6).reshape(2, 3, 1)
+    if isinstance(sde, BetaSDE):
+        alpha_bar = np.cumprod(1.0 - sde.step_betas())
+        alpha, sigma = jnp.asarray(alpha_bar**0.5), jnp.asarray((1.0 - alpha_bar) ** 0.5)
+        gain = 1.0 / sigma  # of the noise
+    else:
+        assert isinstance(sde, VESDE)
+        sigma = jnp.flip(sde.discrete_sigmas)  # SMLD counts from the highest level down
+        alpha, gain = jnp.ones_like(sigma), -1.0 / sigma**2  # of the score
+
+    def network(x: jax.Array, k: jax.Array) -> jax.Array:
+        return batch_mul(gain[k], x - batch_mul(alpha[k], jnp.broadcast_to(x0, x.shape)))
+
+    config = config_of(method=method, num_steps=8)
+    config.training.continuous = False
+    score_fn = models.score_fn(sde, network, continuous=False)
+    sampler, noise = sampling.from_config(config), normal_noise(2, x0.shape)
+    sample = jax.jit(lambda: sampler(sde, score_fn, noise).x)()
+    np.testing.assert_allclose(sample, jnp.broadcast_to(x0, sample.shape), atol=2e-5)
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,11 @@ import pytest
 
 import configs
 import data
-from control import guides, results, run
+from control import results, run
 from control.prior import prior_from_config
+from evaluation import evaluate, samples
 from evaluation.metrics import classifier
+from generation import guides
 from runtime import experiment, files
 from sde_lib import ScoreFn
 from tests import gaussians, tiny
@@ -216,6 +218,71 @@ def test_a_guide_guides_by_the_weights_that_it_is_given(
     weights = jax.tree.map(lambda leaf: leaf[0], guidance.weights)
     np.testing.assert_array_equal(guided(jax.tree.map(jnp.zeros_like, weights)), -x)
     assert np.abs(guided(weights) + x).max() > 1e-3
+
+
+def test_samples_are_guided_to_classes_of_their_own(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """The score of N(0, STD^2) and log p(x | y) / p(x) make that of N(mean_of(y), STD^2): the mean
+    over the 64 pixels of each image is that of the class that its key drew, within 5 standard
+    errors. Without strength it is 0."""
+
+    def log_prob(sde: Any, network: Any) -> Any:
+        def of_all(x: jax.Array, t: jax.Array) -> jax.Array:
+            alpha, sigma = (v[:, None] for v in (sde.alpha(t), sde.sigma(t)))
+            means, pixels = alpha * mean_of(jnp.arange(10)), x.reshape(len(x), -1)
+            moved = pixels.sum(1, keepdims=True) * means - 0.5 * pixels.shape[1] * means**2
+            return moved / (alpha**2 * STD**2 + sigma**2)
+
+        return of_all
+
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(guides, "restore", restored)
+    monkeypatch.setattr(guides.models, "class_log_prob", log_prob)
+    monkeypatch.setattr(experiment.Parts, "score", of_classes)
+    monkeypatch.setattr(experiment.Pixels, "to_levels", lambda self, x: x)
+    numbers = {}
+    for scale in (0.0, 1.0):
+        config = tiny.config(
+            sampling__guide=guide_folder(tmp_path),
+            sampling__guide_scale=scale,
+            sampling__method="ddim",
+            sampling__num_steps=10,
+            sampling__num_frames=0,
+            sampling__batch_size=8,
+        )
+        [(_, numbers[scale])] = tiny.generator(config, experiment.build(config))(
+            restored(config, experiment.build(config), tmp_path).params, np.arange(8)
+        )
+    labels = numbers[1.0]["label"]
+    assert len(set(labels.tolist())) > 3
+    np.testing.assert_array_equal(labels, numbers[0.0]["label"])
+    for scale, batch in numbers.items():
+        means = batch["image"].reshape(8, -1).mean(1)
+        np.testing.assert_allclose(
+            means, scale * np.asarray(mean_of(jnp.asarray(labels))), atol=5 * STD / 8
+        )
+
+
+def test_batches_of_another_guide_are_other_batches(tmp_path: pathlib.Path) -> None:
+    config = tiny.config(sampling__guide="runs/classifier")
+    parts, folders = experiment.build(config), []
+    for guide in ("", "a", "b"):
+        store = evaluate.store_of(tmp_path, "weights")
+        shards = samples.shards_by_seed(config, parts, store, guide)[config.sampling.seed]
+        folders.append(shards.folder)
+    assert len(set(folders)) == 3
+
+
+def test_an_evaluation_refuses_its_guide_before_any_weights_are_read(
+    tmp_path: pathlib.Path,
+) -> None:
+    config = tiny.config(sampling__guide="absent", eval__enable_sampling=True)
+    with pytest.raises(ValueError, match=r"sampling\.guide='absent' holds no run"):
+        evaluate.evaluate(config, tmp_path, "eval")
+    config.sampling.guide = guide_folder(tmp_path / "guide", model__beta_max=10.0)
+    with pytest.raises(ValueError, match=r"sampling\.guide=.* knows the SDE"):
+        evaluate.evaluate(config, tmp_path, "eval")
 
 
 @pytest.mark.parametrize(

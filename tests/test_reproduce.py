@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
 import http.server
 import json
@@ -20,7 +21,7 @@ from evaluation import reproduce
 from evaluation.metrics import inception
 from interop import cards, convert, edm, hub, sources
 from interop.convert import CONFIG_FILE
-from tests import golden_cases, test_judge, tiny
+from tests import golden_cases, test_guided_diffusion, test_judge, tiny
 from tests.test_training import use_devices
 
 PUBLISHED = cards.Evaluation({"fid": 2.5}, {}, "", "a paper, Table 1")
@@ -141,6 +142,56 @@ def test_a_file_of_each_kind_gives_its_number(
     assert "use another --workdir" in lines[0]
 
 
+@pytest.mark.slow
+@pytest.mark.golden
+def test_a_card_may_have_its_samples_guided_by_another(
+    folder: pathlib.Path,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Both files are fetched and imported once; another strength is said to be another."""
+    stored = {path.stem: path for path in golden_cases.files("guided_diffusion", "rule_*.npz")}
+    names = {"a/score": "rule_gd_cond_2", "a/classifier": "rule_gd_classifier_2"}
+    described, table = {}, {}
+    for name, stem in names.items():
+        z = golden_cases.load(stored[stem])
+        described[name] = test_guided_diffusion.config_of(z["config_json"])
+        test_guided_diffusion.save(folder / f"{stem}.pt", test_guided_diffusion.tensors_of(z))
+        address = f"{tiny.address}/{stem}.pt"  # type: ignore[attr-defined]
+        table[name] = cards.Card(name, address, name)
+    score, classifier = described.values()
+    classifier.training.sde = score.training.sde
+    settings = {"sampling.guide_scale": 0.5}
+    guided = cards.Evaluation({"fid": 2.97}, settings, "", "a paper", guide="a/classifier")
+    table["a/score"] = dataclasses.replace(
+        table["a/score"], evaluations={"samples": PUBLISHED, "guided": guided}
+    )
+    monkeypatch.setattr(cards, "cards", lambda: table)
+    monkeypatch.setattr(reproduce.configs, "load", described.__getitem__)
+    config, run = config_file(score, tmp_path), tmp_path / "run"
+    flags = ["--source=a/score:guided", f"--config={config}", f"--workdir={run}"]
+    few = [*FEW, "--config.sampling.method=ancestral", "--config.sampling.guide_scale=2"]
+    command = ["main.py", "--mode=reproduce", *flags, *few]
+    code, lines = tiny.run(capsys, *command)
+    assert code == 0, lines
+    results = json.loads((run / "eval_guided" / "results.json").read_text())
+    assert np.isfinite(results["fid"])
+    assert results["guide"].startswith(str(run / "guide"))
+    origin = json.loads((run / "guide" / "source.json").read_text())
+    assert origin["source"] == "a/classifier"
+
+    shutil.rmtree(folder)
+    code, lines = tiny.run(capsys, *command)
+    assert code == 0, lines
+    again = json.loads((run / "eval_guided" / "results.json").read_text())
+    assert again["fid"] == results["fid"]
+    code, lines = tiny.run(capsys, *command, "--config.sampling.guide_scale=0")
+    assert code == 0, lines
+    free = json.loads((run / "eval_guided" / "results.json").read_text())
+    assert free["fid"] != results["fid"]
+
+
 def results_of(config: ConfigDict, **numbers: Any) -> dict[str, Any]:
     from tests.test_report import results
 
@@ -159,6 +210,14 @@ def test_ours_stands_beside_the_published_number() -> None:
     changed = load("ve/cifar10_ncsnpp_continuous", sampling__num_steps=10)
     rows = reproduce.comparison(results_of(changed, fid=9.0), evaluation, "samples", changed)
     assert any("sampling.num_steps: 10" in row[3] for row in rows)
+    changed = load("guided_diffusion/imagenet128", sampling__guide="V", sampling__guide_scale=1.0)
+    evaluation = cards.cards()["guided_diffusion/imagenet-128-cond"].evaluations["guided"]
+    rows = reproduce.comparison(results_of(changed, fid=3.0), evaluation, "guided", changed)
+    fid = next(row for row in rows if row[2] == "2.97")
+    assert fid[3] == "sampling.guide_scale: 1, not 0.5"
+    changed.sampling.guide_scale = 0.5
+    rows = reproduce.comparison(results_of(changed, fid=3.0), evaluation, "guided", changed)
+    assert next(row for row in rows if row[2] == "2.97")[3] == reproduce.SPREAD
     rows = reproduce.comparison(results_of(changed, fid=9.0), cards.NONE, "samples", changed)
     assert {row[2] for row in rows} == {""}
 

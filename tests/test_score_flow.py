@@ -16,8 +16,9 @@ import pytest
 import configs
 import controllable
 import models
-from control import classes, guides
+from control import classes
 from control.prior import prior_from_config
+from generation import guides
 from interop import convert, official, sources
 from interop.flax_parameters import FlaxParameters
 from runtime import experiment

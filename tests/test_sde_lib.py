@@ -229,6 +229,26 @@ def test_cosine_chain_is_the_published_one() -> None:
     np.testing.assert_allclose(v, sigma**2, rtol=2e-5)
 
 
+@pytest.mark.parametrize("sde", [VPSDE(N=200), CosineVPSDE(N=200)], ids=name)
+def test_a_discrete_network_sees_the_levels_of_the_chain(sde: VPSDE | CosineVPSDE) -> None:
+    """alpha-bar of DDPM at the times of its steps, and at those beside them; the rest of the
+    process as it is. Other processes are their own chains."""
+    log_alpha = 0.5 * np.cumsum(np.log1p(-sde.step_betas()))
+    for shift in (-0.4, 0.0, 0.4):
+        t = jnp.clip((jnp.arange(200) + shift) / 199, 0.0, 1.0)
+        np.testing.assert_allclose(sde.chain.log_alpha(t), log_alpha, rtol=1e-6)
+        sigma = np.sqrt(-np.expm1(2.0 * log_alpha))
+        np.testing.assert_allclose(sde.chain.sigma(t), sigma, rtol=1e-6)
+    t, x = jnp.asarray(TIMES), jnp.ones((len(TIMES), 2))
+    np.testing.assert_array_equal(sde.chain.drift(x, t), sde.drift(x, t))
+    np.testing.assert_array_equal(sde.chain.diffusion(t), sde.diffusion(t))
+    assert sde.chain.prior_std == sde.prior_std
+    assert sde.chain.sampling_eps == sde.sampling_eps
+    assert sde.chain == dataclasses.replace(sde).chain
+    for other in (VESDE(), SubVPSDE(), EDMSDE()):
+        assert other.chain is other
+
+
 def test_edm_chain_climbs_evenly() -> None:
     """Level i has sigma = t = i T / (N - 1)."""
     sde = EDMSDE(N=200, sigma_max=10.0)

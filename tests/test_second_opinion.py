@@ -7,9 +7,11 @@ schedulers step along; `docs/samplers.md` has the table.
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import sys
 import types
+import warnings
 from collections.abc import Callable
 from typing import Any
 
@@ -22,10 +24,12 @@ import sampling
 from diffusion import few_steps, grids
 from diffusion.noise import recorded_noise
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE
-from tests.chains import chain_of
 from tests.gaussians import Mixture
 
-pytestmark = pytest.mark.slow
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.filterwarnings("ignore::DeprecationWarning"),  # of the others, in NumPy
+]
 
 BATCH, SHAPE, STEPS = 16, (2, 3), 100
 MIXTURE = Mixture(
@@ -34,7 +38,7 @@ MIXTURE = Mixture(
     stds=jnp.array([[[0.2, 0.3, 0.1], [0.4, 0.2, 0.3]], [[0.3, 0.1, 0.2], [0.1, 0.3, 0.2]]]),
 )
 VP = VPSDE(N=STEPS)
-CHAIN = chain_of(VP)
+CHAIN = VP.chain
 BETAS = {"num_train_timesteps": STEPS, "beta_start": 0.1 / STEPS, "beta_end": 20.0 / STEPS}
 
 
@@ -91,7 +95,7 @@ def difference(a: Any, b: Any) -> float:
 
 
 def times_of(scheduler: Any) -> np.ndarray:
-    return CHAIN.times(scheduler.timesteps.numpy())
+    return scheduler.timesteps.numpy() / (STEPS - 1)
 
 
 def first(scheduler: Any, steps: int, z: np.ndarray) -> Any:
@@ -132,26 +136,6 @@ def test_ddim(eta: float) -> None:
     x = first(scheduler, 10, z)
     theirs = stepped(scheduler, x, eta=eta, generator=after_first(generator))
     assert difference(ours(few_steps.ddim, CHAIN, z, times_of(scheduler), eta=eta), theirs) < 1e-5
-
-
-def test_ddim_of_a_run_takes_the_levels_of_the_continuous_process() -> None:
-    """As `sampling.from_config` does: up to half a step of 1000 from those of the chain's table,
-    which are diffusers', and less than what ten steps cost.
-    """
-    z, sde = draws(1)[1], VPSDE()
-    chain = chain_of(sde)
-    score = MIXTURE.score_fn(chain)
-
-    def samples(of: SDE, steps: int) -> np.ndarray:
-        times = chain.times(np.arange(999, 0, -1000 // steps))
-        return np.asarray(
-            jax.jit(lambda z: few_steps.ddim(of, score, recorded_noise(z), times).x)(z)
-        )
-
-    table, continuous = samples(chain, 10), samples(sde, 10)
-    gap = np.sqrt(np.mean((table - continuous) ** 2))
-    error = np.sqrt(np.mean((table - samples(chain, 1000)) ** 2))
-    assert 1e-4 < gap < 0.1 * error
 
 
 @pytest.mark.parametrize("steps", [8, 20])
@@ -245,7 +229,7 @@ def test_heun() -> None:
     scheduler.set_timesteps(12)
     x = torch.from_numpy(z[0] / np.asarray(CHAIN.alpha(jnp.ones(1))))
     theirs = stepped(scheduler, x)
-    times = CHAIN.times(np.arange(STEPS - 1, -1, -9))
+    times = np.arange(STEPS - 1, -1, -9) / (STEPS - 1)
     assert difference(ours(few_steps.edm, CHAIN, z, times), theirs) < 1e-4
 
 
@@ -271,11 +255,14 @@ def test_predictor_corrector_of_ve() -> None:
     assert difference(found, output.prev_sample_mean.numpy()) < 2e-5
 
 
-def test_annealed_langevin() -> None:
-    """diffusers-ncsn's steps at ten levels."""
+@pytest.mark.parametrize("late", [False, True])
+def test_annealed_langevin(late: bool) -> None:
+    """diffusers-ncsn's steps at ten levels, and at ours, whose times are late by 3e-7 of themselves
+    (see `grids.sampling_times`) and end at `eps`: 2e-6 of a sigma, 1e-4 of a sample after 50 steps.
+    """
     torch = pytest.importorskip("torch")
     ncsn = pytest.importorskip("ncsn.scheduler")
-    sde, each = VESDE(N=10, sigma_max=5.0), 5
+    sde, each, eps = VESDE(N=10, sigma_max=5.0), 5, 1e-7
     torch.manual_seed(5)
     z = np.stack([torch.randn((BATCH, *SHAPE)).numpy() for _ in range(1 + each * sde.N)])
     torch.manual_seed(5)
@@ -287,13 +274,18 @@ def test_annealed_langevin() -> None:
         sigma_max=sde.sigma_max,
         sampling_eps=2e-5,
     )
+    times = 1.0 - np.arange(sde.N) / (sde.N - 1)
+    if late:
+        times = grids.sampling_times(sde, eps)
+        sigmas = np.array(sde.sigma(jnp.asarray(times)) / sde.sigma(jnp.float32(eps)))
+        scheduler._step_size = 2e-5 * torch.from_numpy(sigmas) ** 2
     score = as_torch(MIXTURE.score_fn(sde))
     for k in range(sde.N):
         for _ in range(each):
-            x = scheduler.step(score(x, 1.0 - k / (sde.N - 1)), k, x).prev_sample
-    options = {"step_size": 2e-5, "n_steps_each": each, "denoise": False, "eps": 1e-7}
+            x = scheduler.step(score(x, times[k]), k, x).prev_sample
+    options = {"step_size": 2e-5, "n_steps_each": each, "denoise": False, "eps": eps}
     found = ours(sampling.annealed_langevin_dynamics, sde, z, **options)
-    assert difference(found, x.numpy()) < 5e-4
+    assert difference(found, x.numpy()) < (2e-5 if late else 5e-4)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
@@ -402,3 +394,123 @@ def test_azula(name: str, sde: SDE) -> None:
     theirs = getattr(azula.sample, their_name)(denoiser, **span, **their_options)(x)
     found = ours(solver, sde, z, times, denoise=False, **options)
     assert difference(found, theirs.numpy()) < 2e-5
+
+
+# Of hackable-diffusion, which is JAX's own (Python 3.12): its steps, one by one.
+
+
+def hackable(name: str) -> Any:
+    """A module of hackable-diffusion, whose imports warn of what they will lack."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return pytest.importorskip(f"hackable_diffusion.lib.{name}")
+
+
+def hackable_process(sde: SDE) -> Any:
+    """Their process with our alpha and sigma, whose derivatives they take themselves."""
+    gaussian, schedules = hackable("corruption.gaussian"), hackable("corruption.schedules")
+
+    class Schedule(schedules.GaussianSchedule):  # type: ignore[misc, name-defined]
+        def alpha(self, time: Any) -> Any:
+            return sde.alpha(time)
+
+        def sigma(self, time: Any) -> Any:
+            return sde.sigma(time)
+
+    return gaussian.GaussianProcess(schedule=Schedule())
+
+
+def hackable_steps(
+    step: Any, sde: SDE, x: Any, starts: np.ndarray, ends: np.ndarray, keys: Any
+) -> np.ndarray:
+    """Their samples from x, by steps from each of `starts` to each of `ends`."""
+    info, score = hackable("sampling.base").StepInfo, MIXTURE.score_fn(sde)
+
+    def at(number: Any, time: Any, key: Any) -> Any:
+        times = jnp.full((BATCH, 1, 1), time, jnp.float32)
+        return info(step=jnp.asarray(number, jnp.int32), time=times, rng=key)
+
+    def advance(method: Any, state: Any, number: Any, start: Any, end: Any, key: Any) -> Any:
+        state = state.replace(step_info=at(number, start, key))
+        prediction = {"score": score(state.xt, jnp.full(BATCH, start, jnp.float32))}
+        return method(prediction, state, at(number + 1, end, key))
+
+    update = jax.jit(functools.partial(advance, step.update))
+    last = jax.jit(functools.partial(advance, step.finalize))
+    state = step.initialize(jnp.asarray(x), at(0, starts[0], keys[0]))
+    for i, (start, end) in enumerate(zip(starts, ends, strict=True)):
+        method = last if i + 1 == len(starts) else update
+        state = method(state, i, start, end, keys[i + 1])
+    return np.asarray(state.xt)
+
+
+def hackable_draws(count: int) -> tuple[Any, np.ndarray]:
+    """Keys, and the draws that their steps make of them."""
+    keys = jax.random.split(jax.random.key(5), count)
+    return keys, np.stack([jax.random.normal(key, (BATCH, *SHAPE)) for key in keys])
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("share", [0.0, 0.5, 1.0])
+def test_hackable_diffusion_ddim(sde: SDE, share: float) -> None:
+    """Their coefficient is on the mean of the two ends, DDIM and ancestral; `eta` at both ends."""
+    steps = hackable("sampling.gaussian_step_sampler")
+    keys, z = hackable_draws(21)
+    times = grids.time_grid(sde, "uniform", 20)
+
+    def between(grid: grids.Levels) -> few_steps.Table:
+        h = np.diff(grid.lam)
+        rest = share * np.exp(-h) + 1.0 - share
+        gains = grid.alpha[1:] * (1.0 - np.exp(-h) * rest)
+        noise = np.sqrt(1.0 - rest**2) * grid.sigma[1:]
+        return few_steps.Table(grid.sigma[1:] / grid.sigma[:-1] * rest, gains[:, None], noise)
+
+    step = steps.DDIMStep(
+        corruption_process=hackable_process(sde), stoch_coeff=share, stochastic_last_step=True
+    )
+    theirs = hackable_steps(step, sde, sde.prior_std * z[0], times[:-1], times[1:], keys)
+    same = ours(few_steps.multistep, sde, z, times, between, denoise=False)
+    assert difference(same, theirs) < 2e-5
+    if share in (0.0, 1.0):
+        found = ours(few_steps.ddim, sde, z, times, eta=share, denoise=False)
+        assert difference(found, theirs) < 2e-5
+
+
+@pytest.mark.parametrize("sde", [VPSDE(N=40), VESDE(N=40)], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("name", ["SdeStep", "VelocityStep"])
+@pytest.mark.parametrize("flow", [False, True])
+def test_hackable_diffusion_euler(sde: SDE, name: str, flow: bool) -> None:
+    """Euler-Maruyama of the reverse SDE and Euler of the flow, by drift or by velocity."""
+    steps = hackable("sampling.gaussian_step_sampler")
+    keys, z = hackable_draws(sde.N + 1)
+    times = grids.sampling_times(sde)
+    noise = {"churn" if name == "SdeStep" else "stoch_coeff": 0.0 if flow else 1.0}
+    step = getattr(steps, name)(corruption_process=hackable_process(sde), **noise)
+    theirs = hackable_steps(step, sde, sde.prior_std * z[0], times, times - 1.0 / sde.N, keys)
+    options = {"predictor": "euler_maruyama", "corrector": "none", "probability_flow": flow}
+    assert difference(ours(sampling.pc_sampler, sde, z, **options), theirs) < 2e-4
+
+
+def test_hackable_diffusion_heun() -> None:
+    """In the time of EDM's process, where both step in sigma; each step of ours is two of theirs,
+    of which the first looks at the second's end."""
+    steps, base = hackable("sampling.gaussian_step_sampler"), hackable("sampling.base")
+    sde, count = EDMSDE(), 12
+    keys, z = hackable_draws(2 * count + 1)
+    times = grids.time_grid(sde, "karras", count)
+    twice = np.repeat(times, 2)[: 2 * count + 1]
+
+    class Schedule:
+        def all_step_infos(self, rng: Any, num_steps: int, data_spec: Any) -> Any:
+            shape = (len(twice), BATCH, 1, 1)
+            time = jnp.broadcast_to(jnp.asarray(twice, jnp.float32).reshape(-1, 1, 1, 1), shape)
+            return base.StepInfo(step=jnp.arange(len(twice)), time=time, rng=keys)
+
+    step = steps.HeunStep(
+        corruption_process=hackable_process(sde), time_schedule=Schedule(), num_steps=2 * count
+    )
+    starts = np.stack([times[:-1], times[1:]], 1).reshape(-1)
+    ends = np.repeat(times[1:], 2)
+    theirs = hackable_steps(step, sde, sde.prior_std * z[0], starts, ends, keys)
+    found = ours(few_steps.edm, sde, z, times, denoise=False)
+    assert difference(found, theirs) < 2e-5

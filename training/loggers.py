@@ -163,7 +163,8 @@ class Mlflow:
         self.client.set_terminated(self.run)
 
 
-LOGGERS: Mapping[str, Callable[[pathlib.Path, int, Mapping[str, Any]], Logger]] = {
+Maker = Callable[[pathlib.Path, int, Mapping[str, Any]], Logger]
+LOGGERS: Mapping[str, Maker] = {
     "tensorboard": TensorBoard,
     "wandb": WeightsAndBiases,
     "mlflow": Mlflow,
@@ -182,14 +183,16 @@ def opened(
     Raises:
       ValueError: no such logger, or its library is not installed; a service that refuses.
     """
-    makers = {name: lookup(LOGGERS, name, "training.loggers") for name in names}
-    return [make(workdir, start, config) for make in makers.values()]
+    return [make(workdir, start, config) for make in makers(names)]
 
 
-def check(names: Sequence[str]) -> None:
-    """Raises ValueError for a name that is no logger's."""
-    for name in names:
-        lookup(LOGGERS, name, "training.loggers")
+def makers(names: Sequence[str]) -> list[Maker]:
+    """The entries of LOGGERS of these names, each once.
+
+    Raises:
+      ValueError: no such logger.
+    """
+    return [lookup(LOGGERS, name, "training.loggers") for name in dict.fromkeys(names)]
 
 
 def library(name: str, extra: str) -> Any:

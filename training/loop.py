@@ -52,7 +52,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
       Lack: a call of several steps needs more of the CPU's memory than is free.
     """
     options = config.training
-    loggers.check(options.loggers)
+    loggers.makers(options.loggers)  # refuses a name that is no logger's
     parts = experiment.build(config)
     dataset = parts.dataset("train")
     objective = objective_from_config(config, parts, dataset)

@@ -69,7 +69,7 @@ class SampleGrids:
     ) -> None:
         self.kind, self.image_shape = examples.kind_of(parts.pixels), parts.image_shape
         self.num_samples = _num_samples(config, self.kind)
-        frameless = _without_frames(config, self.num_samples)
+        frameless = _plain(config, self.num_samples)
         sampler = sampling.from_config(frameless, devices.AXIS)
         self.generator = Generator(parts, sampler, frameless.sampling)
         self.workdir, self.folder, self.log = workdir, workdir / FOLDER, log
@@ -194,11 +194,9 @@ def _num_samples(config: ml_collections.ConfigDict, kind: examples.Kind) -> int:
     return min(config.sampling.num_samples, kind.in_picture, max(1, PIXELS // pixels))
 
 
-def _without_frames(
-    config: ml_collections.ConfigDict, num_samples: int
-) -> ml_collections.ConfigDict:
-    """The config with batches of at most `num_samples`, and no states before the last."""
+def _plain(config: ml_collections.ConfigDict, num_samples: int) -> ml_collections.ConfigDict:
+    """The config with batches of at most `num_samples`, no states before the last, no guide."""
     config = config.copy_and_resolve_references()
-    config.sampling.num_frames = 0
+    config.sampling.num_frames, config.sampling.guide = 0, ""
     config.sampling.batch_size = devices.fitting_batch(min(num_samples, config.sampling.batch_size))
     return config

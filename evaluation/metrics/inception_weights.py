@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import hashlib
 import os
 import pathlib
 import re
@@ -54,8 +53,7 @@ def load_weights(path: str | os.PathLike[str] = "") -> Weights:
     file = expanded(path, "eval.inception_path") if path else _cached()
     if not file.is_file():
         raise FileNotFoundError(f"config.eval.inception_path is {file}, where there is no file")
-    with file.open("rb") as opened:
-        sha256 = hashlib.file_digest(opened, "sha256").hexdigest()
+    sha256 = files.sha256(file)
     promised = re.search(r"-([0-9a-f]{8,64})\.pth$", file.name)
     if promised and not sha256.startswith(promised[1]):
         raise ValueError(

@@ -16,7 +16,6 @@ the headers of the arrays have been: they say how large an array is, and of what
 from __future__ import annotations
 
 import dataclasses
-import hashlib
 import json
 import math
 import pathlib
@@ -142,9 +141,7 @@ def read(path: files.Path) -> Statistics:
             f"{path} holds {', '.join(sorted(arrays)) or 'nothing'}; statistics are mu and sigma, "
             "or pool_3"
         )
-    with path.open("rb") as file:
-        sha256 = hashlib.file_digest(file, "sha256").hexdigest()
-    return Statistics(pool, spatial, features, origin, form, str(path), sha256)
+    return Statistics(pool, spatial, features, origin, form, str(path), files.sha256(path))
 
 
 def _read_arrays(path: pathlib.Path) -> tuple[dict[str, Any], Origin]:

@@ -13,7 +13,8 @@ from configs.stored import config_differences, shipped
 from evaluation.report.quantities import QUANTITIES, SAMPLED
 from interop import cards
 
-Evaluations = Mapping[str, cards.Evaluation]  # "samples", "flow" and "likelihood", as in the cards
+# By their names in the cards: "samples", "flow", "guided" and "likelihood".
+Evaluations = Mapping[str, cards.Evaluation]
 
 SAME = (  # without these in common, two configs are not variants of one another
     "data.dataset",
@@ -128,6 +129,7 @@ def compare(
         differences += _sample_conditions(results)
     published = {}
     if title in evaluations:
+        differences += _guidance(evaluations[title], results)
         published = _numbers(evaluations[title], SAMPLED, differences)
     if "likelihood" in evaluations:
         conditions = nearest.changed + _likelihood_conditions(results["made_by"]["eval"])
@@ -151,10 +153,23 @@ def _of_sampler(nearest: NearestConfig, results: Mapping[str, Any]) -> tuple[str
     sampler = results["made_by"]["sampling"]
     if sampler["method"] == "ode":
         return "flow", nearest.changed + _loose("sampling", sampler)
-    differences = nearest.changed + nearest.sampler_changed
+    changed = [line for line in nearest.sampler_changed if not line.startswith("sampling.guide")]
+    differences = nearest.changed + changed
+    if sampler.get("guide"):
+        return "guided", differences
     if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
         differences.append("sampling.corrector_norm: image, not batch")
     return "samples", differences
+
+
+def _guidance(evaluation: cards.Evaluation, results: Mapping[str, Any]) -> list[str]:
+    """A line on guidance of another strength than the evaluation's."""
+    name = "guide_scale"
+    published = evaluation.settings.get(f"sampling.{name}")
+    ours = results["made_by"]["sampling"].get(name)
+    if published in (None, ours):
+        return []
+    return [f"sampling.{name}: {ours:g}, not {published:g}"]
 
 
 def _sample_conditions(results: Mapping[str, Any]) -> list[str]:
