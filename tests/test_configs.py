@@ -76,7 +76,7 @@ ADDED = {
         "checkpoint", "ema", "seed", "bpd_num_images", "bpd_rtol", "bpd_atol", "bpd_solver",
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
-        "stats_path", "stats_images", "seeds", "keep_samples",
+        "stats_path", "stats_images", "seeds", "keep_samples", "follow_minutes",
     },
     "data": {"data_dir", "cache", "crop", "resize"},
     "model": {

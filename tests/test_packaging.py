@@ -52,6 +52,7 @@ def script_name(wheel: zipfile.ZipFile) -> str:
 def test_installing_puts_no_module_into_site_packages(wheel: zipfile.ZipFile) -> None:
     names = set(wheel.namelist())
     assert script_name(wheel) in names
+    assert wheel.getinfo(script_name(wheel)).external_attr >> 16 & 0o111 == 0o111  # executable
     others = names - {script_name(wheel)}
     assert all(name.startswith(metadata_folder(wheel)) for name in others), names
 

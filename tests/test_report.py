@@ -383,7 +383,9 @@ def test_several_evaluations_are_compared(tmp_path):
     text = (tmp_path / "report.html").read_text()
     assert "FID over step" in text
     assert "FID over NFE per sample" in text
-    assert text.count("data:image") == 3
+    others = ("Inception Score", "Bits/dim", "Test loss")
+    assert all(f"{title} over step" in text for title in others)
+    assert text.count("data:image") == 3 + len(others)
     best = re.findall(r'<td class="n best">([\d.]+) <span class="error">± ([\d.]+)', text)
     fids, scores = [("5.500", "0.250")] * 2, [("9.200", "0.123")] * 2
     assert sorted(best) == fids + scores, "of FIDs the mean and deviation over seeds"
