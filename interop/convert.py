@@ -242,9 +242,11 @@ def find_config(opened: sources.Opened) -> tuple[ml_collections.ConfigDict, str]
             return described_config(values, opened.description), origin
     else:
         fitting = fitting_configs(opened)
-    if not fitting:
-        found = f" (it is {opened.found})" if isinstance(opened, GuidedDiffusionFile) else ""
-        raise ValueError(f"{opened.path} fits no config in configs/{found}; name one with --config")
+        if not fitting:
+            raise ValueError(
+                f"{opened.path} fits no config in configs/ (it is {opened.found}); name one with "
+                "--config"
+            )
     if len(fitting) > 1:
         names = ", ".join(f"configs/{name}.py" for name in fitting)
         raise ValueError(

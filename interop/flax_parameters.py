@@ -10,7 +10,7 @@ import flax.linen as nn
 import flax.traverse_util
 import numpy as np
 
-from interop import official
+from interop import official, traits
 from interop.weights import Weights
 from models import CLIP, WideResNet
 
@@ -30,6 +30,11 @@ class FlaxParameters:
         self.num_tensors = len(self.shapes)
         leaves = flax.traverse_util.flatten_dict(self.tree).values()
         self.types = {str(leaf.dtype) for leaf in leaves if leaf.dtype != np.float32}
+
+    @property
+    def found(self) -> str:
+        """The network in a few words."""
+        return traits.words(traits.of_jax(self.shapes), self.shapes.values())
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         if isinstance(module, CLIP):

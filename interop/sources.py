@@ -81,6 +81,12 @@ class PytorchFile:
         ]
         self.types = {str(array.dtype) for array in arrays if array.dtype != np.float32}
 
+    @property
+    def found(self) -> str:
+        """The network in a few words."""
+        shapes = {name: x.shape for name, x in self.model.items()}
+        return traits.words(traits.of_torch(shapes), shapes.values())
+
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         shapes = {name: x.shape for name, x in self.model.items()}
         if traits.of_network(module, image_shape) != traits.of_torch(shapes):
@@ -190,6 +196,11 @@ class FlaxFile:
         leaves = jax.tree.leaves([self.state[name] for name in self.TREES])
         self.types = {str(leaf.dtype) for leaf in leaves if leaf.dtype != np.float32}
         self.unused = self.state["unused"]
+
+    @property
+    def found(self) -> str:
+        """The network in a few words."""
+        return traits.words(traits.of_jax(self.shapes), self.shapes.values())
 
     def fits(self, module: nn.Module, image_shape: official.Shape) -> bool:
         if traits.of_network(module, image_shape) != traits.of_jax(self.shapes):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
 import flax.linen as nn
@@ -17,6 +18,16 @@ class Traits(NamedTuple):
     nf: int
     fourier: bool
     residual_blocks: int
+
+
+def words(traits: Traits, shapes: Iterable[official.Shape]) -> str:
+    """A network that nothing else is known of, for messages."""
+    facts = [f"{sum(map(math.prod, shapes)) / 1e6:.3g} M parameters"]
+    if traits.nf:
+        facts += [f"width {traits.nf}", f"{traits.channels} channels of images"]
+    facts += [f"{traits.residual_blocks} residual blocks"] if traits.residual_blocks else []
+    facts += ["Fourier features of noise levels"] if traits.fourier else []
+    return f"a network of {', '.join(facts)}"
 
 
 def of_torch(shapes: Mapping[str, official.Shape]) -> Traits:

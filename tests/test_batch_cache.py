@@ -252,6 +252,8 @@ def machine(monkeypatch):
             yield part, make(part)
 
     class Generator:
+        guide = None
+
         def __init__(self, parts: Any, sampler: Any, options: Any) -> None:
             self.options = options
 

@@ -490,7 +490,8 @@ def test_the_config_is_found_by_names_and_shapes(
     }
     monkeypatch.setattr(configs.stored, "shipped", lambda: shipped)
     monkeypatch.setattr(configs.stored, "load", shipped.__getitem__)
-    with pytest.raises(ValueError, match="fits no config in configs/; name one with --config"):
+    found = r"a network of 0\.\d+ M parameters, width 8, 1 channels of images, \d residual blocks"
+    with pytest.raises(ValueError, match=rf"fits no config .* \(it is {found}\); name one with"):
         convert.import_weights(None, source, tmp_path / "run")
     shipped["right"] = tiny.config()
     argv = ("main.py", "--mode=import", f"--source={source}", f"--workdir={tmp_path / 'run'}")

@@ -333,6 +333,8 @@ def generator_of(images_of_seed: list[np.ndarray]) -> Any:
     """In place of `Generator`: known images for each seed."""
 
     class Generator:
+        guide = None
+
         def __init__(self, *_: Any) -> None:
             pass
 

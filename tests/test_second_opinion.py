@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import importlib.util
+import itertools
 import sys
 import types
 import warnings
@@ -21,7 +22,7 @@ import numpy as np
 import pytest
 
 import sampling
-from diffusion import few_steps, grids
+from diffusion import few_steps, grids, langevin
 from diffusion.noise import recorded_noise
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE
 from tests.gaussians import Mixture
@@ -285,7 +286,7 @@ def test_annealed_langevin(late: bool) -> None:
             x = scheduler.step(score(x, times[k]), k, x).prev_sample
     options = {"step_size": 2e-5, "n_steps_each": each, "denoise": False, "eps": eps}
     found = ours(sampling.annealed_langevin_dynamics, sde, z, **options)
-    assert difference(found, x.numpy()) < (2e-5 if late else 5e-4)
+    assert difference(found, x.numpy()) < (5e-5 if late else 5e-4)
 
 
 @pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
@@ -366,12 +367,9 @@ AZULA: dict[str, tuple[Callable[..., Any], dict[str, Any], str, dict[str, Any]]]
 }
 
 
-@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
-@pytest.mark.parametrize("name", AZULA)
-def test_azula(name: str, sde: SDE) -> None:
+def azula_denoiser(azula: Any, sde: SDE) -> Any:
+    """Our score as a denoiser of azula, with our alpha and sigma."""
     torch = pytest.importorskip("torch")
-    azula = pytest.importorskip("azula")
-    solver, options, their_name, their_options = AZULA[name]
     score, levels = as_torch(MIXTURE.score_fn(sde)), jax.jit(lambda t: (sde.alpha(t), sde.sigma(t)))
 
     def schedule(t: Any) -> Any:
@@ -384,6 +382,16 @@ def test_azula(name: str, sde: SDE) -> None:
 
     denoiser = Denoiser()
     denoiser.schedule = schedule
+    return denoiser
+
+
+@pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=lambda sde: type(sde).__name__)
+@pytest.mark.parametrize("name", AZULA)
+def test_azula(name: str, sde: SDE) -> None:
+    torch = pytest.importorskip("torch")
+    azula = pytest.importorskip("azula")
+    solver, options, their_name, their_options = AZULA[name]
+    denoiser = azula_denoiser(azula, sde)
     steps = 20
     times = grids.time_grid(sde, "uniform", steps)
     torch.manual_seed(5)
@@ -394,6 +402,36 @@ def test_azula(name: str, sde: SDE) -> None:
     theirs = getattr(azula.sample, their_name)(denoiser, **span, **their_options)(x)
     found = ours(solver, sde, z, times, denoise=False, **options)
     assert difference(found, theirs.numpy()) < 2e-5
+
+
+def test_azula_predictor_corrector() -> None:
+    """Step by step: DDIM, and before it a corrector that takes the share sqrt(1 - delta) of the
+    noise in x and adds sqrt(delta) sigma z. Langevin dynamics of that drift adds a little more.
+    """
+    torch = pytest.importorskip("torch")
+    azula = pytest.importorskip("azula")
+    sde, delta, corrections = VESDE(N=21), 0.2, 2
+    theirs = azula.sample.PCSampler(azula_denoiser(azula, sde), corrections, delta)
+    shrink = 1.0 - np.sqrt(1.0 - delta)
+    corrector, score = langevin.annealed_langevin(np.sqrt(shrink / 2.0)), MIXTURE.score_fn(sde)
+    noise = np.sqrt(delta / (2.0 * shrink))  # of theirs, in units of Langevin dynamics'
+    assert 0.9 < noise < 1.0
+
+    @jax.jit
+    def step(x: Any, t: Any, zs: Any) -> Any:
+        x, _ = corrector(sde, score, x, t, noise * zs)
+        return sampling.ancestral_sampling(sde, score, x, t, zs[0], probability_flow=True)[0]
+
+    torch.manual_seed(5)
+    z = np.stack([torch.randn((BATCH, *SHAPE)).numpy() for _ in range(1 + 20 * corrections)])
+    torch.manual_seed(5)
+    y = sde.prior_std * torch.randn((BATCH, *SHAPE))
+    x, times = jnp.asarray(y.numpy()), np.linspace(1.0, 0.0, sde.N, dtype=np.float32)
+    for k, (start, end) in enumerate(itertools.pairwise(times)):
+        y = theirs.step(y, torch.tensor(start), torch.tensor(end))
+        zs = z[1 + corrections * k : 1 + corrections * (k + 1)]
+        x = step(x, jnp.full(BATCH, start), zs)
+    assert difference(x, y.numpy()) < 1e-4
 
 
 # Of hackable-diffusion, which is JAX's own (Python 3.12): its steps, one by one.

@@ -155,7 +155,7 @@ def _of_sampler(nearest: NearestConfig, results: Mapping[str, Any]) -> tuple[str
         return "flow", nearest.changed + _loose("sampling", sampler)
     changed = [line for line in nearest.sampler_changed if not line.startswith("sampling.guide")]
     differences = nearest.changed + changed
-    if sampler.get("guide"):
+    if sampler["guide"]:
         return "guided", differences
     if sampler["corrector"] == "langevin" and sampler["corrector_norm"] != "batch":
         differences.append("sampling.corrector_norm: image, not batch")
