@@ -23,7 +23,7 @@ def completed(argv: list[str]) -> list[str]:
 @pytest.mark.parametrize("name", cards.cards())
 def test_a_card_is_of_a_config_whose_settings_are_valid(name: str) -> None:
     card = cards.cards()[name]
-    assert re.fullmatch(r"https://[^/]+/.+|hf:[\w.-]+/[\w.-]+", card.address)
+    assert re.fullmatch(r"https://[^/]+/.+|hf:[\w.-]+/[\w.-]+|shipped:[\w.-]+", card.address)
     assert card.licence
     for evaluation in card.evaluations.values():
         config = configs.load(card.config)

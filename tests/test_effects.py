@@ -131,7 +131,7 @@ def test_the_last_of_several_overrides_of_a_tuple_stands() -> None:
 @pytest.mark.parametrize(
     ("mode", "flag", "words"),
     [
-        ("train", "--source=x.pth", "--source has no effect in --mode=train; it acts in --mode=im"),
+        ("train", "--source=x.pth", "--source has no effect in --mode=train; it acts in --mode=ev"),
         ("import", "--target=x", "--target has no effect in --mode=import; it acts in --mode=ex"),
         ("sample", "--eval_folder=x", "--eval_folder has no effect in --mode=sample; it acts in"),
         ("train", "--workdir=", "--workdir= is empty"),
