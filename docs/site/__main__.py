@@ -49,7 +49,8 @@ def write_pages(out: pathlib.Path) -> None:
     shutil.copytree(pages.ROOT / "docs" / "pictures", out / "pages" / "pictures")
     assets = out / "pages" / "assets"
     assets.mkdir()
-    shutil.copy(HERE / "site.css", assets)
+    for name in ("site.css", "iframe-worker.js"):
+        shutil.copy(HERE / name, assets)
     write_font(assets / "mathematics.woff")
     settings = yaml.safe_load((HERE / "mkdocs.yml").read_text())
     complete(settings["nav"])

@@ -110,7 +110,9 @@ def _sequence(tokens: list[Token], closing: str | None) -> str:
         elif text == "^":
             if not parts:
                 raise Code(text)
-            parts[-1] += f"^{{{_exponent(tokens)}}}"
+            # The exponent of a bracket stands as high as that of a letter.
+            empty = "{}" if parts[-1].endswith((")", "]", r"\}", r"\rvert")) else ""
+            parts[-1] += f"{empty}^{{{_exponent(tokens)}}}"
         elif text == "|":
             parts.append(_bar(parts, tokens, spaced))
         elif text == "<" and _opens(parts, tokens, spaced):

@@ -44,7 +44,7 @@ class Pages:
                 self.pages[path] = self._converted(name, (ROOT / name).read_text())
         readme = (ROOT / FRONT).read_text()
         sections = readme[readme.index("\n## ") :]
-        self.pages["index.md"] += self._converted(FRONT, sections)
+        self.pages["index.md"] += "\n" + self._converted(FRONT, sections)
         self.pages |= {_source_path(name): _source_page(name) for name in self.sources}
 
     def _converted(self, name: str, text: str) -> str:

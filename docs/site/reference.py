@@ -34,6 +34,7 @@ ROOMS = {
     "planning": "`--mode=plan`",
     "interop": "`--mode=import` and `export`",
 }
+WITHOUT_SOURCE = {"data", "runtime", "training", "generation", "evaluation", "planning", "interop"}
 CONFIGS = {"configs.quickstart"}  # a config, not a module to call
 
 
@@ -86,7 +87,8 @@ def api_pages() -> dict[str, str]:
         overview += ["", f"## `{room}`", "", f"{words[0].upper()}{words[1:]}.", ""]
         for name in names:
             path = page_of(name)
-            pages[path] = f"# `{name}`\n\n::: {name}\n"
+            options = "    options:\n      show_source: false\n" if room in WITHOUT_SOURCE else ""
+            pages[path] = f"# `{name}`\n\n::: {name}\n{options}"
             overview.append(f"- [`{name}`]({path.removeprefix('api/')}): {summary(name)}")
         folder = _index(room)
         if folder not in pages and len(names) > 1:
