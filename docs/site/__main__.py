@@ -7,6 +7,7 @@ A link to a page, a heading or a file that does not exist ends the build with an
 
 from __future__ import annotations
 
+import importlib.util
 import pathlib
 import shutil
 import subprocess
@@ -19,7 +20,7 @@ from docs.site import pages, reference
 
 HERE = pathlib.Path(__file__).parent
 OUT = pages.ROOT / "build" / "site"
-# What mathematics is written with: ASCII, Greek, arrows, operators, letters of other shapes, accents.
+# What equations are made of: ASCII, Greek, arrows, operators, accents, letters of other shapes.
 CHARACTERS = [
     *range(0x20, 0x7F),
     *(0xAC, 0xAF, 0xB1, 0xB7, 0xD7, 0x2C6, 0x2DC, 0x2061, 0xFE00),
@@ -68,10 +69,15 @@ def complete(navigation: list[dict[str, object]]) -> None:
 
 
 def write_font(path: pathlib.Path) -> None:
-    """Writes the part of STIX Two Math that equations need, which ziamath's package has whole."""
-    import ziamath
+    """Writes the part of STIX Two Math that equations need, which ziamath's package has whole.
 
-    source = pathlib.Path(ziamath.__file__).parent / "fonts" / "STIXTwoMath-Regular.ttf"
+    Raises:
+      ModuleNotFoundError: the package is not installed.
+    """
+    package = importlib.util.find_spec("ziamath")  # which has much to import
+    if package is None or not package.submodule_search_locations:
+        raise ModuleNotFoundError("the site needs: pip install -e '.[docs]'")
+    source = pathlib.Path(package.submodule_search_locations[0], "fonts", "STIXTwoMath-Regular.ttf")
     options = subset.Options(flavor="woff", layout_features=["*"], hinting=False)
     font = subset.load_font(str(source), options)
     chosen = subset.Subsetter(options)

@@ -82,7 +82,9 @@ class Equations(BlockProcessor):
         for line in block.rstrip().splitlines():
             if line.strip() and not line.startswith(" " * 4):
                 return []
-            columns = [notation.tex(part) for part in re.split(r"(?<=,) {3,}", line.strip()) if part]
+            columns = [
+                notation.tex(part) for part in re.split(r"(?<=,) {3,}", line.strip()) if part
+            ]
             if None in columns:
                 return []
             row = r" \qquad ".join(str(column) for column in columns)

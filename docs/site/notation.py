@@ -7,6 +7,7 @@ the site shows them as mathematics. What reads like an equation but has a word t
 
 from __future__ import annotations
 
+import itertools
 import re
 
 GREEK = {
@@ -85,9 +86,9 @@ def _is_equation(tokens: list[Token]) -> bool:
     """Whether there is a letter, and beside it an operator or a function's argument."""
     names = [text for kind, text, _ in tokens if kind == "name"]
     relation = any(text in RELATIONS for kind, text, _ in tokens if kind == "operator")
-    applied = any(
-        kind == "name" and following[1] == "(" and not following[2]
-        for (kind, _, _), following in zip(tokens, tokens[1:], strict=False)
+    applied = "integral" in names or any(
+        kind == "name" and not spaced and bracket in ("(", "[" if text == "E" else "(")
+        for (kind, text, _), (_, bracket, spaced) in itertools.pairwise(tokens)
     )
     return bool(names) and len(tokens) > 1 and (relation or applied)
 

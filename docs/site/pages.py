@@ -19,6 +19,7 @@ FRONT = "README.md"  # is shown below docs/index.md, from its first section on
 OF_ROOT = ("CONTRIBUTING.md", "CHANGELOG.md")
 LANGUAGES = {".py": "python", ".sh": "bash", ".yaml": "yaml", ".cff": "yaml", ".toml": "toml"}
 LINK = re.compile(r'(?P<before>\]\(|src=")(?P<target>[^)"\s]+)(?P<after>[)"])')
+NAMED = re.compile(r"\[(?:docs/)?\w+\.md\]\((?P<target>[^)#\s]+)(?P<anchor>[^)\s]*)\)")
 FIELD = re.compile(r"(?<![\[`])`(?P<name>[a-z]+\.\w+)(?P<value>=[^`]*)?`(?!`)")
 FIELDS = "fields.md"
 
@@ -60,12 +61,17 @@ class Pages:
         return text
 
     def _with_links(self, name: str, line: str) -> str:
+        """The line with links to the site's pages; a page's title stands for its file's name."""
+        line = NAMED.sub(
+            lambda m: f"[{title((ROOT / name).parent / m['target'])}]({m['target']}{m['anchor']})",
+            line,
+        )
         return LINK.sub(
-            lambda m: m["before"] + self._link(name, m["target"]) + m["after"],
+            lambda m: m["before"] + self.link(name, m["target"]) + m["after"],
             line,
         )
 
-    def _link(self, name: str, target: str) -> str:
+    def link(self, name: str, target: str) -> str:
         """The link of page `name` to `target`, as the site has it.
 
         Raises:
@@ -96,6 +102,11 @@ class Pages:
             return f"[{match[0]}]({place}#{match['name']})"
 
         return line if line.startswith("#") else FIELD.sub(linked, line)
+
+
+def title(page: pathlib.Path) -> str:
+    """The heading of a page."""
+    return page.read_text().partition("\n")[0].removeprefix("# ")
 
 
 def lines_and_code(text: str) -> Iterator[tuple[str, bool]]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 import ast
 import html
 import pathlib
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -52,18 +53,21 @@ def modules(room: str) -> list[str]:
     return names
 
 
-def _file(module: str) -> pathlib.Path:
+def file_of(module: str) -> pathlib.Path:
     path = ROOT.joinpath(*module.split("."))
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
 def _tree(module: str) -> ast.Module:
-    return ast.parse(_file(module).read_text())
+    return ast.parse(file_of(module).read_text())
 
 
 def page_of(module: str) -> str:
-    """The path of a module's page on the site."""
-    return f"api/{module.replace('.', '/')}.md" if _is_leaf(module) else _index(module)
+    """The path of a module's page on the site; that of a module `index` is not a folder's."""
+    if not _is_leaf(module):
+        return _index(module)
+    path = re.sub(r"/index$", "/index_module", module.replace(".", "/"))
+    return f"api/{path}.md"
 
 
 def _is_leaf(module: str) -> bool:
@@ -121,9 +125,9 @@ def fields_page() -> str:
     """Every field of the schema: its name, what it means, its default and what is valid."""
     parts = [
         "# Config fields",
-        "Every field, from `configs/schema.py`. A config sets what is its own; on the command line, "
-        "`--config.training.batch_size=64` overrides it. Official configs and their values are on "
-        "[a page of their own](configs.md).",
+        "Every field, from `configs/schema.py`. A config sets what is its own; on the command "
+        "line `--config.training.batch_size=64` overrides it. [Official configs](configs.md) have "
+        "a page of their own.",
         _fields(schema.RUN),
     ]
     for name, (words, fields) in schema.SECTIONS.items():
