@@ -6,6 +6,7 @@ They are made when the site is built, and are nowhere else.
 from __future__ import annotations
 
 import ast
+import functools
 import html
 import pathlib
 import re
@@ -39,6 +40,7 @@ WITHOUT_SOURCE = {"data", "runtime", "training", "generation", "evaluation", "pl
 CONFIGS = {"configs.quickstart"}  # a config, not a module to call
 
 
+@functools.cache
 def modules(room: str) -> list[str]:
     """Dotted names of a room's modules, its own first."""
     if (ROOT / f"{room}.py").exists():
@@ -58,6 +60,7 @@ def file_of(module: str) -> pathlib.Path:
     return path / "__init__.py" if path.is_dir() else path.with_suffix(".py")
 
 
+@functools.cache
 def _tree(module: str) -> ast.Module:
     return ast.parse(file_of(module).read_text())
 
