@@ -74,7 +74,7 @@ def test_every_equation_of_the_docstrings_is_valid_tex() -> None:
     """There are many, and the converter of TeX, which refuses what it does not know, takes each."""
     mathematics = pytest.importorskip("docs.site.mathematics", exc_type=ImportError)
     equations = set()
-    for room in reference.ROOMS:
+    for room in set(reference.ROOMS) - reference.WITHOUT_SOURCE:
         for module in reference.modules(room):
             text = "\n".join(docstrings(module))
             equations |= {
@@ -84,7 +84,7 @@ def test_every_equation_of_the_docstrings_is_valid_tex() -> None:
                 notation.tex(line) for line in re.findall(r"^ {4,}(.+)$", text, re.MULTILINE)
             }
     equations.discard(None)
-    assert len(equations) > 110
+    assert len(equations) > 90
     for tex in equations:
         assert mathematics.mathml(str(tex)).startswith("<math>")
 
