@@ -87,13 +87,13 @@ class CLIP(nn.Module):
     """Radford et al. 2021 (arXiv:2103.00020), with an image tower conditioned on the noise level.
 
     Its similarity is `exp(log_scale) <image, text>` of two unit vectors, with a learnt scale that
-    begins at 1 / 0.07 and counts as 100 where it is larger.
+    begins at 1 / 0.07 and counts as 100 where it is larger. Attributes that are not listed are
+    those of `NoisyClassifier`, for the image tower.
 
     Attributes:
       embedding_dim: dimension of the sphere's space.
       text_width, text_layers, text_heads, text_length: size of the text tower; length in tokens.
       vocabulary, end: the number of tokens, and the one that ends a text.
-      The others are those of `NoisyClassifier`, for the image tower.
 
     Raises:
       ValueError: an unknown choice, a text width that the heads do not share evenly, or sides that

@@ -48,8 +48,19 @@ OF_OTHERS = (
     "--config=configs/score_sde/cifar10_classifier.py",
     "main.py --mode=control --config=configs/ve/cifar10_ncsnpp_continuous.py --workdir=<its run> "
     "--config.control.task=class --config.control.method=classifier --config.control.guide=V",
+    "main.py --mode=import --source=checkpoint_26.pth --workdir=runs/cifar10 "
+    "--config=configs/vp/cifar10_ddpmpp_continuous.py",
+    "main.py --mode=import --source=hf:google/ddpm-cifar10-32 --workdir=W",
+    "main.py --mode=sample --config=W/config.py --workdir=W --config.sampling.method=ddim "
+    "--config.sampling.num_steps=50",
+    "main.py --mode=export --config=W/config.py --workdir=W --target=W/pipeline",
+    "main.py --mode=import --source=edm-cifar10-32x32-cond-vp.pkl --workdir=W",
+    "main.py --mode=sample --config=W/config.py --workdir=W",
+    "main.py --mode=reproduce --source=edm/cifar10-cond-vp --workdir=V",
 )
-REASON = "large files of others; test_guided_diffusion and test_score_flow read small ones"
+REASON = (
+    "large files of others; small ones are read by tests of interop, as test_edm and test_diffusers"
+)
 LEFT_OUT |= dict.fromkeys(OF_OTHERS, REASON)
 if importlib.util.find_spec("atheris") is None:
     FUZZER = "-m tests.fuzz_readers --reader pth --seconds 3600"
