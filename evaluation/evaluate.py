@@ -387,10 +387,7 @@ def finished(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
 
 
 def report_all(
-    workdir: pathlib.Path,
-    eval_folder: str,
-    plan: Plan,
-    runs: dict[str, Results],
+    workdir: pathlib.Path, eval_folder: str, plan: Plan, runs: dict[str, Results]
 ) -> None:
     """Writes the report of several evaluations, and prints their table."""
     if not devices.is_primary():
