@@ -5,11 +5,12 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-.PHONY: help install hooks demo reproduce-small lint test test-slow lock clean
+.PHONY: help install hooks demo reproduce-small notebooks lint test test-slow lock clean
 
 help:
 	@echo "make demo     install, train on digits, sample, measure: a few minutes on a CPU"
 	@echo "make reproduce-small   the tables of the paper at a small scale: hours on a CPU, resumable"
+	@echo "make notebooks   executes docs/notebooks into build/notebooks: some minutes on a CPU"
 	@echo "make test     install, lint, check types, run the tests"
 	@echo "make install  only make .venv: the locked dependencies, and this folder on its path;"
 	@echo "              PYTHON=python3.13 chooses the Python: JAX 0.12 from 3.12 on, 0.10 with 3.11"
@@ -35,6 +36,10 @@ demo: install
 
 reproduce-small: install
 	$(RUN) -m benchmarks.reproduction --workdir=runs/small
+
+notebooks: install
+	$(RUN) -m pip install --quiet --no-build-isolation --editable '.[notebooks]'
+	$(RUN) -m docs.notebooks
 
 lint: install
 	$(RUN) -m ruff check .
