@@ -20,7 +20,9 @@ REPOSITORY = ""  # the address of the project's repository; where it is empty, y
 if importlib.util.find_spec("sde_lib") is None:
     address = REPOSITORY or input("The address of the project's git repository: ")
     subprocess.run(["git", "clone", "--quiet", "--depth=1", address, "score-sde"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True
+    )
     sys.path.insert(0, os.path.abspath("score-sde"))
 
 # %%
@@ -96,7 +98,9 @@ def arrows(axes, x, score, color=BLUE):
     """The score as arrows; their lengths are the square root of its norm."""
     score = np.asarray(score)
     norm = np.linalg.norm(score, axis=1, keepdims=True) + 1e-9
-    axes.quiver(*x.T, *(score / np.sqrt(norm)).T, color=color, angles="xy", width=0.004, pivot="mid")
+    axes.quiver(
+        *x.T, *(score / np.sqrt(norm)).T, color=color, angles="xy", width=0.004, pivot="mid"
+    )
 
 
 x = plane(17)
@@ -106,7 +110,9 @@ p_k = WEIGHTS * np.exp(-0.5 * H**2 * np.sum(towards**2, 2))
 r = p_k / p_k.sum(1, keepdims=True)
 assert np.allclose(score, np.sum(r[..., None] * towards, 1), atol=1e-3)
 # Of 7 p instead of p the score is the same.
-assert np.allclose(jax.jit(jax.vmap(jax.grad(lambda x: log_p(x, 0.0, 7 * WEIGHTS))))(x), score, atol=1e-4)
+assert np.allclose(
+    jax.jit(jax.vmap(jax.grad(lambda x: log_p(x, 0.0, 7 * WEIGHTS))))(x), score, atol=1e-4
+)
 
 train = data(20_000)
 fine = plane(101)
@@ -212,7 +218,11 @@ many = np.linspace(0.2, 1.8, 100)
 for constant in (0.0, 1 - share):
     axes.plot(many, share * (many - 1) ** 2 + constant, color="k", lw=0.8)
 axes.axvline(1, color=GREY, lw=0.8, ls=":")
-axes.set(xlabel="$a$", ylabel="objective", title="Four objectives of $a$ times the score, and the closed form")
+axes.set(
+    xlabel="$a$",
+    ylabel="objective",
+    title="Four objectives of $a$ times the score, and the closed form",
+)
 axes.legend(frameon=False)
 plt.show()
 
@@ -285,7 +295,9 @@ figure, axes = plt.subplots(figsize=(5.2, 4.2), layout="constrained")
 picture = shade(axes, error, cmap="Reds", vmin=0, vmax=1)
 side = np.linspace(-4, 4, 101)
 lines = np.log(1e-2) * np.arange(5, -1, -1)
-axes.contour(side, side, np.reshape(level, (101, 101)), lines, colors="k", linewidths=0.7, linestyles="-")
+axes.contour(
+    side, side, np.reshape(level, (101, 101)), lines, colors="k", linewidths=0.7, linestyles="-"
+)
 figure.colorbar(picture, label="relative error of the learned score")
 axes.set_title("Learned where there are data", fontsize=11)
 plt.show()
@@ -364,7 +376,12 @@ levels = sde_lib.VESDE(sigma_min=0.05, sigma_max=8.0, N=40)
 @jax.jit
 def anneal(draws):
     return sampling.annealed_langevin_dynamics(
-        levels, exact_score_fn, recorded_noise(draws), step_size=5e-4, n_steps_each=25, num_frames=41
+        levels,
+        exact_score_fn,
+        recorded_noise(draws),
+        step_size=5e-4,
+        n_steps_each=25,
+        num_frames=41,
     )
 
 

@@ -18,7 +18,9 @@ REPOSITORY = ""  # the address of the project's repository; where it is empty, y
 if importlib.util.find_spec("sde_lib") is None:
     address = REPOSITORY or input("The address of the project's git repository: ")
     subprocess.run(["git", "clone", "--quiet", "--depth=1", address, "score-sde"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True
+    )
     sys.path.insert(0, os.path.abspath("score-sde"))
 
 # %%
@@ -150,7 +152,14 @@ def show_density(panel, sde, half):
     """p_t as a picture, each column divided by its maximum."""
     t = np.linspace(1e-3, 1, 160, dtype=np.float32)
     p = np.asarray(densities(sde, np.linspace(-half, half, 200, dtype=np.float32), t))
-    panel.imshow(p / p.max(0), extent=(0, 1, -half, half), origin="lower", aspect="auto", cmap="Blues", vmax=1.4)
+    panel.imshow(
+        p / p.max(0),
+        extent=(0, 1, -half, half),
+        origin="lower",
+        aspect="auto",
+        cmap="Blues",
+        vmax=1.4,
+    )
     panel.set(ylim=(-half, half), xlim=(0, 1))
 
 
@@ -161,7 +170,9 @@ def height(sde):
 data = np.float32(M[rng.choice(3, WALKERS, p=W)] + 0.0)
 data += np.float32(np.select([data == np.float32(m) for m in M], S) * rng.normal(size=WALKERS))
 times = np.linspace(0, 1, STEPS + 1, dtype=np.float32)
-figure, panels = plt.subplots(2, 4, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(1.4, 1))
+figure, panels = plt.subplots(
+    2, 4, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(1.4, 1)
+)
 for (upper, lower), (name, sde) in zip(panels.T, SDES.items(), strict=True):
     show_density(upper, sde, height(sde))
     upper.plot(times, forward(sde, data[:, None], draws)[:, :12], color=RED, lw=0.5, alpha=0.8)
@@ -238,7 +249,9 @@ plt.show()
 # %%
 for name, sde in SDES.items():
     alpha, sigma = (float(v[0]) for v in kernel(sde, np.float32([sde.T])))
-    print(f"{name:7} alpha(T) {alpha:.4f}  deviation of p_T / the prior's {np.hypot(alpha, sigma) / sde.prior_std:.4f}")
+    print(
+        f"{name:7} alpha(T) {alpha:.4f}  deviation of p_T / the prior's {np.hypot(alpha, sigma) / sde.prior_std:.4f}"
+    )
 alpha = float(kernel(SDES["VP"], np.float32([1.0]))[0][0])
 assert np.isclose(alpha, np.exp(-0.25 * (0.1 + 20)), rtol=1e-3)
 
@@ -275,11 +288,18 @@ for name, (predictor, corrector) in SAMPLERS.items():
         distance[name, count] = wasserstein(samples.x)
 
 figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
-for (name, (predictor, corrector)), color in zip(SAMPLERS.items(), (GREY, BLUE, GREEN, RED), strict=True):
+for name, color in zip(SAMPLERS, (GREY, BLUE, GREEN, RED), strict=True):
     line = [distance[name, count] for count in COUNTS]
     axes.loglog(COUNTS, line, "o-", ms=4, color=color, label=name)
-axes.axhline(wasserstein(M[(k := rng.choice(3, 20_000, p=W))] + S[k] * rng.normal(size=20_000)), color="k", ls=":", lw=1)
-axes.set(xlabel="noise levels $N$", ylabel="distance from the data", xticks=COUNTS, xticklabels=COUNTS)
+axes.axhline(
+    wasserstein(M[(k := rng.choice(3, 20_000, p=W))] + S[k] * rng.normal(size=20_000)),
+    color="k",
+    ls=":",
+    lw=1,
+)
+axes.set(
+    xlabel="noise levels $N$", ylabel="distance from the data", xticks=COUNTS, xticklabels=COUNTS
+)
 axes.minorticks_off()
 axes.set_title("VP, exact score; dotted: 20,000 draws of the data themselves", fontsize=10)
 axes.legend(frameon=False)

@@ -19,7 +19,9 @@ REPOSITORY = ""  # the address of the project's repository; where it is empty, y
 if importlib.util.find_spec("sde_lib") is None:
     address = REPOSITORY or input("The address of the project's git repository: ")
     subprocess.run(["git", "clone", "--quiet", "--depth=1", address, "score-sde"], check=True)
-    subprocess.run([sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True)
+    subprocess.run(
+        [sys.executable, "-m", "pip", "install", "--quiet", "-e", "score-sde"], check=True
+    )
     sys.path.insert(0, os.path.abspath("score-sde"))
 
 # %%
@@ -112,7 +114,12 @@ def flow():
 def reverse_sde(draws):
     few = dataclasses.replace(sde, N=FRAMES - 1)
     return sampling.pc_sampler(
-        few, score_fn, recorded_noise(draws), predictor="euler_maruyama", corrector="none", num_frames=FRAMES
+        few,
+        score_fn,
+        recorded_noise(draws),
+        predictor="euler_maruyama",
+        corrector="none",
+        num_frames=FRAMES,
     )
 
 
@@ -125,11 +132,23 @@ times = np.linspace(1, 1e-3, FRAMES, dtype=np.float32)
 places = np.linspace(-2.8, 2.8, 200, dtype=np.float32)
 density = jax.jit(jax.vmap(jax.vmap(log_density, (None, 0, 0)), (0, None, None)))
 p = np.exp(density(places, *kernel(times)))
-figure, panels = plt.subplots(1, 3, figsize=(12, 3.6), layout="constrained", width_ratios=(1.3, 1.3, 1))
+figure, panels = plt.subplots(
+    1, 3, figsize=(12, 3.6), layout="constrained", width_ratios=(1.3, 1.3, 1)
+)
 for panel, paths, title in zip(
-    panels, (solution.trajectory, noisy.trajectory), ("probability flow", "reverse SDE"), strict=False
+    panels,
+    (solution.trajectory, noisy.trajectory),
+    ("probability flow", "reverse SDE"),
+    strict=False,
 ):
-    panel.imshow(p / p.max(0), extent=(1, 0, -2.8, 2.8), origin="lower", aspect="auto", cmap="Blues", vmax=1.4)
+    panel.imshow(
+        p / p.max(0),
+        extent=(1, 0, -2.8, 2.8),
+        origin="lower",
+        aspect="auto",
+        cmap="Blues",
+        vmax=1.4,
+    )
     panel.plot(times, paths[:, 8::16, 0], color=RED, lw=0.8)
     panel.set(xlabel="$t$, from noise to data", ylim=(-2.8, 2.8), title=title)
 panels[2].plot(latents, exact_flow(latents, 1e-3), color="k", lw=1, label="same rank")
@@ -240,7 +259,12 @@ decoded = np.asarray(decode(np.concatenate([codes, circles.reshape(-1, 2)])).y)
 round_trip, rings = decoded[: len(x)], decoded[len(x) :].reshape(circles.shape)
 
 figure, panels = plt.subplots(1, 2, figsize=(9, 4.3), layout="constrained")
-colors = plt.get_cmap("hsv")((np.arctan2(codes[:, 1], codes[:, 0]) / (2 * np.pi)) % 1.0) * [0.85, 0.8, 0.85, 1]
+colors = plt.get_cmap("hsv")((np.arctan2(codes[:, 1], codes[:, 0]) / (2 * np.pi)) % 1.0) * [
+    0.85,
+    0.8,
+    0.85,
+    1,
+]
 for panel, points, curves_, title in zip(
     panels, (codes, x), (circles, rings), ("codes $x_T$", "data $x_0$"), strict=True
 ):
@@ -248,7 +272,9 @@ for panel, points, curves_, title in zip(
     for curve in curves_:
         panel.plot(*curve.T, color="k", lw=1)
     half = 3.2 if title.startswith("codes") else 2.6
-    panel.set(xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[], title=title)
+    panel.set(
+        xlim=(-half, half), ylim=(-half, half), aspect="equal", xticks=[], yticks=[], title=title
+    )
 plt.show()
 print(f"there and back: {np.abs(round_trip - x).max():.1e} at most")
 assert np.abs(round_trip - x).max() < 5e-3
@@ -294,14 +320,20 @@ of_solver = of_prior - np.asarray(sde.prior_logp(result.z)) + true_end
 
 figure, panels = plt.subplots(1, 3, figsize=(11, 3.5), layout="constrained")
 options = {"extent": (-HALF, HALF) * 2, "origin": "lower"}
-for panel, values, title in zip(panels, (exact, result.logp), ("$p$, closed form", "$p$, by the flow"), strict=False):
+for panel, values, title in zip(
+    panels, (exact, result.logp), ("$p$, closed form", "$p$, by the flow"), strict=False
+):
     panel.imshow(np.exp(values).reshape(CELLS, CELLS), cmap="Blues", **options)
     panel.set(xticks=[], yticks=[], title=title)
-image = panels[2].imshow(of_prior.reshape(CELLS, CELLS), cmap="RdBu", vmin=-0.03, vmax=0.03, **options)
+image = panels[2].imshow(
+    of_prior.reshape(CELLS, CELLS), cmap="RdBu", vmin=-0.03, vmax=0.03, **options
+)
 panels[2].set(xticks=[], yticks=[], title=r"difference of $\log p$")
 figure.colorbar(image, ax=panels[2])
 plt.show()
-print(f"difference: {np.abs(of_prior).max():.4f} nats at most; without the prior's error {np.abs(of_solver).max():.5f}")
+print(
+    f"difference: {np.abs(of_prior).max():.4f} nats at most; without the prior's error {np.abs(of_solver).max():.5f}"
+)
 assert np.abs(of_prior).max() < 0.06
 assert np.abs(of_solver).max() < 4e-3
 

@@ -96,10 +96,12 @@ def main(numbers: list[str]) -> int:
     unknown = set(numbers) - {path.name.partition("_")[0] for path in chosen}
     if unknown:
         there = ", ".join(path.name.partition("_")[0] for path in sources())
-        print(f"error: no notebook {', '.join(sorted(unknown))}; there are {there}", file=sys.stderr)
+        print(
+            f"error: no notebook {', '.join(sorted(unknown))}; there are {there}", file=sys.stderr
+        )
         return 2
     try:
-        import nbclient  # noqa: F401
+        import nbclient
     except ImportError:
         print("error: notebooks need an extra: pip install -e '.[notebooks]'", file=sys.stderr)
         return 1
