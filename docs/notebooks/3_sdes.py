@@ -167,15 +167,19 @@ def height(sde):
     return 2.6 if sde.prior_std <= 1 else 3 * sde.prior_std
 
 
-data = np.float32(M[rng.choice(3, WALKERS, p=W)] + 0.0)
-data += np.float32(np.select([data == np.float32(m) for m in M], S) * rng.normal(size=WALKERS))
+def data(count):
+    k = rng.choice(3, count, p=W)
+    return np.float32(M[k] + S[k] * rng.normal(size=count))
+
+
 times = np.linspace(0, 1, STEPS + 1, dtype=np.float32)
 figure, panels = plt.subplots(
     2, 4, figsize=(12, 5), layout="constrained", sharex=True, height_ratios=(1.4, 1)
 )
 for (upper, lower), (name, sde) in zip(panels.T, SDES.items(), strict=True):
     show_density(upper, sde, height(sde))
-    upper.plot(times, forward(sde, data[:, None], draws)[:, :12], color=RED, lw=0.5, alpha=0.8)
+    walkers = forward(sde, data(WALKERS)[:, None], draws)
+    upper.plot(times, walkers[:, :12], color=RED, lw=0.5, alpha=0.8)
     upper.set_title(name)
     alpha, sigma = kernel(sde, times)
     start = 1 + sigma[0] * rng.normal(size=(WALKERS, 1))  # VE has sigma(0) = sigma_min
@@ -249,9 +253,9 @@ plt.show()
 # %%
 for name, sde in SDES.items():
     alpha, sigma = (float(v[0]) for v in kernel(sde, np.float32([sde.T])))
-    print(
-        f"{name:7} alpha(T) {alpha:.4f}  deviation of p_T / the prior's {np.hypot(alpha, sigma) / sde.prior_std:.4f}"
-    )
+    ratio = np.hypot(alpha, sigma) / sde.prior_std  # for data of s = 1
+    print(f"{name:7} alpha(T) {alpha:.4f}, deviation of p_T over the prior's {ratio:.4f}")
+    assert 0.998 < ratio < 1.04
 alpha = float(kernel(SDES["VP"], np.float32([1.0]))[0][0])
 assert np.isclose(alpha, np.exp(-0.25 * (0.1 + 20)), rtol=1e-3)
 
@@ -291,12 +295,7 @@ figure, axes = plt.subplots(figsize=(6.4, 3.8), layout="constrained")
 for name, color in zip(SAMPLERS, (GREY, BLUE, GREEN, RED), strict=True):
     line = [distance[name, count] for count in COUNTS]
     axes.loglog(COUNTS, line, "o-", ms=4, color=color, label=name)
-axes.axhline(
-    wasserstein(M[(k := rng.choice(3, 20_000, p=W))] + S[k] * rng.normal(size=20_000)),
-    color="k",
-    ls=":",
-    lw=1,
-)
+axes.axhline(wasserstein(data(20_000)), color="k", ls=":", lw=1)
 axes.set(
     xlabel="noise levels $N$", ylabel="distance from the data", xticks=COUNTS, xticklabels=COUNTS
 )
