@@ -277,22 +277,21 @@ plt.show()
 # %%
 
 
-def noise_weights(sde):
-    """w_i for i = 2 .. N, from the signal-to-noise ratios of the chain."""
-    cumprod = np.exp(np.cumsum(np.log1p(-sde.step_betas())))  # in float64
-    snr = cumprod / (1 - cumprod)
-    return 0.5 * (snr[:-1] / snr[1:] - 1)
+def log_snr_of(sde):
+    """log SNR of steps 1 .. N of a chain, in float64."""
+    abar = np.exp(np.cumsum(np.log1p(-sde.step_betas())))
+    return np.log(abar) - np.log1p(-abar)
 
 
-w = noise_weights(vp)
+w = 0.5 * np.expm1(-np.diff(log_snr_of(vp)))  # w_2 .. w_N
 table = ancestral.steps(vp, np.arange(N), discrete=True)  # the noisiest step first
 kl = table.of_x0**2 * (table.variance / table.alpha**2) / (2 * np.exp(table.log_small))
 assert np.allclose(kl[:-1][::-1], w)
 
 # %% [markdown]
 # **It is an area.** The best guess of the noise is $\hat z = -\sigma\, \nabla\log p(x)$, and its error depends on the
-# signal-to-noise ratio alone, one decreasing curve $\mathrm{mmse}(\mathrm{SNR})$ for the data, however the levels are
-# chosen. With it
+# signal-to-noise ratio alone: $\mathbb E \lVert x_0 - \hat x_0 \rVert^2 = \mathrm{mmse}(\mathrm{SNR})$, one decreasing
+# curve for the data, however the levels are chosen. With it
 #
 # $$\sum_i L_{i-1} = \tfrac12 \sum_i (\mathrm{SNR}_{i-1} - \mathrm{SNR}_i)\; \mathrm{mmse}(\mathrm{SNR}_i)$$
 #
@@ -301,7 +300,7 @@ assert np.allclose(kl[:-1][::-1], w)
 # $p(x_0 | x_1)$ around $\hat x_0$ with the variance $1 / \mathrm{SNR}_1$.)
 
 # %%
-data = train
+data = train[:25_000]
 entropy = -np.mean(log_p(data, 1.0, 0.0))
 
 
@@ -320,7 +319,7 @@ def mmse_of_noise(log_snr):
     return jax.lax.map(at, (log_snr, jax.random.split(jax.random.key(2), len(log_snr))))
 
 
-lam = np.linspace(-12, 12, 121)
+lam = np.linspace(-12, 12, 97)
 curve = np.asarray(mmse_of_noise(np.float32(lam)))  # SNR mmse(SNR), at lambda = log SNR
 
 
@@ -341,8 +340,7 @@ class Bound:
 
 
 def of_chain(count):
-    abar = np.exp(np.cumsum(np.log1p(-sde_lib.VPSDE(N=count).step_betas())))
-    return Bound(np.log(abar) - np.log1p(-abar))
+    return Bound(log_snr_of(sde_lib.VPSDE(N=count)))
 
 
 def of_even_levels(count):

@@ -235,7 +235,7 @@ for (upper, lower), (name, sde) in zip(panels.T, SDES.items(), strict=True):
     show_density(upper, sde, height(sde))
     upper.plot(times[::-1], samples.trajectory[:, :12, 0], color=RED, lw=0.5, alpha=0.8)
     upper.set(xlim=(1, 0), xlabel="$t$, from noise to data", title=name)
-    lower.hist(samples.x[:, 0], 80, (-2.6, 2.6), density=True, color=RED, alpha=0.5)
+    lower.hist(samples.x[:, 0], 80, range=(-2.6, 2.6), density=True, color=RED, alpha=0.5)
     lower.plot(fine, np.gradient(cdf, fine), color="k", lw=1)
     lower.set(xlim=(-2.6, 2.6), yticks=[])
     distance = wasserstein(samples.x)
