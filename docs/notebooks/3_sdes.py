@@ -164,7 +164,7 @@ def show_density(panel, sde, half):
 
 
 def height(sde):
-    return 2.6 if sde.prior_std <= 1 else 3 * sde.prior_std
+    return 2.6 if sde.prior_std <= 1 else 2.2 * sde.prior_std
 
 
 def data(count):

@@ -158,7 +158,9 @@ panels[2].legend(frameon=False)
 plt.show()
 assert bool(jnp.all(solution.ok))
 assert np.all(np.diff(solution.trajectory[:, :, 0], axis=1) > 0)  # in order at all times
-assert np.abs(solution.x[:, 0] - exact_flow(latents, 1e-3)).max() < 2e-3
+rank = distribution(np.float64(solution.x[:, 0]), 1e-3)
+print(f"ranks change by {np.abs(rank - distribution(np.float64(latents), 1.0)).max():.1e} at most")
+assert np.abs(rank - distribution(np.float64(latents), 1.0)).max() < 2e-3
 
 # %% [markdown]
 # ## Accuracy against speed
@@ -166,7 +168,7 @@ assert np.abs(solution.x[:, 0] - exact_flow(latents, 1e-3)).max() < 2e-3
 # An equation without noise can be handed to any solver. One with an error estimate chooses its own steps, for each image, so
 # that the error of a step stays below $\text{atol} + \text{rtol}\, |x|$; the tolerance is the knob, and the cost is the
 # number of evaluations of the score (NFE). Beside it, Euler's method with equal steps, an error of the order of $1/N$. The
-# error is the distance from the closed form.
+# error is the mean distance from the closed form.
 
 # %%
 
@@ -185,7 +187,7 @@ def euler(count):
 
 
 def error(samples, end):
-    return np.sqrt(np.mean((samples.x[:, 0] - exact_flow(latents, end)) ** 2))
+    return np.mean(np.abs(samples.x[:, 0] - exact_flow(latents, end)))
 
 
 TOLERANCES, COUNTS = (1e-1, 1e-2, 1e-3, 1e-4, 1e-5), (16, 64, 256, 1024)
