@@ -30,7 +30,6 @@ import matplotlib.pyplot as plt
 import numpy as np
 import optax
 
-import likelihood
 import losses
 import models
 import sampling
@@ -38,7 +37,6 @@ import sde_lib
 from data.toy import GaussianMixture
 from diffusion import ancestral
 from diffusion.noise import recorded_noise
-from diffusion.times import likelihood_times
 
 plt.rcParams |= {"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False}
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c8553d", "#588157", "#888888"
@@ -301,7 +299,7 @@ assert np.allclose(kl[:-1][::-1], w)
 
 # %%
 data = train[:25_000]
-entropy = -np.mean(log_p(data, 1.0, 0.0))
+entropy = -float(np.mean(log_p(data, 1.0, 0.0)))
 
 
 @jax.jit
@@ -411,32 +409,9 @@ assert 1.5 < even[-2] / even[-1] < 2.6
 # DDPM's own chain gains less from more steps, because its first level moves: it has less and less noise, and the second
 # step always doubles it. Where the levels are matters to the bound.
 #
-# In the limit the sum is an integral over time, and the bound that of a stochastic differential equation:
-# `likelihood.elbo`, for any SDE. With the exact score it is $\log p$ itself, at each point.
-
-# %%
-points = train[:64]
-
-
-def exact_score_fn(x, t):
-    return exact_score(x, vp.alpha(t), vp.sigma(t))
-
-
-@jax.jit
-def limit(u, z):
-    t, weight = likelihood_times(vp, u)
-    return likelihood.elbo(vp, exact_score_fn, points, t, weight, z)
-
-
-draws = 4000
-u = (np.arange(draws)[:, None] + rng.uniform(size=len(points))) / draws
-log_elbo = np.asarray(limit(np.float32(u), np.float32(rng.normal(size=(draws, len(points), 2)))))
-exact = np.asarray(log_p(points, 1.0, 0.0))
-print(
-    f"largest difference from log p at {len(points)} points: {np.abs(log_elbo - exact).max():.3f} nats"
-)
-assert np.abs(log_elbo - exact).max() < 0.15
-assert abs(np.mean(log_elbo - exact)) < 0.03
+# In the limit the sum is an integral over time, and the bound that of a stochastic differential equation
+# ([chapter 3](3_sdes.py)); for images `likelihood.elbo` estimates it, and `--mode=eval` reports it beside the exact likelihood
+# of [chapter 4](4_probability_flow.py).
 
 # %% [markdown]
 # ## The simple loss
