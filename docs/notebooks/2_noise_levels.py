@@ -399,7 +399,9 @@ right.set(
 right.minorticks_off()
 right.legend(frameon=False)
 plt.show()
-print(f"E[-log p] = {entropy:.3f} nats;", {name: gap.round(3) for name, gap in gaps.items()})
+print(
+    f"E[-log p] = {entropy:.3f} nats;", {name: gap.round(3).tolist() for name, gap in gaps.items()}
+)
 even = gaps["even in log SNR"]
 assert np.all(even > 0)
 assert even[-1] < 0.15
