@@ -306,8 +306,8 @@ assert off["UniPC 3", 5] > off["DPM-Solver++ 2M", 5]
 # \tfrac{i}{N-1}\,(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho})\Bigr)^{\rho}.$$
 #
 # $\rho = 1$ is even in $\sigma$ and wastes nearly all steps on pure noise; $\rho \to \infty$ is
-# even in $\log \sigma$, which is $\lambda$. Between them is a bargain, and the picture shows it
-# for Heun's method.
+# even in $\log \sigma$, which is $\lambda$. Between them is the least error, and the picture shows
+# it for Heun's method.
 
 # %%
 edm = sde_lib.EDMSDE()

@@ -40,7 +40,6 @@ from diffusion import few_steps, grids, inverse
 from diffusion.noise import image_noise
 from models.clip import TextTower, on_sphere
 
-jax.config.update("jax_disable_most_optimizations", True)  # compiles sooner what computes little
 plt.rcParams |= {"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False}
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c8553d", "#588157", "#888888"
 COLOURS = [BLUE, RED, GREEN, "#e09f3e"]
@@ -108,7 +107,7 @@ for axis, field, title, shade in zip(
     axes, (free, steered - free, steered), titles, shades, strict=True
 ):
     axis.contourf(fine, fine, shade.reshape(60, 60), levels=8, cmap="Blues", alpha=0.6)
-    axis.quiver(*square.T, *field.T, scale=60, width=0.004)
+    axis.quiver(*square.T, *field.T, scale=100, width=0.004)
     axis.set(title=title, aspect="equal", xticks=[], yticks=[])
 plt.show()
 
@@ -207,15 +206,15 @@ def image_vectors(parameters, x, t):
 
 
 def clip_loss(parameters, key):
-    """The contrastive loss of 512 noisy points, each with one sentence on its class."""
+    """The contrastive loss of 256 noisy points, each with one sentence on its class."""
     place, noise, form, time = jax.random.split(key, 4)
-    y = jax.random.choice(place, 4, (512,), p=weights)
-    x0 = means[y] + stds[y] * jax.random.normal(noise, (512, 2))
-    t = jax.random.uniform(time, (512,), minval=1e-3)
+    y = jax.random.choice(place, 4, (256,), p=weights)
+    x0 = means[y] + stds[y] * jax.random.normal(noise, (256, 2))
+    t = jax.random.uniform(time, (256,), minval=1e-3)
     mean, std = sde.marginal_prob(x0, t)
-    x = mean + std[:, None] * jax.random.normal(jax.random.fold_in(noise, 1), (512, 2))
+    x = mean + std[:, None] * jax.random.normal(jax.random.fold_in(noise, 1), (256, 2))
     text = texts.apply({"params": parameters["text"]}, captions)
-    text = text[3 * y + jax.random.randint(form, (512,), 0, 3)]
+    text = text[3 * y + jax.random.randint(form, (256,), 0, 3)]
     k = jnp.exp(parameters["log_scale"])
     return jnp.mean(losses.contrastive(image_vectors(parameters, x, t), text, k, y))
 
@@ -229,7 +228,7 @@ def initial(key):
 
 
 parameters = initial(jax.random.key(0))
-optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, 800))
+optimizer = optax.adam(optax.cosine_decay_schedule(4e-3, 400))
 
 
 @jax.jit
@@ -240,7 +239,7 @@ def train(parameters):
         updates, state = optimizer.update(gradient, state)
         return (optax.apply_updates(parameters, updates), state), loss
 
-    keys = jax.random.split(jax.random.key(1), 800)
+    keys = jax.random.split(jax.random.key(1), 400)
     (parameters, _), history = jax.lax.scan(step, (parameters, optimizer.init(parameters)), keys)
     return parameters, history
 

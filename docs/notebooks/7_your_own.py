@@ -44,7 +44,6 @@ from runtime.workdir import load_weights
 from sde_lib import batch_mul
 from training.loop import train
 
-jax.config.update("jax_disable_most_optimizations", True)  # compiles sooner what computes little
 plt.rcParams |= {"figure.dpi": 100, "axes.spines.top": False, "axes.spines.right": False}
 BLUE, RED, GREEN, GREY = "#2a6f97", "#c8553d", "#588157", "#888888"
 
@@ -296,7 +295,7 @@ for (name, value), colour in zip(left_over.items(), (BLUE, RED, GREEN), strict=T
     axes.loglog(times, value, color=colour, label=name)
 axes.set(
     xlabel="time $t$, from data to noise",
-    ylabel="variance of the target, in units of the noise",
+    ylabel=r"$\sigma^2$ times the variance of the target",
     ylim=(1e-6, 1e3),
 )
 axes.legend(frameon=False)
