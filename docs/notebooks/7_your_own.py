@@ -360,7 +360,9 @@ print(
     "share of the score's square that the network misses:",
     {k: f"{v:.1%}" for k, v in error.items()},
 )
-assert max(error.values()) < 0.1
+assert error[0.1] < 0.2  # where the data are nearly bare; a network of zeros would miss 100 %
+assert error[0.3] < 0.05
+assert error[0.6] < 0.01
 folder.cleanup()
 
 # %% [markdown]

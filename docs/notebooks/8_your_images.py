@@ -149,8 +149,8 @@ config.training.label_dropout = 0.1
 config.training.batch_size = 64
 config.training.n_iters = 1000
 config.training.n_jitted_steps = 100
-config.training.eval_freq = 500
-config.training.snapshot_freq = config.training.snapshot_freq_for_preemption = 1000
+config.training.eval_freq = config.training.snapshot_freq = 1000
+config.training.snapshot_freq_for_preemption = 1000
 config.training.log_freq = 20
 config.training.snapshot_sampling = False
 config.training.loggers = ()
@@ -191,13 +191,14 @@ assert losses[-3:, 1].mean() < 0.5 * losses[0, 1]
 # %%
 config.eval.features = "classifier"
 config.eval.enable_sampling = True
+config.eval.enable_loss = False
 config.eval.num_samples = config.sampling.batch_size = 540
 config.eval.batch_size = 60
 config.eval.keep_samples = True
 results = evaluate(config, workdir, "eval")
 
 samples = np.concatenate(
-    [np.load(path)["image"] for path in sorted((workdir / "eval").rglob("*.npz"))]
+    [np.load(path)["image"] for path in sorted((workdir / "eval" / "shards").rglob("*.npz"))]
 )
 show(
     grid(levels, 8),
