@@ -219,16 +219,29 @@ def load(
         words = {"summary": files.summary, "transform": files.transform}
         words["folder"] = str(data_dir) if is_users_own(name) else ""
     else:
+        check_shape(name, image_size, num_channels)
         shape, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
-        if image_size is not None and (image_size, image_size) != shape[:2]:
-            raise ValueError(f"{name} has images of {shape[0]}x{shape[1]} pixels, not {image_size}")
-        if num_channels is not None and num_channels != shape[2]:
-            raise ValueError(f"{name} has {shape[2]} channel(s), not {num_channels}")
         if issubclass(builder, PointSet):
             images, labels = builder.draw(split)
         else:
             images, labels = _open(builder, split, data_dir, ram_limit)
     return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes, **words)
+
+
+def check_shape(name: str, image_size: int | None, num_channels: int | None) -> None:
+    """Refuses images of another shape than a data set's own, where it has one; opens no file.
+
+    Raises:
+      ValueError: an unknown name, another size, or other channels; None is any.
+    """
+    builder, _ = _kind(name)
+    if issubclass(builder, Pictures):
+        return
+    shape = builder.IMAGE_SHAPE
+    if image_size is not None and (image_size, image_size) != shape[:2]:
+        raise ValueError(f"{name} has images of {shape[0]}x{shape[1]} pixels, not {image_size}")
+    if num_channels is not None and num_channels != shape[2]:
+        raise ValueError(f"{name} has {shape[2]} channel(s), not {num_channels}")
 
 
 def from_config(config: Any, split: str) -> Dataset:

@@ -342,7 +342,7 @@ def evaluate_each(
     same program, of the same weights, stands.
     """
     plan = planned(config, workdir)
-    runs = {name: once(variant, workdir, eval_folder, name) for name, variant in plan.items()}
+    runs = {name: once(each, workdir, f"{eval_folder}/{name}") for name, each in plan.items()}
     report_all(workdir, eval_folder, plan, runs)
     return {"runs": runs}
 
@@ -366,20 +366,23 @@ def evaluate_arrivals(
         for step in steps:
             of_step = variants(config, str(step))
             plan |= of_step
-            runs |= {name: once(v, workdir, eval_folder, name) for name, v in of_step.items()}
+            runs |= {name: once(v, workdir, f"{eval_folder}/{name}") for name, v in of_step.items()}
         report_all(workdir, eval_folder, plan, runs)
     return {"runs": runs}
 
 
-def once(
-    config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str, name: str
-) -> Results:
-    """The results in the folder `name` of the evaluations, made unless they are there."""
-    path = workdir / eval_folder / name / "results.json"
-    stored = hosts.by_primary(functools.partial(results_in, path))
+def once(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
+    """The results in a folder of one evaluation, made unless they are there."""
+    return finished(config, workdir, eval_folder) or evaluate(config, workdir, eval_folder)
+
+
+def finished(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str) -> Results:
+    """The results in a folder of one evaluation; empty unless it is finished: see `is_finished`."""
+    folder = workdir / eval_folder
+    stored = hosts.by_primary(functools.partial(results_in, folder / "results.json"))
     if not is_finished(stored, config, workdir):
-        return evaluate(config, workdir, f"{eval_folder}/{name}")
-    remove_shards(config, path.parent, stored)
+        return {}
+    remove_shards(config, folder, stored)
     return stored
 
 

@@ -10,10 +10,14 @@ import ml_collections
 from absl import logging
 
 import configs
-from evaluation.evaluate import evaluate
-from evaluation.report import published, quantities
+import data
+from configs import schema
+from evaluation import evaluate
+from evaluation.report import console, published, quantities
+from evaluation.stored_results import Results
 from interop import cards, convert, hub
-from runtime import devices, errors, figures, files
+from runtime import devices, effects, errors, experiment, figures, files
+from runtime.workdir import open_run
 
 GUIDE = "guide"  # in the workdir: the run of the classifier that guides the samples
 SPREAD = "two seeds of 50,000 samples differ by about 0.1 in FID"
@@ -22,7 +26,9 @@ SPREAD = "two seeds of 50,000 samples differ by about 0.1 in FID"
 def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
     """Fetches weights, imports them, evaluates them and prints our numbers beside the published.
 
-    Each part that is done is not done again: the same command goes on after a stop. The config is
+    Each part that is done is not done again: the same command goes on after a stop, and after its
+    end prints the table from disk. What cannot be evaluated is refused before it is fetched. The
+    config is
     the card's, see `cards.completed`; what `source` is without a card, `config` has to describe. A
     classifier that guides the samples is a card of its own, and is imported into a folder of the
     workdir, unless `sampling.guide` names another.
@@ -33,21 +39,71 @@ def reproduce(config: ml_collections.ConfigDict, source: str, workdir: pathlib.P
     Raises:
       FileNotFoundError: weights or statistics that are not here and cannot be fetched.
       ValueError: a file that is not the card's, or not of the config's network; a workdir of other
-        weights.
+        weights; a data set of another shape; a config that cannot be served.
     """
     card = cards.find(source)
     title, evaluation = card.evaluation(source) if card else ("samples", None)
+    refuse(config, evaluation)
     convert.import_once(config, source, workdir)
     if evaluation and evaluation.guide and not config.sampling.guide:
         config.sampling.guide = import_guide(evaluation.guide, workdir)
     if evaluation and config.eval.enable_sampling and not config.eval.stats_path:
         config.eval.stats_path = published_statistics(evaluation.statistics)
+    warn_of_scale(config)
     folder = "eval" if title == "samples" else f"eval_{title}"
-    results = evaluate(config, workdir, folder)
+    results = measured(config, workdir, folder)
     if devices.is_primary():
         rows = comparison(results, evaluation, title, config)
         files.write_json(workdir / folder / "published.json", [list(row) for row in rows])
         print(figures.table(rows, ["number", "here", "published", "why they may differ"]))
+
+
+def refuse(config: ml_collections.ConfigDict, evaluation: cards.Evaluation | None) -> None:
+    """Refuses what cannot be evaluated, as far as the config and the card's evaluation tell.
+
+    Raises:
+      ValueError: see `evaluate.refuse`; or images of another shape than those of the data set, where
+        that has one and is needed.
+    """
+    evaluate.refuse(config, experiment.build(config))
+    options, images = config.eval, config.data
+    statistics = options.stats_path or (evaluation and evaluation.statistics)
+    if not options.enable_loss and not options.enable_bpd and statistics:
+        return
+    try:
+        data.check_shape(images.dataset, images.image_size, images.num_channels)
+    except ValueError as error:
+        raise ValueError(
+            f"{error}; images of your own are --config.data.dataset=folder "
+            "--config.data.data_dir=<their folder>"
+        ) from error
+
+
+def warn_of_scale(config: ml_collections.ConfigDict) -> None:
+    """Warns of a strength of guidance where nothing guides, now that the card's guide is there."""
+    name, value = "sampling.guide_scale", config.sampling.guide_scale
+    if value != schema.fields()[name].default:
+        for line in effects.idle(config, "reproduce", name, value):
+            logging.warning("%s", line)
+
+
+def measured(config: ml_collections.ConfigDict, workdir: pathlib.Path, folder: str) -> Results:
+    """The results of the evaluation in that folder, which are read where it is finished.
+
+    The imported checkpoint is named by its step, as long as it is the only one: "latest" and "best"
+    may be others by the next time. Several samplers or checkpoints are told apart by `evaluate`.
+    """
+    options = config.eval
+    steps = open_run(config, workdir, training=False).steps_anywhere()
+    if options.checkpoint == "latest" and len(steps) == 1:
+        options.checkpoint = str(steps[0])
+    results = {} if options.samplers else evaluate.finished(config, workdir, folder)
+    if not results:
+        return evaluate.evaluate(config, workdir, folder)
+    if devices.is_primary():
+        print(figures.table(console.table(results)))
+        print(f"{workdir / folder} has these results of the same weights and settings")
+    return results
 
 
 def import_guide(name: str, workdir: pathlib.Path) -> str:

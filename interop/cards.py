@@ -15,7 +15,7 @@ import itertools
 import pathlib
 import re
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from configs import command_line, names
@@ -50,6 +50,9 @@ class Evaluation:
 
 
 NONE = Evaluation({}, {}, "", "")
+# Settings of --mode=reproduce: samples are drawn, and likelihoods, which take longer, are measured
+# where a card's evaluation or the user asks for them.
+REPRODUCED = {"eval.enable_sampling": True, "eval.enable_bpd": False}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -186,6 +189,8 @@ def completed(
 
     The card of `--source` gives the --config, and but for --mode=import a --workdir, runs/<card>;
     for samples also the settings of the published number, and for reproduce all of its evaluation.
+    The mode reproduce has settings of its own, `REPRODUCED`, with a card or without; there the
+    card's hold with another --config, too.
 
     Args:
       root: the folder that configs/ is in.
@@ -199,7 +204,7 @@ def completed(
     card = find(source)
     if card is None:
         if mode == "import" or "config" in given:
-            return list(argv)
+            return [argv[0], *_overrides(_settings(None, source, mode)), *argv[1:]]
         if pathlib.Path(source).expanduser().exists():
             raise ValueError(
                 f"--config is required: --source={source} is of no card; of a file that says "
@@ -212,21 +217,28 @@ def completed(
     more = []
     if "config" not in given:
         more.append(f"--config={root / 'configs' / card.config}.py")
-        more += [f"--config.{name}={value}" for name, value in _settings(card, source, mode)]
+    if "config" not in given or mode == "reproduce":
+        more += _overrides(_settings(card, source, mode))
     if "workdir" not in given and mode != "import":
         more.append(f"--workdir={pathlib.Path('runs', card.name)}")
     return [argv[0], *more, *argv[1:]]
 
 
-def _settings(card: Card, source: str, mode: str) -> Iterable[tuple[str, Any]]:
-    """What the card of a source says of a mode's config."""
+def _settings(card: Card | None, source: str, mode: str) -> Mapping[str, Any]:
+    """What a mode, and the card of a source if there is one, say of the mode's config."""
+    if mode == "reproduce" and card is None:
+        return REPRODUCED
+    if mode in ("import", "export") or card is None:
+        return {}
+    settings = card.evaluation(source)[1].settings
     if mode == "reproduce":
-        settings = {"eval.enable_sampling": True, "eval.num_samples": 50000}
-        return (settings | dict(card.evaluation(source)[1].settings)).items()
-    if mode in ("import", "export"):
-        return ()
-    settings = dict(card.evaluation(source)[1].settings)
-    return [(name, value) for name, value in settings.items() if name.startswith("sampling.")]
+        return {**REPRODUCED, "eval.num_samples": 50000, **settings}
+    return {name: value for name, value in settings.items() if name.startswith("sampling.")}
+
+
+def _overrides(settings: Mapping[str, Any]) -> list[str]:
+    """Settings as arguments of a command line."""
+    return [f"--config.{name}={value}" for name, value in settings.items()]
 
 
 def _flags(argv: Sequence[str]) -> dict[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -31,9 +32,17 @@ def words(traits: Traits, shapes: Iterable[official.Shape]) -> str:
 
 
 def of_torch(shapes: Mapping[str, official.Shape]) -> Traits:
-    """The traits of an official PyTorch network, from its tensors in order."""
-    kernels = [shape for shape in shapes.values() if len(shape) == 4 and shape[2:] == (3, 3)]
-    nf, channels = kernels[0][:2] if kernels else (0, 0)
+    """The traits of an official PyTorch network, from its tensors in any order.
+
+    The first convolution is the one of the fewest channels, that of images; of several the one with
+    the least number in its name. safetensors sorts by name, all_modules.10 before all_modules.3.
+    """
+    kernels = [
+        (shape[1], [int(digits) for digits in re.findall(r"\d+", name)], shape[0])
+        for name, shape in shapes.items()
+        if len(shape) == 4 and shape[2:] == (3, 3)
+    ]
+    channels, _, nf = min(kernels, default=(0, [], 0))
     fourier = any(name.count(".") == 2 and name.endswith(".W") for name in shapes)
     blocks = sum(name.endswith("GroupNorm_1.weight") for name in shapes)
     return Traits(channels, nf, fourier, blocks)

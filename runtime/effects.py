@@ -24,6 +24,8 @@ Config: TypeAlias = ml_collections.ConfigDict
 WITH_WEIGHTS = ("sample", "eval", "control", "export")
 WITH_SAMPLES = ("train", "sample", "eval", "control", "plan")
 AS = {"reproduce": "eval"}  # modes that read what another does
+# Fields of which a mode says itself whether they act, when its source has given what they act with.
+LATER = {"reproduce": ("sampling.guide_scale",)}
 
 # The modes in which fields act, by patterns of their names; the first that fits. Sections that are
 # not here describe the run, and are the same in every mode.
@@ -360,15 +362,16 @@ def without_effect(config: Config, mode: str, overrides: Mapping[str, Any]) -> l
         configs.check(config)
         sampling.from_config(config)
         for name in names:
-            if name not in other_modes:
-                lines += _idle(config, AS.get(mode, mode), name, overrides[name])
+            if name not in (*other_modes, *LATER.get(mode, ())):
+                lines += idle(config, mode, name, overrides[name])
     except (ValueError, KeyError):
         return []
     return lines
 
 
-def _idle(config: Config, mode: str, name: str, value: Any) -> list[str]:
+def idle(config: Config, mode: str, name: str, value: Any) -> list[str]:
     """One line on a field, if there is a condition under which it acts, and that does not hold."""
+    mode = AS.get(mode, mode)
     for effect in EFFECTS:
         fits = any(fnmatch.fnmatch(name, pattern) for pattern in effect.fields.split())
         if fits and not effect.acts(config, mode):

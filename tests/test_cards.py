@@ -10,7 +10,7 @@ import pytest
 import configs
 import main
 import sde_lib
-from configs import stored
+from configs import command_line, stored
 from interop import cards
 
 ROOT = pathlib.Path(cards.FILE).parent.parent
@@ -70,11 +70,36 @@ def test_a_command_line_gets_the_config_and_the_settings_ahead_of_the_users() ->
     assert imports[1] == argv[1]
     assert len(imports) == 6
     for untouched in (
-        ["main.py", "--mode=reproduce", source, "--config=mine.py", "--workdir=w"],
+        ["main.py", "--mode=eval", source, "--config=mine.py", "--workdir=w"],
         ["main.py", "--mode=train", source],
         ["main.py", "--mode=import", "--source=x.pth"],
     ):
         assert completed(untouched) == untouched
+
+
+def test_a_reproduction_draws_samples_and_measures_likelihoods_where_they_are_asked_for() -> None:
+    """Whatever the config says: without a card, with one, and with one beside another config."""
+    likelihood = "--source=score_sde/subvp-cifar10-continuous-last:likelihood"
+    config, user = "--config=quickstart", "--config.eval.enable_bpd=True"
+    cases = {
+        ("--source=x.pth", config): ["True", "False"],
+        ("--source=digits",): ["True", "False"],
+        ("--source=digits", config): ["True", "False"],
+        (likelihood,): ["False", "True"],
+        (likelihood, config): ["False", "True"],
+        ("--source=x.pth", config, user): ["True", "True"],
+    }
+    for arguments, expected in cases.items():
+        argv = command_line.ordered(completed(["main.py", "--mode=reproduce", *arguments]))
+        settings = dict(argument.split("=", 1) for argument in argv[1:])
+        names = ("--config.eval.enable_sampling", "--config.eval.enable_bpd")
+        assert [settings[name] for name in names] == expected
+        assert settings["--config"] == "quickstart" or config not in arguments
+    guided = "--source=guided_diffusion/imagenet-128-cond:guided"
+    argv = completed(["main.py", "--mode=reproduce", guided, config])
+    assert "--config.sampling.guide_scale=0.5" in argv
+    assert "--config.eval.num_samples=50000" in argv
+    assert completed(["main.py", "--mode=eval", *argv[-2:]])[-2:] == argv[-2:]
 
 
 def test_a_card_is_enough_for_samples() -> None:

@@ -525,6 +525,7 @@ def test_traits_of_the_official_networks(name: str) -> None:
     by_jax = {tuple(place.split("/")): tuple(shape) for *_, place, shape, _ in entries if place}
     expected = traits.of_network(*network(name))
     assert traits.of_torch(by_torch) == expected
+    assert traits.of_torch(dict(sorted(by_torch.items()))) == expected  # as safetensors has them
     assert traits.of_jax(by_jax) == expected
     assert expected.nf
     assert expected.residual_blocks

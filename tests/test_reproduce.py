@@ -12,15 +12,20 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import flax.traverse_util
+import jax
 import numpy as np
 import pytest
+import safetensors.numpy
 from ml_collections import ConfigDict
 from PIL import Image
 
+import models
 from evaluation import reproduce
 from evaluation.metrics import inception
 from interop import cards, convert, edm, hub, sources
 from interop.convert import CONFIG_FILE
+from runtime import effects, experiment
 from tests import golden_cases, test_guided_diffusion, test_judge, tiny
 from tests.test_training import use_devices
 
@@ -133,10 +138,12 @@ def test_a_file_of_each_kind_gives_its_number(
     assert rows[0][0] == "FID"
 
     shutil.rmtree(folder)  # nothing is fetched again, nor imported
-    code, lines = tiny.run(capsys, *command)
-    assert code == 0, lines
+    with monkeypatch.context() as patched:  # nor drawn
+        patched.setattr(reproduce.evaluate, "evaluate", None)
+        code, lines = tiny.run(capsys, *command)
+        assert code == 0, lines
     again = json.loads((tmp_path / "run" / "eval" / "results.json").read_text())
-    assert again["fid"] == results["fid"]
+    assert again == results
     code, lines = tiny.run(capsys, *[a.replace(source, "elsewhere.pth") for a in command])
     assert (code, len(lines)) == (1, 1)
     assert "use another --workdir" in lines[0]
@@ -190,6 +197,85 @@ def test_a_card_may_have_its_samples_guided_by_another(
     assert code == 0, lines
     free = json.loads((run / "eval_guided" / "results.json").read_text())
     assert free["fid"] != results["fid"]
+
+
+@pytest.mark.slow
+def test_a_finished_reproduction_is_read_and_another_is_made(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The same command prints its table from disk; with other settings it measures anew."""
+    use_devices(monkeypatch, 1)
+    changes = {"eval__enable_bpd": False, "sampling__method": "ddim", "sampling__num_steps": 2}
+    config, run, source = tiny.config(**changes), tmp_path / "run", tmp_path / "tiny.safetensors"
+    shape = experiment.image_shape(config)
+    params = models.init(experiment.network(config), jax.random.key(0), shape)
+    flat = flax.traverse_util.flatten_dict(jax.tree.map(np.asarray, params), sep="/")
+    safetensors.numpy.save_file(flat, source)
+    reproduce.reproduce(config.copy_and_resolve_references(), str(source), run)
+    path = run / "eval" / "results.json"
+    before = path.read_bytes(), path.stat().st_mtime_ns
+    assert json.loads(before[0])["num_samples"] == 8
+
+    capsys.readouterr()
+    with monkeypatch.context() as patched:
+        patched.setattr(reproduce.evaluate, "evaluate", None)
+        reproduce.reproduce(config.copy_and_resolve_references(), str(source), run)
+    out = capsys.readouterr().out
+    assert "eval has these results of the same weights and settings" in out
+    assert "why they may differ" in out
+    assert (path.read_bytes(), path.stat().st_mtime_ns) == before
+    config.sampling.num_steps = 3
+    reproduce.reproduce(config, str(source), run)
+    assert json.loads(path.read_text())["made_by"]["sampling"]["num_steps"] == 3
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (
+            {"data.image_size": 16},
+            "digits has images of 8x8 pixels, not 16; images of your own are",
+        ),
+        ({"data.num_channels": 3}, "digits has 1 channel.s., not 3; .* --config.data.data_dir="),
+        ({"training.objective": "classifier"}, "a classifier of noisy images"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_refused_before_the_import(
+    changes: dict[str, Any],
+    words: str,
+    tmp_path: pathlib.Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(convert, "import_once", None)
+    config = tiny.config(eval__enable_sampling=True)
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=words):
+        reproduce.reproduce(config, "x.pth", tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_data_set_that_is_not_needed_may_have_another_shape() -> None:
+    """Statistics of a file are enough for an FID."""
+    config = tiny.config(data__image_size=16, eval__enable_loss=False, eval__enable_bpd=False)
+    with pytest.raises(ValueError, match="pixels, not 16"):
+        reproduce.refuse(config, PUBLISHED)
+    reproduce.refuse(config, dataclasses.replace(PUBLISHED, statistics="https://x/y.npz"))
+
+
+def test_the_strength_of_a_guide_is_warned_of_where_the_card_has_none(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Before the card has given its guide nothing is said."""
+    config, name = tiny.config(sampling__guide_scale=0.5), "sampling.guide_scale"
+    assert effects.without_effect(config, "reproduce", {name: 0.5}) == []
+    assert len(effects.without_effect(config, "eval", {name: 0.5})) == 1
+    with caplog.at_level("WARNING"):
+        reproduce.warn_of_scale(config)
+        assert "sampling.guide_scale=0.5 has no effect" in caplog.text
+        caplog.clear()
+        config.sampling.guide = "run/guide"
+        reproduce.warn_of_scale(config)
+        assert not caplog.text
 
 
 def results_of(config: ConfigDict, **numbers: Any) -> dict[str, Any]:
