@@ -62,8 +62,8 @@ def refuse(config: ml_collections.ConfigDict, evaluation: cards.Evaluation | Non
     """Refuses what cannot be evaluated, as far as the config and the card's evaluation tell.
 
     Raises:
-      ValueError: see `evaluate.refuse`; or images of another shape than those of a data set that
-        has one and is needed.
+      ValueError: see `evaluate.refuse`; or images of another shape than the data set's own, where
+        it has one and is needed.
     """
     evaluate.refuse(config, experiment.build(config))
     options, images = config.eval, config.data

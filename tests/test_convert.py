@@ -509,6 +509,14 @@ def test_the_config_is_found_by_names_and_shapes(
     stored = json.loads((tmp_path / "run" / "config.json").read_text())
     assert stored == json.loads(json.dumps(tiny.config().to_dict()))
     assert configs.from_file(tmp_path / "run" / "config.py").to_dict() == tiny.config().to_dict()
+    network, shape = models.from_config(tiny.config()), experiment.image_shape(tiny.config())
+    params = models.init(network, jax.random.key(0), shape)
+    tensors = official.params_to_torch(network, jax.device_get(params), shape)
+    sorted_by_name = tmp_path / "official.safetensors"  # the tenth module before the third
+    safetensors.numpy.save_file(tensors, sorted_by_name)
+    assert convert.find_config(sources.open_source(sorted_by_name))[1].startswith(
+        "configs/right.py"
+    )
     shipped["twin"] = tiny.config(training__sde="subvpsde")
     code, lines = tiny.run(capsys, *argv[:3], f"--workdir={tmp_path / 'other'}")
     assert code == 1

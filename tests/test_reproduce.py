@@ -232,10 +232,7 @@ def test_a_finished_reproduction_is_read_and_another_is_made(
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        (
-            {"data.image_size": 16},
-            "digits has images of 8x8 pixels, not 16; images of your own are",
-        ),
+        ({"data.image_size": 16}, "8x8 pixels, not 16; images of your own are"),
         ({"data.num_channels": 3}, "digits has 1 channel.s., not 3; .* --config.data.data_dir="),
         ({"training.objective": "classifier"}, "a classifier of noisy images"),
     ],
