@@ -5,12 +5,13 @@ RUN := $(VENV)/bin/python
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
-.PHONY: help install hooks demo reproduce-small site lint test test-slow lock clean
+.PHONY: help install hooks demo reproduce-small notebooks site lint test test-slow lock clean
 
 help:
 	@echo "make demo     install, train on digits, sample, measure: a few minutes on a CPU"
 	@echo "make reproduce-small   the tables of the paper at a small scale: hours on a CPU, resumable"
 	@echo "make site     the documentation as a site: build/site/html/index.html"
+	@echo "make notebooks   executes docs/notebooks into build/notebooks: some minutes on a CPU"
 	@echo "make test     install, lint, check types, run the tests"
 	@echo "make install  only make .venv: the locked dependencies, and this folder on its path;"
 	@echo "              PYTHON=python3.13 chooses the Python: JAX 0.12 from 3.12 on, 0.10 with 3.11"
@@ -40,6 +41,10 @@ reproduce-small: install
 site: install
 	$(RUN) -m pip install --quiet --no-build-isolation --editable '.[docs]'
 	$(RUN) -m docs.site
+
+notebooks: install
+	$(RUN) -m pip install --quiet --no-build-isolation --editable '.[notebooks]'
+	$(RUN) -m docs.notebooks
 
 lint: install
 	$(RUN) -m ruff check .

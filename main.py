@@ -52,7 +52,7 @@ MODES = {
         "control.run:control", RUN, ("source",), "control/{config.control.task}", weights=SOURCE
     ),
     "stats": Mode("evaluation.reference:write_statistics", ("config",)),
-    "import": Mode("interop.convert:import_weights", ("workdir", "source"), ("config",), "."),
+    "import": Mode("interop.convert:import_run", ("workdir", "source"), ("config",), "."),
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
     "export": Mode("interop.exports:export_weights", (*RUN, "target"), ("source",), weights=SOURCE),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import functools
 import importlib.metadata
 import json
-import os
 import pathlib
 
 import ml_collections
@@ -17,7 +16,7 @@ import sampling
 from evaluation import batch_cache, features, follow, judge, likelihoods, samples
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
-from evaluation.stored_results import GUIDE, Results, keep_earlier, results_in
+from evaluation.stored_results import GUIDE, Results, keep_earlier, other_folders, results_in
 from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder
@@ -130,14 +129,6 @@ def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: 
         "program": batch_cache.program(batch_cache.EVALUATION),
         "versions": {name: importlib.metadata.version(name) for name in ("jax", "flax", "diffrax")},
     }
-
-
-def other_folders(now: str, then: str) -> Results:
-    """The entries on folders of a user's own images, where those of training were in another."""
-    paths = {pathlib.Path(os.path.expanduser(folder)).resolve() for folder in (now, then)}
-    if not (now and then) or len(paths) == 1:
-        return {}
-    return {"dataset_folder": now, "trained_on_folder": then}
 
 
 def made_by(config: ml_collections.ConfigDict) -> Results:

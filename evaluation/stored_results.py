@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import pathlib
 from typing import Any
 
@@ -69,3 +70,11 @@ def results_in(path: pathlib.Path) -> Results:
     except (OSError, ValueError) as error:
         logging.warning("%s", errors.one_line(error, 300))
         return {}
+
+
+def other_folders(now: str, then: str) -> Results:
+    """The entries on folders of a user's own images, where those of training were in another."""
+    paths = {pathlib.Path(os.path.expanduser(folder)).resolve() for folder in (now, then)}
+    if not (now and then) or len(paths) == 1:
+        return {}
+    return {"dataset_folder": now, "trained_on_folder": then}

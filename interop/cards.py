@@ -203,8 +203,13 @@ def completed(
         return list(argv)
     card = find(source)
     if card is None:
-        if mode == "import" or "config" in given or pathlib.Path(source).exists():
+        if mode == "import" or "config" in given:
             return [argv[0], *_overrides(_settings(None, source, mode)), *argv[1:]]
+        if pathlib.Path(source).expanduser().exists():
+            raise ValueError(
+                f"--config is required: --source={source} is of no card; of a file that says "
+                "itself what it is, --mode=import makes a run with a config"
+            )
         raise ValueError(
             f"--source={source} is no card{nearest(source)}; docs/weights.md lists them, and "
             "other weights need --config"
@@ -254,13 +259,15 @@ def table() -> str:
     header = ("`--source=`", "`configs/`", "published", "read", "network agrees", "sampler agrees")
     rows = [(*header, "number reproduced"), ("---",) * 7]
     for card in cards().values():
-        family = families[card.name.partition("/")[0] if "/" in card.name else "shipped"]
+        is_shipped = card.address.startswith(SHIPPED)
+        family = families["shipped" if is_shipped else card.name.partition("/")[0]]
         numbers = [
             f"{UNITS.get(name, name)} {value:g}" + (f" (`:{title}`)" if title != "samples" else "")
             for title, evaluation in card.evaluations.items()
             for name, value in evaluation.numbers.items()
         ]
-        names = f"[`{card.name}`]({_page(card.address)})", f"`{card.config}`", ", ".join(numbers)
+        name = f"`{card.name}`" if is_shipped else f"[`{card.name}`]({_page(card.address)})"
+        names = name, f"`{card.config}`", ", ".join(numbers)
         checks = [family[what] for what in ("read", "network", "sampler")]
         rows.append((*names, *checks, family.get("number", "file not at hand")))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)
@@ -268,7 +275,6 @@ def table() -> str:
 
 def _page(address: str) -> str:
     """What a browser opens for an address."""
-    address = address.replace(SHIPPED, "../interop/shipped/")
     return address.replace("hf:", "https://huggingface.co/")
 
 

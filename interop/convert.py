@@ -32,8 +32,6 @@ from runtime.workdir import open_run
 from training import optimizers
 from training.state import TrainState
 
-RUN_FILES = ("config.json", "config.py")
-
 # `--mode=import` writes it beside config.json, so that overrides need not be repeated.
 CONFIG_FILE = '''"""The config of this folder's run, with all that was overridden at its import."""
 
@@ -51,14 +49,11 @@ def get_config():
 '''
 
 
-def import_weights(
-    config: ml_collections.ConfigDict | None,
-    source: str | pathlib.Path,
-    workdir: pathlib.Path,
-) -> TrainState:
-    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`: see
-    `import_opened`; and says how to go on."""
-    state, config = import_opened(config, opened(source, workdir), workdir)
+def import_run(
+    config: ml_collections.ConfigDict | None, source: str, workdir: pathlib.Path
+) -> None:
+    """`--mode=import`: `import_once`, and says how to go on."""
+    config = import_once(config, source, workdir)
     if models.has_score(config):
         command = f"--mode=sample --config={workdir / 'config.py'} --workdir={workdir}"
         print(f"python main.py {command}")
@@ -67,31 +62,63 @@ def import_weights(
             f"it guides a score network: --mode=control --config.control.guide={workdir}, or "
             f"--mode=eval and sample --config.sampling.guide={workdir}"
         )
-    return state
 
 
-def import_once(config: ml_collections.ConfigDict, source: str, workdir: pathlib.Path) -> None:
-    """Imports what `source` names, unless the workdir has it.
+def import_once(
+    config: ml_collections.ConfigDict | None, source: str, workdir: pathlib.Path
+) -> ml_collections.ConfigDict:
+    """Imports what `source` names, unless the workdir has it, and returns the config of the run.
 
     Raises:
-      ValueError: the workdir has other weights.
+      ValueError: the workdir has other weights, or is a run of another config.
     """
-    origin = workdir / ORIGIN
-    if devices.of_primary(origin.is_file()):
-        before = files.read_json(origin, "use another --workdir")
-        if before["source"] != cards.split(source)[0]:
-            raise ValueError(
-                f"{workdir} has the weights of {before['source']}; use another --workdir"
-            )
-        return
+    if devices.of_primary((workdir / ORIGIN).is_file()):
+        refuse_other_weights(source, workdir)
+        if config is None:
+            return stored_config(workdir)
+        open_run(config, workdir)
+        if devices.is_primary():
+            print(f"{workdir} has the weights of {source}")
+        return config
     path = hub.local(source)
     if devices.is_primary():
         of_path = opened(path, workdir)
-        import_opened(config, of_path, workdir)
+        _, config = import_opened(config, of_path, workdir)
         digest = files.sha256(of_path.path)
         files.write_json(
-            origin, {"source": cards.split(source)[0], "path": str(path), "sha256": digest}
+            workdir / ORIGIN,
+            {"source": cards.split(source)[0], "path": str(path), "sha256": digest},
         )
+    devices.of_primary(True)  # all wait for it
+    return config or stored_config(workdir)
+
+
+def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config of an imported run."""
+    return ml_collections.ConfigDict(files.read_json(workdir / "config.json", "use another"))
+
+
+def refuse_other_weights(source: str, workdir: pathlib.Path) -> None:
+    """Raises ValueError unless the weights that a workdir has are those of `source`: of its name,
+    or, where that is of a file on this machine, of its SHA-256."""
+    before = files.read_json(workdir / ORIGIN, "use another --workdir")
+    path = pathlib.Path(source).expanduser()
+    if cards.find(source) is None and path.exists():
+        same = files.sha256(sources.open_source(path).path) == before["sha256"]
+    else:
+        same = before["source"] == cards.split(source)[0]
+    if not same:
+        raise ValueError(f"{workdir} has the weights of {before['source']}; use another --workdir")
+
+
+def import_weights(
+    config: ml_collections.ConfigDict | None,
+    source: str | pathlib.Path,
+    workdir: pathlib.Path,
+) -> TrainState:
+    """Writes the weights in `source` (see `hub.local`) as the first checkpoint in `workdir`: see
+    `import_opened`."""
+    return import_opened(config, opened(source, workdir), workdir)[0]
 
 
 def opened(source: str | pathlib.Path, workdir: pathlib.Path) -> sources.Opened:
@@ -133,8 +160,6 @@ def import_opened(
         refuse_differences(config, opened.config_values(config.data.image_size), opened)
         origin = str(opened.scheduler or origin)
     checkpoints = open_run(config, workdir)
-    if checkpoints.steps() and all((workdir / name).is_file() for name in RUN_FILES):
-        raise ValueError(f"{checkpoints.directory} holds checkpoints; use another --workdir")
     module = experiment.network(config)
     weights = opened.weights(module, experiment.image_shape(config))
     state = state_of(config, module, weights)
@@ -144,8 +169,10 @@ def import_opened(
         checkpoints.wait()
     elif not holds(checkpoints, state):
         raise ValueError(f"{checkpoints.directory} holds other checkpoints; use another --workdir")
-    files.write_json(workdir / "config.json", config.to_dict())
-    files.write_text(workdir / "config.py", CONFIG_FILE)
+    if not (workdir / "config.json").is_file():
+        files.write_json(workdir / "config.json", config.to_dict())
+    if not (workdir / "config.py").is_file():
+        files.write_text(workdir / "config.py", CONFIG_FILE)
     print(figures.table(summary(config, origin, opened, weights)))
     print(f"checkpoint {weights.step} is in {checkpoints.directory}")
     return state, config

@@ -13,6 +13,7 @@ from __future__ import annotations
 import collections
 import filecmp
 import functools
+import importlib.util
 import pathlib
 import re
 import tempfile
@@ -63,23 +64,51 @@ def export_weights(
 
     Raises:
       FileNotFoundError: no checkpoint.
-      ValueError: a network or process that the form cannot hold; a target that exists; a damaged
-        checkpoint; weights that the run did not keep.
+      ImportError: a repository of the hub without huggingface-hub.
+      ValueError: a network or process that the form cannot hold; a target that exists, or with an
+        ending that no form has; a damaged checkpoint; weights that the run did not keep.
     """
     configs.check(config)
     if str(target).startswith(hub.HUB):
         push_weights(config, workdir, str(target))
         return
     files.refuse_url(target, "--target", "the folder can be copied")
-    export_files(config, workdir, pathlib.Path(target))
+    refuse_ending(str(target))
+    _, what = export_files(config, workdir, pathlib.Path(target))
+    print(f"{what} is in {target}")
+
+
+def refuse_ending(target: str) -> None:
+    """Raises ValueError for the name of a file of no form, such as "net.onnx".
+
+    An ending is letters and digits behind the last dot, a letter first; a version ("run.v2",
+    "v1.2") is none, nor is anything before a "/" at the end, which says that it is a folder.
+    """
+    ending = pathlib.PurePath(target).suffix
+    if target.endswith("/") or ending in FORMS or re.fullmatch(r"\.v\d+", ending):
+        return
+    if re.fullmatch(r"\.[A-Za-z][A-Za-z0-9]{0,11}", ending):
+        raise ValueError(
+            f"--target={target}: no file that ends in {ending} is written; valid are "
+            f"{', '.join(FORMS)}, a folder without an ending (or with / behind its name), and "
+            f"{hub.HUB}owner/name"
+        )
 
 
 def push_weights(config: ml_collections.ConfigDict, workdir: pathlib.Path, target: str) -> None:
-    """Writes a pipeline and its page, and uploads them to "hf:owner/name"."""
+    """Writes a pipeline and its page, and uploads them to "hf:owner/name".
+
+    What would stop the upload in any case is refused before there is anything to upload.
+    """
     if not re.fullmatch(rf"{hub.HUB}[\w.-]+/[\w.-]+", target):
         raise ValueError(f"--target={target}: a repository is {hub.HUB}owner/name")
+    if importlib.util.find_spec("huggingface_hub") is None:
+        raise ImportError(
+            f"--target={target}: huggingface-hub is not installed; pip install -e '.[hub]'; "
+            "nothing was exported"
+        )
     with tempfile.TemporaryDirectory(prefix="score-sde-") as above:
-        folder = pathlib.Path(above, target.partition("/")[2]).with_suffix("")
+        folder = pathlib.Path(above, "pipeline")
         label, what = export_files(config, workdir, folder)
         kind = what.rpartition(" ")[2]
         files.write_text(folder / "README.md", model_card.text(config, workdir, label, kind))
@@ -104,7 +133,6 @@ def export_files(
         ("SHA-256", files.sha256(written.weights)),
     ]
     print(figures.table(rows))
-    print(f"{written.what} is in {target}")
     return f"step {weights.step}, {weights.label}", written.what
 
 
@@ -120,10 +148,9 @@ def _pipeline(
     del workdir
     try:
         network = diffusers_config.description(module, shape)
+        scheduler = schedulers.description(config)
     except ValueError as error:
-        advice = "--target=<name>.safetensors or .pth holds a network alone"
-        raise ValueError(f"{error}; {advice}") from error
-    scheduler = schedulers.description(config)
+        raise ValueError(f"{error}; {_alone(module, shape)}") from error
 
     def write(weights: Trained, target: pathlib.Path) -> Export:
         tensors = diffusers.params_to_diffusers(module, weights.params, shape)
@@ -141,11 +168,7 @@ def _safetensors(
 ) -> Writer:
     """The network alone, as PyTorch's `state_dict` of the official code has it, or our tree."""
     del workdir
-    try:
-        official_entries(module, shape)
-        names = "official"
-    except ValueError:
-        names = "our own"
+    names = "official" if _is_official(module, shape) else "our own"
 
     def write(weights: Trained, target: pathlib.Path) -> Export:
         if names == "official":
@@ -167,7 +190,10 @@ def _checkpoint(
     config: ml_collections.ConfigDict, module: Any, shape: Shape, workdir: pathlib.Path
 ) -> Writer:
     """The state that the official code's `restore_checkpoint` goes on from."""
-    entries = official_entries(module, shape)
+    try:
+        entries = official_entries(module, shape)
+    except ValueError as error:
+        raise ValueError(f"{error}; {_alone(module, shape)}") from error
     choice = weights_choice(config.eval.ema)
     rate = choice if isinstance(choice, float) else config.model.ema_rate
 
@@ -214,6 +240,22 @@ def official_entries(module: Any, shape: Shape) -> list[official.Entry]:
     if found:
         raise ValueError(f"the official PyTorch code has no network with {', '.join(found)}")
     return official.correspondence(module, shape)
+
+
+def _is_official(module: Any, shape: Shape) -> bool:
+    """Whether the official code has such a network."""
+    try:
+        official_entries(module, shape)
+    except ValueError:
+        return False
+    return True
+
+
+def _alone(module: Any, shape: Shape) -> str:
+    """Which forms hold this network without its process, in words."""
+    if _is_official(module, shape):
+        return "--target=<name>.safetensors or <name>.pth holds the network alone"
+    return "--target=<name>.safetensors holds the network alone, under our own names"
 
 
 def _adam(

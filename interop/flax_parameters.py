@@ -53,3 +53,9 @@ class FlaxParameters:
     def weights(self, module: nn.Module, image_shape: official.Shape) -> Weights:
         """Raises ValueError for anything that is not the network's; names all of it."""
         return Weights(official.params_from_jax(module, self.tree, image_shape, "the parameters"))
+
+
+def of_safetensors(path: pathlib.Path, tensors: dict[str, np.ndarray]) -> FlaxParameters:
+    """The parameters of a file of safetensors with our names, "a/b/kernel"."""
+    tree = flax.traverse_util.unflatten_dict(tensors, sep="/")
+    return FlaxParameters(path, tree, "our own names in safetensors")

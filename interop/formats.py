@@ -5,24 +5,31 @@ from __future__ import annotations
 import os
 import pathlib
 import pickle
+import re
 
 import numpy as np
 import safetensors
 import safetensors.numpy
 
 from interop import edm_pickle, pth
+from runtime import errors
 
 FORMATS = {
-    "pth": "PyTorch (.pth, .bin)",
+    "pth": "PyTorch (.pth, .bin, guided-diffusion's .pt)",
     "flax": "official JAX checkpoint (Flax msgpack)",
     "edm": "pickle of EDM's networks (.pkl)",
     "safetensors": "safetensors",
     "diffusers": "diffusers folder (config.json and weights)",
 }
 
+WEIGHTS = re.compile(r"\.(pth|pt|bin|ckpt|pkl|safetensors)$|^checkpoint_\d+$")  # names of files
+
 
 def recognise(path: str | os.PathLike[str]) -> str:
     """A key of `FORMATS`. The first bytes decide: reading may still refuse the file.
+
+    Where they are those of no format, the ending `.safetensors` does: its reader says what is
+    broken.
 
     Raises:
       FileNotFoundError: there is nothing at `path`.
@@ -41,7 +48,7 @@ def recognise(path: str | os.PathLike[str]) -> str:
     if path.is_dir():
         if (path / "config.json").is_file():
             return "diffusers"
-        raise ValueError(f"{path} has no config.json, as a diffusers folder would")
+        raise ValueError(f"{path} has no config.json, as a diffusers folder would{_advice(path)}")
     with path.open("rb") as file:
         head = file.read(16)
     if pth.is_pth(path):
@@ -50,6 +57,8 @@ def recognise(path: str | os.PathLike[str]) -> str:
         return "safetensors"
     if edm_pickle.is_edm(path):
         return "edm"
+    if path.suffix == ".safetensors":  # its length is broken, which may look like a msgpack map
+        return "safetensors"
     if head[:1] == pickle.PROTO and head[1:2] <= bytes([pickle.HIGHEST_PROTOCOL]):
         raise ValueError(
             f"{path} is a plain pickle, which may do anything when it is read; wanted is what "
@@ -58,6 +67,12 @@ def recognise(path: str | os.PathLike[str]) -> str:
     if head and (head[0] >> 4 == 0x8 or head[0] in (0xDE, 0xDF)):  # a msgpack map
         return "flax"
     raise ValueError(f"{path} is in no known format; known: {', '.join(FORMATS.values())}")
+
+
+def _advice(folder: pathlib.Path) -> str:
+    """What to name instead of a folder that files of weights are in, if any are."""
+    names = sorted(x.name for x in folder.iterdir() if WEIGHTS.search(x.name) and x.is_file())
+    return f"; name one file in it: {errors.abridged(names, ', ')}" if names else ""
 
 
 def _run_of(path: pathlib.Path) -> pathlib.Path | None:

@@ -11,6 +11,7 @@ import fcntl
 import hashlib
 import os
 import pathlib
+import re
 import urllib.parse
 from collections.abc import Iterator
 from typing import BinaryIO
@@ -27,6 +28,8 @@ from runtime import errors, files
 HUB = "hf:"
 SHIPPED = pathlib.Path(__file__).with_name("shipped")
 HUB_ADDRESS = "https://huggingface.co"
+REPOSITORY = rf"{HUB}\w[\w.-]*/\w[\w.-]*(@[\w./-]+)?"
+NOTE = ".verified"  # the ending of a note beside a file whose hash was compared
 PATTERNS = ["*.json", "*.safetensors", "*.bin"]  # of a repository; the reader chooses
 TIMEOUT = (10, 60)  # seconds to connect, and between two pieces
 PIECE = 1 << 16  # bytes; of one that breaks off, nothing is kept
@@ -60,11 +63,15 @@ def local(source: str) -> pathlib.Path:
     if card is not None:
         place = folder() / card.name
         return _fetched(card, place, f"--source={source}")
+    if page := re.fullmatch(rf"{HUB_ADDRESS}/([\w.-]+/[\w.-]+)/?", source):
+        return local(HUB + page[1])
+    if source.startswith(HUB) and not re.fullmatch(REPOSITORY, source):
+        raise ValueError(f"--source={source}: a repository is {HUB}owner/name[@revision]")
     if source.startswith(HUB) or source.startswith(("https://", "http://")):
         nobodys = cards.Card(source, source, config="")
         return _fetched(nobodys, _place(source), f"--source={source}")
     files.refuse_url(source, "--source", "copy the weights here")
-    path = pathlib.Path(source)
+    path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(
             f"--source={source}: there is no such file or folder, and no card of that name"
@@ -98,17 +105,26 @@ def _fetched(card: cards.Card, place: pathlib.Path, what: str) -> pathlib.Path:
     address, name, sha256 = card.address, card.file, card.sha256
     if address.startswith(HUB):
         return _repository(address, place, what)
-    name = name or pathlib.PurePosixPath(urllib.parse.urlsplit(address).path).name
     by_hand = cards.by_hand(address)
     if by_hand:
-        there = [path for path in place.glob(name or "*") if path.is_file()]
-        if len(there) != 1:
+        there = [path for path in place.glob(name or "*") if path.suffix != NOTE]
+        there = [path for path in there if path.is_file()]
+        wanted = name or card.hint or "its file of weights"
+        if len(there) > 1:
             raise FileNotFoundError(
-                f"{what}: {by_hand}; open {address}, fetch {name or card.hint or 'its file'}, put "
-                f"it into {place} and repeat the command"
+                f"{what}: {place} has {len(there)} files; leave {wanted} there alone"
+            )
+        if not there:
+            raise FileNotFoundError(
+                f"{what}: {by_hand}; open {address}, fetch {wanted}, put it into {place} under any "
+                "name and repeat the command"
+                if not name
+                else f"{what}: {by_hand}; open {address}, fetch {wanted}, put it into {place} and "
+                "repeat the command"
             )
         target = there[0]
     else:
+        name = name or pathlib.PurePosixPath(urllib.parse.urlsplit(address).path).name
         target = place / (name or "weights")
         if not target.is_file():
             try:
@@ -148,7 +164,7 @@ def _note(path: pathlib.Path, sha256: str) -> None:
 
 
 def _note_of(path: pathlib.Path) -> pathlib.Path:
-    return path.with_name(f"{path.name}.verified")
+    return path.with_name(f"{path.name}{NOTE}")
 
 
 def _facts(path: pathlib.Path, sha256: str) -> str:
@@ -207,6 +223,9 @@ def _removed_if_empty(part: pathlib.Path) -> Iterator[None]:
     finally:
         if part.is_file() and not part.stat().st_size:
             part.unlink()
+            for above in (part.parent, part.parent.parent):
+                with contextlib.suppress(OSError):  # it has other files
+                    above.rmdir()
 
 
 def _receive(session: requests.Session, address: str, file: BinaryIO) -> None:

@@ -58,7 +58,7 @@ BETA_SCHEDULES = {"vpsde": "linear", "cosine_vpsde": "squaredcos_cap_v2"}
 SERVED = (
     "a pipeline holds vpsde and cosine_vpsde of noise with training.continuous=False and "
     "data.centered=True (DDPM, DDIM), and vesde of the score with training.continuous=True and "
-    "data.centered=False (ScoreSdeVe); --target=<name>.safetensors or .pth holds the network of any"
+    "data.centered=False (ScoreSdeVe)"
 )
 
 

@@ -345,8 +345,7 @@ def open_source(path: str | os.PathLike[str]) -> Opened:
         return edm.EdmFile(path)
     tensors = formats.read_safetensors(path)
     if tensors and all("/" in name for name in tensors):
-        tree = flax.traverse_util.unflatten_dict(tensors, sep="/")
-        return flax_parameters.FlaxParameters(path, tree, "our own names in safetensors")
+        return flax_parameters.of_safetensors(path, tensors)
     if not state_dicts.is_network(tensors):
         raise ValueError(
             f"{path}: {formats.FORMATS[kind]} without the config.json of a diffusers folder, or "

@@ -395,11 +395,21 @@ def test_official_jax_files_are_refused_too(
 def test_a_workdir_with_checkpoints_is_left_alone(
     content: dict[str, Any], tmp_path: pathlib.Path
 ) -> None:
+    """The same import finds all there, whichever path leads to the file; another one is refused."""
     source = save(tmp_path / "official.pth", content)
-    convert.import_weights(tiny.config(), source, tmp_path / "run")
+    convert.import_run(tiny.config(), str(source), tmp_path / "run")
     before = {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")}
-    with pytest.raises(ValueError, match="holds checkpoints; use another --workdir"):
-        convert.import_weights(tiny.config(), source, tmp_path / "run")
+    shutil.copy(source, tmp_path / "copy.pth")
+    for config, path in ((tiny.config(), source), (None, tmp_path / "copy.pth")):
+        convert.import_run(config, str(path), tmp_path / "run")
+    convert.import_weights(tiny.config(), source, tmp_path / "run")
+    other = save(tmp_path / "other.pth", tiny_checkpoint(tiny.config(), seed=1))
+    with pytest.raises(ValueError, match=r"has the weights of .*official.pth; use another --work"):
+        convert.import_run(tiny.config(), str(other), tmp_path / "run")
+    with pytest.raises(ValueError, match="holds other checkpoints; use another --workdir"):
+        convert.import_weights(tiny.config(), other, tmp_path / "run")
+    with pytest.raises(ValueError, match="belongs to another run: seed"):
+        convert.import_run(tiny.config(seed=1), str(source), tmp_path / "run")
     with pytest.raises(ValueError, match="belongs to another run: seed"):
         convert.import_weights(tiny.config(seed=1), source, tmp_path / "run")
     assert {path: path.stat().st_mtime_ns for path in (tmp_path / "run").rglob("*")} == before

@@ -22,7 +22,7 @@ import models
 from configs import from_file
 from data.fashion_mnist import FashionMnist
 from evaluation.metrics import metric
-from interop import diffusers, diffusers_config
+from interop import cards, diffusers, diffusers_config
 from runtime import experiment
 from tests import tiny
 from tests.test_convert import save, tiny_checkpoint
@@ -152,6 +152,13 @@ def home(tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch) -> pathlib.Pat
     return tmp_path
 
 
+def is_fetched(command: str) -> bool:
+    """Whether a command is of a card alone, whose weights are no part of this project."""
+    named = re.search(r"--source=([\w./-]+)", command)
+    card = cards.find(named[1]) if named and "--config=" not in command else None
+    return card is not None and not card.address.startswith(cards.SHIPPED)
+
+
 class Reader:
     """Someone who types the commands, one after the other."""
 
@@ -181,6 +188,10 @@ class Reader:
             "--workdir=W": f"--workdir={self.workdir}",
         }
         words = [names.get(word, word) for word in words]
+        if not any(word.startswith("--config=") for word in words):
+            few = {"sampling.num_samples": 4, "sampling.batch_size": 4}
+            self.run([*words, *(self.typed(few) if "--mode=sample" in words else [])])
+            return
         config = from_file(ROOT / next(w for w in words if "--config=" in w).partition("=")[2])
         overrides = self.overrides(config, words)
         self.provide(words, config, overrides)
@@ -252,7 +263,7 @@ def test_every_command_of_a_page_runs(
 ) -> None:
     reader, failures = Reader(home, capsys), []
     for command in commands(page):
-        if command in LEFT_OUT:
+        if command in LEFT_OUT or is_fetched(command):
             continue
         try:
             reader.type(command)

@@ -95,7 +95,7 @@ def test_the_sampler_of_ve_is_in_its_scheduler() -> None:
         ({**CHAIN, "data__centered": False}, "data.centered is False; a pipeline"),
         ({**VE, "training__continuous": False}, "training.continuous is False; .*ScoreSdeVe"),
         ({**VE, "model__prediction": "edm"}, "model.prediction is 'edm'; a pipeline holds"),
-        ({**VE, "data__centered": True}, r"data.centered is True; .*safetensors or \.pth holds"),
+        ({**VE, "data__centered": True}, r"data.centered is True; .*\(ScoreSdeVe\)$"),
     ],
 )
 def test_a_process_that_no_pipeline_holds_is_refused(fields: dict[str, Any], message: str) -> None:
@@ -192,12 +192,58 @@ def test_safetensors_hold_the_network_alone(
 
 def test_networks_without_official_names(run: pathlib.Path, tmp_path: pathlib.Path) -> None:
     for name in ("net.pth", "net.pt"):
-        with pytest.raises(ValueError, match=r"has no network with model\.augment_dim$"):
+        with pytest.raises(
+            ValueError, match=r"has no network with model\.augment_dim; .*alone, un"
+        ):
             exports.export_weights(tiny.config(model__augment_dim=9), run, tmp_path / name)
         with pytest.raises(ValueError, match="class-conditional networks do not exist"):
             exports.export_weights(tiny.config(model__num_labels=10), run, tmp_path / name)
-    with pytest.raises(ValueError, match=r"; --target=<name>\.safetensors or \.pth holds a netw"):
-        exports.export_weights(tiny.config(), run, tmp_path / "folder")
+
+
+@pytest.mark.parametrize(
+    ("name", "official"),
+    [
+        ("vp/ddpm/cifar10_continuous", True),  # the process is in the way
+        ("vp/cifar10_ddpmpp", True),  # the network is
+        ("edm/cifar10_uncond_vp", False),
+        ("guided_diffusion/imagenet64", False),
+    ],
+)
+def test_a_refusal_names_the_forms_that_hold_the_network(
+    name: str, official: bool, tmp_path: pathlib.Path
+) -> None:
+    """What it advises is not refused: each form is asked, before there are any weights."""
+    config = configs.load(name)
+    module, shape = experiment.network(config), experiment.image_shape(config)
+    with pytest.raises(ValueError, match=r"--target=<name>\.safetensors .*holds the net") as error:
+        exports.export_weights(config, tmp_path, tmp_path / "folder")
+    assert ("<name>.pth" in str(error.value)) == official
+    exports.FORMS[".safetensors"](config, module, shape, tmp_path)
+    if official:
+        exports.FORMS[".pth"](config, module, shape, tmp_path)
+    else:
+        with pytest.raises(ValueError, match=r"; --target=<name>\.safetensors holds the network"):
+            exports.export_weights(config, tmp_path, tmp_path / "net.pth")
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["x.saftensors", "x.onnx", "x.pkl", "x.PTH", "v1.2.h5", "a/x.ckpt"]
+)
+def test_an_ending_of_no_form_is_refused(name: str, tmp_path: pathlib.Path) -> None:
+    with pytest.raises(
+        ValueError, match=r"valid are \.safetensors, \.pth, \.pt, a folder"
+    ) as error:
+        exports.export_weights(tiny.config(), tmp_path, tmp_path / name)
+    assert f"no file that ends in {pathlib.Path(name).suffix} is" in str(error.value)
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    "name", ["net", "net-v1.2", "net.v2", "net.2026-01", "net.onnx/", "..", "a.b c"]
+)
+def test_names_of_folders_are_not_refused(name: str) -> None:
+    exports.refuse_ending(name)
 
 
 @pytest.mark.parametrize("name", ["digits/classes", "toy/two_moons_edm"])

@@ -141,7 +141,9 @@ def test_a_pipeline_is_pushed_with_its_page(
         "unet/diffusion_pytorch_model.safetensors",
     ]
     assert "`DDPMPipeline`" in files["README.md"].decode()
-    assert f"pushed to {stand_in.address}/me/net" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert f"pushed to {stand_in.address}/me/net" in printed
+    assert " is in " not in printed, "of a folder that is gone"
 
 
 def test_without_the_library_one_line_says_what_to_do(
@@ -155,6 +157,8 @@ def test_without_the_library_one_line_says_what_to_do(
         hub.local("hf:a/b")
     with pytest.raises(ImportError, match=r"pip install -e '\.\[hub\]'"):
         hub.push(tmp_path, "hf:a/b")
+    with pytest.raises(ImportError, match=r"\[hub\]'; nothing was exported"):  # and not: no weights
+        exports.export_weights(described(**CHAIN), tmp_path / "no run", "hf:a/b")
     with pytest.raises(ValueError, match="a repository is hf:owner/name"):
         exports.export_weights(schema.base(), tmp_path, "hf:nobody")
 

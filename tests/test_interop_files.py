@@ -20,7 +20,7 @@ import numpy as np
 import pytest
 import safetensors.numpy
 
-from interop import flax_msgpack, formats, pth
+from interop import flax_msgpack, formats, pth, sources
 from tests import golden_cases
 
 
@@ -628,5 +628,28 @@ def test_formats_are_recognised_from_the_content(tmp_path):
     for name in ("d.npz", "e", "f"):
         with pytest.raises(ValueError, match=r"is in no known format; known: PyTorch .*diff"):
             formats.recognise(tmp_path / name)
+    with pytest.raises(ValueError, match=r"known: .*guided-diffusion's \.pt"):
+        formats.recognise(tmp_path / "e")
     with pytest.raises(FileNotFoundError):
         formats.recognise(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize("length", [0, 4, 8, 20])
+def test_a_broken_header_is_that_of_the_ending(tmp_path, length):
+    """Cut anywhere in its header, whose length may begin like a msgpack map; or of other bytes."""
+    path = tmp_path / "net.safetensors"
+    safetensors.numpy.save_file({f"w{i}": np.zeros(3) for i in range(6)}, path)
+    whole = path.read_bytes()
+    for content in (whole[:length], b"\x88" + whole[1:length], b"<html>" * 9):
+        path.write_bytes(content)
+        assert formats.recognise(path) == "safetensors"
+        with pytest.raises(ValueError, match=r"net\.safetensors cannot be read as safetensors: ."):
+            sources.open_source(path)
+
+
+def test_a_folder_of_files_asks_for_one_of_them(tmp_path):
+    for name in ("checkpoint_24.pth", "net.pkl", "checkpoint_8", "notes.txt"):
+        (tmp_path / name).write_bytes(b"")
+    listed = "checkpoint_24.pth, checkpoint_8, net.pkl"
+    with pytest.raises(ValueError, match=rf"would; name one file in it: {listed}$"):
+        sources.open_source(tmp_path)

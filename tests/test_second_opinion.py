@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import sampling
-from diffusion import few_steps, grids, langevin
+from diffusion import ancestral, few_steps, grids, langevin
 from diffusion.noise import recorded_noise
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE
 from tests.gaussians import Mixture
@@ -107,7 +107,7 @@ def first(scheduler: Any, steps: int, z: np.ndarray) -> Any:
 
 
 def test_ddpm() -> None:
-    """The reverse chain with the variance beta, and with that of the posterior."""
+    """The reverse chain with the variance beta, and with that of the posterior; clipped, too."""
     generator, z = draws(STEPS + 1)
     generator = after_first(generator)
     large = scheduler_of("DDPMScheduler", variance_type="fixed_large", clip_sample=False)
@@ -121,6 +121,16 @@ def test_ddpm() -> None:
     posterior = ours(few_steps.ddim, CHAIN, z, times_of(small), eta=1.0)
     assert difference(posterior, theirs) < 5e-5
     assert difference(chain, theirs) > 1e-3, "another variance"
+
+    for clip in (False, True):
+        for kind in ("small", "large"):
+            options = {"variance": kind, "clip": clip, "num_steps": STEPS, "discrete": True}
+            found = ours(ancestral.ancestral, VP, z, **options)
+            fields = {"variance_type": f"fixed_{kind}", "clip_sample": clip}
+            scheduler = scheduler_of("DDPMScheduler", **fields)
+            generator = after_first(draws(1)[0])
+            theirs = stepped(scheduler, first(scheduler, STEPS, z), generator=generator)
+            assert difference(found, theirs) < 5e-5, (kind, clip)
 
 
 def after_first(generator: Any) -> Any:

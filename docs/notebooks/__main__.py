@@ -1,0 +1,125 @@
+"""Notebooks with outputs, from the sources of this folder.
+
+    python -m docs.notebooks        # all of them, into build/notebooks
+    python -m docs.notebooks 3 4    # some, by their numbers
+
+A source is a Python script in jupytext's percent format: `# %% [markdown]` begins a cell of text,
+`# %%` one of code. It becomes a notebook and is executed, cell after cell, in a fresh kernel; an
+assertion that fails ends with exit code 1 and the cell's traceback. It needs the extra `notebooks`.
+"""
+
+from __future__ import annotations
+
+import os
+import pathlib
+import re
+import subprocess
+import sys
+import time
+from typing import Any
+
+ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
+FOLDER = ROOT / "build" / "notebooks"
+KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
+NO_ADDRESS = 'REPOSITORY = ""'  # in the install cell
+LONGEST = 600  # seconds of a cell
+
+
+def sources() -> list[pathlib.Path]:
+    """The sources of the notebooks, in the order of the chapters."""
+    return sorted(pathlib.Path(__file__).parent.glob("[0-9]*_*.py"))
+
+
+def public_address(origin: str) -> str:
+    """The https address of a repository from that of its remote, without a user's name or token;
+    "" where there is none."""
+    match = re.fullmatch(r"(?:https://(?:[^/@]*@)?|git@|ssh://git@)([\w.-]+)[:/](.+)", origin)
+    return f"https://{match[1]}/{match[2]}" if match else ""
+
+
+def origin() -> str:
+    """The address of the repository that this checkout is from; "" where there is none."""
+    command = ["git", "config", "--get", "remote.origin.url"]
+    try:
+        output = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    except FileNotFoundError:  # no git
+        return ""
+    return public_address(output.stdout.strip())
+
+
+def as_seen_from_build(markdown: str) -> str:
+    """Markdown whose links lead from build/notebooks to what they led to from docs/notebooks."""
+    markdown = re.sub(r"\]\((\d_\w+)\.py\)", r"](\1.ipynb)", markdown)
+    return re.sub(r"\]\(\.\./(?!\.\./)", "](../../docs/", markdown)
+
+
+def notebook(source: pathlib.Path, address: str = "") -> Any:
+    """The notebook of a source, without outputs.
+
+    Args:
+      address: of the repository, for the cell that installs the project on a fresh machine.
+    """
+    import jupytext
+
+    book = jupytext.read(source, fmt="py:percent")
+    book.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    for cell in book.cells:
+        if cell.cell_type == "markdown":
+            cell.source = as_seen_from_build(cell.source)
+        elif address:
+            cell.source = cell.source.replace(NO_ADDRESS, f'REPOSITORY = "{address}"')
+    return book
+
+
+def execute(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
+    """Writes the notebook of a source, with its outputs, into a folder.
+
+    Raises:
+      nbclient.exceptions.CellExecutionError: a cell failed.
+    """
+    import nbclient
+    import nbformat
+
+    book = notebook(source, origin())
+    client = nbclient.NotebookClient(
+        book, timeout=LONGEST, kernel_name=KERNEL["name"], resources={"metadata": {"path": folder}}
+    )
+    client.execute()
+    path = folder / f"{source.stem}.ipynb"
+    nbformat.write(book, path)
+    return path
+
+
+def main(numbers: list[str]) -> int:
+    """Executes the notebooks of these numbers, all if there are none; returns the exit code."""
+    chosen = [path for path in sources() if not numbers or path.name.partition("_")[0] in numbers]
+    unknown = set(numbers) - {path.name.partition("_")[0] for path in chosen}
+    if unknown:
+        there = ", ".join(path.name.partition("_")[0] for path in sources())
+        print(
+            f"error: no notebook {', '.join(sorted(unknown))}; there are {there}", file=sys.stderr
+        )
+        return 2
+    try:
+        import nbclient
+    except ImportError:
+        print("error: notebooks need an extra: pip install -e '.[notebooks]'", file=sys.stderr)
+        return 1
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
+    os.environ.pop("MPLBACKEND", None)  # the kernel's own keeps the pictures
+    FOLDER.mkdir(parents=True, exist_ok=True)
+    for source in chosen:
+        start = time.perf_counter()
+        try:
+            path = execute(source, FOLDER)
+        except nbclient.exceptions.CellExecutionError as error:
+            print(f"error: {source.relative_to(ROOT)}: {error}", file=sys.stderr)
+            return 1
+        seconds = time.perf_counter() - start
+        print(f"{path.relative_to(ROOT)}  {seconds:.0f} s", flush=True)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
