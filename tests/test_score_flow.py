@@ -151,7 +151,7 @@ def test_the_official_classifier_guides_after_its_import(
     shapes = official.parameter_shapes(module, shape)
     params = {"/".join(place): by_rule("/".join(place), s) for place, s in shapes.items()}
     path = write_flax(tmp_path / "file", flax.traverse_util.unflatten_dict(params, sep="/"))
-    convert.import_run(config, path, tmp_path / "guide")
+    convert.import_run(config, str(path), tmp_path / "guide")
     assert "classes, of noisy images" in (out := capsys.readouterr().out)
     assert "control.guide=" in out
     config.training.objective = "dsm"
