@@ -327,7 +327,7 @@ def weights_of(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> str:
 def evaluate_each(
     config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_folder: str
 ) -> Results:
-    """Makes every evaluation of `plans.planned`, each in a folder of its own, and a table of all.
+    """Makes every evaluation of `planned`, each in a folder of its own, and a table of all.
 
     What is finished is not repeated: a `results.json` there that was made in the same way, by the
     same program, of the same weights, stands.

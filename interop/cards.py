@@ -83,12 +83,18 @@ class Card:
     @property
     def words(self) -> str:
         """What it is, in a line: the config, the published numbers, the licence."""
-        numbers = ", ".join(
-            f"{UNITS.get(number, number)} {value:g}" + (f" ({title})" if title != "samples" else "")
+        parts = [f"configs/{self.config}.py", self.published("({})"), self.licence]
+        return "; ".join(filter(None, parts))
+
+    def published(self, form: str) -> str:
+        """All published numbers in a line; but for those of "samples" each with the name of its
+        evaluation, in the `form`."""
+        return ", ".join(
+            f"{UNITS.get(number, number)} {value:g}"
+            + (f" {form.format(title)}" if title != "samples" else "")
             for title, evaluation in self.evaluations.items()
             for number, value in evaluation.numbers.items()
         )
-        return "; ".join(filter(None, [f"configs/{self.config}.py", numbers, self.licence]))
 
     def evaluation(self, source: str) -> tuple[str, Evaluation]:
         """The evaluation that a source names after the card's name, or the first one, and its name.
@@ -261,13 +267,8 @@ def table() -> str:
     for card in cards().values():
         is_shipped = card.address.startswith(SHIPPED)
         family = families["shipped" if is_shipped else card.name.partition("/")[0]]
-        numbers = [
-            f"{UNITS.get(name, name)} {value:g}" + (f" (`:{title}`)" if title != "samples" else "")
-            for title, evaluation in card.evaluations.items()
-            for name, value in evaluation.numbers.items()
-        ]
         name = f"`{card.name}`" if is_shipped else f"[`{card.name}`]({_page(card.address)})"
-        names = name, f"`{card.config}`", ", ".join(numbers)
+        names = name, f"`{card.config}`", card.published("(`:{}`)")
         checks = [family[what] for what in ("read", "network", "sampler")]
         rows.append((*names, *checks, family.get("number", "file not at hand")))
     return "\n".join(f"| {' | '.join(row)} |" for row in rows)

@@ -28,7 +28,7 @@ from runtime import devices, errors, experiment, figures, files
 from runtime.arrays import flatten
 from runtime.checkpoints import Checkpoints
 from runtime.ema import from_config
-from runtime.workdir import open_run
+from runtime.workdir import open_run, stored_config
 from training import optimizers
 from training.state import TrainState
 
@@ -91,11 +91,6 @@ def import_once(
         )
     devices.of_primary(True)  # all wait for it
     return config or stored_config(workdir)
-
-
-def stored_config(workdir: pathlib.Path) -> ml_collections.ConfigDict:
-    """The config of an imported run."""
-    return ml_collections.ConfigDict(files.read_json(workdir / "config.json", "use another"))
 
 
 def refuse_other_weights(source: str, workdir: pathlib.Path) -> None:

@@ -107,20 +107,18 @@ def _fetched(card: cards.Card, place: pathlib.Path, what: str) -> pathlib.Path:
         return _repository(address, place, what)
     by_hand = cards.by_hand(address)
     if by_hand:
-        there = [path for path in place.glob(name or "*") if path.suffix != NOTE]
-        there = [path for path in there if path.is_file()]
+        found = (path for path in place.glob(name or "*") if path.is_file())
+        there = [path for path in found if path.suffix != NOTE]
         wanted = name or card.hint or "its file of weights"
         if len(there) > 1:
             raise FileNotFoundError(
                 f"{what}: {place} has {len(there)} files; leave {wanted} there alone"
             )
         if not there:
+            as_what = "" if name else " under any name"
             raise FileNotFoundError(
-                f"{what}: {by_hand}; open {address}, fetch {wanted}, put it into {place} under any "
-                "name and repeat the command"
-                if not name
-                else f"{what}: {by_hand}; open {address}, fetch {wanted}, put it into {place} and "
-                "repeat the command"
+                f"{what}: {by_hand}; open {address}, fetch {wanted}, put it into {place}{as_what} "
+                "and repeat the command"
             )
         target = there[0]
     else:
