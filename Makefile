@@ -32,6 +32,7 @@ $(VENV)/.installed: requirements.lock
 		{ echo "uv is of no use here: pip installs, in four times the time"; \
 		$(RUN) -m pip install --quiet --requirement requirements.lock; }
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(RUN) -c "from models.ops import native; native.available()"  # builds them, once
 	@touch $@
 
 demo: install
