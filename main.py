@@ -56,6 +56,7 @@ MODES = {
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
     "export": Mode("interop.exports:export_weights", (*RUN, "target"), ("source",), weights=SOURCE),
     "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
+    "demo": Mode("demo.server:serve", (), ("config", "source", "workdir", "host", "port")),
     "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }
 
@@ -67,6 +68,8 @@ flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for result
 flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
 flags.DEFINE_string("target", None, "Of --mode=export: a folder, .pth, .safetensors, hf:name.")
 flags.DEFINE_string("topology", None, "Chips of --mode=plan, such as v5e:4x4, v4:2x2x2 or h100:8.")
+flags.DEFINE_string("host", None, "Of --mode=demo: where it listens; else this machine alone.")
+flags.DEFINE_integer("port", None, "Of --mode=demo: 8000, if it is not given; 0: a free one.")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 config_flag.define_choice("topic", list(TOPICS), "Of --mode=list: what to list; else everything.")
 flags.DEFINE_bool("distributed", None, "Join other processes, see docs/pods.md; else if detected.")
