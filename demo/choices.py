@@ -7,7 +7,6 @@ anything else is refused with one line, before anything is computed.
 from __future__ import annotations
 
 import dataclasses
-import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -75,7 +74,7 @@ class Field:
             return value
         kinds = (int,) if self.whole else (int, float)
         good = isinstance(value, kinds) and not isinstance(value, bool)
-        if not good or not math.isfinite(value) or not self.low <= value <= self.high:
+        if not good or not self.low <= value <= self.high:
             what = "a whole number" if self.whole else "a number"
             raise ValueError(
                 f"{self.label} is {value!r:.60}; valid: {what} from {self.low:g} to {self.high:g}"
@@ -108,7 +107,7 @@ def read(fields: Sequence[Field], given: Any) -> dict[str, Any]:
 def overrides(fields: Sequence[Field], values: Settings) -> dict[str, Any]:
     """The values of the config's fields, by their dotted names."""
     of_config = schema.fields()
-    result = {}
+    result: dict[str, Any] = {}
     for field in fields:
         if field.name in values and field.name in of_config:
             result |= dict.fromkeys((field.name, *field.also), values[field.name])

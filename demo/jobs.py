@@ -31,9 +31,24 @@ from diffusion import times
 from evaluation.likelihoods import likelihood_of_images, standard_error
 from generation import point_figures, score_field
 from generation.generator import Generator
-from runtime import devices, errors
+from runtime import devices, errors, progress
 
 Words = dict[str, Any]  # of JSON
+
+
+class Compiled:
+    """The seconds that XLA has compiled for, and JAX made programs for it."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._add)
+
+    def _add(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event in (progress.LOWERED, progress.COMPILED):
+            self.seconds += duration_secs
+
+
+COMPILED = Compiled()
 
 
 class Result(NamedTuple):
@@ -56,7 +71,7 @@ def work(order: Order, programs: Programs) -> Result:
     Raises:
       ValueError: an image that could not be drawn; what the mode of the command refuses.
     """
-    began = time.monotonic()
+    began, compiled = time.monotonic(), COMPILED.seconds
     function: Callable[[Order, Programs], Result] = {
         "sample": sample,
         "likelihood": likelihoods,
@@ -67,7 +82,8 @@ def work(order: Order, programs: Programs) -> Result:
         **result.words,
         "task": order.task,
         "weights": order.weights.name,
-        "seconds": time.monotonic() - began,
+        "seconds": time.monotonic() - began - (COMPILED.seconds - compiled),
+        "compiled": COMPILED.seconds - compiled,
         "command": order.command,
         "remark": order.remark,
         "mask": order.mask is not None,
@@ -282,7 +298,7 @@ def field(order: Order, programs: Programs) -> Result:
     if not choices.no_likelihood(weights):
         density = programs.get(
             ("density", weights.name),
-            lambda: score_field.model_density(weights.config, parts, params, half),
+            lambda: score_field.model_density(weights.config, parts, params, half, ""),
         )
         words["density"] = shades(density)
     return Result(words, None, {"score": arrows})

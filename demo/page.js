@@ -276,7 +276,8 @@ class Panel {
     this.foot.replaceChildren();
     if (result.command) {
       const button = make("button", { type: "button", class: "quiet copy", text: "copy" });
-      const code = make("code", { text: result.command });
+      const words = result.command.split(" ").flatMap((word) => [make("span", { text: word }), " "]);
+      const code = make("code", {}, ...words.slice(0, -1));
       button.addEventListener("click", async () => {
         try {
           await navigator.clipboard.writeText(result.command);
@@ -300,7 +301,9 @@ class Panel {
 }
 
 function numbersOf(result) {
-  const pairs = [[rounded(result.nfe, 0), "NFE"], [rounded(result.seconds, result.seconds < 10 ? 1 : 0), "s"]];
+  const seconds = (value) => (value < 10 ? rounded(value, 1) : rounded(value, 0));
+  const pairs = [[rounded(result.nfe, 0), "NFE"], [seconds(result.seconds), "s"]];
+  if (result.compiled > 0.05) pairs.push([seconds(result.compiled), "s compiling"]);
   if ("psnr" in result) pairs.unshift([rounded(result.psnr, 1), "dB to the original"]);
   return pairs;
 }
@@ -353,7 +356,7 @@ class Film {
 }
 
 function dots(context, { half, xy }, fill, size, radius = 0) {
-  const r = radius || Math.max(1.4, Math.min(3, 90 / Math.sqrt(xy.length)));
+  const r = radius || Math.max(2.2, Math.min(4, 130 / Math.sqrt(xy.length)));
   context.fillStyle = fill;
   context.globalAlpha = 0.55;
   for (let i = 0; i < xy.length; i += 2) {
@@ -382,7 +385,7 @@ function showFilm(panel, result) {
     const began = performance.now();
     const step = (now) => {
       if (!film.canvas.isConnected) return;
-      const k = Math.min(last, Math.floor(((now - began) / PLAYBACK) * last));
+      const k = Math.max(0, Math.min(last, Math.floor(((now - began) / PLAYBACK) * last)));
       show(k);
       if (k < last) timer = requestAnimationFrame(step);
     };
@@ -695,8 +698,9 @@ const stages = {
         : chosen === "own" ? [page.samples[`${page.current.name}/own`].input] : [];
       const result = await order("likelihood", values(), inputs.length ? { inputs } : {}, panel);
       if (!result || !panel.element.isConnected) return;
-      const error = "error" in result ? ` ± ${rounded(result.error, 2)}` : "";
-      panel.count([[`${rounded(result.mean, 2)}${error}`, result.unit], ...numbersOf(result)]);
+      const digits = "error" in result && result.error < 0.005 ? 3 : 2;
+      const error = "error" in result ? ` ± ${rounded(result.error, digits)}` : "";
+      panel.count([[`${rounded(result.mean, digits)}${error}`, result.unit], ...numbersOf(result)]);
       panel.command(result);
       panel.redraw = () => showLikelihoods(answer, result);
       panel.redraw();
@@ -709,7 +713,7 @@ function showColumns(panel, result, place = panel.body, only = null) {
   panel.count(numbersOf(result));
   panel.command(result);
   const wanted = result.columns.filter((column) => !only || only.includes(column.title));
-  const tiles = make("div", { class: "tiles" });
+  const tiles = make("div", { class: result.columns.length > 2 && result.count > 4 ? "tiles small" : "tiles" });
   for (const column of wanted) {
     const pictures = new Pictures(column);
     for (let i = 0; i < pictures.count; i++) {
@@ -838,7 +842,7 @@ function showWeights() {
   });
   $("weights").replaceChildren(...chips);
   const { sde, sde_name, network, dataset } = page.current;
-  $("facts").textContent = `${sde_name}: ${sde} Trained on ${dataset}, network ${network}.`;
+  $("facts").textContent = `${sde_name}: ${sde.replaceAll("`", "")} Network ${network}, trained on ${dataset}.`;
 }
 
 /** Shows the weights, the task and its settings anew. */

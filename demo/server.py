@@ -56,7 +56,7 @@ def require_packages() -> None:
 
 
 def listening_socket(host: str, port: int) -> socket.socket:
-    """A socket that is bound to an address.
+    """A socket that listens at an address.
 
     Raises:
       Refused: no such port or host.
@@ -72,6 +72,7 @@ def listening_socket(host: str, port: int) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))
+        listener.listen(64)  # whoever comes before the server is up waits
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
