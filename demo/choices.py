@@ -7,6 +7,7 @@ anything else is refused with one line, before anything is computed.
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -21,6 +22,8 @@ from diffusion import few_steps, ode, reverse_sde
 MOST_STEPS = 1000
 MOST_EVALUATIONS = 5000  # of the score, for one image
 MOST_IMAGES, MOST_POINTS = 64, 5000
+FRAMES = 32  # states of a sampler that are shown, unless the config has a number
+MOST_SHOWN = 2**23  # bytes of all of them
 LARGEST_SEED = 2**32 - 1
 NOISE = "noise"  # the field of the task "field" that is none of the config
 
@@ -214,19 +217,26 @@ def refuse_many(count: int) -> None:
         )
 
 
+def frames(weights: Weights) -> int:
+    """The states of a sampler that are shown: fewer of large images."""
+    own = weights.config.sampling.num_frames or FRAMES
+    return bounded(own, 2, max(2, MOST_SHOWN // math.prod(weights.parts.image_shape)))
+
+
 # Tasks: their fields, and why weights cannot serve them.
 
 
 def sample_fields(weights: Weights) -> list[Field]:
     """The fields of samples."""
     is_image = weights.parts.levels > 0
-    most = MOST_IMAGES if is_image else MOST_POINTS
+    room = MOST_SHOWN // (frames(weights) * math.prod(weights.parts.image_shape))
+    most = bounded(room, 1, MOST_IMAGES) if is_image else MOST_POINTS
     fields = [
         *sampler_fields(weights),
         Field(
             "sampling.num_samples",
             "images" if is_image else "points",
-            16 if is_image else 2000,
+            min(16, most) if is_image else 2000,
             1,
             most,
         ),

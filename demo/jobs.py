@@ -105,7 +105,7 @@ def scatter(points: np.ndarray, half: float) -> Words:
 
 def extent(weights: Weights) -> float:
     """Half the side of the square that shows the data."""
-    return point_figures.half_width(weights.kind.plane(weights.test_examples))  # type: ignore[attr-defined]
+    return point_figures.half_width(weights.test_examples[:, 0, 0, :2])
 
 
 def sample(order: Order, programs: Programs) -> Result:

@@ -25,7 +25,6 @@ from demo import choices
 from demo.weights import FIRST_IMAGES, Weights
 from runtime import devices
 
-FRAMES = 32  # states of a sampler that are shown, unless the config has a number
 MOST_UPLOADED = 2**20  # bytes of a picture
 MASK = "mask.png"  # the name of the mask's file, in the command
 MEASURED = ("inpaint", "colorize")
@@ -76,7 +75,7 @@ class Order:
         if self.task == "sample":
             batch = devices.fitting_batch(values["sampling.num_samples"])
             values["sampling.batch_size"] = batch
-            values["sampling.num_frames"] = self.weights.config.sampling.num_frames or FRAMES
+            values["sampling.num_frames"] = choices.frames(self.weights)
         elif self.task == "likelihood":
             values |= {"eval.enable_loss": False, "eval.enable_sampling": False}
             values["eval.enable_bpd"] = True

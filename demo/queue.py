@@ -13,7 +13,7 @@ from runtime import stop
 from runtime.errors import one_line
 
 MOST_WAITING = 8
-MOST_KEPT = 32  # jobs that are over
+MOST_KEPT = 16  # jobs that are over
 WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
 OVER = (DONE, FAILED, CANCELLED)
 

@@ -31,6 +31,7 @@ from runtime import effects
 from runtime.arrays import read_archive
 from runtime.errors import Refused
 from tests import tiny
+from tests.test_control import restored
 from tests.test_training import use_devices
 
 SHIPPED = demo_weights.shipped()
@@ -365,6 +366,72 @@ def test_images_of_control_are_those_of_the_command_bit_for_bit(
         original = np.broadcast_to(DIGITS.test_examples[2], result.samples.shape)
         np.testing.assert_array_equal(result.samples[known], original[known])
         assert (result.samples != original).any()
+
+
+@pytest.fixture
+def colours(monkeypatch: pytest.MonkeyPatch) -> Weights:
+    """Weights of small colour images, not trained, that were told one of four classes."""
+    use_devices(monkeypatch, 1)
+    config = tiny.config(
+        data__dataset="emoji",
+        data__num_channels=3,
+        model__num_labels=4,
+        training__label_dropout=0.1,
+        sampling__method="ddim",
+        sampling__num_frames=0,
+    )
+    return Weights(
+        "colours",
+        config,
+        ("--config=configs/emoji/vp.py", "--workdir=runs/emoji"),
+        True,
+        lambda parts: restored(config, parts, pathlib.Path()),
+    )
+
+
+def test_large_images_are_shown_in_fewer_states_and_numbers() -> None:
+    config = DIGITS.config.copy_and_resolve_references()
+    config.data.image_size, config.data.num_channels = 256, 3
+    large = Weights("large", config, (), False, DIGITS.load)
+    fields = {field.name: field for field in choices.sample_fields(large)}
+    assert fields["sampling.num_samples"].high == fields["sampling.num_samples"].default == 1
+    config.data.image_size = 1024
+    huge = Weights("huge", config, (), False, DIGITS.load)
+    assert choices.frames(huge) * 3 * 1024**2 <= choices.MOST_SHOWN
+
+
+@pytest.mark.slow
+def test_colours_fit_the_grey_of_ones_own_picture(colours: Weights) -> None:
+    """Each pixel keeps the mean of its red, green and blue, by the method that keeps it."""
+    own = [{"from": "upload", "data": picture()}]
+    settings = {"sampling.num_steps": 4, "control.repeats": 1, "control.num_variants": 2}
+    order = ordered(colours, "colorize", inputs=own, settings=settings)
+    result = jobs.work(order, Programs())
+    assert order.inputs is not None
+    assert result.samples is not None
+    assert result.samples.shape == (2, 8, 8, 3)
+    sums = (image.astype(int).sum(-1) for image in (result.samples, order.inputs.images))
+    assert np.abs(np.subtract(*sums)).max() <= 1
+    assert [column["title"] for column in result.words["columns"]] == [
+        *("measured", "drawn", "original")
+    ]
+    assert result.words["command"] == ""
+
+
+@pytest.mark.slow
+def test_images_of_a_class_are_guided(colours: Weights) -> None:
+    """The stronger, the further from those without guidance; the command names class and scale."""
+    found = []
+    for scale in (1.0, 8.0):
+        settings = {"sampling.num_steps": 4, "control.num_variants": 2, "control.scale": scale}
+        order = ordered(colours, "class", classes=[2], settings=settings)
+        assert "--config.control.classes=(2,)" in shlex.split(order.command)
+        assert order.config.control.scale == scale
+        found.append(jobs.work(order, Programs()))
+    assert found[0].words["columns"][-1]["names"] == ["class 2", "class 2"]
+    assert np.abs(found[0].numbers["x"] - found[1].numbers["x"]).max() > 1e-3
+    with pytest.raises(ValueError, match="whole numbers from 0 to 3"):
+        ordered(colours, "class", classes=[4])
 
 
 # One's own weights.
