@@ -218,7 +218,8 @@ async function order(task, settings, more, panel) {
 
 function follow(number, panel, resolve) {
   const events = new EventSource(`jobs/${number}/events`);
-  const end = (result) => { events.close(); resolve(result); };
+  let over = false;
+  const end = (result) => { over = true; resolve(result); };
   events.addEventListener("waiting", (event) => {
     const { position } = JSON.parse(event.data);
     panel.say(`waiting, ${position} before it`, true, () => fetch(`jobs/${number}`, { method: "DELETE" }));
@@ -230,8 +231,9 @@ function follow(number, panel, resolve) {
   events.addEventListener("done", (event) => { panel.say(""); end(JSON.parse(event.data)); });
   events.addEventListener("failed", (event) => { panel.fail(JSON.parse(event.data).line); end(null); });
   events.addEventListener("cancelled", () => { panel.say("cancelled"); end(null); });
-  events.onerror = () => {
-    if (events.readyState === EventSource.CLOSED) { panel.fail("the demo does not answer; is it still running?"); end(null); }
+  events.onerror = () => { // the server ends the stream after the last event; else it is asked again
+    if (over) events.close();
+    else if (events.readyState === EventSource.CLOSED) { panel.fail("the demo does not answer; is it still running?"); end(null); }
   };
 }
 
@@ -894,6 +896,7 @@ $("form").addEventListener("submit", async (event) => {
   if (!run || !$("form").reportValidity()) return;
   const button = $("run");
   button.disabled = true;
+  if (innerWidth <= 820 && page.task !== "inpaint") $("stage").scrollIntoView({ behavior: "smooth" });
   try {
     await run();
   } finally {

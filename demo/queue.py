@@ -9,8 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from runtime import stop
-from runtime.errors import one_line
+from runtime import endings, stop
 
 MOST_WAITING = 8
 MOST_KEPT = 16  # jobs that are over
@@ -18,6 +17,11 @@ WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "faile
 OVER = (DONE, FAILED, CANCELLED)
 
 Work = TypeVar("Work")
+
+
+def reason(error: Exception) -> str:
+    """Why a job failed, in the line that a program would end with."""
+    return endings.ending(error).line.removeprefix("error: ")
 
 
 class Full(Exception):
@@ -131,7 +135,7 @@ class Queue(Generic[Work]):
             except stop.Stopped:
                 result, state, line = None, FAILED, "the demo ends"
             except Exception as error:  # whatever it is, the next job can be done
-                result, state, line = None, FAILED, f"{one_line(error, limit=400)}"
+                result, state, line = None, FAILED, reason(error)
             with self.changed:
                 job.result, job.line, job.state = result, line, state
                 self.changed.notify_all()

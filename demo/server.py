@@ -13,6 +13,7 @@ import sys
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
+import jax
 import ml_collections
 
 from demo import weights
@@ -43,6 +44,8 @@ def serve(
       OSError: the port is in use.
     """
     require_packages()
+    if jax.process_count() > 1:
+        raise Refused("--mode=demo serves one browser's user, and is one process: start it alone")
     offered = weights.offered(config, source, workdir, sys.argv[1:])
     with listening_socket(host or "127.0.0.1", 8000 if port is None else port) as listener:
         run(offered, listener, host or "127.0.0.1")
