@@ -308,9 +308,10 @@ def likelihood_fields(weights: Weights) -> list[Field]:
     """The fields of likelihoods."""
     is_image = weights.parts.levels > 0
     most = FIRST_IMAGES if is_image else FIRST_POINTS
+    tolerance = min(max(weights.config.eval.bpd_rtol, 1e-6), 0.1)
     return [
         Field("eval.bpd_num_images", "test images" if is_image else "test points", most, 1, most),
-        Field("eval.bpd_rtol", "tolerance", 1e-3, 1e-6, 0.1, also=("eval.bpd_atol",)),
+        Field("eval.bpd_rtol", "tolerance", tolerance, 1e-6, 0.1, also=("eval.bpd_atol",)),
         _seed("eval.seed"),
     ]
 

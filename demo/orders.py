@@ -78,7 +78,8 @@ class Order:
             values["sampling.num_frames"] = choices.frames(self.weights)
         elif self.task == "likelihood":
             values |= {"eval.enable_loss": False, "eval.enable_sampling": False}
-            values["eval.enable_bpd"] = True
+            values |= {"eval.enable_bpd": True, "eval.bpd_dataset": "test"}
+            values |= {"eval.bpd_bound": False, "eval.bpd_num_repeats": 1}
             values["eval.batch_size"] = devices.fitting_batch(values["eval.bpd_num_images"])
         elif self.task in CONTROL:
             values["control.task"] = self.task

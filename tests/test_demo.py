@@ -392,6 +392,7 @@ def colours(monkeypatch: pytest.MonkeyPatch) -> Weights:
 def test_large_images_are_shown_in_fewer_states_and_numbers() -> None:
     config = DIGITS.config.copy_and_resolve_references()
     config.data.image_size, config.data.num_channels = 256, 3
+    config.model.attn_resolutions = ()
     large = Weights("large", config, (), False, DIGITS.load)
     fields = {field.name: field for field in choices.sample_fields(large)}
     assert fields["sampling.num_samples"].high == fields["sampling.num_samples"].default == 1
