@@ -248,10 +248,11 @@ def described(weights: Weights) -> dict[str, Any]:
         refusal = task.refusal(weights)
         fields = [] if refusal else [shown(field) for field in task.fields(weights)]
         tasks[name] = {"refusal": refusal, "fields": fields}
-    classes: list[str] = []
-    if parts.num_labels:
-        with contextlib.suppress(ValueError, KeyError):
-            classes = list(class_names(parts.dataset_name))
+    count = 0 if tasks["class"]["refusal"] else choices.num_classes(weights)
+    classes = [str(y) for y in range(count)]
+    with contextlib.suppress(ValueError, KeyError):
+        names = class_names(parts.dataset_name)
+        classes = list(names) if len(names) == count else classes
     return {
         "name": weights.name,
         "shape": parts.image_shape,
@@ -261,8 +262,7 @@ def described(weights: Weights) -> dict[str, Any]:
         "network": config.model.name,
         "dataset": parts.dataset_name,
         "continuous": parts.continuous,
-        "num_labels": parts.num_labels,
-        "classes": classes or [str(y) for y in range(parts.num_labels)],
+        "classes": classes,
         "tasks": tasks,
     }
 

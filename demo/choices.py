@@ -13,11 +13,16 @@ from typing import Any
 
 import ml_collections
 
+import models
 import sampling
 from configs import schema
 from configs.names import lookup
 from demo.weights import FIRST_IMAGES, FIRST_POINTS, Weights
-from diffusion import few_steps, ode, reverse_sde
+from diffusion import few_steps
+from generation import guides
+from runtime import files
+from runtime.errors import one_line
+from runtime.workdir import stored_config
 
 MOST_STEPS = 1000
 MOST_EVALUATIONS = 5000  # of the score, for one image
@@ -25,6 +30,8 @@ MOST_IMAGES, MOST_POINTS = 64, 5000
 FRAMES = 32  # states of a sampler that are shown, unless the config has a number
 MOST_SHOWN = 2**23  # bytes of all of them
 LARGEST_SEED = 2**32 - 1
+ODE_SOLVERS = ("Dopri5", "Tsit5", "Bosh3", "Heun")
+SDE_SOLVER = "SEA"  # of the sampler "sde", in fixed steps
 NOISE = "noise"  # the field of the task "field" that is none of the config
 
 Settings = Mapping[str, Any]  # values by the dotted names of their fields
@@ -114,6 +121,8 @@ def overrides(fields: Sequence[Field], values: Settings) -> dict[str, Any]:
     for field in fields:
         if field.name in values and field.name in of_config:
             result |= dict.fromkeys((field.name, *field.also), values[field.name])
+    if result.get("sampling.method") == "sde":
+        result["sampling.solver"] = SDE_SOLVER
     return result
 
 
@@ -166,8 +175,8 @@ def sampler_fields(weights: Weights) -> list[Field]:
         Field(
             "sampling.solver",
             "solver",
-            "Dopri5",
-            names=("Dopri5", "Tsit5", "Bosh3", "Heun"),
+            ODE_SOLVERS[0],
+            names=ODE_SOLVERS,
             when={method: ("ode",)},
         ),
         Field(
@@ -180,18 +189,7 @@ def sampler_fields(weights: Weights) -> list[Field]:
             also=("sampling.atol",),
         ),
     ]
-    if "ode" in methods(weights):
-        known = ode.solvers()
-        assert all(name in known for name in fields[-2].names)
     return fields
-
-
-def fixed(values: dict[str, Any]) -> dict[str, Any]:
-    """The overrides with those that a sampler needs besides: `sde` has solvers of its own."""
-    if values.get("sampling.method") == "sde":
-        solvers = reverse_sde.sde_solvers()
-        values["sampling.solver"] = "SEA" if "SEA" in solvers else next(iter(solvers))
-    return values
 
 
 def evaluations(config: ml_collections.ConfigDict) -> int:
@@ -204,7 +202,7 @@ def evaluations(config: ml_collections.ConfigDict) -> int:
         return int(steps * each)
     if options.method == "pc":
         return int(steps * (1 + (each if options.corrector != "none" else 0)))
-    order = {"dpm_2": 2, "dpm_3": 3, "edm": 2, "heun": 2, "sde": 2}
+    order = {"dpm_2": 2, "dpm_3": 3, "edm": 2, "heun": 2}
     return int(steps * order.get(options.method, 1))
 
 
@@ -342,12 +340,26 @@ def no_classes(weights: Weights) -> str:
     """Why weights draw no class that is asked for."""
     if not weights.parts.levels:
         return f"{weights.name} draws points of the plane: this needs images"
-    if not (weights.parts.num_labels or weights.config.control.guide):
+    guide = weights.config.control.guide
+    if guide:
+        try:
+            guides.described(guide, weights.parts, models.CLASSIFIER)
+        except (ValueError, OSError) as error:
+            return one_line(error)
+    elif not weights.parts.num_labels:
         return (
             f"{weights.name} was not told classes, and no classifier guides it "
             "(--config.control.guide)"
         )
     return ""
+
+
+def num_classes(weights: Weights) -> int:
+    """The classes that the network is told, or that its guide tells apart; 0: none."""
+    guide = weights.config.control.guide
+    if weights.parts.num_labels or not guide:
+        return weights.parts.num_labels
+    return int(stored_config(files.as_path(guide)).classifier.num_classes)
 
 
 def no_field(weights: Weights) -> str:

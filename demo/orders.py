@@ -70,8 +70,7 @@ class Order:
     def overrides(self) -> dict[str, Any]:
         """The fields of the config that the order sets, by their dotted names."""
         fields = choices.TASKS[self.task].fields(self.weights)
-        values = choices.fixed(choices.overrides(fields, self.values))
-        parts = self.weights.parts
+        values = choices.overrides(fields, self.values)
         if self.task == "sample":
             batch = devices.fitting_batch(values["sampling.num_samples"])
             values["sampling.batch_size"] = batch
@@ -86,18 +85,17 @@ class Order:
             rows = values["control.num_variants"]
             if self.task == "class":
                 values["control.classes"] = self.classes
-                rows *= len(self.classes) or parts.num_labels or 10
+                rows *= len(self.classes) or choices.num_classes(self.weights)
             else:
                 values["control.num_images"] = self._images_of_the_command()
-            values["control.batch_size"] = devices.fitting_batch(min(rows, 64))
+            values["control.batch_size"] = devices.fitting_batch(rows)
             values |= {"control.mask": MASK} if self.mask is not None else {}
         return values
 
     def _images_of_the_command(self) -> int:
         """Test images, the first of the split, that a command has to begin with."""
-        if self.inputs is None or self.inputs.row is None:
-            return 0 if self.inputs is None else len(self.inputs.images)
-        return self.inputs.row + len(self.inputs.images)
+        assert self.inputs is not None
+        return (self.inputs.row or 0) + len(self.inputs.images)
 
     @functools.cached_property
     def config(self) -> ml_collections.ConfigDict:
@@ -187,7 +185,9 @@ def read(body: Any, offered: Mapping[str, Weights], samples: Samples) -> Order:
     if task_name == "likelihood" and inputs is not None:
         values["eval.bpd_num_images"] = len(inputs.images)
     mask = _mask(body.get("mask"), weights) if task_name == "inpaint" else None
-    classes = _classes(body.get("classes", []), weights) if task_name == "class" else ()
+    classes: tuple[int, ...] = ()
+    if task_name == "class":
+        classes = _classes(body.get("classes", []), values["control.num_variants"], weights)
     order = Order(task_name, weights, values, inputs, mask, classes)
     order.check()
     return order
@@ -287,12 +287,18 @@ def _mask(given: Any, weights: Weights) -> np.ndarray:
     return mask
 
 
-def _classes(given: Any, weights: Weights) -> tuple[int, ...]:
+def _classes(given: Any, of_each: int, weights: Weights) -> tuple[int, ...]:
     """The classes that are asked for; () is all."""
-    most = weights.parts.num_labels or 1000
+    most = choices.num_classes(weights)
     whole = isinstance(given, list) and all(
         isinstance(y, int) and not isinstance(y, bool) and 0 <= y < most for y in given
     )
-    if not whole or len(given) > 16:
-        raise ValueError(f"classes are up to 16 whole numbers from 0 to {most - 1}")
+    if not whole:
+        raise ValueError(f"classes are whole numbers from 0 to {most - 1}")
+    count = (len(given) or most) * of_each
+    if count > choices.MOST_IMAGES:
+        raise ValueError(
+            f"these are {count} images; the demo draws up to {choices.MOST_IMAGES} at a time: "
+            "choose a class, or fewer of each"
+        )
     return tuple(given)

@@ -26,6 +26,7 @@ from demo import weights as demo_weights
 from demo.programs import Programs
 from demo.queue import CANCELLED, DONE, FAILED, MOST_WAITING, RUNNING, Full, Job, Queue
 from demo.weights import Weights
+from diffusion import ode
 from interop import cards
 from runtime import effects
 from runtime.arrays import read_archive
@@ -109,6 +110,7 @@ def test_a_field_acts_where_others_have_its_values() -> None:
     values = choices.read(fields, settings | {"sampling.corrector": "langevin"})
     assert values["sampling.snr"] == 0.5
     assert "sampling.num_steps" not in choices.read(fields, {"sampling.method": "ode"})
+    assert set(choices.ODE_SOLVERS) <= ode.solvers().keys()
 
 
 SAMPLE = {"task": "sample", "weights": "digits"}
@@ -431,8 +433,15 @@ def test_images_of_a_class_are_guided(colours: Weights) -> None:
         found.append(jobs.work(order, Programs()))
     assert found[0].words["columns"][-1]["names"] == ["class 2", "class 2"]
     assert np.abs(found[0].numbers["x"] - found[1].numbers["x"]).max() > 1e-3
+
+
+def test_classes_that_are_not_there_or_too_many_are_refused(colours: Weights) -> None:
     with pytest.raises(ValueError, match="whole numbers from 0 to 3"):
         ordered(colours, "class", classes=[4])
+    with pytest.raises(ValueError, match="these are 136 images; the demo draws up to 64"):
+        ordered(colours, "class", classes=[1] * 17, settings={"control.num_variants": 8})
+    colours.config.control.guide = "no/such/run"
+    assert choices.no_classes(colours).startswith("control.guide='no/such/run' holds no run")
 
 
 # One's own weights.
