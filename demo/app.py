@@ -32,7 +32,7 @@ from configs.names import sentence
 from data.datasets import class_names
 from demo import choices, jobs, orders
 from demo.programs import Programs
-from demo.queue import OVER, RUNNING, Full, Job, Queue
+from demo.queue import OVER, RUNNING, Full, Job, Queue, Tell
 from demo.weights import Weights
 from runtime.errors import one_line
 from runtime.progress import Compilation
@@ -122,9 +122,9 @@ class Demo:
         self.compilation = Compilation()
         self.streams = 0
 
-    def work(self, order: orders.Order) -> jobs.Result:
-        """Does the work of an order; other functions may stand in for this one."""
-        return jobs.work(order, self.programs)
+    def work(self, order: orders.Order, tell: Tell) -> jobs.Result:
+        """Does the work of an order."""
+        return jobs.work(order, self.programs, tell)
 
     def samples(self, number: str) -> np.ndarray | None:
         """What a finished job drew."""
@@ -181,21 +181,29 @@ class Demo:
         return await answered(request, add)
 
     async def events(self, request: Request) -> Response:
-        """The course of a job, as server-sent events: waiting, running, then its end."""
+        """The course of a job, as server-sent events: waiting, running, parts of it, then its end.
+
+        A browser whose connection broke asks again, and says which part it had last.
+        """
         job = self.queue.get(request.path_params["number"])
         if job is None:
             return refused("there is no such job any more", 404)
         if self.streams >= MOST_STREAMS:
             return refused("too many jobs are watched at once", 503)
-        return StreamingResponse(self.course(job), media_type="text/event-stream")
+        last = request.headers.get("last-event-id", "")
+        begin = int(last) if last.isascii() and last.isdigit() and len(last) < 9 else 0
+        return StreamingResponse(self.course(job, begin), media_type="text/event-stream")
 
-    async def course(self, job: Job[orders.Order]) -> AsyncIterator[str]:
-        """The events of a job."""
-        before, sent = "", time.monotonic()
+    async def course(self, job: Job[orders.Order], begin: int) -> AsyncIterator[str]:
+        """The events of a job, from the part `begin` on."""
+        before, sent, part = "", time.monotonic(), begin
         self.streams += 1
         try:
             while True:
                 state = job.state
+                while part < len(job.parts):
+                    part += 1
+                    yield f"event: part\nid: {part}\ndata: {json.dumps(job.parts[part - 1])}\n\n"
                 words = self.words(job, state)
                 text = f"event: {state}\ndata: {json.dumps(words)}\n\n"
                 if state in OVER:
@@ -227,7 +235,7 @@ class Demo:
         return words
 
     async def cancel(self, request: Request) -> Response:
-        """Takes a waiting job out of the queue."""
+        """Takes a waiting job out of the queue, or has a running one stop where it can."""
         done = self.queue.cancel(request.path_params["number"])
         return JSONResponse({"cancelled": done})
 

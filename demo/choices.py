@@ -29,6 +29,7 @@ MOST_EVALUATIONS = 5000  # of the score, for one image
 MOST_IMAGES, MOST_POINTS = 64, 5000
 FRAMES = 32  # states of a sampler that are shown, unless the config has a number
 MOST_SHOWN = 2**23  # bytes of all of them
+SMALL = 1024  # numbers in an image, of which many are drawn at a time
 LARGEST_SEED = 2**32 - 1
 ODE_SOLVERS = ("Dopri5", "Tsit5", "Bosh3", "Heun")
 SDE_SOLVER = "SEA"  # of the sampler "sde", in fixed steps
@@ -240,6 +241,9 @@ def sample_fields(weights: Weights) -> list[Field]:
         ),
         _seed("sampling.seed"),
     ]
+    if is_image:
+        few = most if math.prod(weights.parts.image_shape) <= SMALL else 4
+        fields.append(Field("sampling.batch_size", "at a time", min(16, few), 1, most))
     if weights.config.sampling.guide:
         scale = float(weights.config.sampling.guide_scale)
         fields.append(Field("sampling.guide_scale", "guidance", scale, 0.0, 20.0))

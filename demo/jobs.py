@@ -26,6 +26,7 @@ from data import transforms
 from demo import choices
 from demo.orders import EXACT, MASK, Order
 from demo.programs import Programs
+from demo.queue import Tell
 from demo.weights import Weights
 from diffusion import times
 from evaluation.likelihoods import likelihood_of_images, standard_error
@@ -65,19 +66,18 @@ class Result(NamedTuple):
     numbers: dict[str, np.ndarray] = {}  # noqa: RUF012
 
 
-def work(order: Order, programs: Programs) -> Result:
-    """Does the work of an order.
+def work(order: Order, programs: Programs, tell: Tell = lambda part: None) -> Result:
+    """Does the work of an order, and tells of samples as they are drawn.
 
     Raises:
       ValueError: an image that could not be drawn; what the mode of the command refuses.
     """
     began, compiled = time.monotonic(), COMPILED.seconds
-    function: Callable[[Order, Programs], Result] = {
-        "sample": sample,
-        "likelihood": likelihoods,
-        "field": field,
-    }.get(order.task, control)
-    result = function(order, programs)
+    if order.task == "sample":
+        result = sample(order, programs, tell)
+    else:
+        others = {"likelihood": likelihoods, "field": field}
+        result = others.get(order.task, control)(order, programs)
     words = {
         **result.words,
         "task": order.task,
@@ -108,8 +108,8 @@ def extent(weights: Weights) -> float:
     return point_figures.half_width(weights.test_examples[:, 0, 0, :2])
 
 
-def sample(order: Order, programs: Programs) -> Result:
-    """Samples, with states on their way."""
+def sample(order: Order, programs: Programs, tell: Tell) -> Result:
+    """Samples; of each batch, the states on its way are told when it is drawn."""
     weights, config = order.weights, order.config
     parts = weights.parts
     options = config.sampling.to_dict() | {"seed": 0, "num_samples": 0}
@@ -118,23 +118,27 @@ def sample(order: Order, programs: Programs) -> Result:
         lambda: Generator(parts, sampling.from_config(config, devices.AXIS), config.sampling),
     )
     numbers = np.arange(config.sampling.num_samples)
-    batches = list(generator(weights.trained.params, numbers, "", config.sampling.seed))
-    batch = {name: np.concatenate([b[name] for _, b in batches]) for name in batches[0][1]}
-    images, frames = batch["image"], batch["frames"].swapaxes(0, 1)
-    words: Words = {"nfe": float(batch["nfe"].mean()), "count": len(images)}
-    if "label" in batch:
-        words["labels"] = batch["label"].tolist()
-    if parts.levels:
-        words["frames"] = pictures(frames, parts.levels)
-    else:
-        half = extent(weights)
-        states = [frame[:, 0, 0, :2] for frame in frames]
-        spread = [float(np.quantile(np.abs(state), 0.995)) for state in states]
-        words["scatters"] = [
-            scatter(state, max(half, 1.05 * width))
-            for state, width in zip(states, spread, strict=True)
-        ]
-    return Result(words, images, {"nfe": batch["nfe"]})
+    batches = []
+    for indices, batch in generator(weights.trained.params, numbers, "", config.sampling.seed):
+        states = batch.pop("frames").swapaxes(0, 1)
+        tell({"first": int(indices[0]), "count": len(numbers), **_states(weights, states)})
+        batches.append(batch)
+    whole = {name: np.concatenate([batch[name] for batch in batches]) for name in batches[0]}
+    words: Words = {"nfe": float(whole["nfe"].mean()), "count": len(numbers)}
+    if "label" in whole:
+        words["labels"] = whole["label"].tolist()
+    return Result(words, whole["image"], {"nfe": whole["nfe"]})
+
+
+def _states(weights: Weights, states: np.ndarray) -> Words:
+    """The states [K, b, ...] of samples; points each in a square that holds nearly all of them."""
+    if weights.parts.levels:
+        return {"frames": pictures(states, weights.parts.levels)}
+    half = extent(weights)
+    planes = [state[:, 0, 0, :2] for state in states]
+    spread = [1.05 * float(np.quantile(np.abs(plane), 0.995)) for plane in planes]
+    pairs = zip(planes, spread, strict=True)
+    return {"scatters": [scatter(plane, max(half, width)) for plane, width in pairs]}
 
 
 def control(order: Order, programs: Programs) -> Result:

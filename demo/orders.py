@@ -72,8 +72,9 @@ class Order:
         fields = choices.TASKS[self.task].fields(self.weights)
         values = choices.overrides(fields, self.values)
         if self.task == "sample":
-            batch = devices.fitting_batch(values["sampling.num_samples"])
-            values["sampling.batch_size"] = batch
+            count = values["sampling.num_samples"]
+            batch = min(count, values.get("sampling.batch_size", count))
+            values["sampling.batch_size"] = devices.fitting_batch(batch)
             values["sampling.num_frames"] = choices.frames(self.weights)
         elif self.task == "likelihood":
             values |= {"eval.enable_loss": False, "eval.enable_sampling": False}

@@ -121,7 +121,7 @@ function showFields() {
   }
 }
 
-const SHARED = ["sampling.seed", "sampling.num_samples", "sampling.guide_scale"];
+const SHARED = ["sampling.seed", "sampling.num_samples", "sampling.batch_size", "sampling.guide_scale"];
 
 function fieldElement(field, side) {
   const settings = values(side);
@@ -226,8 +226,10 @@ function follow(number, panel, resolve) {
   });
   events.addEventListener("running", (event) => {
     const { seconds, compiling } = JSON.parse(event.data);
-    panel.say(`${compiling ? "compiling, once for these settings" : "drawing"}, ${seconds} s`, true);
+    const what = compiling ? "compiling, once for these settings" : "drawing";
+    panel.say(`${what}, ${seconds} s`, true, () => fetch(`jobs/${number}`, { method: "DELETE" }));
   });
+  events.addEventListener("part", (event) => { if (panel.part) panel.part(JSON.parse(event.data)); });
   events.addEventListener("done", (event) => { panel.say(""); end(JSON.parse(event.data)); });
   events.addEventListener("failed", (event) => { panel.fail(JSON.parse(event.data).line); end(null); });
   events.addEventListener("cancelled", () => { panel.say("cancelled"); end(null); });
@@ -316,44 +318,73 @@ function empty(words) {
 
 // From noise to pictures.
 
-/** Draws state k of an animation on a canvas. */
+/** The states of all samples, part by part as they are drawn, on a canvas. */
 class Film {
-  constructor(result) {
+  constructor({ count, frames, scatters }) {
     this.canvas = make("canvas", { class: "picture", role: "img", "aria-label": "samples" });
-    if (result.frames) {
-      this.pictures = new Pictures(result.frames);
-      [this.length, this.count] = result.frames.shape;
-      this.columns = Math.ceil(Math.sqrt(this.count));
-      this.rows = Math.ceil(this.count / this.columns);
-      const { width, height } = this.pictures;
-      this.scale = Math.max(1, Math.floor(720 / (this.columns * width)));
+    this.parts = [];
+    this.count = count;
+    this.last = (frames ? frames.shape[0] : scatters.length) - 1;
+    if (frames) {
+      [this.height, this.width] = frames.shape.slice(2);
+      this.columns = Math.ceil(Math.sqrt(count));
+      const rows = Math.ceil(count / this.columns);
+      this.scale = Math.max(1, Math.floor(720 / (this.columns * this.width)));
       this.gap = 2 * Math.ceil(this.scale / 4);
-      this.canvas.width = this.columns * (width * this.scale + this.gap) - this.gap;
-      this.canvas.height = this.rows * (height * this.scale + this.gap) - this.gap;
-      this.tile = make("canvas", { width, height });
+      this.canvas.width = this.columns * (this.width * this.scale + this.gap) - this.gap;
+      this.canvas.height = rows * (this.height * this.scale + this.gap) - this.gap;
+      this.tile = make("canvas", { width: this.width, height: this.height });
     } else {
-      this.states = result.scatters.map(points);
-      this.length = this.states.length;
       this.canvas.width = this.canvas.height = 720;
     }
   }
 
-  draw(k) {
+  add({ first, frames, scatters }) {
+    const part = { first, began: performance.now() };
+    if (frames) Object.assign(part, { pictures: new Pictures(frames), size: frames.shape[1] });
+    else part.states = scatters.map(points);
+    this.parts.push(part);
+  }
+
+  restart() {
+    for (const part of this.parts) part.began = performance.now();
+  }
+
+  /** Draws state k of all parts, or where k is null each as its own time says; the least state. */
+  draw(k, now = 0) {
     const context = this.canvas.getContext("2d");
     context.clearRect(0, 0, this.canvas.width, this.canvas.height);
-    if (this.states) {
-      dots(context, this.states[k], colour("--accent"), 720);
-      return;
+    let least = this.last;
+    for (const part of this.parts) {
+      const moved = Math.floor(((now - part.began) / PLAYBACK) * this.last);
+      const state = k === null ? Math.max(0, Math.min(this.last, moved)) : k;
+      least = Math.min(least, state);
+      if (part.states) dots(context, part.states[state], colour("--accent"), 720);
+      else this.tiles(context, part, state);
     }
+    return least;
+  }
+
+  tiles(context, part, state) {
     context.imageSmoothingEnabled = false;
-    const { width, height } = this.pictures;
     const brush = this.tile.getContext("2d");
-    for (let i = 0; i < this.count; i++) {
-      brush.putImageData(this.pictures.at(k * this.count + i), 0, 0);
-      const x = (i % this.columns) * (width * this.scale + this.gap);
-      const y = Math.floor(i / this.columns) * (height * this.scale + this.gap);
-      context.drawImage(this.tile, x, y, width * this.scale, height * this.scale);
+    for (let i = 0; i < part.size; i++) {
+      brush.putImageData(part.pictures.at(state * part.size + i), 0, 0);
+      const place = part.first + i;
+      const x = (place % this.columns) * (this.width * this.scale + this.gap);
+      const y = Math.floor(place / this.columns) * (this.height * this.scale + this.gap);
+      context.drawImage(this.tile, x, y, this.width * this.scale, this.height * this.scale);
     }
+  }
+
+  /** The images at their end, as `Pictures`. */
+  final() {
+    const channels = this.parts[0].pictures.channels;
+    const pictures = new Pictures({ shape: [this.count, this.height, this.width, channels], data: "" });
+    const size = this.height * this.width * channels;
+    pictures.levels = new Uint8Array(this.count * size);
+    for (const part of this.parts) pictures.levels.set(part.pictures.levels.slice(-part.size * size), part.first * size);
+    return pictures;
   }
 }
 
@@ -369,36 +400,37 @@ function dots(context, { half, xy }, fill, size, radius = 0) {
   context.globalAlpha = 1;
 }
 
-function showFilm(panel, result) {
-  const film = new Film(result);
-  const last = film.length - 1;
+/** Shows a film whose parts are still to come; `film.whole` says that all are there. */
+function showFilm(panel, part) {
+  const film = new Film(part);
   const play = make("button", { type: "button", class: "quiet play", text: "▶", "aria-label": "Play again" });
-  const slider = make("input", { type: "range", min: "0", max: String(last), step: "1", "aria-label": "State on the way from noise" });
+  const slider = make("input", { type: "range", min: "0", max: String(film.last), step: "1", "aria-label": "State on the way from noise" });
   const where = make("output");
   let timer = 0;
-  const show = (k) => {
-    film.draw(k);
+  const tell = (k) => {
     slider.value = k;
-    where.textContent = k === 0 ? "noise" : k === last ? "samples" : `state ${k} of ${last}`;
-    panel.element.dataset.state = k === last ? "final" : "moving";
+    where.textContent = k === 0 ? "noise" : k === film.last ? "samples" : `state ${k} of ${film.last}`;
+    panel.element.dataset.state = k === film.last && film.whole ? "final" : "moving";
   };
-  const start = () => {
+  const step = (now) => {
+    if (!film.canvas.isConnected) return;
+    const k = film.draw(null, now);
+    tell(k);
+    timer = k < film.last || !film.whole ? requestAnimationFrame(step) : 0;
+  };
+  play.addEventListener("click", () => {
     cancelAnimationFrame(timer);
-    const began = performance.now();
-    const step = (now) => {
-      if (!film.canvas.isConnected) return;
-      const k = Math.max(0, Math.min(last, Math.floor(((now - began) / PLAYBACK) * last)));
-      show(k);
-      if (k < last) timer = requestAnimationFrame(step);
-    };
+    film.restart();
     timer = requestAnimationFrame(step);
-  };
-  play.addEventListener("click", start);
-  slider.addEventListener("input", () => { cancelAnimationFrame(timer); show(Number(slider.value)); });
+  });
+  slider.addEventListener("input", () => {
+    cancelAnimationFrame(timer);
+    film.draw(Number(slider.value));
+    tell(Number(slider.value));
+  });
   panel.body.replaceChildren(make("div", { class: "frame" }, film.canvas), make("div", { class: "time" }, play, slider, where));
-  panel.redraw = () => show(Number(slider.value));
-  show(0);
-  start();
+  timer = requestAnimationFrame(step);
+  return film;
 }
 
 // Images to begin with.
@@ -588,20 +620,19 @@ const stages = {
       await Promise.all(panels.map(async ([side, panel]) => {
         const settings = { ...values(side), ...shared };
         const weights = page.current.name;
+        let film = null;
+        panel.part = (part) => {
+          film ??= showFilm(panel, part);
+          film.add(part);
+        };
         const result = await order("sample", settings, {}, panel);
         if (!result || !panel.element.isConnected) return;
+        film.whole = true;
         panel.title.textContent = settings["sampling.method"] === "pc"
           ? `pc: ${settings["sampling.predictor"]}, ${settings["sampling.corrector"]}` : settings["sampling.method"];
         panel.count(numbersOf(result));
         panel.command(result);
-        showFilm(panel, result);
-        if (result.frames && side === "a") {
-          const { shape, data } = result.frames;
-          const size = shape.slice(1).reduce((a, b) => a * b, 1);
-          const pictures = new Pictures({ shape: shape.slice(1), data: "" });
-          pictures.levels = bytes(data).slice(-size);
-          page.samples[weights] = { job: result.job, pictures };
-        }
+        if (film.tile && side === "a") page.samples[weights] = { job: result.job, pictures: film.final() };
       }));
     };
   },

@@ -17,11 +17,16 @@ WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "faile
 OVER = (DONE, FAILED, CANCELLED)
 
 Work = TypeVar("Work")
+Tell = Callable[[Any], None]  # of a part of the result
 
 
 def reason(error: Exception) -> str:
     """Why a job failed, in the line that a program would end with."""
     return endings.ending(error).line.removeprefix("error: ")
+
+
+class Cancelled(Exception):
+    """A job that runs was to stop, and stops where it can."""
 
 
 class Full(Exception):
@@ -39,6 +44,8 @@ class Job(Generic[Work]):
       result: of what was done.
       line: why it failed.
       began: when it began, by `time.monotonic`.
+      parts: of the result, which were there before the whole was.
+      unwanted: True if it was cancelled while it ran.
     """
 
     number: str
@@ -47,16 +54,29 @@ class Job(Generic[Work]):
     result: Any = None
     line: str = ""
     began: float = 0.0
+    parts: list[Any] = dataclasses.field(default_factory=list)
+    unwanted: bool = False
+
+    def tell(self, part: Any) -> None:
+        """Adds a part of the result.
+
+        Raises:
+          Cancelled: nobody wants the rest.
+        """
+        self.parts.append(part)
+        if self.unwanted:
+            raise Cancelled
 
 
 class Queue(Generic[Work]):
     """Jobs that one thread does, one after the other.
 
     Args:
-      do: from the work of a job to its result; what it raises is the job's failure.
+      do: from the work of a job, and whom to tell of parts, to its result; what it raises is the
+        job's failure.
     """
 
-    def __init__(self, do: Callable[[Work], Any]) -> None:
+    def __init__(self, do: Callable[[Work, Tell], Any]) -> None:
         self.do = do
         self.jobs: OrderedDict[str, Job[Work]] = OrderedDict()
         self.changed = threading.Condition()
@@ -89,12 +109,14 @@ class Queue(Generic[Work]):
             return self.jobs.get(number)
 
     def cancel(self, number: str) -> bool:
-        """Takes a waiting job out; a running one runs to its end. True if there was one to take."""
+        """Takes a waiting job out, and stops a running one where it can; True if there was one."""
         with self.changed:
             job = self.jobs.get(number)
-            if job is None or job.state != WAITING:
+            if job is None or job.state in OVER:
                 return False
-            job.state = CANCELLED
+            if job.state == WAITING:
+                job.state = CANCELLED
+            job.unwanted = True
             self.changed.notify_all()
             return True
 
@@ -131,7 +153,11 @@ class Queue(Generic[Work]):
     def _serve(self) -> None:
         while job := self._next():
             try:
-                result, state, line = self.do(job.work), DONE, ""
+                result, state, line = self.do(job.work, job.tell), DONE, ""
+                if job.unwanted:
+                    result, state = None, CANCELLED
+            except Cancelled:
+                result, state, line = None, CANCELLED, ""
             except stop.Stopped:
                 result, state, line = None, FAILED, "the demo ends"
             except Exception as error:  # whatever it is, the next job can be done

@@ -80,7 +80,7 @@ class Visitor:
         """The events of a job, until it is over."""
         status, headers, content = self.ask("GET", f"/jobs/{number}/events")
         assert (status, headers["content-type"].partition(";")[0]) == (200, "text/event-stream")
-        found = re.findall(r"event: (\w+)\ndata: (.*)\n\n", content.decode())
+        found = re.findall(r"event: (\w+)\n(?:id: \d+\n)?data: (.*)\n\n", content.decode())
         return [(name, json.loads(data)) for name, data in found]
 
 
@@ -100,11 +100,14 @@ def test_an_order_is_done_and_told_of(visitor: Visitor) -> None:
     status, _, content = visitor.ask("POST", "/jobs", POINTS)
     assert status == 200
     events = visitor.events(json.loads(content)["job"])
-    assert {name for name, _ in events[:-1]} <= {"waiting", "running"}
-    name, words = events[-1]
-    assert name == "done"
+    assert {name for name, _ in events[:-2]} <= {"waiting", "running"}
+    (part_name, part), (name, words) = events[-2:]
+    assert (part_name, name) == ("part", "done")
     assert words["command"].startswith("python main.py --mode=sample --source=two-moons")
-    assert (words["nfe"], words["count"], len(words["scatters"])) == (9, 10, 5)
+    assert (words["nfe"], words["count"]) == (9, 10)
+    assert (part["first"], part["count"], len(part["scatters"])) == (0, 10, 5)
+    later = visitor.ask("GET", f"/jobs/{words['job']}/events", last_event_id="1")
+    assert later[2].startswith(b"event: done")
 
 
 def test_the_page_is_whole_and_has_all_tasks(visitor: Visitor) -> None:
@@ -214,7 +217,7 @@ def test_a_full_queue_takes_no_order_and_a_waiting_one_can_be_cancelled(
     """The mask of an order that waits is a file; the next one is done in spite of a failure."""
     going_on, begun = threading.Event(), threading.Event()
 
-    def fail(work: Any) -> None:
+    def fail(work: Any, tell: Any) -> None:
         begun.set()
         assert going_on.wait(60)
         raise ValueError("it failed")
@@ -484,7 +487,7 @@ def test_the_picture_of_the_readme(
         drawn(tab)
     tab.locator(".panel[data-state=final]").nth(1).wait_for()
     assert "compiling" not in tab.locator(".numbers").first.inner_text()
-    tab.locator(".panel").first.locator(".time input").fill("11")
+    tab.locator(".panel").first.locator(".time input").fill("14")
     path = pathlib.Path(os.environ.get("DEMO_PICTURE", tmp_path / "demo.png"))
     tab.screenshot(path=path)
     assert path.stat().st_size < 300_000
