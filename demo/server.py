@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import uvicorn
 
 PACKAGES = ("starlette", "uvicorn")
-PATIENCE = 3.0  # seconds for the job that runs when the demo is to end
+PATIENCE = 1.0  # seconds for the job that runs when the demo is to end
 ENDED = "the demo has ended; it keeps nothing"
 
 
