@@ -31,6 +31,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from configs.names import sentence
 from data.datasets import class_names
 from demo import choices, jobs, orders
+from demo.fields import Field
 from demo.programs import Programs
 from demo.queue import OVER, RUNNING, Full, Job, Queue, Tell
 from demo.weights import Weights
@@ -275,7 +276,7 @@ def described(weights: Weights) -> dict[str, Any]:
     }
 
 
-def shown(field: choices.Field) -> dict[str, Any]:
+def shown(field: Field) -> dict[str, Any]:
     """A field as the page gets it."""
     return {
         "name": field.name,

@@ -1,22 +1,16 @@
-"""The choices of the page: what can be set for each task, within which bounds, and its refusals.
-
-What a browser sends is a stranger's: every value is read here against the field that it is for, and
-anything else is refused with one line, before anything is computed.
-"""
+"""The choices of the page: for each task its fields, their bounds, and which weights serve it."""
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from collections.abc import Callable
 
 import ml_collections
 
 import models
 import sampling
-from configs import schema
-from configs.names import lookup
+from demo.fields import Field, When
 from demo.weights import FIRST_IMAGES, FIRST_POINTS, Weights
 from diffusion import few_steps
 from generation import guides
@@ -32,99 +26,7 @@ MOST_SHOWN = 2**23  # bytes of all of them
 SMALL = 1024  # numbers in an image, of which many are drawn at a time
 LARGEST_SEED = 2**32 - 1
 ODE_SOLVERS = ("Dopri5", "Tsit5", "Bosh3", "Heun")
-SDE_SOLVER = "SEA"  # of the sampler "sde", in fixed steps
 NOISE = "noise"  # the field of the task "field" that is none of the config
-
-Settings = Mapping[str, Any]  # values by the dotted names of their fields
-When = Mapping[str, tuple[Any, ...]]  # of other fields, the values with which a field acts
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field that the page shows.
-
-    Attributes:
-      name: dotted, of the config.
-      label: what the page calls it.
-      default: the value that the page begins with.
-      low, high: the bounds of a number, itself allowed.
-      names: the values of a choice; empty for numbers.
-      when: the field acts where each of these others has one of its values.
-      also: further fields of the config that get the same value.
-    """
-
-    name: str
-    label: str
-    default: Any
-    low: float = 0.0
-    high: float = 0.0
-    names: tuple[str, ...] = ()
-    when: When = dataclasses.field(default_factory=dict)
-    also: tuple[str, ...] = ()
-
-    @property
-    def words(self) -> str:
-        """What the schema says of the field; "" where it is none of the config."""
-        field = schema.fields().get(self.name)
-        return field.words if field else ""
-
-    @property
-    def whole(self) -> bool:
-        """True of whole numbers."""
-        return isinstance(self.default, int)
-
-    def read(self, value: Any) -> Any:
-        """The value, checked.
-
-        Raises:
-          ValueError: one line that says what would be valid.
-        """
-        if self.names:
-            if value not in self.names or not isinstance(value, str):
-                raise ValueError(f"{self.label} is {value!r:.60}; valid: {', '.join(self.names)}")
-            return value
-        kinds = (int,) if self.whole else (int, float)
-        good = isinstance(value, kinds) and not isinstance(value, bool)
-        if not good or not self.low <= value <= self.high:
-            what = "a whole number" if self.whole else "a number"
-            raise ValueError(
-                f"{self.label} is {value!r:.60}; valid: {what} from {self.low:g} to {self.high:g}"
-            )
-        return int(value) if self.whole else float(value)
-
-    def acts(self, values: Settings) -> bool:
-        """True where the others have values with which this one acts."""
-        return all(values.get(name) in choices for name, choices in self.when.items())
-
-
-def read(fields: Sequence[Field], given: Any) -> dict[str, Any]:
-    """The values of all fields that act, the defaults where nothing is given.
-
-    Raises:
-      ValueError: a value that a field does not take, or a name that is none of them.
-    """
-    if not isinstance(given, dict):
-        raise ValueError("settings must be values by the names of their fields")
-    known = {field.name: field for field in fields}
-    for name in given:
-        lookup(known, str(name), "setting")
-    values: dict[str, Any] = {}
-    for field in fields:  # those that others depend on come first
-        if field.acts(values):
-            values[field.name] = field.read(given.get(field.name, field.default))
-    return values
-
-
-def overrides(fields: Sequence[Field], values: Settings) -> dict[str, Any]:
-    """The values of the config's fields, by their dotted names."""
-    of_config = schema.fields()
-    result: dict[str, Any] = {}
-    for field in fields:
-        if field.name in values and field.name in of_config:
-            result |= dict.fromkeys((field.name, *field.also), values[field.name])
-    if result.get("sampling.method") == "sde":
-        result["sampling.solver"] = SDE_SOLVER
-    return result
 
 
 def bounded(value: int, low: int, high: int) -> int:
@@ -151,11 +53,11 @@ def sampler_fields(weights: Weights) -> list[Field]:
     pc = {method: ("pc",)}
     corrected = {method: ("pc",), "sampling.corrector": ("langevin", "ald")}
     churned = tuple(name for name, entry in few_steps.METHODS.items() if "churn" in entry.settings)
-    steps = bounded(config.num_steps or parts.sde.N, 1, MOST_STEPS)
+    steps, most = config.num_steps or parts.sde.N, max(MOST_STEPS, parts.sde.N)
     predictor = config.predictor if config.predictor != "none" else "reverse_diffusion"
     fields = [
         Field(method, "sampler", config.method, names=methods(weights)),
-        Field("sampling.num_steps", "steps", steps, 1, MOST_STEPS, when={method: with_steps}),
+        Field("sampling.num_steps", "steps", steps, 1, most, when={method: with_steps}),
         Field(
             "sampling.predictor",
             "predictor",
@@ -267,8 +169,8 @@ def measured_fields(weights: Weights) -> list[Field]:
     return [
         Field(method, "method", "repaint", names=("repaint", "posterior", "dps")),
         _steps(weights, {}),
-        Field("control.jump", "jump", bounded(config.jump, 1, 100), 1, 100, when=repaint),
-        Field("control.repeats", "repeats", bounded(config.repeats, 1, 20), 1, 20, when=repaint),
+        Field("control.jump", "jump", config.jump, 1, 100, when=repaint),
+        Field("control.repeats", "repeats", config.repeats, 1, 20, when=repaint),
         Field("control.scale", "guidance", float(config.scale), 0.0, 20.0, when=damped),
         Field("control.num_variants", "answers", 4, 1, 8),
         _seed("control.seed"),
@@ -310,7 +212,7 @@ def likelihood_fields(weights: Weights) -> list[Field]:
     """The fields of likelihoods."""
     is_image = weights.parts.levels > 0
     most = FIRST_IMAGES if is_image else FIRST_POINTS
-    tolerance = min(max(weights.config.eval.bpd_rtol, 1e-6), 0.1)
+    tolerance = float(weights.config.eval.bpd_rtol)
     return [
         Field("eval.bpd_num_images", "test images" if is_image else "test points", most, 1, most),
         Field("eval.bpd_rtol", "tolerance", tolerance, 1e-6, 0.1, also=("eval.bpd_atol",)),

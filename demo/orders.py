@@ -22,6 +22,7 @@ from configs.names import dotted, lookup
 from control.run import TASKS as CONTROL
 from data import images
 from demo import choices
+from demo.fields import overrides_of, values_of
 from demo.weights import FIRST_IMAGES, Weights
 from runtime import devices
 
@@ -70,7 +71,7 @@ class Order:
     def overrides(self) -> dict[str, Any]:
         """The fields of the config that the order sets, by their dotted names."""
         fields = choices.TASKS[self.task].fields(self.weights)
-        values = choices.overrides(fields, self.values)
+        values = overrides_of(fields, self.values)
         if self.task == "sample":
             count = values["sampling.num_samples"]
             batch = min(count, values.get("sampling.batch_size", count))
@@ -179,7 +180,7 @@ def read(body: Any, offered: Mapping[str, Weights], samples: Samples) -> Order:
     task = lookup(choices.TASKS, task_name, "task")
     if reason := task.refusal(weights):
         raise ValueError(reason)
-    values = choices.read(task.fields(weights), body.get("settings", {}))
+    values = values_of(task.fields(weights), body.get("settings", {}))
     inputs = None
     if task_name in (*MEASURED, "interpolate", "likelihood"):
         inputs = _inputs(body.get("inputs"), task_name, values, weights, samples)

@@ -23,6 +23,7 @@ import sampling
 from control.run import TASKS as CONTROL
 from demo import choices, jobs, orders
 from demo import weights as demo_weights
+from demo.fields import values_of
 from demo.programs import Programs
 from demo.queue import CANCELLED, DONE, FAILED, MOST_WAITING, RUNNING, Full, Job, Queue
 from demo.weights import Weights
@@ -90,10 +91,8 @@ def test_every_default_is_a_choice_and_every_choice_makes_a_config(name: str) ->
     for task in choices.TASKS.values():
         if not task.refusal(weights):
             fields = task.fields(weights)
-            assert choices.read(fields, {}) == {
-                field.name: field.default
-                for field in fields
-                if field.name in choices.read(fields, {})
+            assert values_of(fields, {}) == {
+                field.name: field.default for field in fields if field.name in values_of(fields, {})
             }
     for method in choices.methods(weights):
         order = ordered(weights, "sample", settings={"sampling.method": method})
@@ -104,13 +103,22 @@ def test_every_default_is_a_choice_and_every_choice_makes_a_config(name: str) ->
 def test_a_field_acts_where_others_have_its_values() -> None:
     fields = choices.sample_fields(DIGITS)
     settings = {"sampling.method": "pc", "sampling.corrector": "none", "sampling.snr": 0.5}
-    values = choices.read(fields, settings)
+    values = values_of(fields, settings)
     assert "sampling.snr" not in values
     assert values["sampling.predictor"] == "reverse_diffusion"
-    values = choices.read(fields, settings | {"sampling.corrector": "langevin"})
+    values = values_of(fields, settings | {"sampling.corrector": "langevin"})
     assert values["sampling.snr"] == 0.5
-    assert "sampling.num_steps" not in choices.read(fields, {"sampling.method": "ode"})
+    assert "sampling.num_steps" not in values_of(fields, {"sampling.method": "ode"})
     assert set(choices.ODE_SOLVERS) <= ode.solvers().keys()
+
+
+def test_a_default_out_of_bounds_is_brought_within_them() -> None:
+    config = MOONS.config.copy_and_resolve_references()
+    config.sampling.churn = 400.0
+    config.sampling.num_steps = 0
+    fields = {f.name: f for f in choices.sample_fields(Weights("x", config, (), False, MOONS.load))}
+    assert fields["sampling.churn"].default == fields["sampling.churn"].high == 100.0
+    assert fields["sampling.num_steps"].default == MOONS.parts.sde.N
 
 
 SAMPLE = {"task": "sample", "weights": "digits"}
@@ -301,6 +309,29 @@ def test_samples_are_those_of_the_command_bit_for_bit(
     assert result.words["nfe"] == stored["nfe"].mean()
     [part] = parts
     assert (part["first"], part["count"], len(part["scatters"])) == (0, 12, 7)
+
+
+@pytest.mark.slow
+def test_images_that_come_in_parts_are_those_of_the_command(
+    here: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The last state that is told of a part is what was drawn."""
+    weights, parts = loaded_anew(DIGITS), list[Any]()
+    settings = {"sampling.num_steps": 4, "sampling.num_samples": 6, "sampling.batch_size": 4}
+    order = ordered(weights, "sample", settings=settings)
+    result = jobs.work(order, Programs(), parts.append)
+    assert [(part["first"], part["frames"]["shape"][:2]) for part in parts] == [
+        *((0, (5, 4)), (4, (5, 2)))
+    ]
+    folder = commanded(order, capsys) / "samples"
+    shards = [read_archive(folder / f"shard_{first:06d}.npz") for first in (0, 4)]
+    assert result.samples is not None
+    np.testing.assert_array_equal(
+        result.samples, np.concatenate([shard["image"] for shard in shards])
+    )
+    last = np.frombuffer(base64.b64decode(parts[1]["frames"]["data"]), np.uint8)[-2 * 64 :]
+    shown = jobs.pictures(result.samples[4:], 17)
+    assert last.tobytes() == base64.b64decode(shown["data"])
 
 
 @pytest.mark.slow
