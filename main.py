@@ -45,7 +45,8 @@ MODES = {
         RUN,
         ("source", "eval_folder"),
         "{eval_folder}",
-        weights=SOURCE,
+        True,
+        SOURCE,
     ),
     "sample": Mode("generation.sample:sample", RUN, ("source",), "samples", False, SOURCE),
     "control": Mode(
@@ -59,6 +60,7 @@ MODES = {
         "planning.plan:plan", ("config", "topology"), ("workdir", "compile"), platform="cpu"
     ),
     "watch": Mode("evaluation.report.live:watch", ("workdir",), platform="cpu"),
+    "demo": Mode("demo.server:serve", (), ("config", "source", "workdir", "host", "port")),
     "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }
 
@@ -70,6 +72,8 @@ flags.DEFINE_string("eval_folder", "eval", "Folder inside the workdir for result
 flags.DEFINE_string("source", None, "Weights: a file, a card's name, hf:owner/name, https://...")
 flags.DEFINE_string("target", None, "Of --mode=export: a folder, .pth, .safetensors, hf:name.")
 flags.DEFINE_string("topology", None, "Chips of --mode=plan, such as v5e:4x4, v4:2x2x2 or h100:8.")
+flags.DEFINE_string("host", None, "Of --mode=demo: where it listens; else this machine alone.")
+flags.DEFINE_integer("port", None, "Of --mode=demo: 8000, if it is not given; 0: a free one.")
 flags.DEFINE_bool("compile", True, "Compile in --mode=plan; --nocompile estimates, in a minute.")
 config_flag.define_choice("topic", list(TOPICS), "Of --mode=list: what to list; else everything.")
 flags.DEFINE_bool("distributed", None, "Join other processes, see docs/pods.md; else if detected.")

@@ -30,12 +30,14 @@ def inverse_problem(
     measurement: Measurement,
     show: Callable[[np.ndarray], np.ndarray],
     columns: dict[str, np.ndarray] | None = None,
+    conditions: dict[str, np.ndarray] | None = None,
 ) -> Problem:
     """The problem of the images of which y = A x_0 + noise was measured.
 
     Args:
       show: y [n, ...] as images in the network's range.
       columns: further columns of the picture.
+      conditions: further conditions, [n, ...].
 
     Raises:
       ValueError: what the method, the operator or the data set refuses.
@@ -56,7 +58,7 @@ def inverse_problem(
 
     return Problem(
         draw,
-        {"y": np.asarray(y)},
+        {"y": np.asarray(y), **(conditions or {})},
         variant_numbers(options.num_variants),
         {"measured": np.asarray(pixels.to_levels(show(np.asarray(y)))), **(columns or {})},
         {"original": images},
@@ -91,7 +93,7 @@ def inpaint(prior: Prior, options: Options, method: Method) -> Problem:
     picture = np.broadcast_to(white, (options.num_images, *shape)).astype(np.uint8)
 
     def constraint(condition: Condition) -> controllable.Constraint:
-        return controllable.in_painting(condition["y"], mask)
+        return controllable.in_painting(condition["y"], condition["mask"])
 
     return inverse_problem(
         prior,
@@ -100,6 +102,7 @@ def inpaint(prior: Prior, options: Options, method: Method) -> Problem:
         Measurement(inverse.masking(mask), constraint),
         lambda y: np.where(mask > 0, y, grey),
         {"mask": picture},
+        {"mask": np.broadcast_to(np.asarray(mask), (options.num_images, *mask.shape))},
     )
 
 

@@ -35,6 +35,7 @@ ROOMS = {
     "evaluation": "--mode=eval, stats: samples, likelihoods, metrics, report",
     "control": "--mode=control: tasks, measurements, methods, guides",
     "planning": "--mode=plan: what fits on chips that are not here, and what bounds it",
+    "demo": "--mode=demo: a page in the browser, its orders, and the queue of jobs",
     "main": "flags, one table of modes",
     "benchmarks": "speed, and the small reproduction",
 }

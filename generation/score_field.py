@@ -118,9 +118,16 @@ def learned_score(
 
 
 def model_density(
-    config: ml_collections.ConfigDict, parts: experiment.Parts, params: Any, half: float
+    config: ml_collections.ConfigDict,
+    parts: experiment.Parts,
+    params: Any,
+    half: float,
+    description: str = "density",
 ) -> np.ndarray:
-    """The density on the cells of [-half, half]^2, [CELLS, CELLS], by exact likelihood."""
+    """The density on the cells of [-half, half]^2, [CELLS, CELLS], by exact likelihood.
+
+    A progress bar is shown if it has a `description`.
+    """
     compute = likelihood.from_config(config)
 
     def logp(params: Any, indices: jax.Array, x: jax.Array) -> tuple[jax.Array, jax.Array]:
@@ -129,7 +136,7 @@ def model_density(
         likelihoods = compute(parts.sde, score_fn, x, keys)
         return likelihoods.logp, likelihoods.ok
 
-    values, ok = on_points(logp, params, point_figures.cells(half, CELLS), "density")
+    values, ok = on_points(logp, params, point_figures.cells(half, CELLS), description)
     # Where the solver gives up there is no density to speak of.
     return np.where(ok, np.exp(values), 0.0).reshape(CELLS, CELLS)
 

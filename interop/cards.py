@@ -210,7 +210,7 @@ def completed(
     card = find(source)
     if card is None:
         if mode == "import" or "config" in given:
-            return [argv[0], *_overrides(_settings(None, source, mode)), *argv[1:]]
+            return [argv[0], *_overrides(settings(None, source, mode)), *argv[1:]]
         if pathlib.Path(source).expanduser().exists():
             raise ValueError(
                 f"--config is required: --source={source} is of no card; of a file that says "
@@ -224,13 +224,13 @@ def completed(
     if "config" not in given:
         more.append(f"--config={root / 'configs' / card.config}.py")
     if "config" not in given or mode == "reproduce":
-        more += _overrides(_settings(card, source, mode))
+        more += _overrides(settings(card, source, mode))
     if "workdir" not in given and mode != "import":
         more.append(f"--workdir={pathlib.Path('runs', card.name)}")
     return [argv[0], *more, *argv[1:]]
 
 
-def _settings(card: Card | None, source: str, mode: str) -> Mapping[str, Any]:
+def settings(card: Card | None, source: str, mode: str) -> Mapping[str, Any]:
     """What a mode, and the card of a source if there is one, say of the mode's config."""
     if mode == "reproduce" and card is None:
         return REPRODUCED

@@ -21,8 +21,8 @@ from diffusion import few_steps
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
-WITH_WEIGHTS = ("sample", "eval", "control", "export")
-WITH_SAMPLES = ("train", "sample", "eval", "control", "plan")
+WITH_WEIGHTS = ("sample", "eval", "control", "export", "demo")
+WITH_SAMPLES = ("train", "sample", "eval", "control", "plan", "demo")
 AS = {"reproduce": "eval"}  # modes that read what another does
 # Fields of which a mode says itself whether they act, when its source has given what they act with.
 LATER = {"reproduce": ("sampling.guide_scale",)}
@@ -31,8 +31,8 @@ LATER = {"reproduce": ("sampling.guide_scale",)}
 # not here describe the run, and are the same in every mode.
 MODES: dict[str, tuple[str, ...]] = {
     "sampling.num_samples": ("sample",),
-    "sampling.num_frames": ("sample", "eval"),
-    "sampling.guide*": ("sample", "eval"),
+    "sampling.num_frames": ("sample", "eval", "demo"),
+    "sampling.guide*": ("sample", "eval", "demo"),
     **{  # of a pipeline's scheduler
         f"sampling.{name}": (*WITH_SAMPLES, "export")
         for name in ("method", "corrector", "n_steps_each", "snr", "eps")
@@ -41,17 +41,18 @@ MODES: dict[str, tuple[str, ...]] = {
     "eval.ema": WITH_WEIGHTS,
     "eval.checkpoint": WITH_WEIGHTS,
     "eval.batch_size": ("train", "eval", "stats", "plan"),
-    "eval.bpd_rtol": ("eval", "plan"),
-    "eval.bpd_num_probes": ("eval", "plan"),
+    "eval.bpd_rtol": ("eval", "plan", "demo"),
+    "eval.bpd_num_probes": ("eval", "plan", "demo"),
     "eval.bpd_num_repeats": ("eval", "plan"),
-    "eval.bpd_probe": ("eval", "plan"),
+    "eval.bpd_probe": ("eval", "plan", "demo"),
+    "eval.bpd_solver": ("eval", "demo"),
     "eval.features": ("eval", "stats"),
     "eval.resize": ("eval", "stats"),
     "eval.repeat_grey": ("eval", "stats"),
     "eval.inception_path": ("eval", "stats"),
     "eval.stats_*": ("eval", "stats"),
     "eval.*": ("eval",),
-    "control.*": ("control",),
+    "control.*": ("control", "demo"),
 }
 
 
@@ -266,7 +267,7 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(
         "eval.bpd_*",
-        lambda config, mode: mode == "plan" or config.eval.enable_bpd,
+        lambda config, mode: mode in ("plan", "demo") or config.eval.enable_bpd,
         "eval.enable_bpd is True",
     ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),

@@ -73,7 +73,7 @@ def test_the_last_of_several_values_wins_wherever_the_config_stands() -> None:
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        (("--mode=trian",), "unknown value 'trian'; known: control, eval"),
+        (("--mode=trian",), "unknown value 'trian'; known: control, demo, eval"),
         (("--mode=list", "--topic=sampler"), "(the nearest: samplers)"),
         (("--completion=bsh",), "(the nearest: bash)"),
         (("--wrokdir=x",), "Did you mean: workdir"),

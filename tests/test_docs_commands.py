@@ -62,6 +62,12 @@ REASON = (
     "large files of others; small ones are read by tests of interop, as test_edm and test_diffusers"
 )
 LEFT_OUT |= dict.fromkeys(OF_OTHERS, REASON)
+OF_THE_DEMO = (
+    "main.py --mode=demo",
+    "main.py --mode=demo # a page in the browser, to play with all of them",
+    "main.py --mode=demo --config=configs/quickstart.py --workdir=runs/quickstart",
+)
+LEFT_OUT |= dict.fromkeys(OF_THE_DEMO, "it serves until a signal: tests/test_demo_server.py")
 if importlib.util.find_spec("atheris") is None:
     FUZZER = "-m tests.fuzz_readers --reader pth --seconds 3600"
     LEFT_OUT[FUZZER] = "the extra `fuzz` (atheris) is not installed"

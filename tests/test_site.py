@@ -383,7 +383,16 @@ def test_a_visitor_clicks_through(browser: Any, address: str, complaints: list[s
     tab.goto(f"{address}/index.html")
     titles = tab.locator(".md-tabs__link").all_inner_texts()
     assert [title.strip() for title in titles] == [
-        *("Home", "How to", "Gallery", "Reproduction", "Coming from", "Reference", "Project")
+        *(
+            "Home",
+            "How to",
+            "Demo",
+            "Gallery",
+            "Reproduction",
+            "Coming from",
+            "Reference",
+            "Project",
+        )
     ]
     for title in titles:
         tab.locator(".md-tabs__link", has_text=title.strip()).click()

@@ -33,10 +33,20 @@ ROOMS = {
     "generation": "`--mode=sample`",
     "evaluation": "`--mode=eval` and `stats`: metrics and the report",
     "control": "`--mode=control`: tasks, measurements, methods, guides",
+    "demo": "`--mode=demo`: the page in the browser",
     "planning": "`--mode=plan`",
     "interop": "`--mode=import` and `export`",
 }
-WITHOUT_SOURCE = {"data", "runtime", "training", "generation", "evaluation", "planning", "interop"}
+WITHOUT_SOURCE = {
+    "data",
+    "runtime",
+    "training",
+    "generation",
+    "evaluation",
+    "planning",
+    "interop",
+    "demo",
+}
 CONFIGS = {"configs.quickstart"}  # a config, not a module to call
 
 
