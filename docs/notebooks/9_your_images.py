@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 8. Your own images
+# # 9. Your own images
 #
 # From a folder of pictures to samples, a Fréchet distance and a report. Each call below is what
 # one command of the program makes; the command stands beside it. Everything is small, so that the

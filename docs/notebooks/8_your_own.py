@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 7. Your own SDE, sampler and objective
+# # 8. Your own SDE, sampler and objective
 #
 # Everything so far was composed of three nouns: an SDE, a score function, a step. Here each is
 # added, in about ten lines, and then all three go into a training run by their names. Nothing of
@@ -368,4 +368,4 @@ folder.cleanup()
 # %% [markdown]
 # What deserves to stay becomes a line of the table in its file, beside a test that states a fact,
 # as the assertions above do: [CONTRIBUTING.md](../../CONTRIBUTING.md) says, for each thing that
-# can be added, which file it touches. Next: [your own images](8_your_images.py).
+# can be added, which file it touches. Next: [your own images](9_your_images.py).
