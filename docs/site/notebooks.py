@@ -94,7 +94,7 @@ def code(cell: Any, pictures: Pictures) -> str:
 
 def printed(text: str) -> str:
     """What a terminal would show at the end: of a line that is written over, its last state."""
-    lines = (line.rstrip("\r").rpartition("\r")[2] for line in ANSI.sub("", text).splitlines())
+    lines = (line.rstrip("\r").rpartition("\r")[2] for line in ANSI.sub("", text).split("\n"))
     return "\n".join(lines).strip("\n")
 
 
