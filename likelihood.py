@@ -144,8 +144,11 @@ def elbo(
     `grad log p(x_t | x) = -z / v`, and `D log a_T` for the integral of the drift's divergence. The
     integral starts at eps with x itself, as that of `log_likelihood` does, hence (a, v) lead from
     eps to t. The first expectation is exact; the noise of |z|^2 is taken out of the second by a
-    control variate, whose coefficient comes from the draw before, so that the mean stays. With the
-    score of the data the bound is short of log p_eps by no more than what the prior is off p_T.
+    control variate. Its coefficient comes from the draw before, so that the mean stays, by way of
+    r = -sigma s z / |z|^2, the share of the noise that the score knows. For the score of the data r
+    lies between 0 and 1 on average, and is kept there: on the line and in the plane, where |z|^2
+    may be next to nothing, r would else have no finite variance. With the score of the data the
+    bound is short of log p_eps by no more than what the prior is off p_T.
 
     Args:
       x: [B, ...], taken for a sample at time eps.
@@ -181,7 +184,7 @@ def elbo(
     score_square, score_noise, noise_square = jax.lax.map(products, (t, z))
     sigma, std = sde.sigma(t), transition(t)[1]
     # Where s = -r z / sigma, the integrand varies with |z|^2 alone, whose mean is known.
-    r = -sigma * score_noise / noise_square
+    r = jnp.clip(-sigma * score_noise / noise_square, 0.0, 1.0)
     r = jnp.concatenate([jnp.zeros_like(r[:1]), r[:-1]])
     control = r / sigma * (2.0 / std - r / sigma) * (noise_square - size)
     integrand = score_square + 2.0 * score_noise / std + control

@@ -37,17 +37,11 @@ TOPICS = {  # of --mode=list: tables, or functions that give them
 }
 
 RUN = ("config", "workdir")
+RESULTS = ("source", "eval_folder"), "{eval_folder}"
 SOURCE = "interop.convert:import_once"  # of modes that --source may give weights
 MODES = {
     "train": Mode("training.loop:train", RUN, ("profile",), "."),
-    "eval": Mode(
-        "evaluation.evaluate:evaluate",
-        RUN,
-        ("source", "eval_folder"),
-        "{eval_folder}",
-        True,
-        SOURCE,
-    ),
+    "eval": Mode("evaluation.evaluate:evaluate", RUN, *RESULTS, weights=SOURCE),
     "sample": Mode("generation.sample:sample", RUN, ("source",), "samples", False, SOURCE),
     "control": Mode(
         "control.run:control", RUN, ("source",), "control/{config.control.task}", weights=SOURCE

@@ -111,7 +111,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "elbo",
         {
             "likelihood": "the_bound_is_tight_for_the_score_of_the_data "
-            "the_bound_holds_for_the_sde_of_a_wrong_score"
+            "the_bound_holds_for_the_sde_of_a_wrong_score "
+            "the_bound_of_a_point_has_a_finite_variance"
         },
     ),
     (

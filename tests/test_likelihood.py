@@ -296,6 +296,23 @@ def test_the_bound_holds_for_the_sde_of_a_wrong_score() -> None:
             assert mean < logp - 10 * error
 
 
+@pytest.mark.parametrize("size", [1, 2])
+def test_the_bound_of_a_point_has_a_finite_variance(size: int) -> None:
+    """On the line and in the plane |z|^2 may be next to nothing, and nothing may be divided by it.
+
+    The score is that of Gaussian data, so that the bound's mean is log p_eps. Without the control
+    variate the deviation of an estimate is 4.5 on the line and 6.3 in the plane.
+    """
+    sde, data = VPSDE(), gaussians.gaussian(0.3, 0.5, (size,))
+    x = data.sample(jax.random.key(5), 1)[0]
+    exact = float(data.log_prob(sde, x[None], jnp.full(1, EPS))[0])
+    values = draws_of_bound(sde, data.score_fn(sde), x, "likelihood", EPS)
+    mean, error = mean_and_error(values)
+    assert abs(mean - exact) < 4 * error + 2e-3
+    assert values.std() < 3.5
+    assert np.abs(values - exact).max() < 50
+
+
 @pytest.mark.parametrize("name", SDES)
 def test_times_of_the_bound_carry_their_density(name: str) -> None:
     """From eps to T without a gap, and the mean of 1 / density is the length of the interval."""

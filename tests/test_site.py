@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import ast
+import base64
 import functools
 import http.server
 import importlib
+import json
 import pathlib
 import re
 import shutil
@@ -26,11 +28,13 @@ from configs import schema
 from control import run as control_run
 from data import datasets
 from diffusion import grids, heun, parametrisation, times, weighting
+from docs.notebooks import __main__ as notebooks
 from docs.site import notation, pages, reference
 from models import build
 from training import optimizers
 
 ROOT = pages.ROOT
+SOURCES = notebooks.sources()
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 COMING_FROM = sorted((ROOT / "docs").glob("from_*.md"))
 
@@ -100,7 +104,7 @@ def test_markdown_has_equations_beside_code() -> None:
     markdown = pytest.importorskip("markdown")
     pytest.importorskip("math_core")
     text = (
-        "Noise `sigma(t)`, `network(x) < 1`, $\\alpha^2$, and $5 or $6.\n\n"
+        "Noise `sigma(t)`, `network(x) < 1`, $\\alpha^2\n= 1$, and $5 or\n$6.\n\n"
         "    x_t = alpha x_0 + sigma z,    z ~ N(0, I).\n\n"
         "    x = network(t)\n\n$$\na \\le b\n$$\n"
     )
@@ -109,7 +113,7 @@ def test_markdown_has_equations_beside_code() -> None:
     assert html.count('<math display="block">') == 2
     assert "<code>network(x) &lt; 1</code>" in html
     assert "<pre><code>x = network(t)" in html
-    assert "$5 or $6" in html
+    assert "$5 or\n$6" in html
     with pytest.raises(Exception, match="nosuchcommand"):
         markdown.Markdown(extensions=["docs.site.mathematics"]).convert("$\\nosuchcommand$")
 
@@ -129,13 +133,71 @@ def test_links_lead_to_the_sites_pages(tmp_path: pathlib.Path) -> None:
         site.link("docs/train.md", "nowhere.md")
 
 
+def book(source: pathlib.Path, outputs: list[dict[str, Any]]) -> dict[str, Any]:
+    """A notebook of a source as JSON, with these outputs of its second cell of code."""
+    cells: list[dict[str, Any]] = []
+    for mark, text in notebook_cells(source):
+        cell = {"cell_type": "markdown" if mark else "code", "metadata": {}, "source": text}
+        if not mark:
+            number = sum(other["cell_type"] == "code" for other in cells)
+            cell |= {"execution_count": None, "outputs": outputs if number == 1 else []}
+        cells.append(cell)
+    metadata = {"source_sha256": notebooks.digest(source)}
+    return {"cells": cells, "metadata": metadata, "nbformat": 4, "nbformat_minor": 4}
+
+
+def notebook_cells(source: pathlib.Path) -> Iterator[tuple[str, str]]:
+    """Mark and text of each cell."""
+    parts = re.split(r"^# %%( \[markdown\])?\n", source.read_text(), flags=re.MULTILINE)
+    for mark, text in zip(parts[1::2], parts[2::2], strict=True):
+        yield mark, re.sub("^# ?", "", text, flags=re.MULTILINE) if mark else text
+
+
+def test_a_notebooks_page_has_what_came_out_of_this_very_source(tmp_path: pathlib.Path) -> None:
+    """Text with the site's links, what was printed, pictures; and nothing of another source."""
+    pytest.importorskip("jupytext")
+    rendered = pytest.importorskip("docs.site.notebooks")
+    source, other = SOURCES[:2]
+    png = b"\x89PNG a picture"
+    data = {"image/png": base64.b64encode(png).decode(), "text/plain": "<Figure>"}
+    outputs = [
+        {"output_type": "stream", "name": "stdout", "text": "10 %\r\x1b[1m100 %\x1b[0m\n"},
+        {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
+        {"output_type": "display_data", "data": data, "metadata": {}},
+    ]
+    built = tmp_path / "built"
+    built.mkdir()
+    (built / f"{source.stem}.ipynb").write_text(json.dumps(book(source, outputs)))
+    stale = book(other, outputs) | {"metadata": {"source_sha256": "another"}}
+    (built / f"{other.stem}.ipynb").write_text(json.dumps(stale))
+
+    site = pages.Pages()
+    rendered.write_pages(site, tmp_path / "pages", built)
+    page = site.pages[f"notebooks/{source.stem}.md"]
+    assert page.startswith("# 1. Score matching\n")
+    assert "](2_noise_levels.md)" in page
+    assert "```text\n100 %\n```" in page
+    assert "warning" not in page
+    assert "<Figure>" not in page
+    assert f"]({source.stem}/1.png)" in page
+    assert (tmp_path / "pages" / "notebooks" / source.stem / "1.png").read_bytes() == png
+    download = tmp_path / "pages" / "notebooks" / source.stem / f"{source.stem}.ipynb"
+    assert json.loads(download.read_text())["cells"]
+    assert "Without outputs" not in page
+    page = site.pages[f"notebooks/{other.stem}.md"]
+    assert "Without outputs" in page
+    assert ".png" not in page
+
+
 def test_every_page_is_in_the_navigation() -> None:
     """All but the front page's source, and pages that show a file."""
+    builder = pytest.importorskip("docs.site.__main__", exc_type=ImportError)
     settings = yaml.safe_load((ROOT / "docs" / "site" / "mkdocs.yml").read_text())
-    listed = set(leaves(settings["nav"]))
-    written = {path for path in pages.site_paths().values() if not path.startswith("notebooks/")}
+    builder.complete(settings["nav"])
+    listed = {page for page in leaves(settings["nav"]) if not page.startswith("api/")}
+    written = set(pages.site_paths().values())
     assert written <= listed
-    assert listed - written == {"fields.md", "api", "source/docs/example.py.md"}
+    assert listed - written == {"fields.md", "source/docs/example.py.md"}
     api = list(leaves(reference.api_navigation()))
     assert set(api) == set(reference.api_pages())
     assert len(api) == len(set(api))
@@ -385,6 +447,7 @@ def test_a_visitor_clicks_through(browser: Any, address: str, complaints: list[s
     assert [title.strip() for title in titles] == [
         *(
             "Home",
+            "Tutorials",
             "How to",
             "Demo",
             "Gallery",
@@ -409,6 +472,7 @@ def test_a_visitor_clicks_through(browser: Any, address: str, complaints: list[s
     "page",
     [
         "index.html", "train.html", "gallery.html", "reproduction.html", "from_edm.html",
+        "notebooks/README.html", *(f"notebooks/{source.stem}.html" for source in SOURCES),
         "fields.html", "configs.html", "objectives.html", "api/index.html", "api/sde_lib.html",
         "api/sampling.html", "source/docs/example.py.html", "CHANGELOG.html",
     ],

@@ -236,7 +236,7 @@ plt.show()
 
 # %%
 TRAINING = 400  # steps
-network = models.MLP(nf=128, num_res_blocks=1, conditional=False)
+network = models.MLP(nf=64, num_res_blocks=1, conditional=False)
 initial = models.init(network, jax.random.key(3), (2,))
 optimizer = optax.flatten(optax.adam(optax.cosine_decay_schedule(1e-2, TRAINING)))
 

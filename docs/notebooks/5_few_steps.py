@@ -404,4 +404,4 @@ assert remembered[1.0][-1] < 0.01 < 0.5 < remembered[0.0][-1]
 # whose errors are largest where there is much noise, some noise on the way is worth its steps:
 # that is EDM's *churn*, DPM-Solver++ SDE, $\eta > 0$. [docs/samplers.md](../samplers.md) has the
 # tables for a network. In a run all of this is a matter of two options,
-# `--config.sampling.method=unipc_3 --config.sampling.num_steps=9`. Next: [control](6_control.py).
+# `--config.sampling.method=unipc_3 --config.sampling.num_steps=9`. Next: [guidance](6_guidance.py).

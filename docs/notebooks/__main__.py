@@ -10,11 +10,13 @@ assertion that fails ends with exit code 1 and the cell's traceback. It needs th
 
 from __future__ import annotations
 
+import hashlib
 import os
 import pathlib
 import re
 import subprocess
 import sys
+import tempfile
 import time
 from typing import Any
 
@@ -53,22 +55,43 @@ def as_seen_from_build(markdown: str) -> str:
     return re.sub(r"\]\(\.\./(?!\.\./)", "](../../docs/", markdown)
 
 
-def notebook(source: pathlib.Path, address: str = "") -> Any:
+def digest(source: pathlib.Path) -> str:
+    """What tells one version of a source from another."""
+    return hashlib.sha256(source.read_bytes()).hexdigest()
+
+
+def notebook(source: pathlib.Path, address: str = "", built: bool = True) -> Any:
     """The notebook of a source, without outputs.
 
     Args:
       address: of the repository, for the cell that installs the project on a fresh machine.
+      built: whether its links are to lead on from build/notebooks, in place of the source's folder.
     """
     import jupytext
 
     book = jupytext.read(source, fmt="py:percent")
-    book.metadata = {"kernelspec": KERNEL, "language_info": {"name": "python"}}
+    book.metadata = {
+        "kernelspec": KERNEL,
+        "language_info": {"name": "python"},
+        "source_sha256": digest(source),
+    }
     for cell in book.cells:
         if cell.cell_type == "markdown":
-            cell.source = as_seen_from_build(cell.source)
+            cell.source = as_seen_from_build(cell.source) if built else cell.source
         elif address:
             cell.source = cell.source.replace(NO_ADDRESS, f'REPOSITORY = "{address}"')
     return book
+
+
+def executed(source: pathlib.Path, folder: pathlib.Path) -> Any | None:
+    """The notebook with outputs that `execute` wrote of this very source; None: there is none."""
+    import nbformat
+
+    path = folder / f"{source.stem}.ipynb"
+    if not path.is_file():
+        return None
+    book = nbformat.read(path, as_version=4)
+    return book if book.metadata.get("source_sha256") == digest(source) else None
 
 
 def execute(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
@@ -79,12 +102,19 @@ def execute(source: pathlib.Path, folder: pathlib.Path) -> pathlib.Path:
     """
     import nbclient
     import nbformat
+    from traitlets.config import Config
 
     book = notebook(source, origin())
-    client = nbclient.NotebookClient(
-        book, timeout=LONGEST, kernel_name=KERNEL["name"], resources={"metadata": {"path": folder}}
-    )
-    client.execute()
+    with tempfile.TemporaryDirectory() as sockets:  # which no other user can open, unlike ports
+        transport = {"transport": "ipc", "ip": f"{sockets}/kernel"}
+        client = nbclient.NotebookClient(
+            book,
+            timeout=LONGEST,
+            kernel_name=KERNEL["name"],
+            resources={"metadata": {"path": folder}},
+            config=Config({"ConnectionFileMixin": transport}),
+        )
+        client.execute()
     path = folder / f"{source.stem}.ipynb"
     nbformat.write(book, path)
     return path

@@ -12,11 +12,12 @@ import pathlib
 import shutil
 import subprocess
 import sys
+from typing import Any
 
 import yaml
 from fontTools import subset
 
-from docs.site import pages, reference
+from docs.site import notebooks, pages, reference
 
 HERE = pathlib.Path(__file__).parent
 OUT = pages.ROOT / "build" / "site"
@@ -41,7 +42,9 @@ CHARACTERS = [
 def write_pages(out: pathlib.Path) -> None:
     """Writes what zensical reads: its configuration, all pages, pictures, style and font."""
     shutil.rmtree(out, ignore_errors=True)
-    content = pages.Pages().pages | reference.api_pages()
+    site = pages.Pages()
+    notebooks.write_pages(site, out / "pages")
+    content = site.pages | reference.api_pages()
     content[pages.FIELDS] = reference.fields_page()
     for name, text in content.items():
         path = out / "pages" / name
@@ -58,14 +61,18 @@ def write_pages(out: pathlib.Path) -> None:
     (out / "mkdocs.yml").write_text(yaml.safe_dump(settings, sort_keys=False))
 
 
-def complete(navigation: list[dict[str, object]]) -> None:
-    """Puts the API's pages in place of the entry `API: api`, however deep that is."""
-    for entry in navigation:
-        for title, value in entry.items():
-            if value == "api":
-                entry[title] = reference.api_navigation()
-            elif isinstance(value, list):
-                complete(value)
+def complete(navigation: list[Any]) -> None:
+    """Puts the API's pages in place of the entry `API: api`, and each notebook's after their index,
+    however deep those are."""
+    for entry in list(navigation):
+        if entry == "notebooks/README.md":
+            navigation += notebooks.navigation()
+        elif isinstance(entry, dict):
+            for title, value in entry.items():
+                if value == "api":
+                    entry[title] = reference.api_navigation()
+                elif isinstance(value, list):
+                    complete(value)
 
 
 def write_font(path: pathlib.Path) -> None:

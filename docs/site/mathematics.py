@@ -22,7 +22,7 @@ from math_core import LatexToMathML
 from docs.site import notation
 
 BACKTICKS = r"(?<![\\`])`(?!`)([^`]+?)`(?!`)"
-DOLLARS = r"(?<![\\$\w])\$(?![\s$])([^$\n]+?)(?<![\s\\])\$(?![\w$])"
+DOLLARS = r"(?<![\\$\w])\$(?![\s$])([^$]+?)(?<![\s\\])\$(?![\w$])"
 DISPLAY = re.compile(r"\$\$(.+?)\$\$\s*\Z", re.DOTALL)
 
 
@@ -54,7 +54,7 @@ class Backticks(InlineProcessor):
 
 
 class Dollars(InlineProcessor):
-    """TeX between two dollars on a line."""
+    """TeX between two dollars of a paragraph."""
 
     def handleMatch(self, m: re.Match[str], data: str) -> Any:
         return self.md.htmlStash.store(mathml(m[1])), m.start(0), m.end(0)

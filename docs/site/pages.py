@@ -1,8 +1,8 @@
 """The pages of docs/ and of the root, with links that lead to the site's own pages.
 
-The pages are written for GitHub, where a link leads to a file. On the site, a link to a page leads
-to that page, and one to any other file to a page that shows the file; names of config fields in
-backticks lead to where the field is described.
+The pages are written for GitHub, where a link leads to a file. On the site, a link to a page or to
+a notebook's source leads to that page, and one to any other file to a page that shows the file;
+names of config fields in backticks lead to where the field is described.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ import re
 from collections.abc import Iterator
 
 from configs import schema, table
+from docs.notebooks.__main__ import sources
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent.parent
 FRONT = "README.md"  # is shown below docs/index.md, from its first section on
@@ -25,31 +26,33 @@ FIELDS = "fields.md"
 
 
 def site_paths() -> dict[str, str]:
-    """The site's page of each Markdown file, both as paths: of the repository, of the site."""
+    """The site's page of each Markdown file and each notebook's source, as paths in the
+    repository and on the site."""
     paths = {name: name for name in OF_ROOT} | {FRONT: "index.md"}
-    for path in sorted((ROOT / "docs").rglob("*.md")):
+    for path in [*sorted((ROOT / "docs").rglob("*.md")), *sources()]:
         name = path.relative_to(ROOT).as_posix()
-        paths[name] = name.removeprefix("docs/")
+        paths[name] = path.with_suffix(".md").relative_to(ROOT / "docs").as_posix()
     return paths
 
 
 class Pages:
-    """Pages for the site, by their paths there; `sources` are files that some page links to."""
+    """Pages for the site, by their paths there, and of each file that one of them links to.
+
+    Those of notebooks are made by `docs.site.notebooks`, which needs more than the text.
+    """
 
     def __init__(self) -> None:
         self.paths = site_paths()
-        self.sources: set[str] = set()
         self.pages: dict[str, str] = {}
         for name, path in self.paths.items():
-            if name != FRONT:
-                self.pages[path] = self._converted(name, (ROOT / name).read_text())
+            if name != FRONT and name.endswith(".md"):
+                self.pages[path] = self.converted(name, (ROOT / name).read_text())
         readme = (ROOT / FRONT).read_text()
         sections = readme[readme.index("\n## ") :]
-        self.pages["index.md"] += "\n" + self._converted(FRONT, sections)
-        self.pages |= {_source_path(name): _source_page(name) for name in self.sources}
+        self.pages["index.md"] += "\n" + self.converted(FRONT, sections)
 
-    def _converted(self, name: str, text: str) -> str:
-        """A page's text, with its links and fields as the site has them."""
+    def converted(self, name: str, text: str) -> str:
+        """Text of the file `name`, with its links and fields as the site has them."""
         lines = []
         for line, is_code in lines_and_code(text):
             if not is_code:
@@ -89,8 +92,8 @@ class Pages:
         elif path.is_relative_to(ROOT / "docs" / "pictures"):
             place = linked.removeprefix("docs/")
         else:
-            self.sources.add(linked)
-            place = _source_path(linked)
+            place = f"source/{linked}.md"
+            self.pages.setdefault(place, _source_page(linked))
         return os.path.relpath(place, os.path.dirname(self.paths[name]) or ".") + anchor
 
     def _with_fields(self, name: str, line: str) -> str:
@@ -121,10 +124,6 @@ def lines_and_code(text: str) -> Iterator[tuple[str, bool]]:
         indented = line.startswith("    ") and (blank or indented)
         yield line, fenced or indented
         blank = not line.strip()
-
-
-def _source_path(name: str) -> str:
-    return f"source/{name}.md"
 
 
 def _source_page(name: str) -> str:

@@ -1,5 +1,5 @@
 # %% [markdown]
-# # 8. Your own images
+# # 9. Your own images
 #
 # From a folder of pictures to samples, a Fréchet distance and a report. Each call below is what
 # one command of the program makes; the command stands beside it. Everything is small, so that the
@@ -138,8 +138,8 @@ config.data.image_size = SIZE
 config.data.num_channels = 3
 defaults.edm_training(config, sigma_data=0.5)
 config.model.name = "mlp"
-config.model.nf = 192
-config.model.num_res_blocks = 3
+config.model.nf = 128
+config.model.num_res_blocks = 2
 config.model.fourier_scale = 0.5
 config.model.dropout = 0.0
 config.model.num_labels = 3
@@ -147,17 +147,17 @@ config.model.ema_rate = 0.995
 config.model.ema_warmup = True
 config.training.label_dropout = 0.1
 config.training.batch_size = 64
-config.training.n_iters = 1000
+config.training.n_iters = 600
 config.training.n_jitted_steps = 100
-config.training.eval_freq = config.training.snapshot_freq = 1000
-config.training.snapshot_freq_for_preemption = 1000
+config.training.eval_freq = config.training.snapshot_freq = 600
+config.training.snapshot_freq_for_preemption = 600
 config.training.log_freq = 20
 config.training.snapshot_sampling = False
 config.training.loggers = ()
 config.optim.lr = 2e-3
 config.optim.warmup = 50
 config.optim.schedule = "cosine"
-config.optim.decay_steps = 1000
+config.optim.decay_steps = 600
 
 workdir = place / "run"
 train(config, workdir)
