@@ -2,6 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MINOR := -c 'import sys; print(*sys.version_info[:2], sep=".")'
 RUN := $(VENV)/bin/python
+UV := $(RUN) -m uv pip install --quiet --python $(RUN)
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
@@ -27,8 +28,11 @@ $(VENV)/.installed: requirements.lock
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
 		{ echo "error: $(PYTHON) is older than 3.11; give a newer one: make PYTHON=python3.13"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
-	$(RUN) -m pip install --quiet --requirement requirements.lock
+	@$(RUN) -m pip install --quiet uv 2>/dev/null && $(UV) --requirement requirements.lock 2>/dev/null || \
+		{ echo "uv is of no use here: pip installs, in four times the time"; \
+		$(RUN) -m pip install --quiet --requirement requirements.lock; }
 	$(RUN) -m pip install --quiet --no-deps --no-build-isolation --editable .
+	@$(RUN) -c "from models.ops import native; native.available()"  # builds them, once
 	@touch $@
 
 demo: install

@@ -55,7 +55,10 @@ MODES = {
     "import": Mode("interop.convert:import_run", ("workdir", "source"), ("config",), "."),
     "reproduce": Mode("evaluation.reproduce:reproduce", ("config", "source", "workdir"), (), "."),
     "export": Mode("interop.exports:export_weights", (*RUN, "target"), ("source",), weights=SOURCE),
-    "plan": Mode("planning.plan:plan", ("config", "topology"), ("workdir", "compile")),
+    "plan": Mode(
+        "planning.plan:plan", ("config", "topology"), ("workdir", "compile"), platform="cpu"
+    ),
+    "watch": Mode("evaluation.report.live:watch", ("workdir",), platform="cpu"),
     "demo": Mode("demo.server:serve", (), ("config", "source", "workdir", "host", "port")),
     "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }

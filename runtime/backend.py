@@ -1,12 +1,17 @@
-"""The environment that XLA reads when JAX is imported. Standard library only."""
+"""The environment that JAX and XLA read when they are imported. Standard library only."""
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import importlib.metadata
 import os
+import pathlib
 import platform
 import re
 import shutil
+
+PROGRAMS = 4 * 2**30  # bytes of compiled programs that are kept
 
 # jaxlib releases on which this empty flag was measured to speed up XLA's own convolutions on a CPU
 # (benchmarks/workarounds.py). Beside oneDNN's it slows the rest.
@@ -19,9 +24,38 @@ def prepare() -> None:
     fast = FAST_CONVOLUTIONS.get(importlib.metadata.version("jaxlib"))
     if fast and fast.rstrip("=") not in flags and convolves_itself():
         os.environ["XLA_FLAGS"] = f"{flags} {fast}".strip()
+    keep_programs()
     fake = re.search(r"host_platform_device_count=(\d+)", flags)
     if fake:  # devices that share cores wait for each other in a pool of NPROC threads
         os.environ.setdefault("NPROC", str(max(2 * int(fake[1]), os.cpu_count() or 1)))
+
+
+def keep_programs() -> None:
+    """Has JAX keep what XLA compiles, in a folder of the user's, the oldest giving way to the new;
+    JAX_COMPILATION_CACHE_DIR names another, JAX_ENABLE_COMPILATION_CACHE=0 keeps nothing.
+
+    Programs for a CPU are those of one kind of processor, which therefore has a folder of its own:
+    a home may be that of many machines.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    with contextlib.suppress(RuntimeError, OSError):  # nobody knows the home, or may write there
+        folder = pathlib.Path("~/.cache/score_sde").expanduser() / f"programs-{processor()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        if os.access(folder, os.W_OK):
+            os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+            os.environ.setdefault("JAX_COMPILATION_CACHE_MAX_SIZE", str(PROGRAMS))
+
+
+def processor() -> str:
+    """A few letters that are others for another kind of processor."""
+    try:
+        described = pathlib.Path("/proc/cpuinfo").read_text()
+    except OSError:  # no Linux
+        described = ""
+    kind = described.partition("\nflags")[2].partition("\n")[0]
+    kind = kind or f"{platform.machine()} {platform.processor()}"
+    return hashlib.sha256(kind.encode()).hexdigest()[:8]
 
 
 def convolves_itself() -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import math
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -120,7 +121,7 @@ def save_gif(
 
 
 def plot_curves(
-    path: files.Path,
+    path: files.Path | io.BytesIO,
     curves: Mapping[str, tuple[npt.ArrayLike, npt.ArrayLike]],
     xlabel: str = "step",
     ylabel: str = "",
@@ -152,7 +153,7 @@ def plot_curves(
     _quiet(axes)
     if len(curves) > 1:
         axes.legend(frameon=False)
-    figure.savefig(files.with_parent(path))
+    figure.savefig(path if isinstance(path, io.BytesIO) else files.with_parent(path))
 
 
 def new_figure(inches: tuple[float, float], dpi: int = 150) -> Figure:

@@ -24,6 +24,7 @@ class Mode(NamedTuple):
       must_write: False if it may find all that it is to write there already.
       weights: "package.module:function" of config, source and workdir, which puts the weights of a
         `--source` into the workdir before; or None.
+      platform: what it computes on ("cpu"), where it leaves the accelerators to others; or None.
       tables: of a mode that only tells what there is: where, by topic; its function takes them
         first.
     """
@@ -34,6 +35,7 @@ class Mode(NamedTuple):
     writes: str | None = None
     must_write: bool = True
     weights: str | None = None
+    platform: str | None = None
     tables: Mapping[str, Sequence[str]] | None = None
 
 
@@ -48,7 +50,7 @@ def run(values: flags.FlagValues, modes: Mapping[str, Mode]) -> None:
     from runtime import cluster, devices, effects, files, lock
 
     cluster.join(values["distributed"].value, command_line.facts(values))
-    devices.start_platform("cpu" if name == "plan" else None)
+    devices.start_platform(mode.platform)
     if name != "train":  # where jax.distributed has the signals agree on a step
         stop.reclaim()
     if config is not None:

@@ -237,6 +237,16 @@ def read_metrics(path: files.Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     }
 
 
+def read_clock(path: files.Path) -> tuple[np.ndarray, np.ndarray]:
+    """The steps [n] of a metrics.jsonl, and when each line was written, in seconds since 1970.
+
+    Raises:
+      FileNotFoundError: no such file.
+    """
+    records = [r for r in _records(files.as_path(path))[0] if _is_number(r.get("time"))]
+    return np.array([r["step"] for r in records]), np.array([r["time"] for r in records], float)
+
+
 def _finite(value: Any) -> Any:
     """A number, or a list of numbers, with None for those that JSON does not have."""
     if isinstance(value, list):

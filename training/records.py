@@ -88,7 +88,9 @@ class Records:
         if self.history.loss is not None:
             speed = self.history.speed.last
             images = {} if speed is None else {"img/s": f"{speed:.4g}"}
-            self.bar.set_postfix(loss=f"{self.history.loss:.4g}", **images, refresh=False)
+            test = {"test": f"{self.held_out.loss:.4g}"} if self.held_out else {}
+            loss = f"{self.history.loss:.4g}"
+            self.bar.set_postfix(loss=loss, **test, **images, refresh=False)
 
     def evaluate(self, step: int, state: TrainState) -> None:
         """Logs the loss of test images, and with it the metrics since the last line."""

@@ -167,6 +167,11 @@ class SampleGrids:
         return self.folder / f"step_{step:07d}{suffix}"
 
 
+def newest_grid(workdir: pathlib.Path) -> pathlib.Path | None:
+    """The grid of the newest step in a run's folder; None: there is none."""
+    return max((workdir / FOLDER).glob("step_*[0-9].png"), default=None)
+
+
 def from_config(
     config: ml_collections.ConfigDict,
     parts: experiment.Parts,

@@ -8,6 +8,7 @@ oneDNN), or with SCORE_SDE_NATIVE=0 in the environment, XLA's own forms are used
 
 from __future__ import annotations
 
+import concurrent.futures
 import contextlib
 import ctypes
 import functools
@@ -32,7 +33,7 @@ NORMS = ("norm", "norm_jvp", "norm_vjp", "norm_swish", "norm_swish_jvp", "norm_s
 FUNCTIONS = ("conv", "conv_dx", "conv_dw", *NORMS)
 OPTIONS = (
     *("-std=c++17", "-O3", "-march=native", "-mprefer-vector-width=512", "-fno-math-errno"),
-    *("-fopenmp", "-fPIC", "-shared", "-w"),
+    *("-fopenmp", "-fPIC", "-w"),
 )
 CHANNELS = 16  # the fewest of any operand's last axis; shorter loops are left to XLA
 _here = True  # False inside `elsewhere`
@@ -63,11 +64,12 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
         raise Unavailable(f"there is no C++ compiler {name!r}; install one or set CXX")
     folders = (jax.ffi.include_dir(), prefix / "include")
     units = [str(path) for path in SOURCES if path.suffix == ".cc"]
-    command = [compiler, *OPTIONS, *(f"-I{folder}" for folder in folders), *units]
-    command += [str(onednn), "-lmvec", f"-Wl,-rpath,{onednn.parent}"]
+    command = [compiler, *OPTIONS, *(f"-I{folder}" for folder in folders)]
+    libraries = [str(onednn), "-lmvec", f"-Wl,-rpath,{onednn.parent}"]
 
     processor = pathlib.Path("/proc/cpuinfo").read_text().partition("\nflags")[2].partition("\n")[0]
-    parts = [*command, *(path.read_text() for path in SOURCES), processor, jaxlib.__version__]
+    parts = [*command, *libraries, processor, jaxlib.__version__]
+    parts += [path.read_text() for path in SOURCES]
     digest = hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]
     library = cache / f"native-{digest}.so"
     if not library.exists():
@@ -75,7 +77,7 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
             cache.mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache) as folder:
                 built = pathlib.Path(folder, library.name)
-                subprocess.run([*command, "-o", str(built)], check=True, capture_output=True)
+                _compile(command, units, libraries, built)
                 built.replace(library)  # at once: another process may be building it too
         except subprocess.CalledProcessError as error:
             first = error.stderr.decode(errors="replace").strip().partition("\n")[0]
@@ -83,6 +85,24 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
         except OSError as error:
             raise Unavailable(f"{cache} cannot be written: {error}") from error
     return library
+
+
+def _compile(
+    command: Sequence[str], units: Sequence[str], libraries: Sequence[str], target: pathlib.Path
+) -> None:
+    """Compiles the units side by side, and links them.
+
+    Raises:
+      CalledProcessError: of the first that fails.
+    """
+    objects = [f"{target}.{i}.o" for i in range(len(units))]
+
+    def run(*words: str) -> None:
+        subprocess.run([*command, *words], check=True, capture_output=True)
+
+    with concurrent.futures.ThreadPoolExecutor(len(units)) as pool:
+        list(pool.map(lambda unit, target: run("-c", unit, "-o", target), units, objects))
+    run("-shared", *objects, *libraries, "-o", str(target))
 
 
 @functools.cache
