@@ -62,8 +62,8 @@ class Result(NamedTuple):
     """
 
     words: Words
-    samples: np.ndarray | None = None
-    numbers: dict[str, np.ndarray] = {}  # noqa: RUF012
+    samples: np.ndarray | None
+    numbers: dict[str, np.ndarray]
 
 
 def work(order: Order, programs: Programs, tell: Tell = lambda part: None) -> Result:
