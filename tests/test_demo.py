@@ -297,7 +297,10 @@ def test_samples_are_those_of_the_command_bit_for_bit(
 ) -> None:
     """Of a program that was compiled for another seed and number of points, too."""
     programs, weights = Programs(), loaded_anew(MOONS)
-    jobs.work(ordered(weights, "sample", settings=settings | {"sampling.seed": 1}), programs)
+    first = jobs.work(
+        ordered(weights, "sample", settings=settings | {"sampling.seed": 1}), programs
+    )
+    assert first.words["compiled"] > 0.0
     order = ordered(weights, "sample", settings=settings)
     parts: list[Any] = []
     result = jobs.work(order, programs, parts.append)
@@ -307,6 +310,7 @@ def test_samples_are_those_of_the_command_bit_for_bit(
     np.testing.assert_array_equal(result.samples, stored["image"])
     np.testing.assert_array_equal(result.numbers["nfe"], stored["nfe"])
     assert result.words["nfe"] == stored["nfe"].mean()
+    assert result.words["compiled"] == 0.0
     [part] = parts
     assert (part["first"], part["count"], len(part["scatters"])) == (0, 12, 7)
 
