@@ -37,19 +37,33 @@ from runtime import devices, errors, progress
 Words = dict[str, Any]  # of JSON
 
 
-class Compiled:
-    """The seconds that XLA has compiled for, and JAX made programs for it."""
+class Compilation:
+    """The longest compilation of a job, before which its program was made, and then did its work.
+
+    Attributes:
+      seconds: how long XLA compiled.
+      ended: when, by `time.monotonic`.
+    """
 
     def __init__(self) -> None:
-        self.seconds = 0.0
-        jax.monitoring.register_event_duration_secs_listener(self._add)
+        self.seconds = self.ended = 0.0
+        jax.monitoring.register_event_duration_secs_listener(self._note)
 
-    def _add(self, event: str, duration_secs: float, **_: Any) -> None:
-        if event in (progress.LOWERED, progress.COMPILED):
-            self.seconds += duration_secs
+    def begin(self) -> None:
+        """Forgets those of other jobs."""
+        self.seconds = self.ended = 0.0
+
+    def until_work(self, began: float) -> float:
+        """Seconds from `began` until a program was there; 0 where it was before."""
+        return self.ended - began if self.seconds > NOTICED else 0.0
+
+    def _note(self, event: str, duration_secs: float, **_: Any) -> None:
+        if event == progress.COMPILED and duration_secs > self.seconds:
+            self.seconds, self.ended = duration_secs, time.monotonic()
 
 
-COMPILED = Compiled()
+NOTICED = 0.05  # seconds; what is compiled faster is no program of a job
+COMPILATION = Compilation()
 
 
 class Result(NamedTuple):
@@ -62,8 +76,8 @@ class Result(NamedTuple):
     """
 
     words: Words
-    samples: np.ndarray | None = None
-    numbers: dict[str, np.ndarray] = {}  # noqa: RUF012
+    samples: np.ndarray | None
+    numbers: dict[str, np.ndarray]
 
 
 def work(order: Order, programs: Programs, tell: Tell = lambda part: None) -> Result:
@@ -72,18 +86,20 @@ def work(order: Order, programs: Programs, tell: Tell = lambda part: None) -> Re
     Raises:
       ValueError: an image that could not be drawn; what the mode of the command refuses.
     """
-    began, compiled = time.monotonic(), COMPILED.seconds
+    began = time.monotonic()
+    COMPILATION.begin()
     if order.task == "sample":
         result = sample(order, programs, tell)
     else:
         others = {"likelihood": likelihoods, "field": field}
         result = others.get(order.task, control)(order, programs)
+    compiled = COMPILATION.until_work(began)
     words = {
         **result.words,
         "task": order.task,
         "weights": order.weights.name,
-        "seconds": time.monotonic() - began - (COMPILED.seconds - compiled),
-        "compiled": COMPILED.seconds - compiled,
+        "seconds": time.monotonic() - began - compiled,
+        "compiled": compiled,
         "command": order.command,
         "remark": order.remark,
         "mask": order.mask is not None,

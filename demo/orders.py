@@ -139,7 +139,7 @@ class Order:
         ]
         given = list(self.weights.arguments)
         if not self.weights.in_run:  # each set of samples has a folder of its own
-            digest = hashlib.sha256(json.dumps(words).encode()).hexdigest()[:8]
+            digest = hashlib.sha256(json.dumps([*given, *words]).encode()).hexdigest()[:8]
             given.append(f"--workdir=runs/demo/{self.weights.name.replace('/', '_')}-{digest}")
         line = ["python", "main.py", f"--mode={self.mode}", *given, *words]
         return " ".join(map(shlex.quote, line))

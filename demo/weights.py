@@ -126,6 +126,8 @@ def own(
         if not file.is_file():
             raise Refused(f"--config is required: {workdir} is no import, which has a config.py")
         words.insert(0, f"--config={file}")
+    if card := cards.find(source or ""):  # which gives the config by itself
+        words = [word for word in words if word != f"--config={stored.FOLDER / card.config}.py"]
     weights = Weights(
         source or workdir.name,
         config,

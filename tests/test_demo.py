@@ -34,7 +34,7 @@ from runtime.arrays import read_archive
 from runtime.errors import Refused
 from tests import tiny
 from tests.test_control import restored
-from tests.test_training import use_devices
+from tests.test_training import ROOT, use_devices
 
 SHIPPED = demo_weights.shipped()
 MOONS, DIGITS = SHIPPED["two-moons"], SHIPPED["digits"]
@@ -297,7 +297,10 @@ def test_samples_are_those_of_the_command_bit_for_bit(
 ) -> None:
     """Of a program that was compiled for another seed and number of points, too."""
     programs, weights = Programs(), loaded_anew(MOONS)
-    jobs.work(ordered(weights, "sample", settings=settings | {"sampling.seed": 1}), programs)
+    first = jobs.work(
+        ordered(weights, "sample", settings=settings | {"sampling.seed": 1}), programs
+    )
+    assert first.words["compiled"] > 0.0
     order = ordered(weights, "sample", settings=settings)
     parts: list[Any] = []
     result = jobs.work(order, programs, parts.append)
@@ -307,6 +310,7 @@ def test_samples_are_those_of_the_command_bit_for_bit(
     np.testing.assert_array_equal(result.samples, stored["image"])
     np.testing.assert_array_equal(result.numbers["nfe"], stored["nfe"])
     assert result.words["nfe"] == stored["nfe"].mean()
+    assert result.words["compiled"] == 0.0
     [part] = parts
     assert (part["first"], part["count"], len(part["scatters"])) == (0, 12, 7)
 
@@ -499,8 +503,10 @@ def test_weights_of_a_run_are_offered_first_with_its_own_command_line(
 def test_a_source_is_imported_into_the_workdir(
     tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    arguments = ["--source=swiss-roll", "--workdir=here"]
     config = configs.load("toy/swiss_roll_velocity")
+    arguments = cards.completed(
+        ["main.py", "--mode=demo", "--source=swiss-roll", "--workdir=here"], ROOT, main.MODES
+    )[1:]
     offered = demo_weights.offered(config, "swiss-roll", tmp_path / "run", arguments)
     assert (tmp_path / "run" / "config.json").is_file()
     assert offered["swiss-roll"].arguments == ("--source=swiss-roll",)

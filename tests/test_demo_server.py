@@ -478,7 +478,7 @@ def test_the_picture_of_the_readme(
     browser: Any, demo: tuple[demo_app.Demo, int], tmp_path: pathlib.Path
 ) -> None:
     """Two samplers of digits side by side, on the way and at the end, in a small file."""
-    tab = page(browser, demo[1], 1200, [], height=800)
+    tab = page(browser, demo[1], 1200, [], height=870)
     choose(tab, "digits", "sample", num_samples=16)
     tab.locator("#compare").check()
     tab.locator("#fields-b [data-field$='.method']").select_option("ddim")
@@ -488,6 +488,7 @@ def test_the_picture_of_the_readme(
     tab.locator(".panel[data-state=final]").nth(1).wait_for()
     assert "compiling" not in tab.locator(".numbers").first.inner_text()
     tab.locator(".panel").first.locator(".time input").fill("14")
+    tab.evaluate("scrollTo(0, 0)")
     path = pathlib.Path(os.environ.get("DEMO_PICTURE", tmp_path / "demo.png"))
     tab.screenshot(path=path)
     assert path.stat().st_size < 300_000
