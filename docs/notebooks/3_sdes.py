@@ -254,7 +254,9 @@ plt.show()
 for name, sde in SDES.items():
     alpha, sigma = (float(v[0]) for v in kernel(sde, np.float32([sde.T])))
     ratio = np.hypot(alpha, sigma) / sde.prior_std  # for data of s = 1
-    print(f"{name:7} alpha(T) {alpha:.4f}, deviation of p_T over the prior's {ratio:.4f}")
+    print(
+        f"{name.strip('$'):7} alpha(T) {alpha:.4f}, deviation of p_T over the prior's {ratio:.4f}"
+    )
     assert 0.998 < ratio < 1.04
 alpha = float(kernel(SDES["VP"], np.float32([1.0]))[0][0])
 assert np.isclose(alpha, np.exp(-0.25 * (0.1 + 20)), rtol=1e-3)
