@@ -163,8 +163,8 @@ def test_a_notebooks_page_has_what_came_out_of_this_very_source(tmp_path: pathli
     data = {"image/png": base64.b64encode(png).decode(), "text/plain": "<Figure>"}
     outputs: list[dict[str, Any]] = [
         {"output_type": "stream", "name": "stdout", "text": "10 %\r\x1b[1m100 %\x1b[0m\n"},
-        {"output_type": "stream", "name": "stdout", "text": "done\n"},
         {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
+        {"output_type": "stream", "name": "stdout", "text": "done\n"},
         {"output_type": "display_data", "data": data, "metadata": {}},
     ]
     built = tmp_path / "built"

@@ -78,12 +78,16 @@ class Pictures:
 
 
 def code(cell: Any, pictures: Pictures) -> str:
-    """Markdown of a cell of code with what came out of it: what it printed, and pictures."""
+    """Markdown of a cell of code with what came out of it: what it printed, and pictures.
+
+    Progress bars and warnings, its stderr, are left out.
+    """
     parts = [fenced(cell.source.strip("\n"), "python")]
     if notebooks.NO_ADDRESS.partition("=")[0] in cell.source:
         indented = "\n".join(f"    {line}".rstrip() for line in parts[0].splitlines())
         return f'??? note "On a fresh machine, such as Colab\'s"\n{indented}'
-    for is_text, outputs in itertools.groupby(cell.get("outputs", ()), is_printed):
+    shown = [output for output in cell.get("outputs", ()) if output.get("name") != "stderr"]
+    for is_text, outputs in itertools.groupby(shown, lambda output: output.output_type == "stream"):
         if is_text:  # in several pieces, as the kernel sent them
             text = printed("".join(output.text for output in outputs))
             parts.append(f'<div class="printed" markdown>\n{fenced(text, "text")}\n</div>')
@@ -92,11 +96,6 @@ def code(cell: Any, pictures: Pictures) -> str:
             if "image/png" in output.get("data", {}):
                 parts.append(pictures.add(base64.b64decode(output.data["image/png"])))
     return "\n\n".join(parts)
-
-
-def is_printed(output: Any) -> bool:
-    """Whether an output is text for the reader, not a progress bar or a warning."""
-    return output.output_type == "stream" and output.name == "stdout"
 
 
 def printed(text: str) -> str:
