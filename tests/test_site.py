@@ -137,7 +137,8 @@ def book(source: pathlib.Path, outputs: list[dict[str, Any]]) -> dict[str, Any]:
     """A notebook of a source as JSON, with these outputs of its second cell of code."""
     cells: list[dict[str, Any]] = []
     for mark, text in notebook_cells(source):
-        cell = {"cell_type": "markdown" if mark else "code", "metadata": {}, "source": text}
+        kind = "markdown" if mark else "code"
+        cell: dict[str, Any] = {"cell_type": kind, "source": text, "metadata": {}}
         if not mark:
             number = sum(other["cell_type"] == "code" for other in cells)
             cell |= {"execution_count": None, "outputs": outputs if number == 1 else []}
@@ -160,9 +161,10 @@ def test_a_notebooks_page_has_what_came_out_of_this_very_source(tmp_path: pathli
     source, other = SOURCES[:2]
     png = b"\x89PNG a picture"
     data = {"image/png": base64.b64encode(png).decode(), "text/plain": "<Figure>"}
-    outputs = [
+    outputs: list[dict[str, Any]] = [
         {"output_type": "stream", "name": "stdout", "text": "10 %\r\x1b[1m100 %\x1b[0m\n"},
         {"output_type": "stream", "name": "stderr", "text": "a warning\n"},
+        {"output_type": "stream", "name": "stdout", "text": "done\n"},
         {"output_type": "display_data", "data": data, "metadata": {}},
     ]
     built = tmp_path / "built"
@@ -176,7 +178,7 @@ def test_a_notebooks_page_has_what_came_out_of_this_very_source(tmp_path: pathli
     page = site.pages[f"notebooks/{source.stem}.md"]
     assert page.startswith("# 1. Score matching\n")
     assert "](2_noise_levels.md)" in page
-    assert "```text\n100 %\n```" in page
+    assert "```text\n100 %\ndone\n```" in page
     assert "warning" not in page
     assert "<Figure>" not in page
     assert f"]({source.stem}/1.png)" in page
@@ -472,7 +474,7 @@ def test_a_visitor_clicks_through(browser: Any, address: str, complaints: list[s
     "page",
     [
         "index.html", "train.html", "gallery.html", "reproduction.html", "from_edm.html",
-        "notebooks/README.html", *(f"notebooks/{source.stem}.html" for source in SOURCES),
+        "notebooks/index.html", *(f"notebooks/{source.stem}.html" for source in SOURCES),
         "fields.html", "configs.html", "objectives.html", "api/index.html", "api/sde_lib.html",
         "api/sampling.html", "source/docs/example.py.html", "CHANGELOG.html",
     ],

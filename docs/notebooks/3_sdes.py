@@ -254,7 +254,9 @@ plt.show()
 for name, sde in SDES.items():
     alpha, sigma = (float(v[0]) for v in kernel(sde, np.float32([sde.T])))
     ratio = np.hypot(alpha, sigma) / sde.prior_std  # for data of s = 1
-    print(f"{name:7} alpha(T) {alpha:.4f}, deviation of p_T over the prior's {ratio:.4f}")
+    print(
+        f"{name.strip('$'):7} alpha(T) {alpha:.4f}, deviation of p_T over the prior's {ratio:.4f}"
+    )
     assert 0.998 < ratio < 1.04
 alpha = float(kernel(SDES["VP"], np.float32([1.0]))[0][0])
 assert np.isclose(alpha, np.exp(-0.25 * (0.1 + 20)), rtol=1e-3)
@@ -267,7 +269,7 @@ assert np.isclose(alpha, np.exp(-0.25 * (0.1 + 20)), rtol=1e-3)
 # $p_t$. But for $p_t$ there is Langevin dynamics (chapter 1), whose law becomes $p_t$ from *any* start. So after each
 # prediction some steps of that, as a **corrector**:
 #
-# $$x \leftarrow x + \epsilon\, s(x, t) + \sqrt{2 \epsilon}\; z, \qquad \epsilon = 2\, \alpha_i\, \bigl( r\, \sigma(t) \bigr)^2 .$$
+# $$x \leftarrow x + \epsilon\, s(x, t) + \sqrt{2 \epsilon}\; z, \qquad \epsilon = 2\, \alpha_i\, \left( r\, \sigma(t) \right)^2 .$$
 #
 # That is `pc_sampler` with the corrector `ald`. ($r$ is its signal-to-noise ratio `snr`. The corrector `langevin` of the paper
 # divides by the norm of the score, and is meant for images, whose norms hardly vary.) The corrector alone is annealed

@@ -302,8 +302,8 @@ assert off["UniPC 3", 5] > off["DPM-Solver++ 2M", 5]
 # Karras et al. look at the noise relative to the data, $\sigma/\alpha$, here simply $\sigma$ from
 # 80 to 0.002, and place the levels evenly in $\sigma^{1/\rho}$:
 #
-# $$\sigma_i = \Bigl(\sigma_{\max}^{1/\rho} +
-# \tfrac{i}{N-1}\,(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho})\Bigr)^{\rho}.$$
+# $$\sigma_i = \left(\sigma_{\max}^{1/\rho} +
+# \tfrac{i}{N-1}\,(\sigma_{\min}^{1/\rho} - \sigma_{\max}^{1/\rho})\right)^{\rho}.$$
 #
 # $\rho = 1$ is even in $\sigma$ and wastes nearly all steps on pure noise; $\rho \to \infty$ is
 # even in $\log \sigma$, which is $\lambda$. Between them is the least error, and the picture shows

@@ -110,8 +110,8 @@ def pair_score(x, t):
 # \tau^2 I)$, hence
 #
 # $$\nabla_x \log p_t(y \mid x) \approx
-# \Bigl(\frac{\partial D}{\partial x}\Bigr)^{\!\top} A^\top
-# \bigl(A V A^\top + \tau^2 I\bigr)^{-1} \bigl(y - A D(x)\bigr).$$
+# \left(\frac{\partial D}{\partial x}\right)^{\top} A^\top
+# \left(A V A^\top + \tau^2 I\right)^{-1} \bigl(y - A D(x)\bigr).$$
 #
 # For Gaussian data nothing is approximate in that. First we hold it against the score of what it
 # must be, the posterior $\mathcal N(m_y, C_y)$ with noise added, and against the project's, which

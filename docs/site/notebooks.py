@@ -8,6 +8,7 @@ has text and code, and says so.
 from __future__ import annotations
 
 import base64
+import itertools
 import os
 import pathlib
 import re
@@ -67,28 +68,33 @@ class Pictures:
         self.folder, self.address, self.count = folder, address, 0
 
     def add(self, png: bytes) -> str:
-        """The HTML of a picture, whose file it writes."""
+        """A picture, whose file it writes, with a link to it in full size."""
         self.count += 1
         file = f"{self.count}.png"
         (self.folder / file).write_bytes(png)
-        return (
-            f'<div class="plot" markdown>\n![Picture {self.count}]({self.address}/{file})\n</div>'
-        )
+        address = f"{self.address}/{file}"
+        picture = f"[![Picture {self.count}]({address})]({address})"
+        return f'<div class="plot" markdown>\n{picture}\n</div>'
 
 
 def code(cell: Any, pictures: Pictures) -> str:
-    """Markdown of a cell of code with what came out of it: what it printed, and pictures."""
+    """Markdown of a cell of code with what came out of it: what it printed, and pictures.
+
+    Progress bars and warnings, its stderr, are left out.
+    """
     parts = [fenced(cell.source.strip("\n"), "python")]
     if notebooks.NO_ADDRESS.partition("=")[0] in cell.source:
         indented = "\n".join(f"    {line}".rstrip() for line in parts[0].splitlines())
         return f'??? note "On a fresh machine, such as Colab\'s"\n{indented}'
-    for output in cell.get("outputs", ()):
-        if output.output_type == "stream" and output.name == "stdout":
-            text = printed(output.text)
-            if text:
-                parts.append(f'<div class="printed" markdown>\n{fenced(text, "text")}\n</div>')
-        elif "image/png" in output.get("data", {}):
-            parts.append(pictures.add(base64.b64decode(output.data["image/png"])))
+    shown = [output for output in cell.get("outputs", ()) if output.get("name") != "stderr"]
+    for is_text, outputs in itertools.groupby(shown, lambda output: output.output_type == "stream"):
+        if is_text:  # in several pieces, as the kernel sent them
+            text = printed("".join(output.text for output in outputs))
+            parts.append(f'<div class="printed" markdown>\n{fenced(text, "text")}\n</div>')
+            continue
+        for output in outputs:
+            if "image/png" in output.get("data", {}):
+                parts.append(pictures.add(base64.b64decode(output.data["image/png"])))
     return "\n\n".join(parts)
 
 
