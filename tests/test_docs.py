@@ -25,7 +25,8 @@ from training import loop
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 PAGES = [ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md")]
 PAGES += [*sorted((ROOT / "docs").glob("*.md")), ROOT / "docs" / "notebooks" / "README.md"]
-TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."} - {"runs"}
+WRITTEN = {"build", "runs"}  # by commands of the docs
+TOP = {path.name for path in ROOT.iterdir() if path.is_dir() and path.name[0] != "."} - WRITTEN
 
 
 def on_every_page(test: object) -> object:
