@@ -346,7 +346,8 @@ assert np.abs(of_solver).max() < 4e-3
 # %% [markdown]
 # **Random directions.** An image has thousands of axes, so there $v$ is random, one for the whole path, of entries $\pm 1$
 # (Skilling and Hutchinson). The likelihood becomes an estimate without bias, whose spread the next picture shows for two
-# points.
+# points. In the plane there are two such directions but for the sign, so an estimate has one of two values, with the exact
+# one in the middle; at the centre of a Gaussian (blue) the field has no mixed derivatives, and both are exact.
 
 # %%
 many = np.repeat(TWO, 300, 0)
