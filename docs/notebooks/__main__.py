@@ -10,6 +10,7 @@ assertion that fails ends with exit code 1 and the cell's traceback. It needs th
 
 from __future__ import annotations
 
+import concurrent.futures
 import hashlib
 import os
 import pathlib
@@ -25,6 +26,7 @@ FOLDER = ROOT / "build" / "notebooks"
 KERNEL = {"name": "python3", "display_name": "Python 3", "language": "python"}
 NO_ADDRESS = 'REPOSITORY = ""'  # in the install cell
 LONGEST = 600  # seconds of a cell
+AT_ONCE = 2  # notebooks: much of the time XLA compiles, on one processor
 
 
 def sources() -> list[pathlib.Path]:
@@ -139,16 +141,22 @@ def main(numbers: list[str]) -> int:
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".cache" / "jax"))
     os.environ.pop("MPLBACKEND", None)  # the kernel's own keeps the pictures
     FOLDER.mkdir(parents=True, exist_ok=True)
-    for source in chosen:
+
+    def timed(source: pathlib.Path) -> str:
         start = time.perf_counter()
         try:
             path = execute(source, FOLDER)
         except nbclient.exceptions.CellExecutionError as error:
-            print(f"error: {source.relative_to(ROOT)}: {error}", file=sys.stderr)
-            return 1
-        seconds = time.perf_counter() - start
-        print(f"{path.relative_to(ROOT)}  {seconds:.0f} s", flush=True)
-    return 0
+            return f"error: {source.relative_to(ROOT)}: {error}"
+        return f"{path.relative_to(ROOT)}  {time.perf_counter() - start:.0f} s"
+
+    code = 0
+    with concurrent.futures.ThreadPoolExecutor(min(AT_ONCE, os.cpu_count() or 1)) as pool:
+        for line in pool.map(timed, chosen):
+            failed = line.startswith("error: ")
+            print(line, file=sys.stderr if failed else sys.stdout, flush=True)
+            code |= failed
+    return code
 
 
 if __name__ == "__main__":
