@@ -8,7 +8,7 @@ if __name__ == "__main__":
     stop.end_imports()  # of all else
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from runtime import backend
 
@@ -22,7 +22,7 @@ from runtime import answers, config_flag, endings, modes
 from runtime.errors import Refused, one_line
 from runtime.modes import Mode
 
-TOPICS = {  # of --mode=list: tables, or functions that give them
+TOPICS: dict[str, Sequence[str] | Mapping[str, str]] = {  # of --mode=list: tables, or functions
     "configs": ("configs.stored:documented",),
     "sdes": ("sde_lib:SDES",),
     "networks": ("models.build:MODELS",),
@@ -57,6 +57,7 @@ MODES = {
     "demo": Mode("demo.server:serve", (), ("config", "source", "workdir", "host", "port")),
     "list": Mode("runtime.listing:show", (), ("topic",), tables=TOPICS),
 }
+TOPICS["modes"] = {name: mode.function for name, mode in MODES.items()}
 
 FLAGS = flags.FLAGS
 config_flag.define("Config, a file or a name as vp/cifar10_ddpmpp; --config.a.b=value.")

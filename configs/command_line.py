@@ -93,7 +93,8 @@ def complaint(values: flags.FlagValues, surplus: Sequence[str], modes: Mapping[s
     mode = str(values["mode"].value)
     for name in ("mode", *(modes[mode].required if mode in modes else ())):
         if values[name].value is None:
-            return f"--{name} is required: {values[name].help.rstrip('.')}"
+            or_source = ", or --source" * (name == "config" and "source" in modes[mode].optional)
+            return f"--{name} is required{or_source}: {values[name].help.rstrip('.')}"
     readers = {other: (*each.required, *each.optional) for other, each in modes.items()}
     for name in dict.fromkeys(name for names in readers.values() for name in names):
         acts = ", ".join(f"--mode={other}" for other, names in readers.items() if name in names)

@@ -162,7 +162,7 @@ def shown_data(origin: Origin) -> str:
 
 
 def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
-    """`--mode=stats`: writes statistics of the training images to `eval.stats_path` or the cache.
+    """Writes statistics of the training images to `eval.stats_path` or the cache.
 
     Raises:
       ValueError: a data set that is not compared by Inception's features, a file that is there

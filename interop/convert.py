@@ -52,7 +52,7 @@ def get_config():
 def import_run(
     config: ml_collections.ConfigDict | None, source: str, workdir: pathlib.Path
 ) -> None:
-    """`--mode=import`: `import_once`, and says how to go on."""
+    """Imports the weights of others into a workdir, see `import_once`, and says how to go on."""
     config = import_once(config, source, workdir)
     if models.has_score(config):
         command = f"--mode=sample --config={workdir / 'config.py'} --workdir={workdir}"

@@ -28,7 +28,8 @@ def overview(argv: Sequence[str], values: flags.FlagValues, words: str) -> str:
         return ""
     listing = values.module_help(str(values.find_module_defining_flag("mode")))
     more = (
-        "--mode=list names all configs, samplers, tasks, ...; --config.help and "
+        "--mode=list --topic=modes says what each mode does, and --mode=list names all configs, "
+        "samplers, tasks, ...; --config.help and "
         "--config.sampling.help say what can be set; docs/ shows each mode."
     )
     return f"{words}\n{listing}\n\n{more}"

@@ -8,13 +8,15 @@ from typing import Any
 
 from configs.names import sentence
 
+Places = Sequence[str] | Mapping[str, str]
 
-def show(tables: Mapping[str, Sequence[str]], topic: str | None = None) -> None:
+
+def show(tables: Mapping[str, Places], topic: str | None = None) -> None:
     """Prints the entries of all tables, or of one `topic`.
 
     Args:
       tables: by topic the places of its tables, "package.module:NAME", or of a function that gives
-        one; they are imported here.
+        one, or of what is listed itself, by its name; they are imported here.
     """
     for name in [topic] if topic else tables:
         entries = lines(tables[name])
@@ -26,11 +28,18 @@ def show(tables: Mapping[str, Sequence[str]], topic: str | None = None) -> None:
             print()
 
 
-def lines(places: Sequence[str]) -> dict[str, str]:
-    """One sentence for each entry of some tables, by its name."""
+def lines(places: Places) -> dict[str, str]:
+    """One sentence for each entry of some tables, or for what is at each place, by its name."""
     entries: dict[str, Any] = {}
-    for place in places:
-        module, _, name = place.partition(":")
-        table = getattr(importlib.import_module(module), name)
-        entries |= table() if callable(table) else table
+    if isinstance(places, Mapping):
+        entries = {name: _at(place) for name, place in places.items()}
+    else:
+        for table in map(_at, places):
+            entries |= table() if callable(table) else table
     return {name: sentence(entry) for name, entry in entries.items()}
+
+
+def _at(place: str) -> Any:
+    """What is at "package.module:NAME"."""
+    module, _, name = place.partition(":")
+    return getattr(importlib.import_module(module), name)

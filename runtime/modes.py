@@ -36,7 +36,7 @@ class Mode(NamedTuple):
     must_write: bool = True
     weights: str | None = None
     platform: str | None = None
-    tables: Mapping[str, Sequence[str]] | None = None
+    tables: Mapping[str, Sequence[str] | Mapping[str, str]] | None = None
 
 
 def run(values: flags.FlagValues, modes: Mapping[str, Mode]) -> None:

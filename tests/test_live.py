@@ -92,6 +92,19 @@ def test_before_the_first_line_it_says_that_it_starts(tmp_path: pathlib.Path) ->
         assert standing == live.Standing(0, N_ITERS, {}, None, None, False)
         assert "compiles its first step" in live.render(workdir, standing)
         (workdir / "metrics.jsonl").unlink(missing_ok=True)
+    late = live.look(workdir, now=time.time() + live.LONGEST_START + 60.0)
+    assert late is not None
+    assert late.silent
+    assert "No news at all" in live.render(workdir, late)
+
+
+def test_a_damaged_config_is_refused_before_anything_is_promised(
+    tmp_path: pathlib.Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (run_folder(tmp_path / "run", []) / "config.json").write_text('{"oops":')
+    with pytest.raises(ValueError, match=r"config\.json"):
+        live.watch(tmp_path / "run")
+    assert capsys.readouterr() == ("", "")
 
 
 @pytest.mark.parametrize(

@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from evaluation.report import content, page
 from runtime import errors, figures, files, stop
-from runtime.workdir import stored_config
+from runtime.workdir import CONFIG, stored_config
 from training.metric_log import METRICS, read_clock, read_metrics
 from training.sample_grids import STRIP, newest_grid
 
@@ -25,6 +25,7 @@ PAGE = "watch.html"
 POLL = 2.0  # seconds between two looks at the run
 REFRESH = 5  # seconds after which a browser loads the page again
 RECENT = 10  # lines of metrics.jsonl that the remaining time is judged by
+LONGEST_START = 1800.0  # seconds from a run's config.json to the first line of its metrics
 SILENCE = 5  # so many times the usual time between two lines is worth a word, a minute at least
 
 
@@ -37,7 +38,8 @@ class Standing(NamedTuple):
       numbers: the newest value of each quantity that is shown, by its title.
       seconds_left: until the last step at the pace of the last lines; None if that is not known.
       written: when the newest line was, in seconds since 1970; None before there is one.
-      silent: True if that is long ago by the run's own measure, and it is not finished.
+      silent: True if that is long ago by the run's own measure, and it is not finished; before
+        there is a line, if the run's config.json is old.
     """
 
     step: int
@@ -68,8 +70,9 @@ def watch(workdir: pathlib.Path) -> None:
     """
     if not workdir.is_dir():
         raise FileNotFoundError(f"{workdir} is no folder of a run, and no run has begun there")
+    look(workdir, time.time())  # raises where the run's config is damaged
     path, before, writable = workdir / PAGE, None, True
-    print(f"{path} shows the run, and renews itself; Ctrl-C ends it, and not the training")
+    print(f"{workdir} is watched; Ctrl-C ends that, and not the training")
     with (
         stop.listening(),
         tqdm(desc="waiting for the run to begin", bar_format="{desc}") as bar,
@@ -81,6 +84,8 @@ def watch(workdir: pathlib.Path) -> None:
                 try:
                     if writable:
                         files.write_text(path, render(workdir, standing))
+                        if before is None:
+                            bar.write(f"{path} shows it, and renews itself in a browser")
                 except OSError as error:
                     writable = False
                     bar.write(f"there will be no page: {errors.one_line(error, 200)}")
@@ -101,8 +106,9 @@ def look(workdir: pathlib.Path, now: float) -> Standing | None:
         n_iters = stored_config(workdir).training.n_iters
     except FileNotFoundError:
         return None
+    unheard = now - (workdir / CONFIG).stat().st_mtime > LONGEST_START
     if not (workdir / METRICS).exists():
-        return Standing(0, n_iters, {}, None, None, False)
+        return Standing(0, n_iters, {}, None, None, unheard)
     metrics = read_metrics(workdir / METRICS)
     newest = {
         title: format(metrics[name][1][-1], digits)
@@ -111,7 +117,7 @@ def look(workdir: pathlib.Path, now: float) -> Standing | None:
     }
     steps, times = read_clock(workdir / METRICS)
     if not len(steps):
-        return Standing(0, n_iters, newest, None, None, False)
+        return Standing(0, n_iters, newest, None, None, unheard)
     step, written, pace = int(steps[-1]), float(times[-1]), pace_of(steps, times)
     left = None if pace is None else max(0, n_iters - step) * pace
     gaps = np.diff(times[-RECENT - 1 :])
@@ -153,8 +159,9 @@ def show(bar: tqdm, standing: Standing) -> None:
     words = [f"{title} {number}" for title, number in standing.numbers.items()]
     if standing.seconds_left is not None and not standing.is_finished:
         words.append(f"{duration(standing.seconds_left)} left")
-    if standing.silent and standing.written is not None:
-        words.append(f"no news since {clock(standing.written)}")
+    if standing.silent:
+        since = "at all" if standing.written is None else f"since {clock(standing.written)}"
+        words.append(f"no news {since}")
     bar.bar_format = "{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt}{postfix}"
     bar.set_description_str("training", refresh=False)
     bar.set_postfix_str(", ".join(words), refresh=False)
