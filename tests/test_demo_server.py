@@ -185,7 +185,7 @@ def test_who_may_ask_what(
         (b"{", 400, "Expecting property name"),
         (b"\xff\xfe", 400, ""),
         (b"[" * 100_000, 400, ""),
-        (b'{"task": NaN}', 400, "unknown weights"),
+        (b'{"task": NaN}', 400, "what is asked names no weights"),
         (b'{"weights": "digits", "task": "sample", "settings": []}', 400, "settings must be"),
         (b"[" + b"1," * (2**20) + b"1]", 413, "what is sent has up to 2 MiB"),
     ],
@@ -244,6 +244,21 @@ def test_a_full_queue_takes_no_order_and_a_waiting_one_can_be_cancelled(
     assert visitor.events(first)[-1] == ("failed", {"job": first, "line": "it failed"})
 
 
+def test_a_stream_tells_that_the_demo_ends(
+    demo: tuple[demo_app.Demo, int], visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by itself, though its job does not."""
+    going_on = threading.Event()
+    monkeypatch.setattr(demo[0].queue, "do", lambda work, tell: going_on.wait(60))
+    _, _, content = visitor.ask("POST", "/jobs", POINTS)
+    monkeypatch.setattr(demo_app.stop, "requested", lambda: True)
+    job = demo[0].queue.get(json.loads(content)["job"])
+    try:
+        assert visitor.events(job.number) == [("ended", {})]
+    finally:
+        going_on.set()
+
+
 # How it starts and ends.
 
 
@@ -283,6 +298,7 @@ def test_without_its_library_one_line_says_what_to_install(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_one_line(tmp_path: pathlib.Path, number: int) -> None:
+    """Of a job that runs, its listener, and of what was no request, nothing else is said."""
     command = [sys.executable, str(ROOT / "main.py"), "--mode=demo", "--port=0"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -293,7 +309,17 @@ def test_a_signal_ends_it_in_one_line(tmp_path: pathlib.Path, number: int) -> No
         match = re.fullmatch(r"the demo is at http://127\.0\.0\.1:(\d+)/; Ctrl-C ends it\n", line)
         assert match, process.stderr.read()
         assert Visitor(int(match[1])).ask("GET", "/")[0] == 200
+        with socket.create_connection(("127.0.0.1", int(match[1])), timeout=60) as stranger:
+            stranger.sendall(b"no request\r\n\r\n")
+            assert b" 400 " in stranger.recv(1000)
+        _, _, content = Visitor(int(match[1])).ask("POST", "/jobs", POINTS)
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
+        connection.request("GET", f"/jobs/{json.loads(content)['job']}/events")
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"event: ")
         process.send_signal(number)
+        assert b"event: ended\ndata: {}\n\n" in answer.read()
+        connection.close()
         assert process.wait(60) == 128 + number
         assert process.stderr.read() == f"{demo_server.ENDED}\n"
         assert process.stdout.read() == ""
