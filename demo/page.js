@@ -946,7 +946,7 @@ function showWeights() {
   const chips = page.weights.map((weights) => {
     const [height, width] = weights.shape;
     const what = weights.levels ? `${height}×${width}` : "points";
-    const chip = make("button", { type: "button", class: "chip", role: "radio", "aria-checked": String(weights === page.current) },
+    const chip = make("button", { type: "button", class: "chip", role: "radio", "data-weights": weights.name, "aria-checked": String(weights === page.current) },
       weights.name, make("small", { text: `${weights.sde_name.replace("SDE", "")} · ${what}` }));
     chip.addEventListener("click", () => { page.current = weights; show(); });
     return chip;
