@@ -227,7 +227,8 @@ function follow(number, panel, resolve) {
   const events = new EventSource(`jobs/${number}/events`);
   let lost = 0; // connections, one after the other: the first one is asked for again
   let cancelling = false;
-  const end = (result) => { events.close(); resolve(result); };
+  let over = false;
+  const end = (result) => { over = true; resolve(result); };
   const cancel = async () => {
     cancelling = true;
     panel.say("cancelling: it stops after this part", true);
@@ -247,9 +248,11 @@ function follow(number, panel, resolve) {
   events.addEventListener("failed", (event) => { panel.fail(JSON.parse(event.data).line); end(null); });
   events.addEventListener("cancelled", () => { panel.say("cancelled"); end(null); });
   events.addEventListener("ended", () => { panel.fail("the demo has ended"); end(null); });
-  events.onerror = () => {
+  events.onerror = () => { // the server ends the stream after the last event
     lost += 1;
-    if (lost > 1 || events.readyState === EventSource.CLOSED) { panel.fail(SILENT); end(null); }
+    const gone = !over && (lost > 1 || events.readyState === EventSource.CLOSED);
+    if (over || gone) events.close();
+    if (gone) { panel.fail(SILENT); end(null); }
   };
 }
 
