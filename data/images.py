@@ -205,7 +205,8 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnidentifiedImageError):
         return "it is no image of a known kind"
     if isinstance(error, Image.DecompressionBombError):
-        return f"{error} Make it smaller".replace("\n", " ")
+        most = 2 * (Image.MAX_IMAGE_PIXELS or 0)
+        return f"a picture has up to {most} pixels, and it has more"
     return first_line(error)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 
 import jinja2
 import numpy as np
+from absl import logging
 from starlette.applications import Starlette
 from starlette.concurrency import run_in_threadpool
 from starlette.middleware import Middleware
@@ -35,6 +36,7 @@ from demo.fields import Field
 from demo.programs import Programs
 from demo.queue import OVER, RUNNING, Full, Job, Queue, Tell
 from demo.weights import Weights
+from runtime import stop
 from runtime.errors import one_line
 from runtime.progress import Compilation
 from sampling import SAMPLERS
@@ -184,6 +186,8 @@ class Demo:
     async def events(self, request: Request) -> Response:
         """The course of a job, as server-sent events: waiting, running, parts of it, then its end.
 
+        Where the demo ends before, the last event says so.
+
         A browser whose connection broke asks again, and says which part it had last.
         """
         job = self.queue.get(request.path_params["number"])
@@ -209,6 +213,9 @@ class Demo:
                 text = f"event: {state}\ndata: {json.dumps(words)}\n\n"
                 if state in OVER:
                     yield text
+                    return
+                if stop.requested():
+                    yield "event: ended\ndata: {}\n\n"
                     return
                 if text != before:
                     before, sent = text, time.monotonic()
@@ -328,6 +335,7 @@ def application(demo: Demo, host: str) -> Starlette:
         return lambda request: Response((FOLDER / name).read_bytes(), media_type=kind)
 
     async def failure(request: Request, error: Exception) -> Response:
+        logging.error("a fault of the demo", exc_info=error)
         return refused(f"this is a fault of the demo: {type(error).__name__}", 500)
 
     files = [Route(f"/{name}", file(name, kind)) for name, kind in FILES.items()]

@@ -72,8 +72,9 @@ class Field:
         good = isinstance(value, kinds) and not isinstance(value, bool)
         if not good or not self.low <= value <= self.high:
             what = "a whole number" if self.whole else "a number"
+            found = "empty" if value is None else f"{value!r:.60}"
             raise ValueError(
-                f"{self.label} is {value!r:.60}; valid: {what} from {self.low:g} to {self.high:g}"
+                f"{self.label} is {found}; valid: {what} from {self.low:g} to {self.high:g}"
             )
         return int(value) if self.whole else float(value)
 

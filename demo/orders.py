@@ -176,7 +176,9 @@ def read(body: Any, offered: Mapping[str, Weights], samples: Samples) -> Order:
     known = {"task", "weights", "settings", "inputs", "mask", "classes"}
     for name in body:
         lookup(dict.fromkeys(known), str(name), "part of an order")
-    task_name = str(body.get("task"))
+    if "task" not in body:
+        raise ValueError(f"the order names no task; valid: {', '.join(choices.TASKS)}")
+    task_name = str(body["task"])
     task = lookup(choices.TASKS, task_name, "task")
     if reason := task.refusal(weights):
         raise ValueError(reason)
@@ -199,11 +201,13 @@ def weights_of(body: Any, offered: Mapping[str, Weights]) -> Weights:
     """The weights that the body of a request names.
 
     Raises:
-      ValueError: it is no object, or they are not offered.
+      ValueError: it is no object, names none, or they are not offered.
     """
     if not isinstance(body, dict):
         raise ValueError("what is asked must be an object with its parts by name")
-    weights: Weights = lookup(dict(offered), str(body.get("weights")), "weights")
+    if "weights" not in body:
+        raise ValueError(f"what is asked names no weights; valid: {', '.join(offered)}")
+    weights: Weights = lookup(dict(offered), str(body["weights"]), "weights")
     return weights
 
 

@@ -4,6 +4,8 @@
 const $ = (id) => document.getElementById(id);
 const PLAYBACK = 2600; // milliseconds from noise to picture
 const THUMBS = 16;
+const LONGEST = 512; // pixels of a side of a picture that was too large a file
+const NARROW = 820; // pixels; below, the stage is under the settings
 
 // Small tools.
 
@@ -28,6 +30,7 @@ function bytes(base64) {
 
 const colour = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 const rgb = (hex) => [1, 3, 5].map((i) => parseInt(hex.slice(i, i + 2), 16));
+const numeric = (text) => (text === "" ? null : Number(text)); // an emptied field is told of, not 0
 const rounded = (value, digits) => Number(value).toFixed(digits);
 
 /** Images [..., H, W, C] as canvases' pixels: `at(i)` is the i-th, in order. */
@@ -70,7 +73,8 @@ function points({ half, data }) {
 const page = {
   weights: [], current: null, task: "sample", values: {}, // by weights and task
   examples: {}, samples: {}, // pictures by weights
-  picked: {}, mask: null, field: null, token: 0,
+  picked: {},
+  stages: {}, stage: null, // what was drawn, by weights and task, and the one that is seen
 };
 
 const spec = (task = page.task) => page.current.tasks[task];
@@ -151,7 +155,7 @@ function fieldElement(field, side) {
     const dice = make("button", { type: "button", class: "dice", "aria-label": "Another seed", text: "⚄" });
     dice.addEventListener("click", () => { number.value = Math.floor(Math.random() * 1e4); change(Number(number.value)); });
     name.append(make("span", { class: "with-dice" }, dice, number));
-    number.addEventListener("input", () => change(Number(number.value)));
+    number.addEventListener("input", () => change(numeric(number.value)));
     return element;
   }
   name.append(number);
@@ -164,7 +168,7 @@ function fieldElement(field, side) {
   const range = make("input", { type: "range", min: "0", max: "1", step: "any", "aria-label": field.label, tabIndex: -1 });
   range.value = to(Math.max(settings[field.name], field.low || 1e-9));
   range.addEventListener("input", () => { number.value = from(Number(range.value)); change(Number(number.value)); element.dispatchEvent(new Event("moved")); });
-  number.addEventListener("input", () => { range.value = to(Number(number.value)); change(Number(number.value)); element.dispatchEvent(new Event("moved")); });
+  number.addEventListener("input", () => { range.value = to(Number(number.value)); change(numeric(number.value)); element.dispatchEvent(new Event("moved")); });
   if (field.name === "noise") {
     let wait = 0;
     element.addEventListener("moved", () => { clearTimeout(wait); wait = setTimeout(() => $("form").requestSubmit(), 250); });
@@ -193,23 +197,26 @@ function classElement() {
 
 // Orders and their course.
 
+const SILENT = "the demo does not answer; is it still running?";
+
+/** What the server answers, and its words; where it does not answer, a line that says so. */
+async function ask(path, body = null) {
+  try {
+    const answer = await fetch(path, body && {
+      method: "POST", headers: { "content-type": "application/json" }, body: JSON.stringify(body),
+    });
+    return { ok: answer.ok, words: await answer.json() };
+  } catch {
+    return { ok: false, words: { line: SILENT } };
+  }
+}
+
 async function order(task, settings, more, panel) {
   const fields = acting(page.current.tasks[task].fields, settings);
   const chosen = Object.fromEntries(fields.map((field) => [field.name, settings[field.name]]));
   panel.say("asking", true);
-  let answer;
-  let words;
-  try {
-    answer = await fetch("jobs", {
-      method: "POST", headers: { "content-type": "application/json" },
-      body: JSON.stringify({ task, weights: page.current.name, settings: chosen, ...more }),
-    });
-    words = await answer.json();
-  } catch {
-    panel.fail("the demo does not answer; is it still running?");
-    return null;
-  }
-  if (!answer.ok) {
+  const { ok, words } = await ask("jobs", { task, weights: page.current.name, settings: chosen, ...more });
+  if (!ok) {
     panel.fail(words.line);
     return null;
   }
@@ -218,25 +225,55 @@ async function order(task, settings, more, panel) {
 
 function follow(number, panel, resolve) {
   const events = new EventSource(`jobs/${number}/events`);
+  let lost = 0; // connections, one after the other: the first one is asked for again
+  let cancelling = false;
   let over = false;
   const end = (result) => { over = true; resolve(result); };
-  events.addEventListener("waiting", (event) => {
-    const { position } = JSON.parse(event.data);
-    panel.say(`waiting, ${position} before it`, true, () => fetch(`jobs/${number}`, { method: "DELETE" }));
-  });
+  const cancel = async () => {
+    cancelling = true;
+    panel.say("cancelling: it stops after this part", true);
+    try {
+      await fetch(`jobs/${number}`, { method: "DELETE" });
+    } catch { /* the stream says so */ }
+  };
+  const going = (text) => { if (!cancelling) panel.say(text, true, cancel); };
+  events.onopen = () => { lost = 0; };
+  events.addEventListener("waiting", (event) => going(`waiting, ${JSON.parse(event.data).position} before it`));
   events.addEventListener("running", (event) => {
     const { seconds, compiling } = JSON.parse(event.data);
-    const what = compiling ? "compiling, once for these settings" : "drawing";
-    panel.say(`${what}, ${seconds} s`, true, () => fetch(`jobs/${number}`, { method: "DELETE" }));
+    going(`${compiling ? "compiling, once for these settings" : "drawing"}, ${seconds} s`);
   });
   events.addEventListener("part", (event) => { if (panel.part) panel.part(JSON.parse(event.data)); });
   events.addEventListener("done", (event) => { panel.say(""); end(JSON.parse(event.data)); });
   events.addEventListener("failed", (event) => { panel.fail(JSON.parse(event.data).line); end(null); });
   events.addEventListener("cancelled", () => { panel.say("cancelled"); end(null); });
-  events.onerror = () => { // the server ends the stream after the last event; else it is asked again
-    if (over) events.close();
-    else if (events.readyState === EventSource.CLOSED) { panel.fail("the demo does not answer; is it still running?"); end(null); }
+  events.addEventListener("ended", () => { panel.fail("the demo has ended"); end(null); });
+  events.onerror = () => { // the server ends the stream after the last event
+    lost += 1;
+    const gone = !over && (lost > 1 || events.readyState === EventSource.CLOSED);
+    if (over || gone) events.close();
+    if (gone) { panel.fail(SILENT); end(null); }
   };
+}
+
+/** What runs for panels that are not seen, one line each, with its button. */
+function showElsewhere() {
+  const lines = Object.values(page.stages).flatMap((stage) => stage.panels
+    .filter((panel) => panel.busy && !panel.element.isConnected)
+    .map((panel) => stateLine(make("p", { class: "state" }), `${stage.title}: ${panel.text}`, true, panel.cancel)));
+  $("elsewhere").replaceChildren(...lines);
+  $("elsewhere").hidden = !lines.length;
+}
+
+/** A line of what goes on, with a button that cancels it where it can be. */
+function stateLine(place, text, busy, cancel) {
+  place.replaceChildren(...(busy ? [make("span", { class: "spin" })] : []), make("span", { text }));
+  if (cancel) {
+    const button = make("button", { type: "button", class: "quiet", text: "cancel" });
+    button.addEventListener("click", cancel);
+    place.append(button);
+  }
+  return place;
 }
 
 /** A card of the stage: a title, numbers, a state, what was drawn, and the command. */
@@ -253,14 +290,11 @@ class Panel {
   }
 
   say(text, busy = false, cancel = null) {
+    Object.assign(this, { text, busy, cancel });
     this.state.className = "state";
     this.state.hidden = !text;
-    this.state.replaceChildren(...(busy ? [make("span", { class: "spin" })] : []), make("span", { text }));
-    if (cancel) {
-      const button = make("button", { type: "button", class: "quiet", text: "cancel" });
-      button.addEventListener("click", cancel);
-      this.state.append(button);
-    }
+    stateLine(this.state, text, busy, cancel);
+    showElsewhere();
   }
 
   fail(line) {
@@ -273,6 +307,12 @@ class Panel {
     pairs.forEach(([value, unit], i) => {
       this.numbers.append(i ? " · " : "", make("b", { text: String(value) }), ` ${unit}`);
     });
+  }
+
+  /** Takes away what was said of an earlier result. */
+  forget() {
+    this.numbers.replaceChildren();
+    this.foot.replaceChildren();
   }
 
   /** The command, with a button that copies it, and what it leaves out. */
@@ -407,40 +447,46 @@ function showFilm(panel, part) {
   const slider = make("input", { type: "range", min: "0", max: String(film.last), step: "1", "aria-label": "State on the way from noise" });
   const where = make("output");
   let timer = 0;
+  let held = false; // at a state of the user's
   const tell = (k) => {
     slider.value = k;
     where.textContent = k === 0 ? "noise" : k === film.last ? "samples" : `state ${k} of ${film.last}`;
     panel.element.dataset.state = k === film.last && film.whole ? "final" : "moving";
   };
   const step = (now) => {
-    if (!film.canvas.isConnected) return;
+    if (!film.canvas.isConnected) return; // until its tab is seen again
     const k = film.draw(null, now);
     tell(k);
     timer = k < film.last || !film.whole ? requestAnimationFrame(step) : 0;
   };
   play.addEventListener("click", () => {
-    cancelAnimationFrame(timer);
+    held = false;
     film.restart();
-    timer = requestAnimationFrame(step);
+    go();
   });
-  slider.addEventListener("input", () => {
+  const hold = () => {
     cancelAnimationFrame(timer);
     film.draw(Number(slider.value));
     tell(Number(slider.value));
-  });
+  };
+  const go = () => {
+    cancelAnimationFrame(timer);
+    timer = requestAnimationFrame(step);
+  };
+  slider.addEventListener("input", () => { held = true; hold(); });
+  panel.redraw = () => (held ? hold() : go());
   panel.body.replaceChildren(make("div", { class: "frame" }, film.canvas), make("div", { class: "time" }, play, slider, where));
-  timer = requestAnimationFrame(step);
+  go();
   return film;
 }
 
 // Images to begin with.
 
-async function testImages() {
-  const name = page.current.name;
+async function testImages(name) {
   if (!(name in page.examples)) {
-    const answer = await fetch(`examples?weights=${encodeURIComponent(name)}`);
-    const words = await answer.json();
-    page.examples[name] = answer.ok ? { pictures: new Pictures(words), line: "" } : { pictures: null, line: words.line };
+    const { ok, words } = await ask(`examples?weights=${encodeURIComponent(name)}`);
+    if (words.line === SILENT) return { pictures: null, line: SILENT };
+    page.examples[name] = ok ? { pictures: new Pictures(words), line: "" } : { pictures: null, line: words.line };
   }
   return page.examples[name];
 }
@@ -450,17 +496,18 @@ class Picker {
   constructor(most, changed) {
     this.most = most;
     this.changed = changed;
-    this.entries = (page.picked[`${page.current.name}/${most}`] ??= []);
+    this.weights = page.current.name;
+    this.entries = (page.picked[`${this.weights}/${most}`] ??= []);
     this.element = make("div", { class: "picker" });
   }
 
   async show() {
-    const test = await testImages();
+    const test = await testImages(this.weights);
     this.groups = [];
     if (test.pictures) this.groups.push(["test images", test.pictures, (index) => ({ from: "test", index })]);
-    const drawn = page.samples[page.current.name];
+    const drawn = page.samples[this.weights];
     if (drawn) this.groups.push(["samples that were drawn", drawn.pictures, (index) => ({ from: "job", job: drawn.job, index })]);
-    const own = page.samples[`${page.current.name}/own`];
+    const own = page.samples[`${this.weights}/own`];
     if (own) this.groups.push(["your picture", own.pictures, () => own.input]);
     while (this.entries.length < this.most && this.groups.length) {
       const [, pictures, input] = this.groups[0];
@@ -502,29 +549,44 @@ class Picker {
   /** A file of the user's, which the server decodes; here it is only shown. */
   async read(file) {
     if (!file) return;
-    if (file.size > page.upload) {
-      this.message.textContent = `a picture has up to ${page.upload >> 20} MiB`;
+    const small = file.size > page.upload ? await shrunk(file) : file;
+    if (!small || small.size > page.upload) {
+      this.message.textContent = `a picture has up to ${page.upload >> 20} MiB, and this browser cannot make this one smaller`;
       return;
     }
     const data = await new Promise((resolve) => {
       const reader = new FileReader();
       reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
-      reader.readAsDataURL(file);
+      reader.readAsDataURL(small);
     });
-    const answer = await fetch("picture", {
-      method: "POST", headers: { "content-type": "application/json" },
-      body: JSON.stringify({ weights: page.current.name, data }),
-    });
-    const words = await answer.json();
-    if (!answer.ok) {
+    const { ok, words } = await ask("picture", { weights: this.weights, data });
+    if (!ok) {
       this.message.textContent = words.line;
       return;
     }
     const own = { pictures: new Pictures(words), input: { from: "upload", data } };
-    page.samples[`${page.current.name}/own`] = own;
+    page.samples[`${this.weights}/own`] = own;
     const entry = { input: own.input, image: own.pictures.at(0) };
     await this.show();
     this.choose(entry, "");
+  }
+}
+
+/** A large picture as a smaller file, which no image of the demo is too small for; null: it cannot be read. */
+async function shrunk(file) {
+  try {
+    const picture = await createImageBitmap(file);
+    const scale = Math.min(1, LONGEST / Math.max(picture.width, picture.height));
+    const size = (length) => Math.max(1, Math.round(scale * length));
+    const canvas = make("canvas", { width: size(picture.width), height: size(picture.height) });
+    const context = canvas.getContext("2d");
+    context.fillStyle = "white";
+    context.fillRect(0, 0, canvas.width, canvas.height);
+    context.imageSmoothingQuality = "high";
+    context.drawImage(picture, 0, 0, canvas.width, canvas.height);
+    return await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.95));
+  } catch {
+    return null;
   }
 }
 
@@ -532,11 +594,9 @@ class Picker {
 class Painter {
   constructor() {
     const [height, width] = page.current.shape;
-    if (!page.mask || page.mask.length !== height * width) {
-      page.mask = new Uint8Array(height * width).fill(1);
-      for (let y = Math.floor(height / 4); y < (3 * height) / 4; y++) {
-        for (let x = Math.floor(width / 2); x < width; x++) page.mask[y * width + x] = 0;
-      }
+    this.mask = new Uint8Array(height * width).fill(1);
+    for (let y = Math.floor(height / 4); y < (3 * height) / 4; y++) {
+      for (let x = Math.floor(width / 2); x < width; x++) this.mask[y * width + x] = 0;
     }
     [this.height, this.width, this.image, this.erases] = [height, width, null, false];
     this.canvas = make("canvas", { id: "painter", role: "img", "aria-label": "Paint over what is to be drawn anew" });
@@ -550,7 +610,7 @@ class Painter {
     this.eraser.addEventListener("click", () => this.mode(true));
     const fill = (text, hidden) => {
       const button = make("button", { type: "button", class: "quiet", text });
-      button.addEventListener("click", () => { page.mask.forEach((_, i) => { page.mask[i] = hidden(i % width, Math.floor(i / width)) ? 0 : 1; }); this.draw(); });
+      button.addEventListener("click", () => { this.mask.forEach((_, i) => { this.mask[i] = hidden(i % width, Math.floor(i / width)) ? 0 : 1; }); this.draw(); });
       return button;
     };
     this.element = make("div", {},
@@ -565,21 +625,34 @@ class Painter {
     this.eraser.setAttribute("aria-pressed", String(erases));
   }
 
+  /** From where the pointer was to where it is, by all the places that the browser noticed. */
   stroke(event) {
-    if (event.type === "pointerdown") this.canvas.setPointerCapture(event.pointerId);
+    if (event.type === "pointerdown") {
+      this.canvas.setPointerCapture(event.pointerId);
+      this.before = null;
+    }
     if (!event.buttons) return;
     event.preventDefault();
     const box = this.canvas.getBoundingClientRect();
+    const noticed = event.getCoalescedEvents?.() ?? [];
+    for (const { clientX, clientY } of [...noticed, event]) {
+      const place = [((clientX - box.left) / box.width) * this.width, ((clientY - box.top) / box.height) * this.height];
+      const [from, to] = [this.before ?? place, place];
+      const steps = Math.max(1, Math.ceil(2 * Math.hypot(to[0] - from[0], to[1] - from[1])));
+      for (let k = 0; k <= steps; k++) this.dab(...from.map((v, i) => v + (k / steps) * (to[i] - v)));
+      this.before = place;
+    }
+    this.draw();
+  }
+
+  dab(x, y) {
     const size = Number(this.size.value);
-    const x = ((event.clientX - box.left) / box.width) * this.width;
-    const y = ((event.clientY - box.top) / box.height) * this.height;
     const first = (v) => Math.floor(v - (size - 1) / 2);
     for (let row = first(y); row < first(y) + size; row++) {
       for (let column = first(x); column < first(x) + size; column++) {
-        if (row >= 0 && row < this.height && column >= 0 && column < this.width) page.mask[row * this.width + column] = this.erases ? 1 : 0;
+        if (row >= 0 && row < this.height && column >= 0 && column < this.width) this.mask[row * this.width + column] = this.erases ? 1 : 0;
       }
     }
-    this.draw();
   }
 
   draw() {
@@ -591,8 +664,8 @@ class Painter {
     context.imageSmoothingEnabled = false;
     context.drawImage(small, 0, 0, canvas.width, canvas.height);
     context.fillStyle = colour("--warm");
-    for (let i = 0; i < page.mask.length; i++) {
-      if (!page.mask[i]) {
+    for (let i = 0; i < this.mask.length; i++) {
+      if (!this.mask[i]) {
         context.globalAlpha = 0.78;
         context.fillRect((i % this.width) * scale, Math.floor(i / this.width) * scale, scale, scale);
       }
@@ -601,33 +674,41 @@ class Painter {
   }
 }
 
-// The stage of each task.
+// The stage of each task: made once for its weights, it keeps what was drawn. It has its panels, what
+// is done by the button, and maybe what is done on entering it, and which panels are seen.
 
 const stages = {
   sample() {
-    const compares = $("compare").checked;
-    $("stage").classList.toggle("two", compares);
-    const panels = (compares ? ["a", "b"] : ["a"]).map((side) => {
-      const panel = new Panel(compares ? (side === "a" ? "First" : "Second") : "Samples");
+    const panels = { a: new Panel("Samples"), b: new Panel("Second") };
+    for (const panel of Object.values(panels)) {
       panel.body.append(empty(page.current.levels
         ? "Draw: an equation that is run backwards turns noise into pictures, with the score to guide it."
         : "Draw: points of the plane move from noise to where the data are."));
-      return [side, panel];
-    });
-    $("stage").replaceChildren(...panels.map(([, panel]) => panel.element));
-    return async () => {
+    }
+    const seen = () => {
+      const compares = $("compare").checked;
+      $("stage").classList.toggle("two", compares);
+      if (!panels.a.foot.firstChild) panels.a.title.textContent = compares ? "First" : "Samples";
+      return compares ? [panels.a, panels.b] : [panels.a];
+    };
+    const run = async () => {
+      const sides = $("compare").checked ? ["a", "b"] : ["a"];
       const shared = Object.fromEntries(SHARED.map((name) => [name, values("a")[name]]).filter(([, v]) => v !== undefined));
-      await Promise.all(panels.map(async ([side, panel]) => {
+      await Promise.all(sides.map(async (side) => {
+        const panel = panels[side];
         const settings = { ...values(side), ...shared };
         const weights = page.current.name;
         let film = null;
         panel.part = (part) => {
-          film ??= showFilm(panel, part);
+          if (!film) {
+            film = showFilm(panel, part);
+            panel.forget();
+          }
           film.add(part);
         };
         const result = await order("sample", settings, {}, panel);
-        if (!result || !panel.element.isConnected) return;
-        film.whole = true;
+        if (film) film.whole = true; // no part comes any more, even where some are missing
+        if (!result) return;
         panel.title.textContent = settings["sampling.method"] === "pc"
           ? `pc: ${settings["sampling.predictor"]}, ${settings["sampling.corrector"]}` : settings["sampling.method"];
         panel.count(numbersOf(result));
@@ -635,17 +716,18 @@ const stages = {
         if (film.tile && side === "a") page.samples[weights] = { job: result.job, pictures: film.final() };
       }));
     };
+    return { panels: Object.values(panels), run, seen };
   },
 
   class() {
     const panel = new Panel("Images of classes");
     panel.body.append(empty("Draw: the score of a class, or its gradient from a classifier, leads to its images."));
-    $("stage").replaceChildren(panel.element);
-    return async () => {
+    const run = async () => {
       const classes = page.values[`${key("a")}/classes`] ?? [];
       const result = await order("class", values(), { classes }, panel);
       if (result) showColumns(panel, result);
     };
+    return { panels: [panel], run };
   },
 
   inpaint() {
@@ -655,13 +737,12 @@ const stages = {
     const answer = make("div", {});
     panel.body.append(make("div", { class: "painter" }, painter.element, make("div", {}, picker.element, answer)));
     panel.redraw = () => painter.draw();
-    $("stage").replaceChildren(panel.element);
-    picker.show();
-    return async () => {
+    const run = async () => {
       const inputs = picker.entries.map((entry) => entry.input);
-      const result = await order("inpaint", values(), { inputs, mask: page.mask.join("") }, panel);
+      const result = await order("inpaint", values(), { inputs, mask: painter.mask.join("") }, panel);
       if (result) showColumns(panel, result, answer, ["drawn"]);
     };
+    return { panels: [panel], run, enter: () => picker.show() };
   },
 
   colorize() {
@@ -669,13 +750,12 @@ const stages = {
     const picker = new Picker(1, () => {});
     const answer = make("div", {});
     panel.body.append(picker.element, answer);
-    $("stage").replaceChildren(panel.element);
-    picker.show();
-    return async () => {
+    const run = async () => {
       const inputs = picker.entries.map((entry) => entry.input);
       const result = await order("colorize", values(), { inputs }, panel);
       if (result) showColumns(panel, result, answer);
     };
+    return { panels: [panel], run, enter: () => picker.show() };
   },
 
   interpolate() {
@@ -683,29 +763,29 @@ const stages = {
     const picker = new Picker(2, () => {});
     const answer = make("div", {});
     panel.body.append(picker.element, answer);
-    $("stage").replaceChildren(panel.element);
-    picker.show();
-    return async () => {
+    const run = async () => {
       const inputs = picker.entries.map((entry) => entry.input);
       const result = await order("interpolate", values(), { inputs }, panel);
       if (result) showColumns(panel, result, answer);
     };
+    return { panels: [panel], run, enter: () => picker.show() };
   },
 
   field() {
     const panel = new Panel("The score, and the density that it knows");
     panel.body.append(empty("The arrows are the learned score: where a noisy point has to go."));
-    $("stage").replaceChildren(panel.element);
     const run = async () => {
       const result = await order("field", values(), {}, panel);
-      if (!result || !panel.element.isConnected) return;
+      if (!result) return;
       panel.count([[Number(result.noise).toPrecision(2), "noise"], [Number(result.t).toPrecision(3), "t"], ...numbersOf(result)]);
       panel.redraw = () => showField(panel, result);
       panel.redraw();
       panel.command(result);
     };
-    if (page.field !== page.current.name) setTimeout(() => $("form").requestSubmit(), 0);
-    return run;
+    const enter = () => { // it looks by itself, where nothing was seen yet
+      if (!panel.redraw && !panel.busy) setTimeout(() => { if (page.stage?.panels[0] === panel) $("form").requestSubmit(); }, 0);
+    };
+    return { panels: [panel], run, enter };
   },
 
   likelihood() {
@@ -713,9 +793,13 @@ const stages = {
     const isImage = page.current.levels > 0;
     let chosen = "test";
     const sets = make("div", { class: "picker" });
-    const select = make("select", { id: "likelihood-of", "aria-label": "Of which" }, make("option", { value: "test", text: isImage ? "the first test images" : "the first test points" }));
-    if (page.samples[page.current.name]) select.append(make("option", { value: "job", text: "the samples that were drawn" }));
-    if (page.samples[`${page.current.name}/own`]) select.append(make("option", { value: "own", text: "your own picture" }));
+    const select = make("select", { id: "likelihood-of", "aria-label": "Of which" });
+    const enter = () => { // there may be other images by now
+      const choices = [["test", isImage ? "the first test images" : "the first test points"]];
+      if (page.samples[page.current.name]) choices.push(["job", "the samples that were drawn"]);
+      if (page.samples[`${page.current.name}/own`]) choices.push(["own", "your own picture"]);
+      select.replaceChildren(...choices.map(([value, text]) => make("option", { value, text, selected: value === chosen })));
+    };
     select.addEventListener("change", () => { chosen = select.value; });
     const answer = make("div", {}, empty(isImage
       ? "The probability flow gives each image its exact likelihood: bits/dim are what a perfect code of the image costs for each of its pixels."
@@ -723,14 +807,13 @@ const stages = {
     if (isImage) panel.body.append(sets);
     sets.append(select);
     panel.body.append(answer);
-    $("stage").replaceChildren(panel.element);
-    return async () => {
+    const run = async () => {
       const drawn = page.samples[page.current.name];
       const count = values()["eval.bpd_num_images"];
       const inputs = chosen === "job" ? Array.from({ length: Math.min(count, drawn.pictures.count) }, (_, index) => ({ from: "job", job: drawn.job, index }))
         : chosen === "own" ? [page.samples[`${page.current.name}/own`].input] : [];
       const result = await order("likelihood", values(), inputs.length ? { inputs } : {}, panel);
-      if (!result || !panel.element.isConnected) return;
+      if (!result) return;
       const digits = "error" in result && result.error < 0.005 ? 3 : 2;
       const error = "error" in result ? ` ± ${rounded(result.error, digits)}` : "";
       panel.count([[`${rounded(result.mean, digits)}${error}`, result.unit], ...numbersOf(result)]);
@@ -738,11 +821,11 @@ const stages = {
       panel.redraw = () => showLikelihoods(answer, result);
       panel.redraw();
     };
+    return { panels: [panel], run, enter };
   },
 };
 
 function showColumns(panel, result, place = panel.body, only = null) {
-  if (!panel.element.isConnected) return;
   panel.count(numbersOf(result));
   panel.command(result);
   const wanted = result.columns.filter((column) => !only || only.includes(column.title));
@@ -755,6 +838,7 @@ function showColumns(panel, result, place = panel.body, only = null) {
     }
   }
   place.replaceChildren(...(place === panel.body ? [] : [make("h3", { class: "side", text: "drawn" })]), tiles);
+  if (innerWidth <= NARROW && place.isConnected) place.scrollIntoView({ behavior: "smooth", block: "nearest" });
 }
 
 /** A density as shades from the card's colour to the accent. */
@@ -776,7 +860,6 @@ function heat(context, { shape, data }, size, strength = 1) {
 }
 
 function showField(panel, result) {
-  page.field = page.current.name;
   const size = 640;
   const picture = (title, paint) => {
     const canvas = make("canvas", { class: "picture", width: size, height: size, role: "img", "aria-label": title });
@@ -862,15 +945,13 @@ function showLikelihoods(place, result) {
 
 // The page as a whole.
 
-let run = null;
-
 function showWeights() {
   const chips = page.weights.map((weights) => {
     const [height, width] = weights.shape;
     const what = weights.levels ? `${height}×${width}` : "points";
-    const chip = make("button", { type: "button", class: "chip", role: "radio", "aria-checked": String(weights === page.current) },
+    const chip = make("button", { type: "button", class: "chip", role: "radio", "data-weights": weights.name, "aria-checked": String(weights === page.current) },
       weights.name, make("small", { text: `${weights.sde_name.replace("SDE", "")} · ${what}` }));
-    chip.addEventListener("click", () => { page.current = weights; page.field = null; show(); });
+    chip.addEventListener("click", () => { page.current = weights; show(); });
     return chip;
   });
   $("weights").replaceChildren(...chips);
@@ -891,17 +972,36 @@ function show() {
   $("refusal").hidden = !refusal;
   $("refusal").textContent = refusal;
   $("work").hidden = Boolean(refusal);
-  if (refusal) return;
+  page.stage = refusal ? null : stageOf(page.current, page.task);
+  $("stage").replaceChildren();
+  if (refusal) {
+    showElsewhere();
+    return;
+  }
   $("stage").classList.remove("two");
   $("run").textContent = page.task === "likelihood" ? "Measure" : page.task === "field" ? "Look" : "Draw";
+  $("run").disabled = page.stage.running > 0;
   showFields();
-  page.panels = null;
-  run = stages[page.task]();
+  $("stage").replaceChildren(...(page.stage.seen?.() ?? page.stage.panels).map((panel) => panel.element));
+  showElsewhere();
+  page.stage.enter?.();
+  for (const panel of page.stage.panels) panel.redraw?.();
 }
 
-function redraw() {
+/** The stage of a task with the weights that are seen. */
+function stageOf(weights, task) {
+  const name = `${weights.name}/${task}`;
+  if (!page.stages[name]) {
+    const title = `${weights.name}, ${$(`tab-${task}`).textContent}`;
+    page.stages[name] = { title, running: 0, ...stages[task]() };
+  }
+  return page.stages[name];
+}
+
+/** Draws what has the colours of the page. */
+function recolour() {
   showMark();
-  if (page.current && !spec().refusal) show();
+  for (const panel of page.stage?.panels ?? []) panel.redraw?.(); // others when they are seen
 }
 
 /** The mark: a picture that comes out of noise, from left to right. */
@@ -924,27 +1024,30 @@ function showMark() {
 
 $("form").addEventListener("submit", async (event) => {
   event.preventDefault();
-  if (!run || !$("form").reportValidity()) return;
-  const button = $("run");
-  button.disabled = true;
-  if (innerWidth <= 820 && page.task !== "inpaint") $("stage").scrollIntoView({ behavior: "smooth" });
+  const { stage } = page;
+  if (!stage || !$("form").reportValidity()) return;
+  stage.running += 1;
+  $("run").disabled = true;
+  if (innerWidth <= NARROW && page.task !== "inpaint") $("stage").scrollIntoView({ behavior: "smooth" });
   try {
-    await run();
+    await stage.run();
   } finally {
-    button.disabled = false;
+    stage.running -= 1;
+    $("run").disabled = page.stage?.running > 0;
   }
 });
 $("compare").addEventListener("change", show);
 for (const tab of document.querySelectorAll("[role=tab]")) {
-  tab.addEventListener("click", () => { page.task = tab.dataset.task; page.field = null; show(); });
+  tab.addEventListener("click", () => { page.task = tab.dataset.task; show(); });
 }
 $("theme").addEventListener("click", () => {
   const root = document.documentElement;
   const dark = root.dataset.theme ? root.dataset.theme === "dark" : matchMedia("(prefers-color-scheme: dark)").matches;
   root.dataset.theme = dark ? "light" : "dark";
   try { localStorage.setItem("theme", root.dataset.theme); } catch { /* it is forgotten */ }
-  redraw();
+  recolour();
 });
+matchMedia("(prefers-color-scheme: dark)").addEventListener("change", recolour);
 try {
   const theme = localStorage.getItem("theme");
   if (theme === "dark" || theme === "light") document.documentElement.dataset.theme = theme;
@@ -952,8 +1055,13 @@ try {
 
 (async () => {
   showMark();
-  const answer = await fetch("state");
-  Object.assign(page, await answer.json());
+  const { ok, words } = await ask("state");
+  if (!ok) {
+    $("refusal").hidden = false;
+    $("refusal").textContent = words.line;
+    return;
+  }
+  Object.assign(page, words);
   page.current = page.weights[0];
   show();
 })();

@@ -10,8 +10,9 @@ import os
 import pathlib
 import socket
 import sys
+import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import jax
 import ml_collections
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
 
 PACKAGES = ("starlette", "uvicorn")
 PATIENCE = 1.0  # seconds for the job that runs when the demo is to end
-ENDED = "the demo has ended; it keeps nothing"
+LONGEST = 3.0  # seconds from the signal to the end, whatever is asked or done
+ENDED = "the demo ends; it keeps nothing"
 
 
 def serve(
@@ -90,11 +92,10 @@ def address(listener: socket.socket, host: str) -> str:
     return f"http://{name}:{listener.getsockname()[1]}/"
 
 
-def run(offered: dict[str, weights.Weights], listener: socket.socket, host: str) -> None:
-    """Serves until the program is asked to stop.
+def run(offered: dict[str, weights.Weights], listener: socket.socket, host: str) -> NoReturn:
+    """Serves until the program is asked to stop, says so, and ends the process.
 
-    Raises:
-      Stopped: it was.
+    There is nothing to keep, and nothing ends a program that computes but its process.
     """
     from demo import app
 
@@ -105,10 +106,15 @@ def run(offered: dict[str, weights.Weights], listener: socket.socket, host: str)
         print("whoever reaches this address can draw with it: there is no password", flush=True)
     with stop.listening():
         asyncio.run(until_stopped(server, listener))
-    if not demo.queue.close(PATIENCE):  # nothing ends a program that computes but the process
-        print(ENDED, file=sys.stderr, flush=True)
-        os._exit(int(stop.Stopped(ENDED).code or 0))
-    raise stop.Stopped(ENDED)
+    demo.queue.close(PATIENCE)
+    end()
+
+
+def end() -> NoReturn:
+    """Ends the process as the signal wants, without the end of Python, which waits for XLA."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(int(stop.Stopped(ENDED).code or 0))
 
 
 def make_server(application: object) -> uvicorn.Server:
@@ -125,7 +131,7 @@ def make_server(application: object) -> uvicorn.Server:
         http="h11",
         ws="none",
         lifespan="off",
-        log_level="warning",
+        log_level="critical",  # of what strangers send, and of streams that end, nothing is said
         access_log=False,
         server_header=False,
         proxy_headers=False,
@@ -136,11 +142,15 @@ def make_server(application: object) -> uvicorn.Server:
 
 
 async def until_stopped(server: uvicorn.Server, listener: socket.socket) -> None:
-    """Serves until a signal was received."""
+    """Serves until a signal was received, of which one line tells at once."""
 
     async def watch() -> None:
         while not stop.requested():
             await asyncio.sleep(0.1)
+        print(ENDED, file=sys.stderr, flush=True)
+        latest = threading.Timer(LONGEST, end)
+        latest.daemon = True
+        latest.start()
         server.should_exit = True
 
     watching = asyncio.create_task(watch())

@@ -129,7 +129,9 @@ PAINT = {"task": "inpaint", "weights": "digits", "inputs": INPUTS, "mask": mask_
     ("body", "message"),
     [
         ([], "must be an object"),
-        ({"task": "sample"}, "unknown weights 'None'; known: checkerboard, digits"),
+        ({"task": "sample"}, "what is asked names no weights; valid: .*digits"),
+        ({**SAMPLE, "weights": "x"}, "unknown weights 'x'; known: checkerboard, digits"),
+        ({"weights": "digits"}, "the order names no task; valid: sample, class, inpaint"),
         ({"task": "rm", "weights": "digits"}, "unknown task 'rm'; known: class, colorize, field"),
         ({**SAMPLE, "shell": "x"}, "unknown part of an order 'shell'; known: classes, inputs"),
         ({**SAMPLE, "settings": 3}, "settings must be values by the names"),
@@ -147,6 +149,10 @@ PAINT = {"task": "inpaint", "weights": "digits", "inputs": INPUTS, "mask": mask_
         ),
         ({**SAMPLE, "settings": {"sampling.num_steps": 2.5}}, "steps is 2.5; valid: a whole"),
         ({**SAMPLE, "settings": {"sampling.num_steps": True}}, "steps is True; valid: a whole"),
+        (
+            {**SAMPLE, "settings": {"sampling.num_steps": None}},
+            "steps is empty; valid: a whole number from 1 to 1000",
+        ),
         ({**SAMPLE, "settings": {"sampling.seed": 2**32}}, "seed is 4294967296; valid"),
         ({**SAMPLE, "settings": {"sampling.seed": 10**400}}, "seed is 1000"),
         ({**SAMPLE, "settings": {"sampling.num_samples": 65}}, "images is 65; valid: .* 1 to 64"),
@@ -218,7 +224,7 @@ def test_a_picture_of_a_stranger_becomes_levels() -> None:
 def test_a_picture_that_claims_to_be_huge_is_refused() -> None:
     content = bytearray(base64.b64decode(picture(kind="BMP")))
     content[18:26] = (60_000).to_bytes(4, "little") * 2
-    with pytest.raises(ValueError, match="the picture cannot be read"):
+    with pytest.raises(ValueError, match=r"be read: a picture has up to \d+ pixels"):
         orders.uploaded(base64.b64encode(content).decode(), DIGITS)
 
 

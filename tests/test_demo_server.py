@@ -22,7 +22,9 @@ import threading
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
+from PIL import Image
 
 from demo import server as demo_server
 from demo import weights as demo_weights
@@ -185,7 +187,7 @@ def test_who_may_ask_what(
         (b"{", 400, "Expecting property name"),
         (b"\xff\xfe", 400, ""),
         (b"[" * 100_000, 400, ""),
-        (b'{"task": NaN}', 400, "unknown weights"),
+        (b'{"task": NaN}', 400, "what is asked names no weights"),
         (b'{"weights": "digits", "task": "sample", "settings": []}', 400, "settings must be"),
         (b"[" + b"1," * (2**20) + b"1]", 413, "what is sent has up to 2 MiB"),
     ],
@@ -244,6 +246,20 @@ def test_a_full_queue_takes_no_order_and_a_waiting_one_can_be_cancelled(
     assert visitor.events(first)[-1] == ("failed", {"job": first, "line": "it failed"})
 
 
+def test_a_stream_tells_that_the_demo_ends(
+    demo: tuple[demo_app.Demo, int], visitor: Visitor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ends by itself, though its job does not."""
+    going_on = threading.Event()
+    monkeypatch.setattr(demo[0].queue, "do", lambda work, tell: going_on.wait(60))
+    _, _, content = visitor.ask("POST", "/jobs", POINTS)
+    monkeypatch.setattr(demo_app.stop, "requested", lambda: True)
+    try:
+        assert visitor.events(json.loads(content)["job"]) == [("ended", {})]
+    finally:
+        going_on.set()
+
+
 # How it starts and ends.
 
 
@@ -283,6 +299,7 @@ def test_without_its_library_one_line_says_what_to_install(
 @pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_it_in_one_line(tmp_path: pathlib.Path, number: int) -> None:
+    """Of a job that runs, its listener, and of what was no request, nothing else is said."""
     command = [sys.executable, str(ROOT / "main.py"), "--mode=demo", "--port=0"]
     with subprocess.Popen(
         command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -293,7 +310,17 @@ def test_a_signal_ends_it_in_one_line(tmp_path: pathlib.Path, number: int) -> No
         match = re.fullmatch(r"the demo is at http://127\.0\.0\.1:(\d+)/; Ctrl-C ends it\n", line)
         assert match, process.stderr.read()
         assert Visitor(int(match[1])).ask("GET", "/")[0] == 200
+        with socket.create_connection(("127.0.0.1", int(match[1])), timeout=60) as stranger:
+            stranger.sendall(b"no request\r\n\r\n")
+            assert b" 400 " in stranger.recv(1000)
+        _, _, content = Visitor(int(match[1])).ask("POST", "/jobs", POINTS)
+        connection = http.client.HTTPConnection("127.0.0.1", int(match[1]), timeout=60)
+        connection.request("GET", f"/jobs/{json.loads(content)['job']}/events")
+        answer = connection.getresponse()
+        assert answer.readline().startswith(b"event: ")
         process.send_signal(number)
+        assert b"event: ended\ndata: {}\n\n" in answer.read()
+        connection.close()
         assert process.wait(60) == 128 + number
         assert process.stderr.read() == f"{demo_server.ENDED}\n"
         assert process.stdout.read() == ""
@@ -330,7 +357,7 @@ def page(browser: Any, port: int, width: int, complaints: list[str], height: int
 
 def choose(tab: Any, weights: str, task: str, **values: Any) -> None:
     """Chooses weights and a task, and sets fields, the last parts of their names."""
-    tab.locator(".chip", has_text=weights).click()
+    tab.locator(f"[data-weights='{weights}']").click()
     tab.locator(f"#tab-{task}").click()
     for name, value in values.items():
         element = tab.locator(f"#fields [data-field$='.{name}']")
@@ -415,10 +442,12 @@ def test_a_visitor_paints_a_mask_and_goes_between_images(
     box = tab.locator("#painter").bounding_box()
     tab.mouse.move(box["x"] + 0.1 * box["width"], box["y"] + 0.7 * box["height"])
     tab.mouse.down()
-    tab.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.7 * box["height"], steps=20)
-    tab.mouse.up()
+    tab.mouse.move(box["x"] + 0.9 * box["width"], box["y"] + 0.7 * box["height"])
+    tab.mouse.up()  # a fast stroke leaves no hole
     assert pixels(tab, "#painter") != clean
-    command = drawn(tab)
+    with tab.expect_request("**/jobs") as asked:
+        command = drawn(tab)
+    assert asked.value.post_data_json["mask"] == "1" * 40 + "0" * 8 + "1" * 16
     assert "--config.control.num_images=4" in command
     assert "--config.control.mask=mask.png" in command
     assert tab.locator(".tiles figure").count() == 2
@@ -432,6 +461,21 @@ def test_a_visitor_paints_a_mask_and_goes_between_images(
     tab.locator(".picker h3", has_text="your picture").wait_for()
     tab.locator("#run").click()
     tab.locator(".remark", has_text="No command draws this").wait_for()
+    noise = np.random.default_rng(0).integers(0, 256, (800, 900, 3), np.uint8)
+    Image.fromarray(noise).save(tmp_path / "large.png")
+    assert (tmp_path / "large.png").stat().st_size > 2**20
+    tab.locator("input[type=file]").set_input_files(tmp_path / "large.png")
+    tab.wait_for_function(
+        "() => page.samples['digits/own'].input.data.startsWith('/9j/')"
+    )  # a JPEG
+    tab.set_viewport_size({"width": 390, "height": 860})
+    tab.evaluate("scrollTo(0, 0)")
+    tab.locator("#run").click()
+    tab.locator("#run:enabled").wait_for()
+    tab.wait_for_function(
+        "() => document.querySelector('.tiles').getBoundingClientRect().bottom <= innerHeight"
+    )
+    tab.set_viewport_size({"width": 1280, "height": 860})
     (tmp_path / "own.png").write_text("no picture")
     tab.locator("input[type=file]").set_input_files(tmp_path / "own.png")
     tab.locator(".picker .remark", has_text="the picture cannot be read").wait_for()
@@ -448,6 +492,76 @@ def test_a_visitor_paints_a_mask_and_goes_between_images(
 
 
 @pytest.mark.slow
+def test_what_was_drawn_stays_and_what_runs_is_told_of_everywhere(
+    browser: Any, demo: tuple[demo_app.Demo, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Colours, a second sampler or another tab take nothing away; a job can be cancelled anywhere,
+    and its film ends; a server that is gone is told of."""
+    tab = page(browser, demo[1], 1280, [])
+    choose(tab, "two-moons", "sample", num_steps=4, num_samples=50)
+    command = drawn(tab)
+    tab.locator("[data-state=final]").wait_for()
+    before = pixels(tab)
+    tab.locator("#theme").click()
+    tab.wait_for_function(
+        "before => document.querySelector('canvas.picture').toDataURL() != before", arg=before
+    )
+    tab.locator("#compare").check()
+    assert tab.locator(".panel").count() == 2
+    tab.locator("#compare").uncheck()
+    choose(tab, "digits", "likelihood")
+    assert tab.locator(".command").count() == 0
+    choose(tab, "two-moons", "sample")
+    assert tab.locator(".command code").inner_text() == command
+    assert tab.locator("canvas.picture").count() == 1
+
+    going_on = threading.Event()
+    (part,) = list(demo[0].queue.jobs.values())[-1].parts
+
+    def draw(work: Any, tell: Any) -> None:
+        tell(part)
+        assert going_on.wait(60)
+        tell(part)
+
+    monkeypatch.setattr(demo[0].queue, "do", draw)
+    tab.locator("#run").click()
+    tab.locator(".panel .state button").wait_for()
+    tab.locator("#tab-likelihood").click()
+    elsewhere = tab.locator("#elsewhere")
+    assert elsewhere.inner_text().startswith("two-moons, Sample: ")
+    assert tab.locator("#run").is_enabled()
+    elsewhere.locator("button").click()
+    tab.locator("#elsewhere", has_text="cancelling: it stops after this part").wait_for()
+    going_on.set()
+    elsewhere.wait_for(state="hidden")
+    tab.locator("#tab-sample").click()
+    assert tab.locator(".state").inner_text() == "cancelled"
+    assert tab.locator(".command").count() == 0  # that of the picture before
+    tab.locator("[data-state=final]").wait_for()
+    tab.locator("#run:enabled").wait_for()
+
+    choose(tab, "two-moons", "sample", num_steps="")
+    tab.locator("#run").click()
+    tab.locator(".state.bad", has_text="steps is empty; valid: a whole number").wait_for()
+    choose(tab, "two-moons", "sample", num_steps=4)
+    going_on.clear()
+    answers = iter(["retry: 10\nevent: running\ndata: {}\n\n"])
+
+    def answer(route: Any) -> None:
+        if body := next(answers, None):
+            route.fulfill(body=body, content_type="text/event-stream")
+        else:
+            route.abort()
+
+    tab.route("**/jobs/*/events", answer)
+    tab.locator("#run").click()
+    tab.locator(".state.bad", has_text="does not answer; is it still running?").wait_for()
+    assert tab.locator(".spin").count() == 0
+    going_on.set()
+    tab.close()
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("width", [1280, 390])
 @pytest.mark.parametrize("theme", ["light", "dark"])
 def test_the_page_fits_the_screen(
@@ -460,7 +574,7 @@ def test_the_page_fits_the_screen(
     choose(tab, "two-moons", "sample", num_steps=4, num_samples=200)
     drawn(tab)
     for weights in ("digits", "two-moons"):
-        tab.locator(".chip", has_text=weights).click()
+        tab.locator(f"[data-weights='{weights}']").click()
         for task in tab.locator("[role=tab]").all():
             task.click()
             assert tab.evaluate("document.documentElement.scrollWidth") <= width
