@@ -37,8 +37,8 @@ def serve(
     host: str | None,
     port: int | None,
 ) -> None:
-    """Serves the page, until a signal: the weights that are part of the project, and those that
-    `source` or a run's `workdir` gives.
+    """Serves a page that draws in the browser, until a signal, by the project's weights and, in
+    front of them, those that `source` or a run's `workdir` gives.
 
     Raises:
       ImportError: the server's library is not installed.
