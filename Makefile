@@ -2,7 +2,7 @@ PYTHON ?= python3
 VENV ?= .venv
 MINOR := -c 'import sys; print(*sys.version_info[:2], sep=".")'
 RUN := $(VENV)/bin/python
-UV := $(RUN) -m uv pip install --quiet --python $(RUN)
+UV := $(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN)
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 
