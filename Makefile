@@ -2,7 +2,8 @@ PYTHON ?= python3
 VENV ?= .venv
 MINOR := -c 'import sys; print(*sys.version_info[:2], sep=".")'
 RUN := $(VENV)/bin/python
-UV := $(RUN) -m uv pip install --quiet --compile-bytecode --python $(RUN)
+# Bytecode is written when a module is first imported, or here where that is forbidden.
+UV := $(RUN) -m uv pip install --quiet $(if $(PYTHONDONTWRITEBYTECODE),--compile-bytecode) --python $(RUN)
 WORKDIR ?= runs/quickstart
 QUICKSTART := main.py --config=configs/quickstart.py --workdir=$(WORKDIR)
 

@@ -30,6 +30,10 @@ MOST_UPLOADED = 2**20  # bytes of a picture
 MASK = "mask.png"  # the name of the mask's file, in the command
 MEASURED = ("inpaint", "colorize")
 EXACT = ("repaint", "replace", "infill")  # methods that meet the mask by a condition alone
+ABSENT: dict[str, Any] = {  # the parts of an order, with what stands for one that is left out
+    **dict.fromkeys(("task", "weights", "inputs", "mask")),
+    **{"settings": {}, "classes": []},
+}
 Samples = Callable[[str], np.ndarray | None]  # of a finished job, by its number
 
 
@@ -173,25 +177,25 @@ def read(body: Any, offered: Mapping[str, Weights], samples: Samples) -> Order:
       ValueError: one line that says what is wrong and what would be valid.
     """
     weights = weights_of(body, offered)
-    known = {"task", "weights", "settings", "inputs", "mask", "classes"}
     for name in body:
-        lookup(dict.fromkeys(known), str(name), "part of an order")
+        lookup(ABSENT, str(name), "part of an order")
     if "task" not in body:
         raise ValueError(f"the order names no task; valid: {', '.join(choices.TASKS)}")
     task_name = str(body["task"])
     task = lookup(choices.TASKS, task_name, "task")
     if reason := task.refusal(weights):
         raise ValueError(reason)
-    values = values_of(task.fields(weights), body.get("settings", {}))
+    body = ABSENT | body
+    values = values_of(task.fields(weights), body["settings"])
     inputs = None
     if task_name in (*MEASURED, "interpolate", "likelihood"):
-        inputs = _inputs(body.get("inputs"), task_name, values, weights, samples)
+        inputs = _inputs(body["inputs"], task_name, values, weights, samples)
     if task_name == "likelihood" and inputs is not None:
         values["eval.bpd_num_images"] = len(inputs.images)
-    mask = _mask(body.get("mask"), weights) if task_name == "inpaint" else None
+    mask = _mask(body["mask"], weights) if task_name == "inpaint" else None
     classes: tuple[int, ...] = ()
     if task_name == "class":
-        classes = _classes(body.get("classes", []), values["control.num_variants"], weights)
+        classes = _classes(body["classes"], values["control.num_variants"], weights)
     order = Order(task_name, weights, values, inputs, mask, classes)
     order.check()
     return order
