@@ -243,7 +243,7 @@ def read_clock(path: files.Path) -> tuple[np.ndarray, np.ndarray]:
     Raises:
       FileNotFoundError: no such file.
     """
-    records = [r for r in _records(files.as_path(path))[0] if _is_number(r.get("time"))]
+    records = [r for r in _records(files.as_path(path))[0] if "time" in r and _is_number(r["time"])]
     return np.array([r["step"] for r in records]), np.array([r["time"] for r in records], float)
 
 
