@@ -278,7 +278,7 @@ def test_images_of_many_pixels_are_refused_or_decoded_one_at_a_time(
     tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder
 ) -> None:
     path = bomb(tmp_path / "bomb.png", 20_000)
-    with pytest.raises(ValueError, match=r"bomb\.png cannot be read: Image size [^\n]* smaller$"):
+    with pytest.raises(ValueError, match=r"bomb\.png .*: a picture has up to \d+ pixels"):
         read(path)
     monkeypatch.setattr(images, "MANY", 32)
     path = png(tmp_path / "a.png")
