@@ -7,6 +7,7 @@ again every few seconds, until the training has come to its last step.
 from __future__ import annotations
 
 import datetime
+import functools
 import io
 import pathlib
 import time
@@ -20,6 +21,9 @@ from runtime import errors, figures, files, stop
 from runtime.workdir import CONFIG, stored_config
 from training.metric_log import METRICS, read_clock, read_metrics
 from training.sample_grids import STRIP, newest_grid
+
+Series = tuple[np.ndarray, np.ndarray]  # steps [n], and a value [n] at each
+Lines = tuple[dict[str, Series], Series]  # the metrics by name, and when each line was written
 
 PAGE = "watch.html"
 POLL = 2.0  # seconds between two looks at the run
@@ -60,6 +64,9 @@ TITLES = {
     "images_per_second": ("images per second", ".4g"),
     "mfu": ("model FLOPs utilisation", ".2f"),
 }
+
+
+CURVES = (("Loss", ("loss", "eval_loss"), "log"), ("Speed", ("images_per_second",), "linear"))
 
 
 def watch(workdir: pathlib.Path) -> None:
@@ -109,13 +116,12 @@ def look(workdir: pathlib.Path, now: float) -> Standing | None:
     unheard = now - (workdir / CONFIG).stat().st_mtime > LONGEST_START
     if not (workdir / METRICS).exists():
         return Standing(0, n_iters, {}, None, None, unheard)
-    metrics = read_metrics(workdir / METRICS)
+    metrics, (steps, times) = lines_of(workdir / METRICS)
     newest = {
         title: format(metrics[name][1][-1], digits)
         for name, (title, digits) in TITLES.items()
         if name in metrics
     }
-    steps, times = read_clock(workdir / METRICS)
     if not len(steps):
         return Standing(0, n_iters, newest, None, None, unheard)
     step, written, pace = int(steps[-1]), float(times[-1]), pace_of(steps, times)
@@ -124,6 +130,17 @@ def look(workdir: pathlib.Path, now: float) -> Standing | None:
     usual = float(np.median(gaps)) if len(gaps) else 0.0
     silent = step < n_iters and now - written > max(60.0, SILENCE * usual)
     return Standing(step, n_iters, newest, left, written, silent)
+
+
+def lines_of(path: pathlib.Path) -> Lines:
+    """`read_metrics` and `read_clock` of a metrics.jsonl, which is read again if it has changed."""
+    stat = path.stat()
+    return _lines_of(path, stat.st_size, stat.st_mtime)
+
+
+@functools.lru_cache(maxsize=1)
+def _lines_of(path: pathlib.Path, size: int, changed: float) -> Lines:
+    return read_metrics(path), read_clock(path)
 
 
 def pace_of(steps: np.ndarray, times: np.ndarray) -> float | None:
@@ -142,7 +159,7 @@ def pace_of(steps: np.ndarray, times: np.ndarray) -> float | None:
 
 def fingerprint(workdir: pathlib.Path) -> tuple[tuple[str, int, float], ...]:
     """What changes when the run has news: size and time of what the page is made from."""
-    paths = [workdir / METRICS, workdir / "config.json", workdir / STRIP, newest_grid(workdir)]
+    paths = [workdir / METRICS, workdir / CONFIG, workdir / STRIP, newest_grid(workdir)]
     paths += curves_of_evaluations(workdir)
     stats = [(path, path.stat()) for path in paths if path is not None and path.exists()]
     return tuple((str(path), stat.st_size, stat.st_mtime) for path, stat in stats)
@@ -201,11 +218,10 @@ def curves(workdir: pathlib.Path) -> list[page.Picture]:
     """The losses and the speed so far, as pictures that are in no file."""
     if not (workdir / METRICS).exists():
         return []
-    metrics = read_metrics(workdir / METRICS)
-    losses = {TITLES[name][0]: metrics[name] for name in ("loss", "eval_loss") if name in metrics}
-    speed = {TITLES[n][0]: metrics[n] for n in ("images_per_second",) if n in metrics}
+    metrics, _ = lines_of(workdir / METRICS)
     pictures = []
-    for heading, lines, scale in (("Loss", losses, "log"), ("Speed", speed, "linear")):
+    for heading, names, scale in CURVES:
+        lines = {TITLES[name][0]: metrics[name] for name in names if name in metrics}
         if lines and max(len(steps) for steps, _ in lines.values()) > 1:
             buffer, ylabel = io.BytesIO(), next(iter(lines)) if len(lines) == 1 else ""
             figures.plot_curves(buffer, lines, ylabel=ylabel, yscale=scale)
