@@ -82,8 +82,8 @@ ADDED = {
     "model": {
         "num_labels", "ema_warmup", "ema_half_life", "ema_ramp_up",
         "dtype", "remat", "attn_each_up_block", "attn_num_groups",
-        "pytorch", "prediction", "sigma_data", "class_embedding", "augment_dim", "head_channels",
-        "num_heads", "num_groups", "learned_variance", "attention_order",
+        "pytorch", "prediction", "sigma_base", "sigma_data", "class_embedding", "augment_dim",
+        "head_channels", "num_heads", "num_groups", "learned_variance", "attention_order",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
