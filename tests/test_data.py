@@ -180,7 +180,8 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
             ("digit", "train"),
             "unknown data.dataset 'digit'; known: arrays, celeba, celebahq, checkerboard, cifar10, "
             "digits, emoji, emoji_names, fashion_mnist, ffhq, folder, hf, imagenet32, imagenet64, "
-            r"lsun_bedroom, lsun_church, mixture, svhn, swiss_roll, tfds, two_moons \(the nearest: digits\)",
+            "lsun_bedroom, lsun_church, mixture, svhn, swiss_roll, tfds, two_moons "
+            r"\(the nearest: digits\)",
         ),
         (("digits", "valid"), "unknown split of digits 'valid'; known: test, train"),
         (("digits", "train", None, 32), "digits has images of 8x8 pixels, not 32"),
