@@ -869,20 +869,20 @@ class PowerInterpolant(Interpolant):
 
     Attributes:
       time_power: a.
-      alpha_power: b.
-      sigma_power: c.
+      data_power: b.
+      noise_power: c.
 
     Raises:
       ValueError: a power below 1.
     """
 
     time_power: float = 2.0
-    alpha_power: float = 1.0
-    sigma_power: float = 1.0
+    data_power: float = 1.0
+    noise_power: float = 1.0
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("time_power", "alpha_power", "sigma_power"):
+        for name in ("time_power", "data_power", "noise_power"):
             power = getattr(self, name)
             if not 1.0 <= power < math.inf:
                 raise ValueError(
@@ -892,7 +892,7 @@ class PowerInterpolant(Interpolant):
 
     @property
     def T(self) -> float:
-        power = 1.0 - math.pow(self.ALPHA_END, 1.0 / self.alpha_power)
+        power = 1.0 - math.pow(self.ALPHA_END, 1.0 / self.data_power)
         return math.pow(power, 1.0 / self.time_power)
 
     def _left(self, t: AnyTimes) -> AnyTimes:
@@ -902,22 +902,68 @@ class PowerInterpolant(Interpolant):
 
     def alpha(self, t: AnyTimes) -> AnyTimes:
         """`(1 - t^a)^b`."""
-        return self._left(t) ** self.alpha_power
+        return self._left(t) ** self.data_power
 
     def log_alpha(self, t: AnyTimes) -> AnyTimes:
         """`b log(1 - t^a)`."""
         early = jnp.log1p(-(jnp.minimum(t, 0.5) ** self.time_power))
         late = jnp.log(self._left(jnp.maximum(t, 0.5)))
-        return self.alpha_power * jnp.where(t < 0.5, early, late)
+        return self.data_power * jnp.where(t < 0.5, early, late)
 
     def sigma(self, t: AnyTimes) -> AnyTimes:
         """`t^c`."""
-        return t**self.sigma_power
+        return t**self.noise_power
 
     def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
         """`-a b t^(a-1) (1 - t^a)^(b-1)` and `c t^(c-1)`."""
-        a, b, c = self.time_power, self.alpha_power, self.sigma_power
+        a, b, c = self.time_power, self.data_power, self.noise_power
         return -a * b * t ** (a - 1.0) * self._left(t) ** (b - 1.0), c * t ** (c - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class SigmaPowerSDE(SDE):
+    """`dx = sigma^t dw`, the SDE of the paper's tutorial, whose noise begins at 0.
+
+    Attributes:
+      sigma_base: the base of the power, "sigma" there, where it is 25.
+
+    Raises:
+      ValueError: `sigma_base` not above 1.
+    """
+
+    variance_exploding: ClassVar[bool] = True
+
+    sigma_base: float = 25.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1.0 < self.sigma_base < math.inf:
+            raise ValueError(f"{type(self).__name__}: sigma_base is {self.sigma_base}; use above 1")
+
+    @property
+    def log_base(self) -> float:
+        """`log sigma_base`."""
+        return math.log(self.sigma_base)
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """Zero: the data are never scaled (eq. 29)."""
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`sqrt((sigma_base^(2 t) - 1) / (2 log sigma_base))`, the integral of `g^2` from 0."""
+        return jnp.sqrt(jnp.expm1(2.0 * self.log_base * t) / (2.0 * self.log_base))
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """`log(1 + 2 log(sigma_base) sigma^2) / (2 log sigma_base)`."""
+        return jnp.log1p(2.0 * self.log_base * jnp.exp(-log_snr)) / (2.0 * self.log_base)
+
+    def drift(self, x: Images, t: Times) -> Images:
+        """Zero: there is noise alone (eq. 9)."""
+        return jnp.zeros_like(x)
+
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
+        """`g(t) = sigma_base^t`."""
+        return jnp.exp(self.log_base * t)
 
 
 SDES: dict[str, type[SDE]] = {
@@ -930,6 +976,7 @@ SDES: dict[str, type[SDE]] = {
     "flow_ot": FlowOTSDE,
     "trigonometric": TrigonometricSDE,
     "interpolant": PowerInterpolant,
+    "sigma_power": SigmaPowerSDE,
 }
 
 

@@ -146,8 +146,8 @@ OF_NETWORK = (
     "attention_order"
 )
 OF_SDE = (
-    *("sigma_min", "sigma_max", "beta_min", "beta_max"),
-    *("time_power", "alpha_power", "sigma_power"),
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
+    *("time_power", "data_power", "noise_power"),
 )
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")

@@ -33,6 +33,7 @@ from sde_lib import (
     Interpolant,
     PowerInterpolant,
     RectifiedSDE,
+    SigmaPowerSDE,
     SubVPSDE,
     TrigonometricSDE,
     batch_mul,
@@ -45,7 +46,7 @@ from training.step import make_train_step
 pytestmark = pytest.mark.quick_compilation
 
 INTERPOLANTS = (RectifiedSDE, FlowOTSDE, TrigonometricSDE, PowerInterpolant)
-CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE, *INTERPOLANTS)
+CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE, SigmaPowerSDE, *INTERPOLANTS)
 CASES = [
     VPSDE(),
     SubVPSDE(),
@@ -59,7 +60,8 @@ CASES = [
     FlowOTSDE(sigma_min=0.05),
     TrigonometricSDE(N=100),
     PowerInterpolant(),
-    PowerInterpolant(time_power=3.0, alpha_power=2.0, sigma_power=1.5),
+    PowerInterpolant(time_power=3.0, data_power=2.0, noise_power=1.5),
+    SigmaPowerSDE(),
 ]
 TIMES: Any = np.array([1e-5, 1e-3, 0.03, 0.2, 0.5, 0.8, 1.0], np.float32)  # in units of T
 RATE, OFFSET = np.pi / 2 / 1.008, 0.008  # of the cosine schedule
@@ -81,6 +83,10 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
         return np.ones_like(t), sde.sigma_min ** (1.0 - t) * sde.sigma_max**t
     if isinstance(sde, EDMSDE):
         return np.ones_like(t), t
+    if isinstance(sde, SigmaPowerSDE):
+        return np.ones_like(t), np.sqrt(
+            (sde.sigma_base ** (2.0 * t) - 1.0) / np.log(sde.sigma_base**2)
+        )
     if isinstance(sde, CosineVPSDE):
         alpha = np.cos(RATE * (np.minimum(t, CLIPPED) + OFFSET)) / np.cos(RATE * OFFSET)
         alpha *= np.exp(-0.5 * 999.0 * np.maximum(t - CLIPPED, 0.0))
@@ -91,7 +97,7 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
     if isinstance(sde, TrigonometricSDE):
         return np.cos(0.5 * np.pi * t), np.sin(0.5 * np.pi * t)
     if isinstance(sde, PowerInterpolant):
-        return (1.0 - t**sde.time_power) ** sde.alpha_power, t**sde.sigma_power
+        return (1.0 - t**sde.time_power) ** sde.data_power, t**sde.sigma_power
     assert isinstance(sde, VPSDE | SubVPSDE)
     area = sde.beta_min * t + 0.5 * (sde.beta_max - sde.beta_min) * t**2
     variance = -np.expm1(-area)
@@ -163,7 +169,9 @@ def test_log_snr_inverts(sde: SDE) -> None:
 def test_at_the_end_the_data_are_forgotten(cls: type[SDE]) -> None:
     sde = cls()
     end = jnp.float32(sde.T)
-    assert sde.alpha(end) / sde.sigma(end) < 0.021  # VE: 1/50; VP: exp(-5); EDM: 1/80
+    # VE: 1/50; VP: exp(-5); EDM: 1/80. The tutorial's SDE ends at sqrt((25^2 - 1) / log(25^2)).
+    most = 1 / 9.84 if cls is SigmaPowerSDE else 0.021
+    assert sde.alpha(end) / sde.sigma(end) < most
     np.testing.assert_allclose(sde.sigma(end), sde.prior_std, rtol=1e-4)
 
 
@@ -176,9 +184,9 @@ def test_prior_is_the_gaussian_of_scipy(sde: SDE) -> None:
 
 
 def exact_prior_std(sde: SDE) -> float:
-    if isinstance(sde, VESDE | EDMSDE):
-        return sde.sigma_max
-    return float(exact_marginal(sde, sde.T)[1]) if isinstance(sde, Interpolant) else 1.0
+    if isinstance(sde, SigmaPowerSDE | Interpolant):
+        return float(exact_marginal(sde, sde.T)[1])
+    return sde.sigma_max if isinstance(sde, VESDE | EDMSDE) else 1.0
 
 
 # Between two times.
@@ -414,7 +422,15 @@ def test_reversal_transports_the_marginals(sde: SDE, flow: bool) -> None:
 
 @pytest.mark.parametrize(
     "base",
-    [cls() for cls in CLASSES if cls is not EDMSDE] + [EDMSDE(sigma_max=5.0)],
+    [
+        VPSDE(),
+        SubVPSDE(),
+        VESDE(),
+        CosineVPSDE(),
+        EDMSDE(sigma_max=5.0),
+        SigmaPowerSDE(sigma_base=5),
+        *(cls() for cls in INTERPOLANTS),
+    ],
     ids=name,
 )
 @pytest.mark.parametrize("flow", [False, True], ids=["sde", "flow"])
@@ -525,7 +541,7 @@ def config(sde: str, **model: Any) -> ConfigDict:
 
 def test_from_config_reads_every_parameter() -> None:
     numbers = {"num_scales": 70, "beta_min": 0.2, "beta_max": 9.0}
-    numbers |= {"sigma_min": 0.3, "sigma_max": 4.0}
+    numbers |= {"sigma_min": 0.3, "sigma_max": 4.0, "sigma_base": 7.0}
     assert sde_lib.from_config(config("vpsde", **numbers)) == VPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("SubVPSDE", **numbers)) == SubVPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("vesde", **numbers)) == VESDE(70, 0.3, 4.0)
@@ -534,8 +550,9 @@ def test_from_config_reads_every_parameter() -> None:
     assert sde_lib.from_config(config("rectified", **numbers)) == RectifiedSDE(70)
     assert sde_lib.from_config(config("flow_ot", **numbers)) == FlowOTSDE(70, 0.3)
     assert sde_lib.from_config(config("trigonometric", **numbers)) == TrigonometricSDE(70)
-    numbers |= {"time_power": 2.0, "alpha_power": 1.5, "sigma_power": 1.0}
+    numbers |= {"time_power": 2.0, "data_power": 1.5, "noise_power": 1.0}
     assert sde_lib.from_config(config("interpolant", **numbers)) == PowerInterpolant(70, 2, 1.5, 1)
+    assert sde_lib.from_config(config("sigma_power", **numbers)) == SigmaPowerSDE(70, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -553,8 +570,9 @@ def test_from_config_reads_every_parameter() -> None:
         (lambda: EDMSDE(sigma_min=0.0), "EDMSDE: sigma_min is 0"),
         (lambda: FlowOTSDE(sigma_min=1.0), "sigma_min is 1.0; use 0 <= sigma_min < 1"),
         (lambda: FlowOTSDE(sigma_min=-0.1), "sigma_min is -0.1"),
-        (lambda: PowerInterpolant(alpha_power=0.5), "alpha_power is 0.5; powers are 1 or more"),
-        (lambda: PowerInterpolant(sigma_power=float("inf")), "sigma_power is inf"),
+        (lambda: PowerInterpolant(data_power=0.5), "data_power is 0.5; powers are 1 or more"),
+        (lambda: PowerInterpolant(noise_power=float("inf")), "noise_power is inf"),
+        (lambda: SigmaPowerSDE(sigma_base=1.0), "sigma_base is 1.0; use above 1"),
         (lambda: VPSDE(N=10).discrete_betas, "N=10 .*reach beta_max/N=2, .*use N >= 21"),
         (lambda: VPSDE(N=20).check_betas(), "use N >= 21"),
         (lambda: SubVPSDE(N=10).alphas, "below 1"),
