@@ -97,7 +97,7 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
     if isinstance(sde, TrigonometricSDE):
         return np.cos(0.5 * np.pi * t), np.sin(0.5 * np.pi * t)
     if isinstance(sde, PowerInterpolant):
-        return (1.0 - t**sde.time_power) ** sde.data_power, t**sde.sigma_power
+        return (1.0 - t**sde.time_power) ** sde.data_power, t**sde.noise_power
     assert isinstance(sde, VPSDE | SubVPSDE)
     area = sde.beta_min * t + 0.5 * (sde.beta_max - sde.beta_min) * t**2
     variance = -np.expm1(-area)
