@@ -128,6 +128,13 @@ SAMPLING = {
     "churn": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: noise that is put back, over all steps"),
     "churn_min": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: smallest noise level of churn"),
     "churn_max": Field(1e9, NOT_NEGATIVE, "edm, euler, heun: largest noise level of churn"),
+    "tau": Field(
+        1.0, NOT_NEGATIVE, "sa_solver_*: noise, from the flow's 0 to the SDE's 1 and more"
+    ),
+    "restart_min": Field(0.06, POSITIVE, "restart: noise level sigma / alpha that it starts from"),
+    "restart_max": Field(0.3, POSITIVE, "restart: noise level that it goes back to"),
+    "restart_steps": Field(6, POSITIVE, "restart: steps down again"),
+    "restart_repeats": Field(10, NOT_NEGATIVE, "restart: times that it goes back"),
     "churn_noise": Field(1.0, NOT_NEGATIVE, "edm, euler, heun: deviation of churn's noise"),
     "step_size": Field(2e-5, POSITIVE, "annealed_langevin: step at the last noise level"),
     "guide": Field("", ANY, "folder of a classifier's run: it guides each image to a random class"),

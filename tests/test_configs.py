@@ -72,6 +72,7 @@ ADDED = {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
         "variance", "clip", "churn_noise", "guide", "guide_scale",
+        "tau", "restart_min", "restart_max", "restart_steps", "restart_repeats",
         "step_size", "sigma_min", "sigma_max", "rho", "schedule", "scaling", "alpha",
     },
     "eval": {
