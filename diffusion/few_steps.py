@@ -23,6 +23,11 @@ from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples, drive
 from sde_lib import SDE, Images, ScoreFn
 
+__all__ = [
+    "METHODS", "Method", "ddim", "deis", "dpm_solver", "dpm_solver_pp", "edm", "heun", "restart",
+    "sa_solver", "unipc",
+]  # fmt: skip
+
 
 def dpm_solver(
     sde: SDE,

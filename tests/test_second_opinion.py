@@ -254,6 +254,7 @@ def their_sa_solver(grid: grids.Levels, order: int, tau: float) -> multistep.Tab
     the weights, which are exact here."""
     table = multistep._stochastic_adams(grid, order, tau)
     rate, lam = 1.0 + tau**2, grid.lam
+    assert table.correct is not None
     for i in range(len(lam) - 1):
         h = lam[i + 1] - lam[i]
         exact = (rate * h - 1.0 + np.exp(-rate * h)) / (rate**2 * h)
