@@ -151,6 +151,12 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {"inverse": ""},
     ),
     (
+        "diffusion/particles.py",
+        "Cloud cloud noise_of_particles uniform log_mean effective_number systematic _passed "
+        "children resampled one_of_each",
+        {"particles": ""},
+    ),
+    (
         "diffusion/latent.py",
         "slerp direction times_from",
         {"latent": ""},
