@@ -206,6 +206,13 @@ def within(low: float, high: float, scale: float, outside: float) -> Callable[[A
     return lambda t: jnp.where((t > low) & (t <= high), scale, outside)
 
 
+def scale_in(sde: SDE, scale: float, interval: tuple[float, ...], outside: float) -> Scale:
+    """`scale` at noise levels sigma / alpha in the interval, if there is one; else `outside`."""
+    if not interval:
+        return scale
+    return within(*times_of_noise(sde, *interval), scale, outside)
+
+
 def times_of_noise(sde: SDE, low: float, high: float) -> tuple[float, float]:
     """The times in [0, T] at which the noise level sigma / alpha is `low` and `high`."""
     with jax.ensure_compile_time_eval():
