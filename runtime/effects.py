@@ -145,7 +145,7 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order"
 )
-OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
+OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit", "feynman_kac", "steering")
 WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
