@@ -137,8 +137,13 @@ SAMPLING = {
     "restart_repeats": Field(10, NOT_NEGATIVE, "restart: times that it goes back"),
     "churn_noise": Field(1.0, NOT_NEGATIVE, "edm, euler, heun: deviation of churn's noise"),
     "step_size": Field(2e-5, POSITIVE, "annealed_langevin: step at the last noise level"),
-    "guide": Field("", ANY, "folder of a classifier's run: it guides each image to a random class"),
-    "guide_scale": Field(1.0, NOT_NEGATIVE, "strength of that guidance"),
+    "guide": Field(
+        "", ANY, "run that guides: a classifier, to classes; a weaker net, away from it"
+    ),
+    "guide_scale": Field(
+        1.0, NOT_NEGATIVE, "strength of that guidance; of a weaker net: 1 is none"
+    ),
+    "guide_interval": Field((), INTERVAL, "sigma / alpha where guide acts; (): everywhere"),
     "num_frames": Field(0, NOT_NEGATIVE, "frames of the trajectory, for pictures; 0: none"),
     "seed": Field(0, SEED, "seed of the samples; that of training is config.seed"),
     "num_samples": Field(64, POSITIVE, "images that --mode=sample draws"),
@@ -297,12 +302,16 @@ CONTROL = {
     "damping": Field(0.02, NOT_NEGATIVE, "posterior: assumed relative error of the network"),
     "scale": Field(1.0, NOT_NEGATIVE, "strength of guidance; attribute: length of the step"),
     "interval": Field((), INTERVAL, "class, prompt: sigma / alpha where scale acts; (): all"),
+    "parallel": Field(1.0, NOT_NEGATIVE, "class: share of guidance along x0 that is kept (APG: 0)"),
+    "limit": Field(0.0, NOT_NEGATIVE, "class: largest length of guidance, in x0 (APG); 0: none"),
+    "particles": Field(16, POSITIVE, "feynman_kac, steering: particles of each image"),
+    "reward": Field("brightness", ANY, "reward: a built-in one, or file.py:function of images"),
     "classes": Field((), CLASSES, "class: those to draw, (): all; attribute: (from, to)"),
     "num_examples": Field(64, POSITIVE, "attribute: training images in a class's mean latent"),
     "official": Field(False, ANY, "replace: as the original code does it"),
     "jump": Field(10, POSITIVE, "repaint: steps that are taken back, and again"),
     "repeats": Field(5, POSITIVE, "repaint: times that the steps of a jump are taken"),
-    "guide": Field("", ANY, "folder of a run: of a classifier, for class; of a CLIP, for prompt"),
+    "guide": Field("", ANY, "run: classifier or weaker net (class), CLIP (prompt); folder@step"),
     "prompt": Field("", ANY, "prompt: a text, or several separated by semicolons"),
     "start": Field(0.3, POSITIVE_SHARE, "sdedit: time of the noised images, as a share of T"),
     "temperature": Field(1.0, NOT_NEGATIVE, "reconstruct, interpolate: factor on the latents"),

@@ -91,7 +91,7 @@ def control_method(config: Config) -> str:
     """The method of --mode=control: `control.method`, or the task's own."""
     own = {"inpaint": "repaint", "colorize": "repaint", "class": "classifier_free"}
     own |= dict.fromkeys(("interpolate", "reconstruct", "attribute"), "flow")
-    own |= {"sdedit": "sdedit", "prompt": "similarity"}
+    own |= {"sdedit": "sdedit", "prompt": "similarity", "reward": "steering"}
     method: str = config.control.method or own.get(config.control.task, "posterior")
     return method
 
@@ -147,7 +147,8 @@ OF_NETWORK = (
 )
 OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
-OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
+OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit", "feynman_kac", "steering")
+WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -235,9 +236,9 @@ EFFECTS: tuple[Effect, ...] = (
         "sampling.corrector is langevin or ald",
     ),
     Effect(
-        "sampling.guide_scale",
+        "sampling.guide_scale sampling.guide_interval",
         lambda config, mode: bool(config.sampling.guide),
-        "sampling.guide names a classifier's run",
+        "sampling.guide names a run",
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
@@ -301,7 +302,7 @@ EFFECTS: tuple[Effect, ...] = (
     setting("control.temperature", "control.task", "reconstruct", "interpolate"),
     Effect(
         "control.num_images control.split",
-        lambda config, mode: config.control.task not in ("class", "prompt"),
+        lambda config, mode: config.control.task not in ("class", "prompt", "reward"),
         "control.task has input images",
     ),
     Effect(
@@ -312,14 +313,17 @@ EFFECTS: tuple[Effect, ...] = (
     controlled_by("control.iterations control.damping", "posterior"),
     controlled_by("control.official", "replace"),
     controlled_by("control.jump control.repeats", "repaint"),
-    controlled_by("control.guide", "classifier", "similarity", "contrast"),
-    controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
+    controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
+    controlled_by("control.interval", *WITH_INTERVAL),
+    controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
+    controlled_by("control.particles", "feynman_kac", "steering"),
+    setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in ("posterior", "dps", "classifier", "classifier_free", "similarity", "contrast")
+            in ("posterior", "dps", "feynman_kac", "steering", "gradient", *WITH_INTERVAL)
         ),
         "control.method is guidance, or control.task is attribute",
     ),

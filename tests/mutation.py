@@ -157,15 +157,38 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "controllable.py",
-        "guided classifier_free within times_of_noise MaskConstraint infilled noised "
-        "pc_infill _official_pc_infill travel",
+        "MaskConstraint infilled noised pc_infill _official_pc_infill travel",
         {"controllable": ""},
+    ),
+    (
+        "diffusion/guidance.py",
+        "guided classifier_free within times_of_noise",
+        {
+            "controllable": "guidance_by_the_exact_classifier_is_the_score_of_the_class "
+            "guidance_acts_inside_its_interval_only"
+        },
+    ),
+    (
+        "diffusion/guidance.py",
+        "projected Product _changed",
+        {"guidance": ""},
+    ),
+    (
+        "diffusion/feynman_kac.py",
+        "cloud sample",
+        {"feynman_kac": ""},
     ),
     (
         "diffusion/inverse.py",
         "average_pool gaussian_blur adjoint conjugate_gradients MeasurementConstraint "
         "pseudo_inverse posterior_guided _denoised_with_pullback",
         {"inverse": ""},
+    ),
+    (
+        "diffusion/particles.py",
+        "Cloud cloud noise_of_particles uniform log_mean effective_number systematic _passed "
+        "children resampled one_of_each",
+        {"particles": ""},
     ),
     (
         "diffusion/latent.py",
