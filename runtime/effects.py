@@ -18,6 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
+from runtime import measurement_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -112,6 +113,15 @@ def controlled_by(fields: str, *methods: str) -> Effect:
     return Effect(fields, lambda config, mode: control_method(config) in methods, words)
 
 
+def measured_by(fields: str, task: str, operator: str) -> Effect:
+    """Fields of section `control` that measure images; see `measurement_effects`."""
+
+    def acts(config: Config, mode: str) -> bool:
+        return measurement_effects.measures(config, task, operator)
+
+    return Effect(fields, acts, measurement_effects.words(task, operator))
+
+
 def by_inception(config: Config, mode: str) -> bool:
     """The condition that images are compared by Inception's features."""
     if mode == "eval" and not config.eval.enable_sampling:
@@ -146,8 +156,7 @@ OF_NETWORK = (
     "attention_order"
 )
 OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
-MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
-OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
+OWN_STEPS = (*measurement_effects.OWN_STEPS, "flow", "ddim", "sdedit")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -288,12 +297,10 @@ EFFECTS: tuple[Effect, ...] = (
     setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
     setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
     setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
-    setting("control.mask control.mask_share", "control.task", "inpaint"),
+    *(measured_by(f, *names) for f, names in measurement_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
-    setting("control.factor", "control.task", "super_resolution"),
-    setting("control.blur_std", "control.task", "deblur"),
-    setting("control.num_measurements", "control.task", "compressed_sensing"),
-    setting("control.noise_std", "control.task", *MEASURED),
+    setting("control.operator", "control.task", "operator"),
+    setting("control.noise_std", "control.task", *measurement_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -309,9 +316,8 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    controlled_by("control.iterations control.damping", "posterior"),
-    controlled_by("control.official", "replace"),
-    controlled_by("control.jump control.repeats", "repaint"),
+    *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
+    controlled_by("control.particles", "twisted"),
     controlled_by("control.guide", "classifier", "similarity", "contrast"),
     controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
     Effect(
@@ -319,7 +325,10 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in ("posterior", "dps", "classifier", "classifier_free", "similarity", "contrast")
+            in (
+                *measurement_effects.SCALED,
+                *("classifier", "classifier_free", "similarity", "contrast"),
+            )
         ),
         "control.method is guidance, or control.task is attribute",
     ),
