@@ -11,7 +11,7 @@ import controllable
 from data import depth, images
 
 
-def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+def make_mask(kind: str, share: float, seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """A mask [H, W, 1] of images of this shape: 1 is known, 0 is not.
 
     Args:
@@ -46,7 +46,7 @@ def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -
     return mask
 
 
-def read_mask(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """The shares of white in a picture, float32 [H, W, 1]: 1 where known, 0 where not.
 
     What is transparent is unknown, whatever its colour. A grey picture with no other values than 0
@@ -65,7 +65,7 @@ def read_mask(path: str, shape: tuple[int, int, int]) -> np.ndarray:
         ) from error
 
 
-def _shares_of_white(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def _shares_of_white(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     height, width, _ = shape
     if picture.size != (width, height):
         raise ValueError(f"it has {picture.height}x{picture.width} pixels")

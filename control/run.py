@@ -28,7 +28,7 @@ from evaluation import batch_cache
 from evaluation.batch_cache import Shards, Store
 from runtime import devices, errors, experiment, figures
 from runtime.arrays import FLAG, NUMBER, fingerprint
-from runtime.workdir import Trained, restore
+from runtime.workdir import Trained, restore, settled
 from sde_lib import ScoreFn
 
 # The modules that draw the images, of which all that they import counts.
@@ -120,6 +120,7 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
       FileNotFoundError: no checkpoint.
       ValueError: a request that cannot be served, or samples that failed.
     """
+    config = settled(config, workdir)
     parts = experiment.build(config)
     if not parts.levels:
         raise ValueError(f"data.dataset={config.data.dataset!r} has points; control draws images")

@@ -23,7 +23,7 @@ class PointSet:
     name: ClassVar[str]  # in configs
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     SIZES: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
-    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (1, 1, 2)
+    IMAGE_SHAPE: ClassVar[tuple[int, ...]] = (1, 1, 2)
     LEVELS: ClassVar[int] = 0
     NUM_CLASSES: ClassVar[int]
 

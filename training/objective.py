@@ -17,6 +17,7 @@ import data
 import losses
 import models
 from data import augmentation, captions, transforms
+from data.standardisation import AS_IT_IS
 from diffusion import times
 from runtime import devices, experiment
 
@@ -34,6 +35,7 @@ class Objective:
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
       augment: probability of each augmentation, of which the network is told.
+      standard: how real-valued examples become what the network sees.
     """
 
     apply: Callable[..., Any]
@@ -46,6 +48,7 @@ class Objective:
     label_dropout: float = 0.0
     across_images: bool = False
     augment: float = 0.0
+    standard: data.Standard = AS_IT_IS
 
     def __call__(
         self,
@@ -74,7 +77,7 @@ class Objective:
         if self.dequantize:
             x = transforms.uniform_dequantize(images, dequantize_keys, self.levels, self.centered)
         else:
-            x = transforms.scale(images, self.levels, self.centered)
+            x = transforms.scale(images, self.levels, self.centered, self.standard)
 
         conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
@@ -128,12 +131,13 @@ def objective_from_config(
             "what the network tells of the variance is not trained"
         )
     clip = config.training.objective == models.CLIP_OBJECTIVE
+    wants_points = losses.wants_points(config)
     return Objective(
         apply=parts.module.apply,
         loss=losses.from_config(
             config,
             parts.sde,
-            points=_points(config, dataset) if dataset and losses.wants_points(config) else None,
+            points=_points(config, parts, dataset) if dataset and wants_points else None,
             captions=_captions(config) if clip else None,
         ),
         levels=parts.levels,
@@ -144,14 +148,18 @@ def objective_from_config(
         label_dropout=config.training.label_dropout,
         across_images=clip,
         augment=config.training.augment,
+        standard=parts.pixels.standard or AS_IT_IS,
     )
 
 
-def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Array:
+def _points(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, dataset: data.Dataset
+) -> jax.Array:
     """The first `training.kde_points` training images (0: all), as the network sees them."""
     count = min(config.training.kde_points or len(dataset), len(dataset))
     images, _ = dataset.take(np.arange(count))
-    return transforms.scale(images, dataset.levels, config.data.centered)
+    standard = parts.pixels.standard or AS_IT_IS
+    return transforms.scale(images, dataset.levels, config.data.centered, standard)
 
 
 def _captions(config: ml_collections.ConfigDict) -> jax.Array:

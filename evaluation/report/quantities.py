@@ -221,7 +221,8 @@ def data_words(facts: Mapping[str, Any]) -> str:
     words = [facts["dataset"] or "an unknown data set"]
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
-    shape = [facts[name] for name in ("image_size", "image_size", "channels") if name in facts]
+    sides = ("image_size", "image_size", "channels")
+    shape = facts.get("shape") or [facts[name] for name in sides if name in facts]
     if any(shape):  # files of earlier versions do not say it
         words.append("x".join(map(str, shape)))
     if facts.get("transform"):
