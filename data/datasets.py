@@ -45,6 +45,7 @@ _WITHOUT_DATASETS = (
     "captions",
     "columns",
     "datasets",
+    "entries",
     "images",
     "preparation",
     "standardisation",

@@ -95,6 +95,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     options, training = config.eval, config.training
     if options.enable_bpd or options.enable_sampling:
         parts.require_score()
+        parts.require_joint()
     lack = ""
     if not training.continuous:
         lack = "with discrete labels (training.continuous is False)"

@@ -16,7 +16,7 @@ import data
 import models
 import sde_lib
 from configs.shapes import example_shape
-from data import captions, transforms
+from data import captions, entries, transforms
 from runtime import devices, ema
 
 # Fields on where images come from: where no training goes on, others may serve as well.
@@ -78,6 +78,8 @@ class Parts:
       sigma_data: the standard deviation of the data, for EDM's preconditioning.
       num_labels: the number of classes that the network can be given; 0: none.
       unconditional: True if the network also knows images without a class.
+      known: the mask of the entries that the network is given, and that it does not draw
+        (`training.known`); None: there are none.
     """
 
     sde: sde_lib.SDE
@@ -93,19 +95,29 @@ class Parts:
     sigma_data: float
     num_labels: int
     unconditional: bool
+    known: np.ndarray | None
 
     @property
     def levels(self) -> int:
         """Grey levels of the images, see `data.grey_levels`."""
         return self.pixels.levels
 
-    def score(self, params: ema.Params, classes: jax.Array | None = None) -> sde_lib.ScoreFn:
+    def score(
+        self,
+        params: ema.Params,
+        classes: jax.Array | None = None,
+        given: jax.Array | None = None,
+    ) -> sde_lib.ScoreFn:
         """The score function of the network with these weights, without dropout.
 
-        A network with labels sees the `classes` [B], or else the null class.
+        A network with labels sees the `classes` [B], or else the null class. One that was trained
+        with `known` entries is told them by `given` [B, ...]; of these its output is 0.
         """
         labels = {} if classes is None else {"y": classes}
+        network: Callable[..., jax.Array]
         network = functools.partial(self.module.apply, {"params": params}, **labels)
+        if given is not None and self.known is not None:
+            network = entries.telling(network, self.known, given)
         score_of = functools.partial(
             models.score_fn,
             self.sde,
@@ -124,6 +136,15 @@ class Parts:
                 f"this run trained {models.GUIDES[self.objective]} of noisy images "
                 f"(training.objective is {self.objective!r}), which has no score: neither samples "
                 "nor likelihoods; its loss can be evaluated"
+            )
+
+    def require_joint(self) -> None:
+        """Refuses to draw whole examples, or their likelihoods, where some entries are given."""
+        if self.known is not None:
+            raise ValueError(
+                "this network is given some entries of every example (training.known), so it draws "
+                "the others alone: --mode=control --config.control.task=inpaint "
+                "--config.control.method=conditional, with these in control.mask"
             )
 
     def require_unconditional(self) -> None:
@@ -160,6 +181,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         sigma_data=model.sigma_data,
         num_labels=model.num_labels,
         unconditional=not model.num_labels or config.training.label_dropout > 0,
+        known=entries.known_of(config.training.known, image_shape(config)),
     )
 
 

@@ -19,7 +19,7 @@ from models.unet1d import Conv1D, UNet1D
 
 pytestmark = pytest.mark.quick_compilation
 
-SHAPES = {
+SHAPES: dict[str, list[tuple[int, ...]]] = {
     "mlp": [(5,), (8, 2), (4, 4, 2)],
     "transformer": [(5,), (8, 2), (4, 4, 2), (2, 4, 2, 3)],
     "unet1d": [(8, 2)],
@@ -127,8 +127,8 @@ def test_the_convolution_is_that_of_flax() -> None:
     module, reference = Conv1D(5), nn.Conv(5, (3,))
     weights = module.init(jax.random.key(1), x)["params"]["Dense_0"]
     kernel = weights["kernel"].reshape(3, 3, 5)
-    expected = reference.apply({"params": {"kernel": kernel, "bias": weights["bias"]}}, x)
-    actual = module.apply({"params": {"Dense_0": weights}}, x)
+    expected: Any = reference.apply({"params": {"kernel": kernel, "bias": weights["bias"]}}, x)
+    actual: Any = module.apply({"params": {"Dense_0": weights}}, x)
     np.testing.assert_allclose(actual, expected, atol=1e-5)
 
 

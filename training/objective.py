@@ -16,7 +16,7 @@ from absl import logging
 import data
 import losses
 import models
-from data import augmentation, captions, transforms
+from data import augmentation, captions, entries, transforms
 from data.standardisation import AS_IT_IS
 from diffusion import times
 from runtime import devices, experiment
@@ -36,6 +36,7 @@ class Objective:
       across_images: the loss of an image compares it with the others.
       augment: probability of each augmentation, of which the network is told.
       standard: how real-valued examples become what the network sees.
+      known: 1 in entries that the network is told, and does not learn; None: there are none.
     """
 
     apply: Callable[..., Any]
@@ -49,6 +50,7 @@ class Objective:
     across_images: bool = False
     augment: float = 0.0
     standard: data.Standard = AS_IT_IS
+    known: np.ndarray | None = None
 
     def __call__(
         self,
@@ -89,12 +91,13 @@ class Objective:
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
             return self.apply({"params": params}, x, labels, *more, **conditions)
 
+        told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
         if self.across_images and axis_name:
             gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
             shared["gather"] = gather
-        return self.loss(network, x, loss_keys, u, classes, **shared)
+        return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -149,6 +152,7 @@ def objective_from_config(
         across_images=clip,
         augment=config.training.augment,
         standard=parts.pixels.standard or AS_IT_IS,
+        known=parts.known,
     )
 
 

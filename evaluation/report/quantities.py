@@ -131,6 +131,10 @@ def _equal_numbers(of: Number) -> str:
     return f"{size} and {size}, {SPLITS} draws"
 
 
+def _told_apart(of: Number) -> str:
+    return f"{of['c2st_each']} generated, {of['c2st_each']} real; 0.5 is best"
+
+
 def _likelihood(of: Number) -> str:
     name = of.name
     return (
@@ -185,6 +189,7 @@ QUANTITIES: dict[str, Quantity] = {
         better="",
         error=("_std", "over draws"),
     ),
+    "c2st": Quantity("C2ST", "samples", 3, _told_apart),
     "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
     "sliced_wasserstein_real": Quantity(
         "Sliced Wasserstein distance, test to train", "real", 4, _test_to_train, ""
