@@ -6,4 +6,4 @@ from configs.values import inference
 
 
 def get_config() -> ConfigDict:
-    return inference("gaussian_linear", (20,), 10, steps=4000)
+    return inference("gaussian_linear", (20,), 10, steps=3000)
