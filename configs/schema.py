@@ -200,6 +200,7 @@ MODEL = {
     "name": Field("ncsnpp", ANY, "ncsnpp, ddpm, adm, ncsn, ncsnv2_*, mlp, unet1d or transformer"),
     "sigma_min": Field(0.01, POSITIVE, "vesde, edm: smallest noise level"),
     "sigma_max": Field(50.0, POSITIVE, "vesde, edm: largest noise level"),
+    "sigma_base": Field(25.0, POSITIVE, "sigma_power: sigma of dx = sigma^t dw, above 1"),
     "beta_min": Field(0.1, NOT_NEGATIVE, "vpsde, subvpsde: beta at t = 0"),
     "beta_max": Field(20.0, POSITIVE, "vpsde, subvpsde: beta at t = T"),
     "num_scales": Field(1000, LEVELS, "N: noise levels, and steps of samplers by default"),

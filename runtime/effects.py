@@ -148,7 +148,7 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order patch_size"
 )
-OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
+OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
 MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
 OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"

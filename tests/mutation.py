@@ -163,7 +163,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "sde_lib.py",
         "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
-        "VarianceExplodingSDE VESDE EDMSDE",
+        "VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE",
         {"sde_lib": ""},
     ),
     (
