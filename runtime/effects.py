@@ -127,7 +127,10 @@ def by_inception(config: Config, mode: str) -> bool:
     if mode == "eval" and not config.eval.enable_sampling:
         return False
     features = config.eval.features
-    by_default = config.data.num_channels == 3 and data.grey_levels(config.data.dataset) > 0
+    by_default = (
+        config.data.num_channels == 3
+        and data.grey_levels(config.data.dataset, config.data.shape) > 0
+    )
     return features == "inception" or (features == "auto" and by_default)
 
 
@@ -153,7 +156,7 @@ OF_NETWORK = (
     "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
     "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction "
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
-    "attention_order"
+    "attention_order patch_size"
 )
 OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
 OWN_STEPS = (

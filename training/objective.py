@@ -16,7 +16,8 @@ from absl import logging
 import data
 import losses
 import models
-from data import augmentation, captions, transforms
+from data import augmentation, captions, entries, transforms
+from data.standardisation import AS_IT_IS
 from diffusion import times
 from runtime import devices, experiment
 
@@ -34,6 +35,8 @@ class Objective:
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
       augment: probability of each augmentation, of which the network is told.
+      standard: how real-valued examples become what the network sees.
+      known: 1 in entries that the network is told, and does not learn; None: there are none.
     """
 
     apply: Callable[..., Any]
@@ -46,6 +49,8 @@ class Objective:
     label_dropout: float = 0.0
     across_images: bool = False
     augment: float = 0.0
+    standard: data.Standard = AS_IT_IS
+    known: np.ndarray | None = None
 
     def __call__(
         self,
@@ -74,7 +79,7 @@ class Objective:
         if self.dequantize:
             x = transforms.uniform_dequantize(images, dequantize_keys, self.levels, self.centered)
         else:
-            x = transforms.scale(images, self.levels, self.centered)
+            x = transforms.scale(images, self.levels, self.centered, self.standard)
 
         conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
@@ -86,12 +91,13 @@ class Objective:
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
             return self.apply({"params": params}, x, labels, *more, **conditions)
 
+        told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
         if self.across_images and axis_name:
             gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
             shared["gather"] = gather
-        return self.loss(network, x, loss_keys, u, classes, **shared)
+        return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -128,12 +134,13 @@ def objective_from_config(
             "what the network tells of the variance is not trained"
         )
     clip = config.training.objective == models.CLIP_OBJECTIVE
+    wants_points = losses.wants_points(config)
     return Objective(
         apply=parts.module.apply,
         loss=losses.from_config(
             config,
             parts.sde,
-            points=_points(config, dataset) if dataset and losses.wants_points(config) else None,
+            points=_points(config, parts, dataset) if dataset and wants_points else None,
             captions=_captions(config) if clip else None,
         ),
         levels=parts.levels,
@@ -144,14 +151,19 @@ def objective_from_config(
         label_dropout=config.training.label_dropout,
         across_images=clip,
         augment=config.training.augment,
+        standard=parts.pixels.standard or AS_IT_IS,
+        known=parts.known,
     )
 
 
-def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Array:
+def _points(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, dataset: data.Dataset
+) -> jax.Array:
     """The first `training.kde_points` training images (0: all), as the network sees them."""
     count = min(config.training.kde_points or len(dataset), len(dataset))
     images, _ = dataset.take(np.arange(count))
-    return transforms.scale(images, dataset.levels, config.data.centered)
+    standard = parts.pixels.standard or AS_IT_IS
+    return transforms.scale(images, dataset.levels, config.data.centered, standard)
 
 
 def _captions(config: ml_collections.ConfigDict) -> jax.Array:
