@@ -68,7 +68,7 @@ RUN = {
 }
 
 TRAINING = {
-    "sde": Field("vpsde", ANY, "vpsde, subvpsde, vesde, cosine_vpsde or edm"),
+    "sde": Field("vpsde", ANY, "vpsde, vesde, edm, rectified, ...: docs/configs.md has all"),
     "continuous": Field(True, ANY, "times in all of [0, T]; False: model.num_scales levels"),
     "batch_size": Field(128, POSITIVE, "images in a step, over all hosts and devices"),
     "n_iters": Field(1300001, POSITIVE, "steps of the whole training"),
@@ -90,11 +90,17 @@ TRAINING = {
     "ema_profiles": Field((), WIDTHS, "relative widths of power-function averages: (0.05, 0.1)"),
     "ema_snapshot_freq": Field(20000, POSITIVE, "steps between stored averages of ema_profiles"),
     "objective": Field("dsm", ANY, "dsm, esm, ism, ssm, ssm_vr, classifier or clip"),
-    "weighting": Field("", ANY, "noise, score, x0, velocity, edm or likelihood; empty: noise"),
-    "time": Field("uniform", ANY, "distribution of t: uniform, likelihood, log_normal or fixed"),
+    "weighting": Field("", ANY, "noise, score, x0, velocity, edm, flow, likelihood; empty: noise"),
+    "time": Field(
+        "uniform", ANY, "of t: uniform, likelihood, log_normal, logit_normal, mode or fixed"
+    ),
     "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
+    "coupling": Field("independent", ANY, "of images and noise: independent or minibatch_ot"),
     "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
     "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
+    "logit_mean": Field(0.0, ANY, "logit_normal: mean of the logit of t / T"),
+    "logit_std": Field(1.0, POSITIVE, "logit_normal: standard deviation of the logit of t / T"),
+    "mode_scale": Field(1.29, ANY, "mode: from -1, most at the ends, to 1.75, most in the middle"),
     "sigma": Field(0.0, NOT_NEGATIVE, "fixed: the one noise level, sigma / alpha"),
     "num_directions": Field(1, POSITIVE, "ssm, ssm_vr: random directions for each image"),
     "directions": Field("rademacher", ANY, "ssm, ssm_vr: rademacher or gaussian"),
@@ -210,16 +216,21 @@ DATA = {
 
 MODEL = {
     "name": Field("ncsnpp", ANY, "ncsnpp, ddpm, adm, ncsn, ncsnv2_*, mlp, unet1d or transformer"),
-    "sigma_min": Field(0.01, POSITIVE, "vesde, edm: smallest noise level"),
+    "sigma_min": Field(0.01, POSITIVE, "vesde, edm, flow_ot: smallest noise level"),
     "sigma_max": Field(50.0, POSITIVE, "vesde, edm: largest noise level"),
     "sigma_base": Field(25.0, POSITIVE, "sigma_power: sigma of dx = sigma^t dw, above 1"),
     "beta_min": Field(0.1, NOT_NEGATIVE, "vpsde, subvpsde: beta at t = 0"),
     "beta_max": Field(20.0, POSITIVE, "vpsde, subvpsde: beta at t = T"),
+    "time_power": Field(2.0, POSITIVE, "interpolant: a in alpha = (1 - t^a)^b"),
+    "data_power": Field(1.0, POSITIVE, "interpolant: b in alpha = (1 - t^a)^b"),
+    "noise_power": Field(1.0, POSITIVE, "interpolant: c in sigma = t^c"),
     "num_scales": Field(1000, LEVELS, "N: noise levels, and steps of samplers by default"),
     "num_classes": Field(0, NOT_NEGATIVE, "ncsn: rows of its conditional norms; 0: num_scales"),
     "num_labels": Field(0, NOT_NEGATIVE, "classes that the network is told; 0: none"),
     "dropout": Field(0.1, FRACTION, "share of the features that training drops"),
-    "prediction": Field("", ANY, "score, noise, x0, velocity or edm; empty: VE score, else noise"),
+    "prediction": Field(
+        "", ANY, "score, noise, x0, velocity, edm, flow; empty: score (VE) or noise"
+    ),
     "sigma_data": Field(0.5, POSITIVE, "edm (prediction, weighting): standard deviation of data"),
     "ema_rate": Field(0.9999, FRACTION, "rate of the average that sampling and evaluation use"),
     "ema_warmup": Field(False, ANY, "let ema_rate be at most (1 + n) / (10 + n) at update n"),

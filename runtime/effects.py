@@ -158,7 +158,10 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order patch_size"
 )
-OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
+OF_SDE = (
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
+    *("time_power", "data_power", "noise_power"),
+)
 OWN_STEPS = (
     *measurement_effects.OWN_STEPS,
     *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
@@ -179,6 +182,9 @@ EFFECTS: tuple[Effect, ...] = (
     setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
     setting("training.kde_*", "training.objective", "esm"),
     setting("training.log_sigma_*", "training.time", "log_normal"),
+    Effect("training.coupling", score_only, "the run trains a score, not a guide"),
+    setting("training.logit_*", "training.time", "logit_normal"),
+    setting("training.mode_scale", "training.time", "mode"),
     setting("training.sigma", "training.time", "fixed"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(

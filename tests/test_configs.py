@@ -65,7 +65,7 @@ ADDED = {
     "training": {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
-        "augment",
+        "augment", "coupling", "logit_mean", "logit_std", "mode_scale",
         "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {
@@ -87,6 +87,7 @@ ADDED = {
         "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_base", "sigma_data", "class_embedding", "augment_dim",
         "head_channels", "num_heads", "num_groups", "learned_variance", "attention_order",
+        "time_power", "data_power", "noise_power",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",

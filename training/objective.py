@@ -18,7 +18,7 @@ import losses
 import models
 from data import augmentation, captions, entries, transforms
 from data.standardisation import AS_IT_IS
-from diffusion import times
+from diffusion import coupling, times
 from runtime import devices, experiment
 
 
@@ -34,6 +34,7 @@ class Objective:
       num_labels: the number of classes of the network; 0: it sees none.
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
+      coupled: in training, images and noise of the whole batch are paired (`diffusion.coupling`).
       augment: probability of each augmentation, of which the network is told.
       standard: how real-valued examples become what the network sees.
       known: 1 in entries that the network is told, and does not learn; None: there are none.
@@ -48,6 +49,7 @@ class Objective:
     num_labels: int = 0
     label_dropout: float = 0.0
     across_images: bool = False
+    coupled: bool = False
     augment: float = 0.0
     standard: data.Standard = AS_IT_IS
     known: np.ndarray | None = None
@@ -68,8 +70,8 @@ class Objective:
         """Losses [B] and their terms, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
-        the step with its number folded in. Where the loss is `across_images`, those of all
-        devices of `axis_name` are compared.
+        the step with its number folded in. Where the loss is `across_images` or `coupled`, it is
+        so across all devices of `axis_name`.
         """
         keys = devices.image_keys(step_key, numbers)
         split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
@@ -94,9 +96,11 @@ class Objective:
         told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
-        if self.across_images and axis_name:
-            gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+        gather = functools.partial(_of_all_devices, axis_name=axis_name)
+        if self.across_images:
             shared["gather"] = gather
+        if self.coupled and train:
+            shared["batch"] = coupling.Batch(gather, numbers)
         return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
@@ -106,6 +110,10 @@ class Objective:
             return classes
         drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_dropout))(keys)
         return jnp.where(drop, self.num_labels, classes)
+
+
+def _of_all_devices(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    return jax.lax.all_gather(rows, axis_name, tiled=True) if axis_name else rows
 
 
 def objective_from_config(
@@ -150,6 +158,7 @@ def objective_from_config(
         num_labels=config.model.num_labels if models.has_score(config) else 0,
         label_dropout=config.training.label_dropout,
         across_images=clip,
+        coupled=models.has_score(config) and config.training.coupling != "independent",
         augment=config.training.augment,
         standard=parts.pixels.standard or AS_IT_IS,
         known=parts.known,
