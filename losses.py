@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 import models
 from configs.names import lookup
+from configs.shapes import example_shape
 from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
 from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
@@ -224,7 +225,7 @@ def _no_arguments(config: ConfigDict, points: Array | None) -> Arguments:
 
 def _exact_trace(config: ConfigDict, points: Array | None) -> Arguments:
     """The arguments of `ism`: none, but the data must be small."""
-    size = config.data.image_size**2 * config.data.num_channels
+    size = math.prod(example_shape(config.data))
     if size > LARGEST_TRACE:
         raise ValueError(
             f"config.training.objective 'ism' differentiates along every dimension; data of {size} "

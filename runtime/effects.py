@@ -18,6 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
+from runtime import measurement_effects, training_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -91,7 +92,7 @@ def control_method(config: Config) -> str:
     """The method of --mode=control: `control.method`, or the task's own."""
     own = {"inpaint": "repaint", "colorize": "repaint", "class": "classifier_free"}
     own |= dict.fromkeys(("interpolate", "reconstruct", "attribute"), "flow")
-    own |= {"sdedit": "sdedit", "prompt": "similarity"}
+    own |= {"sdedit": "sdedit", "prompt": "similarity", "reward": "steering"}
     method: str = config.control.method or own.get(config.control.task, "posterior")
     return method
 
@@ -112,12 +113,24 @@ def controlled_by(fields: str, *methods: str) -> Effect:
     return Effect(fields, lambda config, mode: control_method(config) in methods, words)
 
 
+def measured_by(fields: str, task: str, operator: str) -> Effect:
+    """Fields of section `control` that measure images; see `measurement_effects`."""
+
+    def acts(config: Config, mode: str) -> bool:
+        return measurement_effects.measures(config, task, operator)
+
+    return Effect(fields, acts, measurement_effects.words(task, operator))
+
+
 def by_inception(config: Config, mode: str) -> bool:
     """The condition that images are compared by Inception's features."""
     if mode == "eval" and not config.eval.enable_sampling:
         return False
     features = config.eval.features
-    by_default = config.data.num_channels == 3 and data.grey_levels(config.data.dataset) > 0
+    by_default = (
+        config.data.num_channels == 3
+        and data.grey_levels(config.data.dataset, config.data.shape) > 0
+    )
     return features == "inception" or (features == "auto" and by_default)
 
 
@@ -143,14 +156,17 @@ OF_NETWORK = (
     "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
     "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction "
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
-    "attention_order"
+    "attention_order patch_size"
 )
 OF_SDE = (
-    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
-    *("time_power", "data_power", "noise_power"),
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
+    "noise_power",
 )
-MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
-OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
+OWN_STEPS = (
+    *measurement_effects.OWN_STEPS,
+    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
+)
+WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -163,14 +179,8 @@ def prefixed(section: str, fields: str) -> str:
 
 
 EFFECTS: tuple[Effect, ...] = (
-    setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
-    setting("training.kde_*", "training.objective", "esm"),
-    setting("training.log_sigma_*", "training.time", "log_normal"),
+    *(setting(fields, *where) for fields, where in training_effects.SETTINGS.items()),
     Effect("training.coupling", score_only, "the run trains a score, not a guide"),
-    setting("training.teacher training.teacher_steps", "training.coupling", "reflow"),
-    setting("training.logit_*", "training.time", "logit_normal"),
-    setting("training.mode_scale", "training.time", "mode"),
-    setting("training.sigma", "training.time", "fixed"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(
         "model.ema_ramp_up",
@@ -203,18 +213,6 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: "edm" in (config.model.prediction, config.training.weighting),
         "model.prediction or training.weighting is edm",
     ),
-    setting("classifier.*", "training.objective", "classifier", "clip"),
-    setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(
-        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
-        *("classifier.name", "wrn"),
-    ),
-    setting(
-        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
-        *("classifier.name", "adm"),
-    ),
-    setting("classifier.dropout", "classifier.name", "wrn", "adm"),
-    setting("clip.*", "training.objective", "clip"),
     method_is(
         "sampling.predictor sampling.corrector sampling.probability_flow",
         "pc",
@@ -242,9 +240,9 @@ EFFECTS: tuple[Effect, ...] = (
         "sampling.corrector is langevin or ald",
     ),
     Effect(
-        "sampling.guide_scale",
+        "sampling.guide_scale sampling.guide_interval",
         lambda config, mode: bool(config.sampling.guide),
-        "sampling.guide names a classifier's run",
+        "sampling.guide names a run",
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
@@ -299,15 +297,10 @@ EFFECTS: tuple[Effect, ...] = (
         f"data.dataset has no size of its own: {', '.join(data.fitting())}",
     ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
-    setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
-    setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
-    setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
-    setting("control.mask control.mask_share", "control.task", "inpaint"),
+    *(measured_by(f, *names) for f, names in measurement_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
-    setting("control.factor", "control.task", "super_resolution"),
-    setting("control.blur_std", "control.task", "deblur"),
-    setting("control.num_measurements", "control.task", "compressed_sensing"),
-    setting("control.noise_std", "control.task", *MEASURED),
+    setting("control.operator", "control.task", "operator"),
+    setting("control.noise_std", "control.task", *measurement_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -315,7 +308,7 @@ EFFECTS: tuple[Effect, ...] = (
     setting("control.temperature", "control.task", "reconstruct", "interpolate"),
     Effect(
         "control.num_images control.split",
-        lambda config, mode: config.control.task not in ("class", "prompt"),
+        lambda config, mode: config.control.task not in ("class", "prompt", "reward"),
         "control.task has input images",
     ),
     Effect(
@@ -323,17 +316,22 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    controlled_by("control.iterations control.damping", "posterior"),
-    controlled_by("control.official", "replace"),
-    controlled_by("control.jump control.repeats", "repaint"),
-    controlled_by("control.guide", "classifier", "similarity", "contrast"),
-    controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
+    *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
+    controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
+    controlled_by("control.interval", *WITH_INTERVAL),
+    controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
+    controlled_by("control.particles", "feynman_kac", "steering", "twisted"),
+    setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in ("posterior", "dps", "classifier", "classifier_free", "similarity", "contrast")
+            in (
+                *measurement_effects.SCALED,
+                *("feynman_kac", "steering", "gradient"),
+                *WITH_INTERVAL,
+            )
         ),
         "control.method is guidance, or control.task is attribute",
     ),

@@ -72,7 +72,8 @@ ADDED = {
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
-        "variance", "clip", "churn_noise", "guide", "guide_scale",
+        "variance", "clip", "churn_noise", "guide", "guide_scale", "guide_interval",
+        "tau", "restart_min", "restart_max", "restart_steps", "restart_repeats",
         "step_size", "sigma_min", "sigma_max", "rho", "schedule", "scaling", "alpha",
     },
     "eval": {
@@ -100,7 +101,8 @@ ADDED = {
         "task", "method", "split", "num_images", "num_variants", "seed", "batch_size", "mask",
         "mask_share", "factor", "blur_std", "num_measurements", "noise_std", "iterations",
         "damping", "scale", "interval", "classes", "official", "jump", "repeats", "start",
-        "temperature", "prompt", "guide", "num_examples",
+        "temperature", "prompt", "guide", "num_examples", "parallel", "limit", "particles",
+        "reward",
     },
     "optim": {"clip_rule", "schedule", "decay_steps", "decay_to"},
 }  # fmt: skip

@@ -16,7 +16,8 @@ from absl import logging
 import data
 import losses
 import models
-from data import augmentation, captions, transforms
+from data import augmentation, captions, entries, transforms
+from data.standardisation import AS_IT_IS
 from diffusion import coupling, times
 from runtime import devices, experiment
 from training import teachers
@@ -37,6 +38,8 @@ class Objective:
       couple: how images and noise are paired, in training those of the whole batch; None: each
         image with its own draw.
       augment: probability of each augmentation, of which the network is told.
+      standard: how real-valued examples become what the network sees.
+      known: 1 in entries that the network is told, and does not learn; None: there are none.
     """
 
     apply: Callable[..., Any]
@@ -50,6 +53,8 @@ class Objective:
     across_images: bool = False
     couple: coupling.Coupling | None = None
     augment: float = 0.0
+    standard: data.Standard = AS_IT_IS
+    known: np.ndarray | None = None
 
     def __call__(
         self,
@@ -78,7 +83,7 @@ class Objective:
         if self.dequantize:
             x = transforms.uniform_dequantize(images, dequantize_keys, self.levels, self.centered)
         else:
-            x = transforms.scale(images, self.levels, self.centered)
+            x = transforms.scale(images, self.levels, self.centered, self.standard)
 
         conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
@@ -90,6 +95,7 @@ class Objective:
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
             return self.apply({"params": params}, x, labels, *more, **conditions)
 
+        told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
         gather = functools.partial(_of_all_devices, axis_name=axis_name)
@@ -98,7 +104,7 @@ class Objective:
         if self.couple:
             batch = coupling.Batch(gather, numbers) if train else None
             shared["pair"] = functools.partial(self.couple, batch=batch)
-        return self.loss(network, x, loss_keys, u, classes, **shared)
+        return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -139,12 +145,13 @@ def objective_from_config(
             "what the network tells of the variance is not trained"
         )
     clip = config.training.objective == models.CLIP_OBJECTIVE
+    wants_points = losses.wants_points(config)
     return Objective(
         apply=parts.module.apply,
         loss=losses.from_config(
             config,
             parts.sde,
-            points=_points(config, dataset) if dataset and losses.wants_points(config) else None,
+            points=_points(config, parts, dataset) if dataset and wants_points else None,
             captions=_captions(config) if clip else None,
         ),
         levels=parts.levels,
@@ -156,23 +163,34 @@ def objective_from_config(
         across_images=clip,
         couple=_couple(config, parts),
         augment=config.training.augment,
+        standard=parts.pixels.standard or AS_IT_IS,
+        known=parts.known,
     )
 
 
 def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupling.Coupling | None:
     """The coupling of a score's objective; None where pairs are independent."""
-    if not models.has_score(config) or config.training.coupling == "independent":
+    name = config.training.coupling
+    if not models.has_score(config) or name == "independent":
         return None
     coupling.from_config(config)  # refuses before a teacher is read
-    reflow = config.training.coupling == "reflow"
-    return coupling.from_config(config, teachers.load(config.training, parts) if reflow else None)
+    if parts.known is not None:
+        raise ValueError(
+            f"config.training.coupling is {name!r}, which pairs what the network is told with some "
+            "of the noise; a network that knows some entries (training.known) needs 'independent'"
+        )
+    teacher = teachers.load(config.training, parts) if name == "reflow" else None
+    return coupling.from_config(config, teacher)
 
 
-def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Array:
+def _points(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, dataset: data.Dataset
+) -> jax.Array:
     """The first `training.kde_points` training images (0: all), as the network sees them."""
     count = min(config.training.kde_points or len(dataset), len(dataset))
     images, _ = dataset.take(np.arange(count))
-    return transforms.scale(images, dataset.levels, config.data.centered)
+    standard = parts.pixels.standard or AS_IT_IS
+    return transforms.scale(images, dataset.levels, config.data.centered, standard)
 
 
 def _captions(config: ml_collections.ConfigDict) -> jax.Array:
