@@ -78,14 +78,14 @@ class Method(NamedTuple):
       scale: w.
       score_fn: what is followed.
       named: experts and weights of the target; none: none is named.
-      count: particles of each sample.
+      particles: of each sample.
     """
 
     name: str
     scale: float
     score_fn: ScoreFn
     named: tuple[tuple[Mixture, float], ...]
-    count: int = 1
+    particles: int = 1
 
 
 def methods() -> list[Method]:
@@ -129,7 +129,7 @@ def sample(method: Method, count: int) -> np.ndarray:
     def draw(numbers: Array) -> Array:
         keys = jax.vmap(jax.random.fold_in, (None, 0))(jax.random.key(0), numbers)
         noise = image_noise(keys, (2,))
-        return feynman_kac.sample(SDE, method.score_fn, noise, times, method.count).x
+        return feynman_kac.sample(SDE, method.score_fn, noise, times, method.particles).x
 
     parts = np.arange(count).reshape(-1, min(count, 1024))
     return np.concatenate([np.asarray(draw(jnp.asarray(numbers))) for numbers in parts])
@@ -175,7 +175,7 @@ def table(count: int) -> list[tuple[Method, np.ndarray, list[str]]]:
         points = sample(method, count)
         sets = exact_draws(method.named, count)
         row = [
-            *(method.name, f"{method.scale:g}", f"{method.count * (STEPS + 1):,}"),
+            *(method.name, f"{method.scale:g}", f"{method.particles * (STEPS + 1):,}"),
             *(f"{distance(points, each):.0f}" for each in (sets, to_class)),
             f"{distance(sets[0], sets[1:]):.0f}",
         ]

@@ -49,7 +49,17 @@ class Task(NamedTuple):
     default: str
 
 
-NOISY: dict[str, methods.Method] = {"posterior": methods.posterior, "dps": methods.dps}
+NOISY: dict[str, methods.Method] = {
+    "posterior": methods.posterior,
+    "dps": methods.dps,
+    "pigdm": methods.pigdm,
+    "tmpd": methods.tmpd,
+    "ddrm": methods.ddrm,
+    "ddnm": methods.ddnm,
+    "diffpir": methods.diffpir,
+    "daps": methods.daps,
+    "twisted": methods.twisted,
+}
 MEASURED: dict[str, methods.Method] = {
     "infill": methods.infill,
     "replace": methods.replace,
@@ -80,6 +90,7 @@ TASKS = {
     "compressed_sensing": Task(measurements.compressed_sensing, MEASURED, "posterior"),
     "deblur": Task(measurements.deblur, NOISY, "posterior"),
     "denoise": Task(measurements.denoise, NOISY, "posterior"),
+    "operator": Task(measurements.by_operator, MEASURED, "posterior"),
     "interpolate": Task(latents.interpolate, ENCODED, "flow"),
     "reconstruct": Task(latents.reconstruct, ENCODED, "flow"),
     "attribute": Task(latents.attribute, ENCODED, "flow"),
@@ -155,6 +166,7 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     }
     if problem.guidance is not None:
         summary |= {"guide": problem.guidance.label, "guide_sha256": shards.made_by["guide"]}
+    summary |= problem.sources
     if error is not None:
         summary["measurement_rmse"] = float(np.sqrt(error.mean()))
     if "reward" in arrays:
@@ -202,6 +214,7 @@ def store_of(
         "guide": guide or "",
         "config": experiment.settings(config) | {"sampling": sampler, "control": chosen},
         **batch_cache.program(MAKERS),
+        **problem.sources,
     }
     return Store(folder, made_by)
 

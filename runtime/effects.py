@@ -18,6 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
+from runtime import measurement_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -112,6 +113,15 @@ def controlled_by(fields: str, *methods: str) -> Effect:
     return Effect(fields, lambda config, mode: control_method(config) in methods, words)
 
 
+def measured_by(fields: str, task: str, operator: str) -> Effect:
+    """Fields of section `control` that measure images; see `measurement_effects`."""
+
+    def acts(config: Config, mode: str) -> bool:
+        return measurement_effects.measures(config, task, operator)
+
+    return Effect(fields, acts, measurement_effects.words(task, operator))
+
+
 def by_inception(config: Config, mode: str) -> bool:
     """The condition that images are compared by Inception's features."""
     if mode == "eval" and not config.eval.enable_sampling:
@@ -146,8 +156,10 @@ OF_NETWORK = (
     "attention_order"
 )
 OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
-MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
-OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit", "feynman_kac", "steering")
+OWN_STEPS = (
+    *measurement_effects.OWN_STEPS,
+    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
+)
 WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
@@ -289,12 +301,10 @@ EFFECTS: tuple[Effect, ...] = (
     setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
     setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
     setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
-    setting("control.mask control.mask_share", "control.task", "inpaint"),
+    *(measured_by(f, *names) for f, names in measurement_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
-    setting("control.factor", "control.task", "super_resolution"),
-    setting("control.blur_std", "control.task", "deblur"),
-    setting("control.num_measurements", "control.task", "compressed_sensing"),
-    setting("control.noise_std", "control.task", *MEASURED),
+    setting("control.operator", "control.task", "operator"),
+    setting("control.noise_std", "control.task", *measurement_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -310,20 +320,21 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    controlled_by("control.iterations control.damping", "posterior"),
-    controlled_by("control.official", "replace"),
-    controlled_by("control.jump control.repeats", "repaint"),
+    *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
+    controlled_by("control.particles", "twisted", "feynman_kac", "steering"),
     controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
     controlled_by("control.interval", *WITH_INTERVAL),
     controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
-    controlled_by("control.particles", "feynman_kac", "steering"),
     setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in ("posterior", "dps", "feynman_kac", "steering", "gradient", *WITH_INTERVAL)
+            in (
+                *measurement_effects.SCALED,
+                *("feynman_kac", "steering", "gradient", *WITH_INTERVAL),
+            )
         ),
         "control.method is guidance, or control.task is attribute",
     ),

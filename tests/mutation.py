@@ -164,9 +164,26 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "diffusion/inverse.py",
         "average_pool gaussian_blur adjoint conjugate_gradients MeasurementConstraint "
-        "pseudo_inverse posterior_guided _denoised_with_pullback",
+        "pseudo_inverse posterior_guided denoised_with_pullback linearised",
         {"inverse": ""},
     ),
+    ("diffusion/svd.py", "SVD decomposition _squares_of_rows _without_overlap", {"svd": ""}),
+    (
+        "diffusion/moment_guidance.py",
+        "variance_of_data pigdm tmpd",
+        {"moment_guidance": ""},
+    ),
+    (
+        "diffusion/restoration.py",
+        "ddrm ddnm diffpir _kept _renoised _walk",
+        {"restoration": ""},
+    ),
+    (
+        "diffusion/daps.py",
+        "linear_conditional langevin_conditional largest_eigenvalue daps",
+        {"daps": ""},
+    ),
+    ("diffusion/twisted.py", "twisted twisted_particles gain_of", {"twisted": ""}),
     (
         "diffusion/particles.py",
         "Cloud cloud noise_of_particles uniform log_mean effective_number systematic _passed "
