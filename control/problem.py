@@ -17,7 +17,7 @@ from evaluation.batch_cache import Store
 from sde_lib import ScoreFn
 
 Condition = dict[str, jax.Array]  # of one image: leaves [1, ...]
-ScoreOf = Callable[[jax.Array | None], ScoreFn]  # from classes [B], or None, to a score
+ScoreOf = Callable[..., ScoreFn]  # from classes [B], or None, and perhaps given entries to a score
 Draw = Callable[[ScoreOf, Noise, Condition], Samples]
 
 
@@ -91,5 +91,6 @@ def input_images(dataset: data.Dataset, count: int) -> np.ndarray:
 
 
 def images_of(dataset: data.Dataset, rows: np.ndarray) -> np.ndarray:
-    """The images [k, H, W, C] of `rows` [k], in whole levels."""
-    return np.asarray(transforms.whole_levels(dataset.take(rows)[0], dataset.levels))
+    """The images [k, H, W, C] of `rows` [k], in whole levels; real-valued examples as they are."""
+    images, _ = dataset.take(rows)
+    return np.asarray(transforms.whole_levels(images, dataset.levels) if dataset.levels else images)

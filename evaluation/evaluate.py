@@ -19,7 +19,7 @@ from evaluation.report import console, content, quantities
 from evaluation.stored_results import GUIDE, Results, keep_earlier, other_folders, results_in
 from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
-from runtime.workdir import Trained, open_run, restore, results_folder
+from runtime.workdir import Trained, open_run, restore, results_folder, settled
 from training import held_out
 from training.objective import objective_from_config
 
@@ -36,6 +36,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         likelihoods that failed.
     """
     results_folder(workdir, eval_folder)
+    config = settled(config, workdir)
     if config.eval.checkpoint == "follow":
         return evaluate_arrivals(config, workdir, eval_folder)
     if config.eval.checkpoint == "range" or config.eval.samplers:
@@ -94,6 +95,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     options, training = config.eval, config.training
     if options.enable_bpd or options.enable_sampling:
         parts.require_score()
+        parts.require_joint()
     lack = ""
     if not training.continuous:
         lack = "with discrete labels (training.continuous is False)"

@@ -131,6 +131,10 @@ def _equal_numbers(of: Number) -> str:
     return f"{size} and {size}, {SPLITS} draws"
 
 
+def _told_apart(of: Number) -> str:
+    return f"{of['c2st_each']} generated, {of['c2st_each']} real; 0.5 is best"
+
+
 def _likelihood(of: Number) -> str:
     name = of.name
     return (
@@ -185,6 +189,7 @@ QUANTITIES: dict[str, Quantity] = {
         better="",
         error=("_std", "over draws"),
     ),
+    "c2st": Quantity("C2ST", "samples", 3, _told_apart),
     "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
     "sliced_wasserstein_real": Quantity(
         "Sliced Wasserstein distance, test to train", "real", 4, _test_to_train, ""
@@ -221,7 +226,8 @@ def data_words(facts: Mapping[str, Any]) -> str:
     words = [facts["dataset"] or "an unknown data set"]
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
-    shape = [facts[name] for name in ("image_size", "image_size", "channels") if name in facts]
+    sides = ("image_size", "image_size", "channels")
+    shape = facts.get("shape") or [facts[name] for name in sides if name in facts]
     if any(shape):  # files of earlier versions do not say it
         words.append("x".join(map(str, shape)))
     if facts.get("transform"):
