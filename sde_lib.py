@@ -680,12 +680,59 @@ class EDMSDE(VarianceExplodingSDE):
         return jnp.zeros_like(x), jnp.sqrt((t - below) * (t + below))
 
 
+@dataclasses.dataclass(frozen=True)
+class SigmaPowerSDE(SDE):
+    """`dx = sigma^t dw`, the SDE of the paper's tutorial, whose noise begins at 0.
+
+    Attributes:
+      sigma_base: the base of the power, "sigma" there, where it is 25.
+
+    Raises:
+      ValueError: `sigma_base` not above 1.
+    """
+
+    variance_exploding: ClassVar[bool] = True
+
+    sigma_base: float = 25.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 1.0 < self.sigma_base < math.inf:
+            raise ValueError(f"{type(self).__name__}: sigma_base is {self.sigma_base}; use above 1")
+
+    @property
+    def log_base(self) -> float:
+        """`log sigma_base`."""
+        return math.log(self.sigma_base)
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """Zero: the data are never scaled (eq. 29)."""
+        return jnp.zeros_like(t)
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`sqrt((sigma_base^(2 t) - 1) / (2 log sigma_base))`, the integral of `g^2` from 0."""
+        return jnp.sqrt(jnp.expm1(2.0 * self.log_base * t) / (2.0 * self.log_base))
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """`log(1 + 2 log(sigma_base) sigma^2) / (2 log sigma_base)`."""
+        return jnp.log1p(2.0 * self.log_base * jnp.exp(-log_snr)) / (2.0 * self.log_base)
+
+    def drift(self, x: Images, t: Times) -> Images:
+        """Zero: there is noise alone (eq. 9)."""
+        return jnp.zeros_like(x)
+
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
+        """`g(t) = sigma_base^t`."""
+        return jnp.exp(self.log_base * t)
+
+
 SDES: dict[str, type[SDE]] = {
     "vpsde": VPSDE,
     "subvpsde": SubVPSDE,
     "vesde": VESDE,
     "cosine_vpsde": CosineVPSDE,
     "edm": EDMSDE,
+    "sigma_power": SigmaPowerSDE,
 }
 
 

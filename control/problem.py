@@ -54,6 +54,7 @@ class Problem:
       to_levels: how an image becomes levels, where that is not `Pixels.to_levels`.
       error: mean square of A x - y [1] for an image and its condition, where something is measured.
       sources: hashes of files that the draw depends on, by their names in `results.json`.
+      reward: of an image [1, ...], [1], where one is asked for.
     """
 
     draw: Draw
@@ -68,6 +69,7 @@ class Problem:
     to_levels: Callable[[jax.Array], jax.Array] | None = None
     error: Callable[[jax.Array, Condition], jax.Array] | None = None
     sources: dict[str, str] = dataclasses.field(default_factory=dict)
+    reward: Callable[[jax.Array], jax.Array] | None = None
 
 
 def variant_numbers(count: int) -> list[str]:

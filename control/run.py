@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from configs.names import lookup
-from control import classes, latents, measurements, methods, prompts, results
+from control import classes, latents, measurements, methods, prompts, results, rewards
 from control.prior import Options, Prior, prior_from_config
 from control.problem import Condition, Problem
 from diffusion import latent
@@ -71,10 +71,16 @@ CLASSES: dict[str, classes.Method] = {
     "classifier_free": classes.classifier_free,
     "classifier": classes.classifier,
     "conditional": classes.conditional,
+    "autoguidance": classes.autoguidance,
+    "feynman_kac": classes.corrected,
 }
 PROMPTS: dict[str, prompts.Energy] = {
     "similarity": prompts.similarity,
     "contrast": prompts.contrast,
+}
+REWARDS: dict[str, rewards.Method] = {
+    "steering": rewards.steering,
+    "gradient": rewards.gradient,
 }
 
 TASKS = {
@@ -91,6 +97,7 @@ TASKS = {
     "sdedit": Task(latents.sdedit, {"sdedit": latent.sdedit}, "sdedit"),
     "class": Task(classes.images_of_classes, CLASSES, "classifier_free"),
     "prompt": Task(prompts.images_of_prompts, PROMPTS, "similarity"),
+    "reward": Task(rewards.images_of_reward, REWARDS, "steering"),
 }
 
 
@@ -162,6 +169,8 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     summary |= problem.sources
     if error is not None:
         summary["measurement_rmse"] = float(np.sqrt(error.mean()))
+    if "reward" in arrays:
+        summary["reward"] = float(arrays["reward"].mean())
     if "original" in problem.columns_after:
         originals = problem.columns_after["original"].repeat(len(problem.variants), 0)
         summary |= results.likeness(arrays["image"], originals, parts.levels)
@@ -215,6 +224,7 @@ def shards_of(store: Store, problem: Problem, shape: tuple[int, ...]) -> Shards:
     besides: inputs, measurements, masks."""
     row = {"x": ("f", shape), "image": ("u", shape), "nfe": NUMBER, "ok": FLAG}
     row |= {} if problem.error is None else {"error": NUMBER}
+    row |= {} if problem.reward is None else {"reward": NUMBER}
     inputs = fingerprint((problem.conditions, problem.columns_before, problem.columns_after))
     return store.open(row, what="images", inputs=inputs, variants=problem.variants)
 
@@ -228,7 +238,8 @@ def draw(
     that adaptive solvers serve conditions too.
 
     Returns:
-      "x" in the network's range, "image" in levels, "nfe" and, with a measurement, "error", [n].
+      "x" in the network's range, "image" in levels, "nfe" and, with a measurement, "error", or
+      "reward", if one is asked for, [n].
 
     Raises:
       ValueError: an image is not finite, or its solver gave up; names the first.
@@ -286,6 +297,8 @@ def image_function(problem: Problem, prior: Prior, seed: int) -> Callable[..., A
             }
             if problem.error is not None:
                 image["error"] = problem.error(samples.x, condition)
+            if problem.reward is not None:
+                image["reward"] = problem.reward(samples.x)
             return jax.tree.map(lambda leaf: leaf[0], image)
 
         keys = devices.image_keys(seed_key, numbers)

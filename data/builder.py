@@ -133,6 +133,16 @@ class ImageBuilder:
             cls.name = re.sub(r"(?<=[a-z0-9])(?=[A-Z])", "_", cls.__name__).lower()
 
     @classmethod
+    def names(cls, data_dir: str) -> tuple[str, ...]:
+        """The names of the classes, in words: `NAMES`, unless a file of the set has them.
+
+        Raises:
+          FileNotFoundError: there is no such file in `data_dir`, nor in its usual place.
+        """
+        del data_dir
+        return cls.NAMES
+
+    @classmethod
     def unavailable(cls, error: Exception, folder: pathlib.Path) -> str:
         """An error's one line, with the files to fetch and the folder to put them in."""
         return (

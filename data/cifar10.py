@@ -26,6 +26,18 @@ class Cifar10(ImageBuilder):
 
     TFDS_VERSIONS = ("3.0.2",)
     IMAGE_SHAPE = (32, 32, 3)
+    NAMES = (
+        "airplane",
+        "automobile",
+        "bird",
+        "cat",
+        "deer",
+        "dog",
+        "frog",
+        "horse",
+        "ship",
+        "truck",
+    )
     COUNTS = {"train": 50_000, "test": 10_000}  # noqa: RUF012
     URL = "https://www.cs.toronto.edu/~kriz/"
     CHECKSUMS = {  # noqa: RUF012

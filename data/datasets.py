@@ -286,15 +286,22 @@ def is_users_own(name: str) -> bool:
     return getattr(DATASETS.get(name.lower()), "OWN", False)
 
 
-def class_names(name: str) -> tuple[str, ...]:
+def class_names(name: str, data_dir: str = "") -> tuple[str, ...]:
     """The names of the classes of the data set `name`, in their order.
 
     Raises:
       ValueError: the classes have no names.
+      FileNotFoundError: they are in a file of the set, which is neither in `data_dir` nor in its
+        usual place.
     """
-    names: tuple[str, ...] = getattr(DATASETS.get(name.lower()), "NAMES", ())
+    builder = DATASETS.get(name.lower())
+    names: tuple[str, ...] = ()
+    if builder is not None and issubclass(builder, ImageBuilder):
+        names = builder.names(data_dir)
+    elif builder is not None:
+        names = getattr(builder, "NAMES", ())
     if not names:
-        named = (other for other, builder in DATASETS.items() if getattr(builder, "NAMES", ()))
+        named = (other for other, kind in DATASETS.items() if getattr(kind, "NAMES", ()))
         raise ValueError(
             f"the classes of data.dataset={name!r} have no names to make captions of; those of "
             f"{', '.join(named)} do"

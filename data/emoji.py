@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 import pathlib
 import re
+from collections.abc import Sequence
 from typing import ClassVar, NamedTuple
 
 import numpy as np
 from PIL import Image
 
 from configs.names import lookup
-from data.builder import Files, ImageBuilder, digest
+from data.builder import Files, ImageBuilder, default_folder, digest
 
 FONT, LIST = "NotoColorEmoji.ttf", "emoji-test.txt"
 GROUPS = (  # Unicode's, of which "Component" (skin tones and hair alone) is left out
@@ -44,7 +45,7 @@ class Emoji(ImageBuilder):
 
     IMAGE_SHAPE = (32, 32, 3)
     NUM_CLASSES = len(GROUPS)
-    NAMES = GROUPS
+    NAMES: ClassVar[tuple[str, ...]] = GROUPS
     PLACES: ClassVar[dict[str, str]] = {  # where Debian's packages put the files
         FONT: "/usr/share/fonts/truetype/noto",
         LIST: "/usr/share/unicode/emoji",
@@ -78,17 +79,45 @@ class Emoji(ImageBuilder):
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:
         """Pictures in the order of a hash of their code points, so that groups are mixed."""
-        font = PictureFont(files[FONT])
+        font, listed = PictureFont(files[FONT]), read_list(files[LIST])
         glyphs: dict[str, Listed] = {}
-        for emoji in sorted(read_list(files[LIST]), key=Listed.order):
+        for emoji in sorted(listed, key=Listed.order):
             glyphs.setdefault(font.glyph(emoji.codes), emoji)
         glyphs.pop("", None)
         pictures = {g: emoji for g, emoji in glyphs.items() if is_test(emoji) == (split == "test")}
         if not pictures:
             raise ValueError(f"{files[FONT]} shows too few of the emoji in {files[LIST]}")
         images = [shrunk(font.picture(glyph), cls.IMAGE_SHAPE[0]) for glyph in pictures]
-        labels = [GROUPS.index(emoji.group) for emoji in pictures.values()]
+        labels = [cls.label(emoji, listed) for emoji in pictures.values()]
         return np.stack(images), np.array(labels, np.int32)
+
+    @classmethod
+    def label(cls, emoji: Listed, listed: Sequence[Listed]) -> int:
+        """The class of an emoji of the list: its group's."""
+        del listed
+        return GROUPS.index(emoji.group)
+
+
+class EmojiNames(Emoji):
+    """`Emoji`, of which each has a class of its own, that of its name: captions for a CLIP.
+
+    A class is a line of Unicode's list, so it says the same in both splits, and most classes have
+    one picture. Lists to come may have more lines; `NUM_CLASSES` leaves room for them.
+    """
+
+    NUM_CLASSES = 4096
+    NAMES = ()
+
+    @classmethod
+    def names(cls, data_dir: str) -> tuple[str, ...]:
+        """The names of all emoji in Unicode's list, in its order."""
+        folder = cls.root(data_dir) if data_dir else default_folder() / cls.name
+        return tuple(emoji.name for emoji in read_list(cls.located(folder)[LIST]))
+
+    @classmethod
+    def label(cls, emoji: Listed, listed: Sequence[Listed]) -> int:
+        """The line of the emoji in the list, counted from 0."""
+        return listed.index(emoji)
 
 
 class Listed(NamedTuple):

@@ -138,6 +138,7 @@ def made_by(config: ml_collections.ConfigDict) -> Results:
     images = config.data.to_dict().items()
     sections["data"] = {n: v for n, v in images if f"data.{n}" in experiment.SOURCE}
     del sections["data"]["cache"], sections["eval"]["follow_minutes"]  # have no effect on it
+    del sections["sampling"]["num_samples"]  # is of --mode=sample; here it is eval.num_samples
     return json.loads(json.dumps(sections))
 
 

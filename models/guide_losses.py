@@ -23,6 +23,7 @@ from sde_lib import SDE, AnyArray, Images, Keys, Times, batch_mul
 Classes = Int[AnyArray, "batch"]  # [B]
 Embeddings = Float[AnyArray, "batch embedding"]  # [B, E]
 ClassLogProb = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> [B, classes]
+MOST_NAMES = 64  # classes up to which CLIP's accuracy compares an image with all of their names
 Gather = Callable[[Array], Array]  # from rows of this device to those of all devices
 
 
@@ -109,7 +110,8 @@ def clip_loss(config: ConfigDict, sde: SDE, captions: Array | None = None) -> Ca
     """The loss of the CLIP of noisy images that `config.training` describes.
 
     Each image is contrasted with one caption of its class, drawn at random. The part `accuracy` is
-    1 where the first caption of the image's class, its name, is the most similar of all names.
+    1 where the first caption of the image's class, its name, is the most similar of all names, or,
+    of more than `MOST_NAMES` classes, of the names that occur in the batch.
 
     Raises:
       ValueError: a weighting of the score's errors; a batch in parts, which would contrast less.
@@ -137,10 +139,14 @@ def clip_loss(config: ConfigDict, sde: SDE, captions: Array | None = None) -> Ca
         mean, std = sde.marginal_prob(x0, t)
         x = mean + batch_mul(std, training_draws.noise(keys, x0.shape[1:]))
         choices = training_draws.integers(keys, training_draws.FURTHER, captions.shape[1])
-        tokens = jnp.concatenate([captions[y, choices], captions[:, 0]])
+        all_names = len(captions) <= MOST_NAMES
+        named = jnp.arange(len(captions)) if all_names else y
+        tokens = jnp.concatenate([captions[y, choices], captions[named, 0]])
         image, texts, scale = network(x, continuous_labels(sde, t), tokens)
         text, names = texts[: len(y)], texts[len(y) :]
-        correct = jnp.argmax(image @ names.T, axis=1) == y
+        if not all_names:
+            names, named = gather(names), gather(named)
+        correct = named[jnp.argmax(image @ names.T, axis=1)] == y
         per_image = contrastive(image, text, scale, y, gather)
         return per_image, {"accuracy": correct.astype(jnp.float32), "t": t}
 

@@ -92,7 +92,7 @@ def control_method(config: Config) -> str:
     """The method of --mode=control: `control.method`, or the task's own."""
     own = {"inpaint": "repaint", "colorize": "repaint", "class": "classifier_free"}
     own |= dict.fromkeys(("interpolate", "reconstruct", "attribute"), "flow")
-    own |= {"sdedit": "sdedit", "prompt": "similarity"}
+    own |= {"sdedit": "sdedit", "prompt": "similarity", "reward": "steering"}
     method: str = config.control.method or own.get(config.control.task, "posterior")
     return method
 
@@ -155,8 +155,12 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order"
 )
-OF_SDE = ("sigma_min", "sigma_max", "beta_min", "beta_max")
-OWN_STEPS = (*measurement_effects.OWN_STEPS, "flow", "ddim", "sdedit")
+OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
+OWN_STEPS = (
+    *measurement_effects.OWN_STEPS,
+    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
+)
+WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -244,9 +248,9 @@ EFFECTS: tuple[Effect, ...] = (
         "sampling.corrector is langevin or ald",
     ),
     Effect(
-        "sampling.guide_scale",
+        "sampling.guide_scale sampling.guide_interval",
         lambda config, mode: bool(config.sampling.guide),
-        "sampling.guide names a classifier's run",
+        "sampling.guide names a run",
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
@@ -308,7 +312,7 @@ EFFECTS: tuple[Effect, ...] = (
     setting("control.temperature", "control.task", "reconstruct", "interpolate"),
     Effect(
         "control.num_images control.split",
-        lambda config, mode: config.control.task not in ("class", "prompt"),
+        lambda config, mode: config.control.task not in ("class", "prompt", "reward"),
         "control.task has input images",
     ),
     Effect(
@@ -317,18 +321,17 @@ EFFECTS: tuple[Effect, ...] = (
         "control.task is another than reconstruct, which has one variant",
     ),
     *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
-    controlled_by("control.particles", "twisted"),
-    controlled_by("control.guide", "classifier", "similarity", "contrast"),
-    controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
+    controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
+    controlled_by("control.interval", *WITH_INTERVAL),
+    controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
+    controlled_by("control.particles", "twisted", "feynman_kac", "steering"),
+    setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in (
-                *measurement_effects.SCALED,
-                *("classifier", "classifier_free", "similarity", "contrast"),
-            )
+            in (*measurement_effects.SCALED, "feynman_kac", "steering", "gradient", *WITH_INTERVAL)
         ),
         "control.method is guidance, or control.task is attribute",
     ),

@@ -140,9 +140,26 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "controllable.py",
-        "guided classifier_free within times_of_noise MaskConstraint infilled noised "
-        "pc_infill _official_pc_infill travel",
+        "MaskConstraint infilled noised pc_infill _official_pc_infill travel",
         {"controllable": ""},
+    ),
+    (
+        "diffusion/guidance.py",
+        "guided classifier_free within times_of_noise",
+        {
+            "controllable": "guidance_by_the_exact_classifier_is_the_score_of_the_class "
+            "guidance_acts_inside_its_interval_only"
+        },
+    ),
+    (
+        "diffusion/guidance.py",
+        "projected Product _changed",
+        {"guidance": ""},
+    ),
+    (
+        "diffusion/feynman_kac.py",
+        "cloud sample",
+        {"feynman_kac": ""},
     ),
     (
         "diffusion/inverse.py",
@@ -186,7 +203,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "sde_lib.py",
         "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
-        "VarianceExplodingSDE VESDE EDMSDE",
+        "VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE",
         {"sde_lib": ""},
     ),
     (

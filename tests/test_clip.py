@@ -17,10 +17,13 @@ from ml_collections import ConfigDict
 import data
 import losses
 import models
+import sde_lib
 from control import run as control_run
 from data import captions
+from data.emoji import LIST, EmojiNames, read_list
 from generation import guides
 from interop import transformers_clip
+from models import guide_losses
 from runtime import devices, experiment
 from tests import golden_cases, tiny
 from tests.test_models import quick_jit, random_params, relative_error
@@ -29,6 +32,7 @@ from training.objective import objective_from_config
 pytestmark = pytest.mark.quick_compilation
 
 LENGTH = 24
+EMOJI = pathlib.Path(EmojiNames.PLACES[LIST]) / LIST
 SMALL = models.CLIP(captions.VOCABULARY, captions.END, 8, 8, 1, 2, LENGTH, fourier_scale=0.5)
 SHAPE = (8, 8, 1)
 X = jax.random.uniform(jax.random.key(1), (3, *SHAPE))
@@ -60,9 +64,49 @@ def test_every_class_with_a_name_has_captions() -> None:
             assert table.shape == (len(names), len(captions.TEMPLATES), 48)
             assert len(np.unique(table.reshape(-1, 48), axis=0)) == table[..., 0].size
     with pytest.raises(
-        ValueError, match=r"'two_moons' have no names .* those of digits, emoji, fash"
+        ValueError, match=r"'two_moons' have no names .* those of cifar10, digits, emoji, "
     ):
         data.class_names("two_moons")
+
+
+@pytest.mark.skipif(not EMOJI.is_file(), reason="needs Debian's unicode-data")
+def test_every_emoji_has_a_caption_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    names, listed = data.class_names("emoji_names"), read_list(EMOJI)
+    assert len(names) == len(set(names)) <= EmojiNames.NUM_CLASSES
+    for row in (0, 1000, len(listed) - 1):
+        assert names[EmojiNames.label(listed[row], listed)] == listed[row].name
+    assert captions.table(names, 104).shape == (len(names), len(captions.TEMPLATES), 104)
+    monkeypatch.setattr(EmojiNames, "PLACES", dict.fromkeys(EmojiNames.PLACES, "/nowhere"))
+    with pytest.raises(FileNotFoundError, match="emoji_names needs NotoColorEmoji"):
+        data.class_names("emoji_names")
+
+
+def test_of_many_classes_the_accuracy_is_among_the_names_of_the_batch(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Towers that know an image's own name are right, and those that see nothing take the first
+    name: of all, or, where there are too many, of the batch."""
+    config = tiny.config(training__objective="clip", clip__text_length=LENGTH)
+    table = jnp.asarray(captions.table(data.class_names("digits"), LENGTH))
+    y, keys, compared = jnp.array([7, 3, 3, 8]), jax.random.split(jax.random.key(0), 4), []
+    mixture = np.random.default_rng(0).normal(size=(LENGTH, 8)).astype(np.float32)
+
+    def text_of(tokens: jax.Array) -> jax.Array:
+        vectors = tokens.astype(jnp.float32) @ mixture
+        return vectors / jnp.linalg.norm(vectors, axis=1, keepdims=True)
+
+    for most, count, first in ((64, 10, 0), (9, 4, 7)):
+        monkeypatch.setattr(guide_losses, "MOST_NAMES", most)
+        loss = losses.from_config(config, sde_lib.VPSDE(), captions=table)
+        for own, expected in ((text_of(table[y, 0]), y == y), (jnp.zeros((4, 8)), y == first)):
+
+            def towers(x: Any, labels: Any, tokens: Any, own: Any = own) -> Any:
+                compared.append(len(tokens) - len(x))
+                return own, text_of(tokens), jnp.float32(1.0)
+
+            _, parts = loss(towers, jnp.zeros((4, 8, 8, 1)), keys, jnp.full(4, 0.5), y)
+            np.testing.assert_array_equal(parts["accuracy"], expected)
+            assert compared[-1] == count
 
 
 @pytest.mark.parametrize(

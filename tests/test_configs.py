@@ -17,7 +17,9 @@ from flax import linen as nn
 from ml_collections import ConfigDict, config_flags
 
 import configs
+import losses
 import models
+import sde_lib
 from configs import load, rules, schema, stored, table
 from runtime.workdir import open_run
 from tests import golden_cases, tiny
@@ -69,7 +71,7 @@ ADDED = {
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
-        "variance", "clip", "churn_noise", "guide", "guide_scale",
+        "variance", "clip", "churn_noise", "guide", "guide_scale", "guide_interval",
         "step_size", "sigma_min", "sigma_max", "rho", "schedule", "scaling", "alpha",
     },
     "eval": {
@@ -82,8 +84,8 @@ ADDED = {
     "model": {
         "num_labels", "ema_warmup", "ema_half_life", "ema_ramp_up",
         "dtype", "remat", "attn_each_up_block", "attn_num_groups",
-        "pytorch", "prediction", "sigma_data", "class_embedding", "augment_dim", "head_channels",
-        "num_heads", "num_groups", "learned_variance", "attention_order",
+        "pytorch", "prediction", "sigma_base", "sigma_data", "class_embedding", "augment_dim",
+        "head_channels", "num_heads", "num_groups", "learned_variance", "attention_order",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
@@ -95,7 +97,8 @@ ADDED = {
         "task", "method", "split", "num_images", "num_variants", "seed", "batch_size", "mask",
         "mask_share", "factor", "blur_std", "num_measurements", "noise_std", "iterations",
         "damping", "scale", "interval", "classes", "official", "jump", "repeats", "start",
-        "temperature", "prompt", "guide", "num_examples",
+        "temperature", "prompt", "guide", "num_examples", "parallel", "limit", "particles",
+        "reward",
     },
     "optim": {"clip_rule", "schedule", "decay_steps", "decay_to"},
 }  # fmt: skip
@@ -204,9 +207,24 @@ def test_shipped_configs_are_all_there_are_and_cannot_be_changed() -> None:
 
 
 @pytest.mark.parametrize("name", configs.shipped())
-def test_every_shipped_config_passes_the_check_and_describes_a_network(name: str) -> None:
-    configs.check(configs.shipped()[name])
-    models.from_config(configs.shipped()[name])
+def test_every_shipped_config_passes_the_check_and_describes_a_network_and_a_loss(
+    name: str,
+) -> None:
+    config = configs.shipped()[name]
+    configs.check(config)
+    models.from_config(config)
+    losses.from_config(config, sde_lib.from_config(config))
+
+
+def test_cifar10_and_emoji_have_the_same_siblings() -> None:
+    """The siblings that have a config already go by its name."""
+    named: dict[str, set[str]] = {"cifar10": {"edm"}, "emoji": {"velocity"}}
+    for name in configs.shipped():
+        folder, _, sibling = name.partition("/")
+        named.get(folder, set()).add(sibling)
+    assert configs.load("edm/cifar10_uncond_vp").model.prediction == "edm"
+    assert configs.load("emoji/vp").model.prediction == "velocity"
+    assert named["emoji"] - {"vp", "ddpmpp"} == named["cifar10"] >= {"edm", "velocity", "classes"}
 
 
 def test_no_default_stands_outside_of_the_schema() -> None:

@@ -179,8 +179,9 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
         (
             ("digit", "train"),
             "unknown data.dataset 'digit'; known: arrays, celeba, celebahq, checkerboard, cifar10, "
-            "digits, emoji, fashion_mnist, ffhq, folder, hf, imagenet32, imagenet64, lsun_bedroom, "
-            r"lsun_church, mixture, svhn, swiss_roll, tfds, two_moons \(the nearest: digits\)",
+            "digits, emoji, emoji_names, fashion_mnist, ffhq, folder, hf, imagenet32, imagenet64, "
+            "lsun_bedroom, lsun_church, mixture, svhn, swiss_roll, tfds, two_moons "
+            r"\(the nearest: digits\)",
         ),
         (("digits", "valid"), "unknown split of digits 'valid'; known: test, train"),
         (("digits", "train", None, 32), "digits has images of 8x8 pixels, not 32"),

@@ -153,11 +153,14 @@ def test_all_processes_restore_the_weights_where_the_primary_has_results(tmp_pat
     assert restored == [1]
 
 
+TOLERANCE = 1e-3  # of the likelihoods' steps
 MORE = {
     "sampling.num_frames": 0,
     "eval.keep_samples": True,
     "eval.num_samples": 48,
     "eval.seeds": 2,
+    "eval.bpd_rtol": TOLERANCE,
+    "eval.bpd_atol": TOLERANCE,
 }
 
 
@@ -246,14 +249,22 @@ def with_more() -> Any:
 
 
 def same_numbers(found: pathlib.Path, expected: pathlib.Path) -> None:
-    """results.json of two folders but for the times that they took, and likelihoods."""
+    """results.json of two folders but for the times that they took, and likelihoods.
+
+    Rounding, which differs with the number of images in a call, moves the steps of the adaptive
+    solver, so likelihoods agree to its tolerance; all else agrees to rounding.
+    """
     first, second = (json.loads((path / "results.json").read_text()) for path in (found, expected))
     assert first.keys() == second.keys()
     for name, value in second.items():
-        if not name.endswith("_seconds"):
+        if name in ("bits_per_dim", "bits_per_dim_stderr"):
+            np.testing.assert_allclose(first[name], value, rtol=TOLERANCE, err_msg=name)
+        elif name == "bits_per_dim_nfe":
+            np.testing.assert_allclose(first[name], value, rtol=0.1, err_msg=name)
+        elif not name.endswith("_seconds"):
             compare(name, first[name], value)
     ours, theirs = (np.load(path / "bits_per_dim.npz")["bits"] for path in (found, expected))
-    np.testing.assert_allclose(ours, theirs, rtol=1e-5)
+    np.testing.assert_allclose(ours, theirs, rtol=TOLERANCE)
 
 
 def compare(name: str, found: Any, expected: Any) -> None:

@@ -23,7 +23,7 @@ import sde_lib
 from configs.toy import mixture_dsm_vp
 from diffusion.noise import image_noise
 from runtime import devices, ema, experiment
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE, batch_mul
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SigmaPowerSDE, SubVPSDE, batch_mul
 from tests import golden_cases
 from training.objective import objective_from_config
 from training.state import new_state
@@ -31,7 +31,7 @@ from training.step import make_train_step
 
 pytestmark = pytest.mark.quick_compilation
 
-CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE)
+CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE, SigmaPowerSDE)
 CASES = [
     VPSDE(),
     SubVPSDE(),
@@ -41,6 +41,7 @@ CASES = [
     VESDE(N=100, sigma_min=0.1, sigma_max=3.0),
     CosineVPSDE(),
     EDMSDE(N=100, sigma_min=0.01, sigma_max=20.0),
+    SigmaPowerSDE(),
 ]
 TIMES: Any = np.array([1e-5, 1e-3, 0.03, 0.2, 0.5, 0.8, 1.0], np.float32)  # in units of T
 RATE, OFFSET = np.pi / 2 / 1.008, 0.008  # of the cosine schedule
@@ -62,6 +63,10 @@ def exact_marginal(sde: SDE, t: Any) -> tuple[Any, Any]:
         return np.ones_like(t), sde.sigma_min ** (1.0 - t) * sde.sigma_max**t
     if isinstance(sde, EDMSDE):
         return np.ones_like(t), t
+    if isinstance(sde, SigmaPowerSDE):
+        return np.ones_like(t), np.sqrt(
+            (sde.sigma_base ** (2.0 * t) - 1.0) / np.log(sde.sigma_base**2)
+        )
     if isinstance(sde, CosineVPSDE):
         alpha = np.cos(RATE * (np.minimum(t, CLIPPED) + OFFSET)) / np.cos(RATE * OFFSET)
         alpha *= np.exp(-0.5 * 999.0 * np.maximum(t - CLIPPED, 0.0))
@@ -134,7 +139,9 @@ def test_log_snr_inverts(sde: SDE) -> None:
 def test_at_the_end_the_data_are_forgotten(cls: type[SDE]) -> None:
     sde = cls()
     end = jnp.float32(sde.T)
-    assert sde.alpha(end) / sde.sigma(end) < 0.021  # VE: 1/50; VP: exp(-5); EDM: 1/80
+    # VE: 1/50; VP: exp(-5); EDM: 1/80. The tutorial's SDE ends at sqrt((25^2 - 1) / log(25^2)).
+    most = 1 / 9.84 if cls is SigmaPowerSDE else 0.021
+    assert sde.alpha(end) / sde.sigma(end) < most
     np.testing.assert_allclose(sde.sigma(end), sde.prior_std, rtol=1e-4)
 
 
@@ -147,6 +154,8 @@ def test_prior_is_the_gaussian_of_scipy(sde: SDE) -> None:
 
 
 def exact_prior_std(sde: SDE) -> float:
+    if isinstance(sde, SigmaPowerSDE):
+        return float(exact_marginal(sde, sde.T)[1])
     return sde.sigma_max if isinstance(sde, VESDE | EDMSDE) else 1.0
 
 
@@ -341,7 +350,16 @@ def test_reversal_transports_the_marginals(sde: SDE, flow: bool) -> None:
 
 
 @pytest.mark.parametrize(
-    "base", [cls() for cls in CLASSES[:-1]] + [EDMSDE(sigma_max=5.0)], ids=name
+    "base",
+    [
+        VPSDE(),
+        SubVPSDE(),
+        VESDE(),
+        CosineVPSDE(),
+        EDMSDE(sigma_max=5.0),
+        SigmaPowerSDE(sigma_base=5),
+    ],
+    ids=name,
 )
 @pytest.mark.parametrize("flow", [False, True], ids=["sde", "flow"])
 def test_reverse_diffusion_converges_to_the_data_at_order_one(base: SDE, flow: bool) -> None:
@@ -451,12 +469,13 @@ def config(sde: str, **model: Any) -> ConfigDict:
 
 def test_from_config_reads_every_parameter() -> None:
     numbers = {"num_scales": 70, "beta_min": 0.2, "beta_max": 9.0}
-    numbers |= {"sigma_min": 0.3, "sigma_max": 4.0}
+    numbers |= {"sigma_min": 0.3, "sigma_max": 4.0, "sigma_base": 7.0}
     assert sde_lib.from_config(config("vpsde", **numbers)) == VPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("SubVPSDE", **numbers)) == SubVPSDE(70, 0.2, 9.0)
     assert sde_lib.from_config(config("vesde", **numbers)) == VESDE(70, 0.3, 4.0)
     assert sde_lib.from_config(config("cosine_vpsde", **numbers)) == CosineVPSDE(70)
     assert sde_lib.from_config(config("edm", **numbers)) == EDMSDE(70, 0.3, 4.0)
+    assert sde_lib.from_config(config("sigma_power", **numbers)) == SigmaPowerSDE(70, 7.0)
 
 
 @pytest.mark.parametrize(
@@ -472,6 +491,7 @@ def test_from_config_reads_every_parameter() -> None:
         (lambda: VESDE(sigma_min=0.0), "0 < sigma_min < sigma_max"),
         (lambda: VESDE(sigma_max=0.01), "sigma_max 0.01"),
         (lambda: EDMSDE(sigma_min=0.0), "EDMSDE: sigma_min is 0"),
+        (lambda: SigmaPowerSDE(sigma_base=1.0), "sigma_base is 1.0; use above 1"),
         (lambda: VPSDE(N=10).discrete_betas, "N=10 .*reach beta_max/N=2, .*use N >= 21"),
         (lambda: VPSDE(N=20).check_betas(), "use N >= 21"),
         (lambda: SubVPSDE(N=10).alphas, "below 1"),

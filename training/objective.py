@@ -156,7 +156,7 @@ def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Arr
 
 def _captions(config: ml_collections.ConfigDict) -> jax.Array:
     """The tokens of each class's captions, int32 [K, captions, length]."""
-    names = data.class_names(config.data.dataset)
+    names = data.class_names(config.data.dataset, config.data.data_dir)
     return jnp.asarray(captions.table(names, config.clip.text_length))
 
 

@@ -2,11 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs import quickstart, siblings
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.training.label_dropout = 0.1
-    config.model.num_labels = 10
+    siblings.classifier_free(config, num_labels=10)
     return config

@@ -2,12 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs import quickstart, siblings
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.training.likelihood_weighting = True
-    config.training.time = "likelihood"
-    config.training.time_draws = "stratified"
+    siblings.likelihood(config)
     return config

@@ -2,11 +2,10 @@
 
 from ml_collections import ConfigDict
 
-from configs import quickstart
+from configs import quickstart, siblings
 
 
 def get_config() -> ConfigDict:
     config = quickstart.get_config()
-    config.training.weighting = "velocity"
-    config.model.prediction = "x0"
+    siblings.x0(config)
     return config
