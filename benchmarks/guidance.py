@@ -44,18 +44,17 @@ Array = jax.Array
 SDE = VPSDE()
 STEPS = 80
 INTERVAL = (0.3, 2.0)  # noise levels
-HALF, CELLS = 3.0, 600  # of the grid
-DRAWS = 8  # sets of exact draws, for the mean and what chance leaves
+HALF, CELLS = 2.5, 500  # of the grid
+DRAWS = 5  # sets of exact draws, for the mean and what chance leaves
 
 
-def curve(sign: float, blur: float = 0.0) -> Mixture:
-    """A class: five Gaussians along one of two arms that turn about each other."""
-    s = np.linspace(0.2, 1.0, 5)
-    angle = 0.5 * np.pi * sign + 2.6 * s
-    means = 1.6 * s[:, None] * np.stack([np.cos(angle), np.sin(angle)], 1)
-    stds = np.hypot(0.08 + 0.12 * s, blur)[:, None].repeat(2, 1)
-    weights = s / s.sum()
-    return Mixture(*(jnp.asarray(v, jnp.float32) for v in (weights, means, stds)))
+def arm(turn: float, blur: float = 0.0) -> Mixture:
+    """A class: five Gaussians along an arc of the unit circle, turned by an angle."""
+    s = np.linspace(0.0, 1.0, 5)
+    angle = 0.4 + 2.4 * s + turn
+    means = (0.7 + 0.5 * s[:, None]) * np.stack([np.cos(angle), np.sin(angle)], 1)
+    stds = np.hypot(0.14 + 0.1 * s, blur)[:, None].repeat(2, 1)
+    return Mixture(*(jnp.asarray(v, jnp.float32) for v in (np.full(5, 0.2), means, stds)))
 
 
 def both(first: Mixture, second: Mixture) -> Mixture:
@@ -65,9 +64,10 @@ def both(first: Mixture, second: Mixture) -> Mixture:
     return Mixture(0.5 * weights, means, stds)
 
 
-CLASS = curve(1.0)
-DATA = both(CLASS, curve(-1.0))
-NETWORK, WEAK = curve(1.0, 0.1), curve(1.0, 0.3)
+TURN = 1.1  # between the classes, which overlap
+CLASS = arm(0.0)
+DATA = both(CLASS, arm(TURN))
+NETWORK, WEAK = arm(0.0, 0.1), arm(0.0, 0.3)
 
 
 class Method(NamedTuple):
@@ -198,18 +198,20 @@ PANELS: tuple[tuple[str, float], ...] = (
 
 def draw(path: pathlib.Path, entries: list[tuple[Method, np.ndarray, list[str]]]) -> None:
     """Panels of samples over the densities that they are meant to be of."""
-    figure = Figure(figsize=(12.0, 6.4), dpi=72, layout="constrained")
+    figure = Figure(figsize=(11.6, 5.4), dpi=80, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     chosen = {(method.name, method.scale): (method, points) for method, points, _ in entries}
     grid = figure.subplots(2, 4)
     for axes, panel in zip(grid.flat, PANELS, strict=True):
         method, points = chosen[panel]
-        shade = np.sqrt(density(method.named))[::4, ::4]
+        shade = np.sqrt(density(method.named))[::2, ::2]
         box = (-HALF, HALF, -HALF, HALF)
-        axes.imshow(shade, cmap=point_figures.DENSITY, extent=box, origin="lower")
-        axes.scatter(*points[:1000].T, s=1.5, color=point_figures.WARM, alpha=0.5, linewidths=0)
-        axes.set(xlim=(-2.2, 2.2), ylim=(-2.2, 2.2), xticks=[], yticks=[])
-        axes.set_title(f"{method.name}, w = {method.scale:g}", fontsize="medium", loc="left")
+        axes.imshow(
+            shade, cmap="Blues", extent=box, origin="lower", vmax=1.5 * shade.max(), vmin=0.0
+        )
+        axes.scatter(*points[:600].T, s=4.0, color=point_figures.WARM, linewidths=0)
+        axes.set(xlim=(-1.9, 1.6), ylim=(-0.7, 1.8), xticks=[], yticks=[])
+        axes.set_title(f"{method.name}, w = {method.scale:g}", fontsize="small", loc="left")
         axes.spines[:].set_color("0.8")
     canvas.draw()
     page = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
