@@ -25,7 +25,7 @@ from ml_collections import ConfigDict
 import models
 from configs.names import lookup
 from configs.shapes import example_shape
-from diffusion import coupling, probes, training_draws
+from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
 from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
 from models.guide_losses import (
@@ -57,6 +57,7 @@ __all__ = [
 
 Directions = Float[AnyArray, "directions batch *image"]  # [K, B, ...]
 Known = Classes | None
+Pair = Callable[[Images, Images], tuple[Images, Images]] | None  # of x_0 and z
 Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
 
 LARGEST_TRACE = 64  # dimensions of which `ism` takes the exact trace, a derivative for each
@@ -301,7 +302,7 @@ def from_config(
     independent (see `training_draws`). `continuous` trains at all times, otherwise at the N levels
     of SMLD (VE) or DDPM (VP), integers. The classes y [B] are for the objectives of `models.GUIDES`
     alone: the classifier's network gives logits [B, K]; CLIP's reads tokens as well. The loss of
-    "clip" takes a further `gather`, see `contrastive`, that of a score a `batch`, see `coupling`.
+    "clip" takes a further `gather`, see `contrastive`, that of a score a `pair`, see `coupling`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
@@ -324,7 +325,7 @@ def _continuous(config: ConfigDict, sde: SDE, points: Array | None) -> Loss:
     weighting, reduce_mean = weighting_from_config(training), bool(training.reduce_mean)
     objective = OBJECTIVES[training.objective]
     arguments = objective.arguments(config, points)
-    times, couple = times_from_config(config, sde), coupling.from_config(config)
+    times = times_from_config(config, sde)
     if model.prediction not in ("", "score") and model.scale_by_sigma:
         raise ValueError(
             f"config.model.scale_by_sigma divides the network by sigma, which suits a score; "
@@ -339,17 +340,13 @@ def _continuous(config: ConfigDict, sde: SDE, points: Array | None) -> Loss:
     score_from(lambda x, labels: x)  # refuses an unknown prediction
 
     def loss(
-        network: Network,
-        x0: Images,
-        keys: Keys,
-        u: Times,
-        y: Known = None,
-        batch: coupling.Batch | None = None,
+        network: Network, x0: Images, keys: Keys, u: Times, y: Known = None, pair: Pair = None
     ) -> Losses:
         del y  # the network sees the classes by itself, if at all
         t, factor = times(u)
         shape = x0.shape[1:]
-        x0, z = couple(x0, training_draws.noise(keys, shape), batch)
+        z = training_draws.noise(keys, shape)
+        x0, z = pair(x0, z) if pair else (x0, z)
         further = arguments(keys, shape)
         weights = factor * weight(sde, t, weighting, model.sigma_data)
         noise_mse = objective.noise_mse(sde, score_from(network), x0, t, z, **further)

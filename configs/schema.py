@@ -95,7 +95,9 @@ TRAINING = {
         "uniform", ANY, "of t: uniform, likelihood, log_normal, logit_normal, mode or fixed"
     ),
     "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
-    "coupling": Field("independent", ANY, "of images and noise: independent or minibatch_ot"),
+    "coupling": Field("independent", ANY, "of images and noise: independent, minibatch_ot, reflow"),
+    "teacher": Field("", ANY, "reflow: folder of the run whose flow makes the pairs"),
+    "teacher_steps": Field(20, POSITIVE, "reflow: evaluations of the teacher for a pair, but one"),
     "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
     "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
     "logit_mean": Field(0.0, ANY, "logit_normal: mean of the logit of t / T"),
@@ -184,6 +186,7 @@ EVAL = {
     "inception_path": Field("", ANY, "file of pytorch-fid's weights; empty: cached or downloaded"),
     "stats_path": Field("", ANY, "file of the data set's statistics; empty: made once, cached"),
     "stats_images": Field(0, NOT_NEGATIVE, "training images in the statistics; 0: all"),
+    "straightness_images": Field(0, NOT_NEGATIVE, "paths in the flow's straightness; 0: none"),
     "bpd_dataset": Field("test", SPLIT, "split whose likelihoods are measured"),
     "bpd_num_images": Field(0, NOT_NEGATIVE, "first images of the split; 0: the whole split"),
     "bpd_rtol": Field(1e-5, POSITIVE, "relative tolerance of a step of the probability flow"),

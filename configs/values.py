@@ -30,10 +30,10 @@ def values(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
 def series(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
     """A series, and a 1-D U-Net for it."""
     config = values(dataset, shape, steps)
-    config.training.batch_size = 64
+    config.training.batch_size = 32
     config.training.n_jitted_steps = 10
     config.model.name = "unet1d"
-    config.model.nf = 32
+    config.model.nf = 16
     config.model.ch_mult = (1, 2, 2)
     config.model.num_res_blocks = 1
     config.model.attn_resolutions = ()

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import hashlib
-import importlib.util
 import math
-import pathlib
-import sys
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -19,6 +15,7 @@ from control import masks
 from control.prior import Options, Prior
 from diffusion import inverse, nonlinear_operators, twisted
 from diffusion.inverse import Operator
+from runtime import errors, user_function
 
 ALIKE = 1e-3  # share of itself by which a measurement may change with the batch
 
@@ -103,48 +100,13 @@ def operator_of(prior: Prior, options: Options) -> Source:
       ValueError: an unknown name, what the operator refuses, or a file or function that is none.
     """
     name = options.operator
-    path, colon, function = name.rpartition(":")
-    if colon and path.endswith(".py"):
-        source = of_file(path, function)
-    elif name.endswith(".py"):
-        raise _refusal(name, f"it lacks the function: {name}:function")
+    if user_function.is_named(name):
+        source = Source(*user_function.load(name, "control.operator"))
     else:
-        source = Source(lookup(OPERATORS, name, "control.operator")(prior, options))
+        known = "control.operator (or file.py:function)"
+        source = Source(lookup(OPERATORS, name, known)(prior, options))
     check_operator(source.operator, prior, name)
     return source
-
-
-def of_file(path: str, name: str) -> Source:
-    """The function `name` of a Python file, which is executed: it is the user's own.
-
-    Raises:
-      ValueError: there is no such file, it cannot be executed, or it has no such function.
-    """
-    what = f"{path}:{name}"
-    try:
-        content = pathlib.Path(path).expanduser().read_bytes()
-    except OSError as error:
-        raise _refusal(what, f"{path} cannot be read: {error.strerror or error}") from error
-    sha256 = hashlib.sha256(content).hexdigest()
-    key = f"control_operator_{sha256[:16]}"
-    spec = importlib.util.spec_from_file_location(key, pathlib.Path(path).expanduser())
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[key] = module  # where dataclasses and the like look for it
-    try:
-        spec.loader.exec_module(module)
-    except (Exception, SystemExit) as error:
-        del sys.modules[key]
-        raise _refusal(what, f"executing {path} raised {_said(error)}") from error
-    function = getattr(module, name, None)
-    if function is None:
-        own = [n for n, v in vars(module).items() if callable(v) and not n.startswith("_")]
-        known = f"; it has {', '.join(own)}" if own else ""
-        raise _refusal(what, f"{path} has no function {name!r}{known}")
-    if not callable(function):
-        raise _refusal(what, f"{name} is of type {type(function).__name__}, not a function")
-    return Source(function, sha256)
 
 
 def check_operator(operator: Any, prior: Prior, name: str) -> None:
@@ -158,8 +120,7 @@ def check_operator(operator: Any, prior: Prior, name: str) -> None:
     draws = np.random.RandomState(0).uniform(low, high, (2, *prior.image_shape))
     x = jnp.asarray(draws, jnp.float32)
     try:
-        y, first = operator(x), operator(x[:1])
-        jax.eval_shape(operator, x)
+        y, first = jax.jit(lambda x: (operator(x), operator(x[:1])))(x)
     except Exception as error:
         words = f"called with images {x.shape} it raised {_said(error)}"
         raise _refusal(name, words) from error
@@ -192,10 +153,8 @@ def is_linear(operator: Operator, shape: tuple[int, ...]) -> bool:
     return True
 
 
-def _said(error: BaseException) -> str:
-    """The type of an error and the first line of what it says."""
-    lines = str(error).strip().splitlines() or [""]
-    return f"{type(error).__name__}: {lines[0][:200]}".rstrip(": ")
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {errors.one_line(error)}"
 
 
 def _refusal(name: str, words: str) -> ValueError:

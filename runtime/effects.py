@@ -183,6 +183,7 @@ EFFECTS: tuple[Effect, ...] = (
     setting("training.kde_*", "training.objective", "esm"),
     setting("training.log_sigma_*", "training.time", "log_normal"),
     Effect("training.coupling", score_only, "the run trains a score, not a guide"),
+    setting("training.teacher training.teacher_steps", "training.coupling", "reflow"),
     setting("training.logit_*", "training.time", "logit_normal"),
     setting("training.mode_scale", "training.time", "mode"),
     setting("training.sigma", "training.time", "fixed"),
@@ -288,9 +289,16 @@ EFFECTS: tuple[Effect, ...] = (
         "images are drawn and compared by Inception's features (eval.features)",
     ),
     Effect(
-        "eval.bpd_*",
+        "eval.bpd_dataset eval.bpd_num_* eval.bpd_probe eval.bpd_bound*",
         lambda config, mode: mode in ("plan", "demo") or config.eval.enable_bpd,
         "eval.enable_bpd is True",
+    ),
+    Effect(
+        "eval.bpd_rtol eval.bpd_atol eval.bpd_solver",
+        lambda config, mode: (
+            mode in ("plan", "demo") or config.eval.enable_bpd or config.eval.straightness_images
+        ),
+        "eval.enable_bpd is True, or eval.straightness_images is set",
     ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
     setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range", "follow"),

@@ -65,7 +65,8 @@ ADDED = {
     "training": {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
-        "augment", "coupling", "logit_mean", "logit_std", "mode_scale",
+        "augment", "coupling", "logit_mean", "logit_std", "mode_scale", "teacher",
+        "teacher_steps",
         "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {
@@ -80,6 +81,7 @@ ADDED = {
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
         "stats_path", "stats_images", "seeds", "keep_samples", "follow_minutes",
+        "straightness_images",
     },
     "data": {"data_dir", "cache", "crop", "resize"},
     "model": {

@@ -15,7 +15,6 @@ import scipy.optimize
 import scipy.stats
 from ml_collections import ConfigDict
 
-import losses
 from configs.toy import mixture_velocity
 from diffusion import coupling
 from runtime import experiment
@@ -137,6 +136,11 @@ def test_a_training_loss_is_that_of_the_pairs_and_a_held_out_one_is_not() -> Non
     assert np.abs(paired - alone).max() > 0.1
 
 
+def built(config: ConfigDict) -> None:
+    coupling.from_config(config)
+    objective_from_config(config, experiment.build(config))
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
@@ -144,10 +148,13 @@ def test_a_training_loss_is_that_of_the_pairs_and_a_held_out_one_is_not() -> Non
             {"coupling": "sinkhorn"},
             "training.coupling 'sinkhorn'; known: independent, mini",
         ),
+        ({"coupling": "reflow"}, "is 'reflow', which needs config.training.teacher, the folder"),
+        ({"coupling": "reflow", "teacher": "/nowhere"}, "teacher='/nowhere' holds no run"),
         ({"objective": "ssm"}, "'minibatch_ot', which needs training.objective 'dsm', not 'ssm'"),
         ({"accumulation": 2}, "training.accumulation must be 1"),
         ({"augment": 0.1}, r"training.augment is 0.1\) needs 'independent'"),
         ({"continuous": False, "weighting": ""}, "coupling is 'minibatch_ot', which needs .*True"),
+        ({"objective": "dsm", "coupling": "reflow", "augment": 0.1}, "needs 'independent'"),
     ],
 )
 def test_what_does_not_suit_a_coupling_is_refused(changes: dict[str, Any], words: str) -> None:
@@ -155,7 +162,7 @@ def test_what_does_not_suit_a_coupling_is_refused(changes: dict[str, Any], words
     if not config.training.continuous:
         config.model.prediction = ""
     with pytest.raises(ValueError, match=words) as caught:
-        losses.from_config(config, experiment.build(config).sde)
+        built(config)
     assert "\n" not in str(caught.value)
 
 
@@ -163,4 +170,4 @@ def test_a_network_that_is_told_the_class_is_refused() -> None:
     config = settings()
     config.model.num_labels = 3
     with pytest.raises(ValueError, match=r"model.num_labels is 3\) needs 'independent'"):
-        losses.from_config(config, experiment.build(config).sde)
+        built(config)

@@ -2,25 +2,37 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import math
 import pathlib
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from ml_collections import ConfigDict
 
+import controllable
+import sampling
 from configs import defaults
-from control import masks, results, run
+from control import masks, methods, results, run
+from control.methods import Measurement
+from control.prior import prior_from_config
 from control.problem import Problem
+from data import entries
 from data.standardisation import Standard
-from diffusion.inverse import average_pool
+from diffusion.inverse import average_pool, masking
+from diffusion.noise import image_noise
+from evaluation import evaluate
 from generation import answer_figures, value_figures
+from generation.generator import Generator
 from runtime import experiment
 from runtime.experiment import Pixels
+from sde_lib import VPSDE
 from training import loop
+from training.objective import objective_from_config
 
 PIXELS = Pixels(0, True, False, Standard((1.0, 2.0), (3.0, 4.0)))
 
@@ -181,3 +193,113 @@ def test_unknown_entries_are_drawn_from_their_conditional(tmp_path: pathlib.Path
     np.testing.assert_allclose(std, 0.6, atol=0.12)
     assert 0 < summary["crps"] < 1
     assert json.loads((folder / "results.json").read_text())["coverage_80"] > 0.4
+
+
+# --- entries that a network is told ---
+
+
+def test_a_network_is_told_entries_and_says_nothing_of_them() -> None:
+    seen = []
+
+    def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+        seen.append(x)
+        return x + labels[:, None]
+
+    mask = entries.mask_of("1:", (3,), "training.known")
+    told = entries.telling(network, mask, jnp.array([[7.0, 8.0, 9.0]]))
+    output = told(jnp.array([[1.0, 2.0, 3.0]]), jnp.array([10.0]))
+    np.testing.assert_array_equal(seen[0], [[1.0, 8.0, 9.0]])
+    np.testing.assert_array_equal(output, [[11.0, 0.0, 0.0]])
+
+
+def test_a_loss_tells_the_network_and_learns_the_other_entries_alone() -> None:
+    config = defaults.points("arrays")
+    defaults.vp(config, continuous=True)
+    config.data.shape, config.data.mean, config.data.std = (2,), (0.0, 0.0), (1.0, 2.0)
+    config.training.known = "1:"
+    parts = experiment.build(config)
+    objective = objective_from_config(config, parts)
+    seen = []
+
+    def apply(params: Any, x: jax.Array, labels: jax.Array, **more: Any) -> jax.Array:
+        seen.append(x)
+        return params["params"] * jnp.ones_like(x)
+
+    objective = dataclasses.replace(objective, apply=apply)
+    images, classes = jnp.array([[3.0, 4.0], [5.0, 6.0]]), jnp.zeros(2, jnp.int32)
+
+    def loss(params: jax.Array) -> jax.Array:
+        key, numbers = jax.random.key(0), jnp.arange(2)
+        return objective(params, images, classes, key, numbers, 2, train=True, flip=False)[0].sum()
+
+    slope = jax.grad(loss)(jnp.ones(2))
+    assert slope[0] != 0.0 == slope[1]
+    np.testing.assert_allclose(jax.vmap(loss)(jnp.eye(2))[1], loss(jnp.zeros(2)), rtol=1e-6)
+    x_t = np.asarray(seen[-1])
+    np.testing.assert_allclose(x_t[:, 1], [2.0, 3.0])  # standardised, and without noise
+    assert np.all(x_t[:, 0] != [3.0, 5.0])
+
+
+class ExactConditional:
+    """The score of x_0 in a pair of unit variances and correlation 0.8, told x_1, of VP."""
+
+    def apply(self, variables: Any, x: jax.Array, labels: jax.Array) -> jax.Array:
+        t = labels / 999.0
+        alpha, sigma = VPSDE().alpha(t), VPSDE().sigma(t)
+        score = -(x[:, 0] - alpha * 0.8 * x[:, 1]) / (0.36 * alpha**2 + sigma**2)
+        return jnp.stack([score, jnp.full_like(score, jnp.nan)], -1)  # of x_1 it says nothing
+
+
+@pytest.mark.quick_compilation
+def test_told_entries_give_the_posterior_of_the_others() -> None:
+    config = defaults.points("arrays")
+    defaults.vp(config, continuous=True)
+    config.model.beta_min = 0.1
+    config.data.shape, config.data.mean, config.data.std = (2,), (0.0, 0.0), (1.0, 1.0)
+    config.training.known = config.control.mask = "1:"
+    config.control.method, config.sampling.num_steps = "conditional", 40
+    prior = prior_from_config(config, experiment.build(config))
+    prior = dataclasses.replace(prior, module=ExactConditional())
+    mask = jnp.array([0.0, 1.0])
+    measurement = Measurement(
+        masking(mask), lambda condition: controllable.in_painting(condition["y"], mask)
+    )
+    draw = methods.conditional(prior, config.control, measurement)
+    y = jnp.array([[0.0, 1.5]]).repeat(2000, 0)
+    noise = image_noise(jax.random.split(jax.random.key(0), len(y)), (2,))
+    x = jax.jit(
+        lambda: draw(lambda labels, given: prior.score({}, labels, given), noise, {"y": y}).x
+    )()
+    np.testing.assert_allclose(x[:, 1], 1.5, rtol=1e-6)
+    assert np.mean(x[:, 0]) == pytest.approx(1.2, abs=0.05)
+    assert np.std(x[:, 0]) == pytest.approx(0.6, abs=0.04)
+
+
+@pytest.mark.parametrize(
+    ("known", "changes", "words"),
+    [
+        ("", {"method": "conditional"}, "training.known is empty"),
+        ("1:", {"method": "conditional"}, "control.mask='0:1' knows other entries than the netw"),
+        ("0:1", {"method": "repaint"}, "this network is given some entries of every example"),
+        ("0:9", {}, "training.known='0:9' is all of the 2 places of an example"),
+        ("2:", {}, "training.known='2:' is none of the 2 places"),
+        ("x", {}, "training.known='x' is none of slices of the first axis"),
+    ],
+)
+def test_entries_that_do_not_fit_are_refused(
+    tmp_path: pathlib.Path, known: str, changes: dict[str, Any], words: str
+) -> None:
+    config = vectors(tmp_path, **changes)
+    config.training.known = known
+    with pytest.raises(ValueError, match=words):
+        run.pose(config, experiment.build(config))
+
+
+def test_whole_examples_are_not_drawn_where_some_entries_are_told(tmp_path: pathlib.Path) -> None:
+    config = vectors(tmp_path)
+    config.training.known = "1:"
+    parts = experiment.build(config)
+    with pytest.raises(ValueError, match="so it draws the others alone"):
+        Generator(parts, sampling.from_config(config), config.sampling)
+    with pytest.raises(ValueError, match="so it draws the others alone"):
+        evaluate.refuse(config, parts)

@@ -6,6 +6,6 @@ from configs.values import series
 
 
 def get_config() -> ConfigDict:
-    config = series("oscillating_series", (128, 1), steps=2000)
+    config = series("oscillating_series", (128, 1), steps=1000)
     config.control.mask = "0:32,64:96"
     return config

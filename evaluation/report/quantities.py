@@ -147,6 +147,10 @@ def _bound(of: Number) -> str:
     return f"variational, {of[f'{of.name}_draws']} draws per image"
 
 
+def _straightness(of: Number) -> str:
+    return f"{of['straightness_images']} paths, {of['straightness_nfe']:.0f} NFE; 0 is straight"
+
+
 def _all_generated(of: Number) -> str:
     return f"{of['num_samples']} generated, {of['num_train']} train"
 
@@ -205,6 +209,9 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "nats_per_dim_bound": Quantity(
         "Nats/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over points")
+    ),
+    "straightness": Quantity(
+        "Straightness of the flow", "paths", 4, _straightness, error=("_stderr", "over paths")
     ),
     "loss": Quantity("Test loss", "loss", 4, _loss, leading=True),
 }
