@@ -18,7 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
-from runtime import control_effects
+from runtime import control_effects, training_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -159,8 +159,8 @@ OF_NETWORK = (
     "attention_order patch_size"
 )
 OF_SDE = (
-    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
-    *("time_power", "data_power", "noise_power"),
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
+    "noise_power",
 )
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
@@ -174,14 +174,8 @@ def prefixed(section: str, fields: str) -> str:
 
 
 EFFECTS: tuple[Effect, ...] = (
-    setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
-    setting("training.kde_*", "training.objective", "esm"),
-    setting("training.log_sigma_*", "training.time", "log_normal"),
+    *(setting(fields, *where) for fields, where in training_effects.SETTINGS.items()),
     Effect("training.coupling", score_only, "the run trains a score, not a guide"),
-    setting("training.teacher training.teacher_steps", "training.coupling", "reflow"),
-    setting("training.logit_*", "training.time", "logit_normal"),
-    setting("training.mode_scale", "training.time", "mode"),
-    setting("training.sigma", "training.time", "fixed"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(
         "model.ema_ramp_up",
@@ -214,18 +208,6 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: "edm" in (config.model.prediction, config.training.weighting),
         "model.prediction or training.weighting is edm",
     ),
-    setting("classifier.*", "training.objective", "classifier", "clip"),
-    setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(
-        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
-        *("classifier.name", "wrn"),
-    ),
-    setting(
-        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
-        *("classifier.name", "adm"),
-    ),
-    setting("classifier.dropout", "classifier.name", "wrn", "adm"),
-    setting("clip.*", "training.objective", "clip"),
     method_is(
         "sampling.predictor sampling.corrector sampling.probability_flow",
         "pc",
@@ -312,9 +294,6 @@ EFFECTS: tuple[Effect, ...] = (
         f"data.dataset has no size of its own: {', '.join(data.fitting())}",
     ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
-    setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
-    setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
-    setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
     *(measured_by(f, *names) for f, names in control_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
     setting("control.operator", "control.task", "operator"),
