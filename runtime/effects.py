@@ -18,7 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
-from runtime import measurement_effects, training_effects
+from runtime import control_effects, training_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -114,12 +114,12 @@ def controlled_by(fields: str, *methods: str) -> Effect:
 
 
 def measured_by(fields: str, task: str, operator: str) -> Effect:
-    """Fields of section `control` that measure images; see `measurement_effects`."""
+    """Fields of section `control` that measure images; see `control_effects`."""
 
     def acts(config: Config, mode: str) -> bool:
-        return measurement_effects.measures(config, task, operator)
+        return control_effects.measures(config, task, operator)
 
-    return Effect(fields, acts, measurement_effects.words(task, operator))
+    return Effect(fields, acts, control_effects.words(task, operator))
 
 
 def by_inception(config: Config, mode: str) -> bool:
@@ -162,11 +162,6 @@ OF_SDE = (
     *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
     "noise_power",
 )
-OWN_STEPS = (
-    *measurement_effects.OWN_STEPS,
-    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
-)
-WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -225,7 +220,9 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(
         "sampling.method",
-        lambda config, mode: mode != "control" or control_method(config) not in OWN_STEPS,
+        lambda config, mode: (
+            mode != "control" or control_method(config) not in control_effects.OWN_STEPS
+        ),
         "control.method is one that any sampler serves",
     ),
     method_is("sampling.corrector_norm", "pc"),
@@ -297,10 +294,10 @@ EFFECTS: tuple[Effect, ...] = (
         f"data.dataset has no size of its own: {', '.join(data.fitting())}",
     ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
-    *(measured_by(f, *names) for f, names in measurement_effects.OPERATORS.items()),
+    *(measured_by(f, *names) for f, names in control_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
     setting("control.operator", "control.task", "operator"),
-    setting("control.noise_std", "control.task", *measurement_effects.TASKS),
+    setting("control.noise_std", "control.task", *control_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -316,22 +313,12 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
-    controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
-    controlled_by("control.interval", *WITH_INTERVAL),
-    controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
-    controlled_by("control.particles", "feynman_kac", "steering", "twisted"),
+    *(controlled_by(f, *methods) for f, methods in control_effects.METHODS.items()),
     setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
-            config.control.task == "attribute"
-            or control_method(config)
-            in (
-                *measurement_effects.SCALED,
-                *("feynman_kac", "steering", "gradient"),
-                *WITH_INTERVAL,
-            )
+            config.control.task == "attribute" or control_method(config) in control_effects.SCALED
         ),
         "control.method is guidance, or control.task is attribute",
     ),
