@@ -6,8 +6,8 @@ from ml_collections import ConfigDict
 def flow(config: ConfigDict, sde: str = "rectified") -> None:
     """The velocity of an interpolant's paths, its plain error, and its flow to sample.
 
-    With `sampling.method=pc` and a number of steps it is Euler's method, as rectified flows are
-    sampled (Liu et al. 2022, arXiv:2209.03003).
+    With `sampling.method=ddim` and a number of steps, straight paths are followed by Euler's
+    method, as rectified flows are sampled (Liu et al. 2022, arXiv:2209.03003).
     """
     config.training.sde = sde
     config.training.continuous = True
