@@ -66,7 +66,8 @@ ADDED = {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
         "augment",
-        "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
+        "label_dropout", "known", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers",
+        "shard_state",
     },
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
@@ -80,12 +81,13 @@ ADDED = {
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
         "stats_path", "stats_images", "seeds", "keep_samples", "follow_minutes",
     },
-    "data": {"data_dir", "cache", "crop", "resize"},
+    "data": {"data_dir", "cache", "crop", "resize", "shape", "mean", "std"},
     "model": {
         "num_labels", "ema_warmup", "ema_half_life", "ema_ramp_up",
         "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_base", "sigma_data", "class_embedding", "augment_dim",
         "head_channels", "num_heads", "num_groups", "learned_variance", "attention_order",
+        "patch_size",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",
