@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Callable
 from typing import Protocol, Unpack, runtime_checkable
 
 import jax
@@ -22,98 +21,16 @@ from jax.typing import ArrayLike
 
 import sampling
 from diffusion import grids
-from diffusion.ancestral import ScoreAndVariance
+from diffusion.guidance import LogLikelihood as LogLikelihood
+from diffusion.guidance import Scale as Scale
+from diffusion.guidance import classifier_free as classifier_free
+from diffusion.guidance import guided as guided
+from diffusion.guidance import of_class as of_class
+from diffusion.guidance import times_of_noise as times_of_noise
+from diffusion.guidance import within as within
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
-
-LogLikelihood = Callable[[Array, Array], Array]  # (x [B, ...], t [B]) -> log p_t(y | x) [B]
-Scale = float | Callable[[Array], Array]  # of guidance: a number, or a function of t [B]
-
-
-# Guidance.
-
-
-def guided(score_fn: ScoreFn, log_likelihood: LogLikelihood, scale: Scale = 1.0) -> ScoreFn:
-    """The score of p_t(x | y): score(x, t) + scale grad_x log p_t(y | x) (eq. 14).
-
-    With the exact likelihood and scale 1 this is the score of the posterior. Another scale is that
-    of p_t(x) p_t(y | x)^scale, which sharpens the condition (Dhariwal and Nichol 2021,
-    arXiv:2105.05233).
-
-    Args:
-      log_likelihood: row b must depend on row b of x and t alone.
-    """
-
-    slope = jax.grad(lambda x, t: jnp.sum(log_likelihood(x, t)))
-
-    def gradient(x: Images, t: Times) -> Images:
-        return batch_mul(_at(scale, t), slope(x, t))
-
-    if isinstance(score_fn, ScoreAndVariance):
-        return score_fn.guided(gradient)
-    return lambda x, t: score_fn(x, t) + gradient(x, t)
-
-
-def of_class(class_log_prob: Callable[[Array, Array], Array], y: Array) -> LogLikelihood:
-    """log p_t(y | x) of the classes y [B], from that of all classes [B, K].
-
-    `models.class_log_prob` makes the latter of a classifier.
-    A class out of range has the likelihood NaN.
-
-    Raises:
-      ValueError: (when it is called) there are not as many classes as images.
-    """
-
-    def log_likelihood(x: Images, t: Times) -> Times:
-        log_probs = class_log_prob(x, t)
-        if len(y) != len(log_probs):
-            raise ValueError(f"{len(y)} classes for {len(log_probs)} images")
-        index = jnp.where(y < 0, log_probs.shape[1], y)[:, None]
-        return jnp.take_along_axis(log_probs, index, axis=1, mode="fill", fill_value=jnp.nan)[:, 0]
-
-    return log_likelihood
-
-
-def classifier_free(score_fn: ScoreFn, conditional_fn: ScoreFn, scale: Scale) -> ScoreFn:
-    """score + scale (conditional - score): Ho and Salimans 2022 (arXiv:2207.12598).
-
-    Scale 0 is the unconditional score, 1 the conditional one; their weight w is scale - 1. With
-    exact scores it is `guided` by the likelihood p_t(y | x).
-    """
-
-    def combined(x: Images, t: Times) -> Images:
-        free = score_fn(x, t)
-        return free + batch_mul(_at(scale, t), conditional_fn(x, t) - free)
-
-    return combined
-
-
-def within(low: float, high: float, scale: float, outside: float) -> Callable[[Array], Array]:
-    """A scale that acts at times low < t <= high only, and is `outside` elsewhere.
-
-    Kynkäänniemi et al. 2024 (arXiv:2404.07724) guide at middle noise levels only; `outside` is 1
-    for `classifier_free`, where the conditional score remains, and 0 for `guided`.
-
-    Raises:
-      ValueError: not low < high.
-    """
-    if not low < high:
-        raise ValueError(f"the guidance interval ({low:g}, {high:g}] is empty; use low < high")
-    return lambda t: jnp.where((t > low) & (t <= high), scale, outside)
-
-
-def times_of_noise(sde: SDE, low: float, high: float) -> tuple[float, float]:
-    """The times in [0, T] at which the noise level sigma / alpha is `low` and `high`."""
-    with jax.ensure_compile_time_eval():
-        levels = jnp.maximum(jnp.array([low, high], jnp.float32), 1e-12)
-        first, last = np.asarray(sde.time_of_log_snr(-2.0 * jnp.log(levels)))
-    return max(float(first), 0.0), min(float(last), sde.T)
-
-
-def _at(scale: Scale, t: Times) -> Times:
-    return scale(t) if callable(scale) else jnp.full_like(t, scale)
-
 
 # The known part of an image: its component in a linear subspace.
 

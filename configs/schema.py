@@ -10,15 +10,13 @@ Choices that a network, a sampler or a data set has by name are refused where th
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.control import CONTROL
 from configs.rules import (
     ANY,
-    CLASSES,
     FILTER,
     FRACTION,
     INTERVAL,
@@ -35,40 +33,23 @@ from configs.rules import (
     RATES,
     SAMPLERS,
     SEED,
-    SHARE,
     SIZES,
     SPLIT,
     STEPS,
     TWO_OR_MORE,
     WIDTHS,
     ZERO_OR_SEVERAL,
-    Rule,
+    Field,
+    Section,
     only,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field of the config: its default, what a value must fulfil, and what it means."""
-
-    default: Any
-    rule: Rule
-    words: str
-
-
-class Section(NamedTuple):
-    """The fields `config.<name>.*` by name, and what they are about."""
-
-    words: str
-    fields: Mapping[str, Field]
-
 
 RUN = {
     "seed": Field(42, SEED, "seed of training: initial weights, order of the data, noise"),
 }
 
 TRAINING = {
-    "sde": Field("vpsde", ANY, "vpsde, subvpsde, vesde, cosine_vpsde or edm"),
+    "sde": Field("vpsde", ANY, "vpsde, vesde, edm, rectified, ...: docs/configs.md has all"),
     "continuous": Field(True, ANY, "times in all of [0, T]; False: model.num_scales levels"),
     "batch_size": Field(128, POSITIVE, "images in a step, over all hosts and devices"),
     "n_iters": Field(1300001, POSITIVE, "steps of the whole training"),
@@ -90,11 +71,19 @@ TRAINING = {
     "ema_profiles": Field((), WIDTHS, "relative widths of power-function averages: (0.05, 0.1)"),
     "ema_snapshot_freq": Field(20000, POSITIVE, "steps between stored averages of ema_profiles"),
     "objective": Field("dsm", ANY, "dsm, esm, ism, ssm, ssm_vr, classifier or clip"),
-    "weighting": Field("", ANY, "noise, score, x0, velocity, edm or likelihood; empty: noise"),
-    "time": Field("uniform", ANY, "distribution of t: uniform, likelihood, log_normal or fixed"),
+    "weighting": Field("", ANY, "noise, score, x0, velocity, edm, flow, likelihood; empty: noise"),
+    "time": Field(
+        "uniform", ANY, "of t: uniform, likelihood, log_normal, logit_normal, mode or fixed"
+    ),
     "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
+    "coupling": Field("independent", ANY, "of images and noise: independent, minibatch_ot, reflow"),
+    "teacher": Field("", ANY, "reflow: folder of the run whose flow makes the pairs"),
+    "teacher_steps": Field(20, POSITIVE, "reflow: evaluations of the teacher for a pair, but one"),
     "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
     "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
+    "logit_mean": Field(0.0, ANY, "logit_normal: mean of the logit of t / T"),
+    "logit_std": Field(1.0, POSITIVE, "logit_normal: standard deviation of the logit of t / T"),
+    "mode_scale": Field(1.29, ANY, "mode: from -1, most at the ends, to 1.75, most in the middle"),
     "sigma": Field(0.0, NOT_NEGATIVE, "fixed: the one noise level, sigma / alpha"),
     "num_directions": Field(1, POSITIVE, "ssm, ssm_vr: random directions for each image"),
     "directions": Field("rademacher", ANY, "ssm, ssm_vr: rademacher or gaussian"),
@@ -131,10 +120,22 @@ SAMPLING = {
     "churn": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: noise that is put back, over all steps"),
     "churn_min": Field(0.0, NOT_NEGATIVE, "edm, euler, heun: smallest noise level of churn"),
     "churn_max": Field(1e9, NOT_NEGATIVE, "edm, euler, heun: largest noise level of churn"),
+    "tau": Field(
+        1.0, NOT_NEGATIVE, "sa_solver_*: noise, from the flow's 0 to the SDE's 1 and more"
+    ),
+    "restart_min": Field(0.06, POSITIVE, "restart: noise level sigma / alpha that it starts from"),
+    "restart_max": Field(0.3, POSITIVE, "restart: noise level that it goes back to"),
+    "restart_steps": Field(6, POSITIVE, "restart: steps down again"),
+    "restart_repeats": Field(10, NOT_NEGATIVE, "restart: times that it goes back"),
     "churn_noise": Field(1.0, NOT_NEGATIVE, "edm, euler, heun: deviation of churn's noise"),
     "step_size": Field(2e-5, POSITIVE, "annealed_langevin: step at the last noise level"),
-    "guide": Field("", ANY, "folder of a classifier's run: it guides each image to a random class"),
-    "guide_scale": Field(1.0, NOT_NEGATIVE, "strength of that guidance"),
+    "guide": Field(
+        "", ANY, "run that guides: a classifier, to classes; a weaker net, away from it"
+    ),
+    "guide_scale": Field(
+        1.0, NOT_NEGATIVE, "strength of that guidance; of a weaker net: 1 is none"
+    ),
+    "guide_interval": Field((), INTERVAL, "sigma / alpha where guide acts; (): everywhere"),
     "num_frames": Field(0, NOT_NEGATIVE, "frames of the trajectory, for pictures; 0: none"),
     "seed": Field(0, SEED, "seed of the samples; that of training is config.seed"),
     "num_samples": Field(64, POSITIVE, "images that --mode=sample draws"),
@@ -166,6 +167,7 @@ EVAL = {
     "inception_path": Field("", ANY, "file of pytorch-fid's weights; empty: cached or downloaded"),
     "stats_path": Field("", ANY, "file of the data set's statistics; empty: made once, cached"),
     "stats_images": Field(0, NOT_NEGATIVE, "training images in the statistics; 0: all"),
+    "straightness_images": Field(0, NOT_NEGATIVE, "paths in the flow's straightness; 0: none"),
     "bpd_dataset": Field("test", SPLIT, "split whose likelihoods are measured"),
     "bpd_num_images": Field(0, NOT_NEGATIVE, "first images of the split; 0: the whole split"),
     "bpd_rtol": Field(1e-5, POSITIVE, "relative tolerance of a step of the probability flow"),
@@ -198,16 +200,21 @@ DATA = {
 
 MODEL = {
     "name": Field("ncsnpp", ANY, "ncsnpp, ddpm, adm, ncsn, ncsnv2_*, mlp, unet1d or transformer"),
-    "sigma_min": Field(0.01, POSITIVE, "vesde, edm: smallest noise level"),
+    "sigma_min": Field(0.01, POSITIVE, "vesde, edm, flow_ot: smallest noise level"),
     "sigma_max": Field(50.0, POSITIVE, "vesde, edm: largest noise level"),
     "sigma_base": Field(25.0, POSITIVE, "sigma_power: sigma of dx = sigma^t dw, above 1"),
     "beta_min": Field(0.1, NOT_NEGATIVE, "vpsde, subvpsde: beta at t = 0"),
     "beta_max": Field(20.0, POSITIVE, "vpsde, subvpsde: beta at t = T"),
+    "time_power": Field(2.0, POSITIVE, "interpolant: a in alpha = (1 - t^a)^b"),
+    "data_power": Field(1.0, POSITIVE, "interpolant: b in alpha = (1 - t^a)^b"),
+    "noise_power": Field(1.0, POSITIVE, "interpolant: c in sigma = t^c"),
     "num_scales": Field(1000, LEVELS, "N: noise levels, and steps of samplers by default"),
     "num_classes": Field(0, NOT_NEGATIVE, "ncsn: rows of its conditional norms; 0: num_scales"),
     "num_labels": Field(0, NOT_NEGATIVE, "classes that the network is told; 0: none"),
     "dropout": Field(0.1, FRACTION, "share of the features that training drops"),
-    "prediction": Field("", ANY, "score, noise, x0, velocity or edm; empty: VE score, else noise"),
+    "prediction": Field(
+        "", ANY, "score, noise, x0, velocity, edm, flow; empty: score (VE) or noise"
+    ),
     "sigma_data": Field(0.5, POSITIVE, "edm (prediction, weighting): standard deviation of data"),
     "ema_rate": Field(0.9999, FRACTION, "rate of the average that sampling and evaluation use"),
     "ema_warmup": Field(False, ANY, "let ema_rate be at most (1 + n) / (10 + n) at update n"),
@@ -281,35 +288,6 @@ CLIP = {
     "text_layers": Field(2, POSITIVE, "transformer blocks of the text tower"),
     "text_heads": Field(4, POSITIVE, "heads of attention, a divisor of text_width"),
     "text_length": Field(48, POSITIVE, "bytes of a text, its end included"),
-}
-
-CONTROL = {
-    "task": Field("inpaint", ANY, "inpaint, class, prompt, ...: docs/controllable.md has all"),
-    "method": Field("", ANY, "a method of the task: docs/controllable.md; empty: the first"),
-    "split": Field("test", SPLIT, "split that the input images are from"),
-    "num_images": Field(8, POSITIVE, "input images, the first of the split"),
-    "num_variants": Field(4, POSITIVE, "images drawn for each input"),
-    "seed": Field(0, SEED, "seed of variants, measurement noise and random masks"),
-    "batch_size": Field(64, POSITIVE, "images drawn at a time, over all devices"),
-    "mask": Field("box", ANY, "inpaint: half, box, random, a picture (white: known), 2: or .npy"),
-    "mask_share": Field(0.25, SHARE, "share of the pixels that masks box and random hide"),
-    "factor": Field(2, POSITIVE, "super_resolution: pixels a side that are averaged"),
-    "blur_std": Field(1.0, POSITIVE, "deblur: standard deviation of the blur, in pixels"),
-    "num_measurements": Field(0, NOT_NEGATIVE, "compressed_sensing: projections; 0: entries / 4"),
-    "noise_std": Field(0.0, NOT_NEGATIVE, "standard deviation of the measurement's noise"),
-    "iterations": Field(3, POSITIVE, "posterior: conjugate-gradient iterations"),
-    "damping": Field(0.02, NOT_NEGATIVE, "posterior: assumed relative error of the network"),
-    "scale": Field(1.0, NOT_NEGATIVE, "strength of guidance; attribute: length of the step"),
-    "interval": Field((), INTERVAL, "class, prompt: sigma / alpha where scale acts; (): all"),
-    "classes": Field((), CLASSES, "class: those to draw, (): all; attribute: (from, to)"),
-    "num_examples": Field(64, POSITIVE, "attribute: training images in a class's mean latent"),
-    "official": Field(False, ANY, "replace: as the original code does it"),
-    "jump": Field(10, POSITIVE, "repaint: steps that are taken back, and again"),
-    "repeats": Field(5, POSITIVE, "repaint: times that the steps of a jump are taken"),
-    "guide": Field("", ANY, "folder of a run: of a classifier, for class; of a CLIP, for prompt"),
-    "prompt": Field("", ANY, "prompt: a text, or several separated by semicolons"),
-    "start": Field(0.3, POSITIVE_SHARE, "sdedit: time of the noised images, as a share of T"),
-    "temperature": Field(1.0, NOT_NEGATIVE, "reconstruct, interpolate: factor on the latents"),
 }
 
 OPTIM = {

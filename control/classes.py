@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax.numpy as jnp
 import numpy as np
 
-import controllable
 import models
 from control.prior import Options, Prior
 from control.problem import Condition, Draw, Guidance, Problem, ScoreOf, variant_numbers
+from diffusion import feynman_kac, guidance
 from diffusion.noise import Noise
 from diffusion.trajectory import Samples
 from generation import guides
-from sde_lib import SDE, ScoreFn
+from sde_lib import ScoreFn
 
 
 class Conditioning(NamedTuple):
@@ -60,26 +62,60 @@ def conditional(prior: Prior, options: Options) -> Conditioning:
 
 
 def classifier_free(prior: Prior, options: Options) -> Conditioning:
-    """Images by `controllable.classifier_free`, at noise levels in `control.interval`.
+    """Images by `guidance.classifier_free`, at noise levels in `control.interval`; by
+    `guidance.projected`, where `control.parallel` or `control.limit` says so.
 
     Raises:
       ValueError: a network that is not told classes, or always is.
     """
-    num_classes = labels_of_network(prior, options)
-    if not prior.unconditional:
-        raise ValueError(
-            "control.method='classifier_free' needs a network that knows images without a class, "
-            "and this one was told every class (training.label_dropout is 0); use conditional"
-        )
-    sample = prior.sampler()
-    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=1.0)
+    num_classes = labels_and_none(prior, options)
+    sample, lead = prior.sampler(), away_from(prior, options)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         score = score_of(condition["class"])
-        guided = controllable.classifier_free(score_of(None), score, scale)
-        return sample(prior.sde, guided, noise)
+        return sample(prior.sde, lead(score_of(None), score), noise)
 
     return Conditioning(num_classes, draw)
+
+
+def corrected(prior: Prior, options: Options) -> Conditioning:
+    """Images of p(x)^(1 - scale) p(x | class)^scale: `classifier_free` without its bias, by
+    `feynman_kac.sample` with `control.particles` particles of each image.
+
+    Raises:
+      ValueError: a network that is not told classes, or always is.
+    """
+    num_classes, times = labels_and_none(prior, options), prior.times()
+    weights, count = (1.0 - options.scale, options.scale), options.particles
+
+    def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
+        classes = jnp.repeat(condition["class"], count)
+        product = guidance.Product((score_of(None), score_of(classes)), weights)
+        return feynman_kac.sample(prior.process, product, noise, times, count)
+
+    return Conditioning(num_classes, draw)
+
+
+def autoguidance(prior: Prior, options: Options) -> Conditioning:
+    """Images of a network that is told the class, led away from those of the weaker network in
+    `control.guide`, which is told the class if it knows any.
+
+    Raises:
+      ValueError: a network that is not told classes, or what `guides.load_guide` refuses.
+    """
+    num_classes = labels_of_network(prior, options)
+    guide = guides.load_guide(options.guide, prior, guides.SCORE)
+    guides.refuse_scale(options.scale, "control.scale", "control.guide")
+    sample, lead = prior.sampler(), away_from(prior, options)
+
+    def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
+        return sample(prior.sde, score_of(condition["class"]), noise)
+
+    def guided(params: Any, condition: Condition, score: ScoreFn) -> ScoreFn:
+        return lead(guides.weak_score(guide, params, condition["class"]), score)
+
+    source = guide.source(options.guide)
+    return Conditioning(num_classes, draw, Guidance(guide.params, guided, source))
 
 
 def classifier(prior: Prior, options: Options) -> Conditioning:
@@ -93,17 +129,45 @@ def classifier(prior: Prior, options: Options) -> Conditioning:
     """
     guide = guides.load_guide(options.guide, prior, models.CLASSIFIER)
     sample = prior.sampler()
-    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=0.0)
+    scale = guide.scale(options.scale, options.interval)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         score = score_of(condition["class"] if prior.num_labels else None)
         return sample(prior.sde, score, noise)
 
     def guided(params: Any, condition: Condition, score: ScoreFn) -> ScoreFn:
-        return guide.towards(params, score, condition["class"], scale)
+        return guide.guided(params, score, condition["class"], scale)
 
-    guidance = Guidance(guide.params, guided, guide.source(options.guide))
-    return Conditioning(guide.num_classes, draw, guidance)
+    source = guide.source(options.guide)
+    return Conditioning(guide.num_classes, draw, Guidance(guide.params, guided, source))
+
+
+def away_from(prior: Prior, options: Options) -> Callable[[ScoreFn, ScoreFn], ScoreFn]:
+    """From a score, and a better one, to that which leads on from the first through the second."""
+    scale = guidance.scale_in(prior.sde, options.scale, options.interval, outside=1.0)
+    if options.parallel == 1.0 and not options.limit:
+        return lambda score_fn, better_fn: guidance.classifier_free(score_fn, better_fn, scale)
+    return lambda score_fn, better_fn: guidance.projected(
+        *(prior.sde, score_fn, better_fn, scale),
+        parallel=options.parallel,
+        limit=options.limit or math.inf,
+        center=0.0 if prior.pixels.centered else 0.5,
+    )
+
+
+def labels_and_none(prior: Prior, options: Options) -> int:
+    """The number of classes that the network can be told, or not.
+
+    Raises:
+      ValueError: a network that is not told classes, or always is.
+    """
+    num_classes = labels_of_network(prior, options)
+    if not prior.unconditional:
+        raise ValueError(
+            f"control.method={options.method!r} needs a network that knows images without a class, "
+            "and this one was told every class (training.label_dropout is 0); use conditional"
+        )
+    return num_classes
 
 
 def labels_of_network(prior: Prior, options: Options) -> int:
@@ -131,13 +195,3 @@ def class_numbers(classes: tuple[int, ...], num_classes: int) -> np.ndarray:
     if not all(0 <= y < num_classes for y in numbers):
         raise ValueError(f"control.classes is {classes}; classes are 0 to {num_classes - 1}")
     return numbers
-
-
-def guidance_scale(
-    sde: SDE, scale: float, interval: tuple[float, ...], outside: float
-) -> controllable.Scale:
-    """`scale` at noise levels sigma / alpha in the interval, if there is one; else `outside`."""
-    if not interval:
-        return scale
-    low, high = controllable.times_of_noise(sde, *interval)
-    return controllable.within(low, high, scale, outside)

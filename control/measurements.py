@@ -1,4 +1,4 @@
-"""Tasks that hide or measure images, y = A x_0 + noise: each one is a linear operator A."""
+"""Tasks that hide or measure images, y = A(x_0) + noise: each one is an operator A."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 
 import controllable
-from control import masks
+from control import masks, operators
 from control.methods import Measurement, Method
 from control.prior import Options, Prior
 from control.problem import Condition, Problem, input_images, variant_numbers
-from diffusion import inverse
+from diffusion import inverse, svd
 from diffusion.noise import image_noise
 from runtime import devices
 
@@ -32,7 +32,7 @@ def inverse_problem(
     columns: dict[str, np.ndarray] | None = None,
     conditions: dict[str, np.ndarray] | None = None,
 ) -> Problem:
-    """The problem of the images of which y = A x_0 + noise was measured.
+    """The problem of the images of which y = A(x_0) + noise was measured.
 
     Args:
       show: y [n, ...] as images in the network's range.
@@ -45,7 +45,8 @@ def inverse_problem(
     operator, pixels = measurement.operator, prior.pixels
     if options.official and options.method != "replace":
         raise ValueError("control.official is a way of control.method=replace")
-    inverse.check_adjoint(operator, prior.image_shape)
+    if measurement.linear:
+        inverse.check_adjoint(operator, prior.image_shape)
     draw = method(prior, options, measurement)
     images = input_images(prior.dataset(options.split), options.num_images)
     y = operator(jnp.asarray(pixels.to_model(images)))
@@ -164,3 +165,54 @@ def denoise(prior: Prior, options: Options, method: Method) -> Problem:
         raise ValueError("control.task='denoise' needs a positive control.noise_std")
     measurement = Measurement(inverse.identity, None)
     return inverse_problem(prior, options, method, measurement, lambda y: y)
+
+
+def by_operator(prior: Prior, options: Options, method: Method) -> Problem:
+    """What `control.operator` makes of the images: a name, or file.py:function of your own."""
+    source = operators.operator_of(prior, options)
+    operator, shape = source.operator, prior.image_shape
+    linear = operators.is_linear(operator, shape)
+
+    def constraint(condition: Condition) -> controllable.Constraint:
+        return inverse.constraint_of(operator, condition["y"], shape)
+
+    problem = inverse_problem(
+        prior,
+        options,
+        method,
+        Measurement(
+            operator, constraint if linear and invertible(operator, shape) else None, linear
+        ),
+        lambda y: shown(y, prior),
+    )
+    return dataclasses.replace(
+        problem, sources={"operator_sha256": source.sha256} if source.sha256 else {}
+    )
+
+
+def invertible(operator: inverse.Operator, shape: tuple[int, ...]) -> bool:
+    """Whether A A' is well-conditioned where it is not 0: singular values within a factor of 30."""
+    try:
+        values = svd.decomposition(operator, shape).values
+    except ValueError:
+        return False
+    return bool(values.max() < 30.0 * values.min())
+
+
+def shown(y: np.ndarray, prior: Prior) -> np.ndarray:
+    """Measurements [n, ...] as images in the network's range: themselves where they are images.
+
+    Others of four axes are resized, and brought into the range; what is no picture is mid-grey.
+    """
+    height, width, channels = prior.image_shape
+    low, high = operators.ends(prior)
+    if y.shape[1:] == prior.image_shape:
+        return y
+    if y.ndim != 4 or y.shape[-1] not in (1, channels):
+        return np.full((len(y), height, width, channels), 0.5 * (low + high), np.float32)
+    resized = jax.image.resize(y, (len(y), height, width, y.shape[-1]), "linear")
+    pictures = np.asarray(jnp.broadcast_to(resized, (len(y), height, width, channels)))
+    if pictures.min() < low or pictures.max() > high:
+        brightest = np.maximum(np.quantile(pictures, 0.99, axis=(1, 2, 3), keepdims=True), 1e-6)
+        pictures = low + (high - low) * np.clip(pictures / brightest, 0.0, 1.0)
+    return pictures

@@ -53,6 +53,8 @@ class Problem:
       target_classes: [n, variants], the class that each image should be taken for; -1: none.
       to_levels: how an image becomes levels, where that is not `Pixels.to_levels`.
       error: mean square of A x - y [1] for an image and its condition, where something is measured.
+      reward: of an image [1, ...], [1], where one is asked for.
+      sources: hashes of files that the draw depends on, by their names in `results.json`.
     """
 
     draw: Draw
@@ -66,6 +68,8 @@ class Problem:
     target_classes: np.ndarray | None = None
     to_levels: Callable[[jax.Array], jax.Array] | None = None
     error: Callable[[jax.Array, Condition], jax.Array] | None = None
+    reward: Callable[[jax.Array], jax.Array] | None = None
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def variant_numbers(count: int) -> list[str]:

@@ -15,10 +15,10 @@ import numpy as np
 import controllable
 import data
 import models
-from control.classes import guidance_scale
 from control.prior import Options, Prior
 from control.problem import Condition, Guidance, Problem, ScoreOf, variant_numbers
 from data import captions
+from diffusion import guidance
 from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples
@@ -110,7 +110,7 @@ def images_of_prompts(prior: Prior, options: Options, method: Energy) -> Problem
         names = ()
     texts = embedded_texts(towers, prompts, names)
     sample = prior.sampler()
-    scale = guidance_scale(prior.sde, options.scale, options.interval, outside=0.0)
+    scale = guidance.scale_in(prior.sde, options.scale, options.interval, outside=0.0)
 
     def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
         return sample(prior.sde, score_of(None), noise)

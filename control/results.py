@@ -157,6 +157,8 @@ def table(results: dict[str, Any]) -> list[tuple[str, str]]:
         )
     if "measurement_rmse" in results:
         rows.append(("measurement", f"{results['measurement_rmse']:.2g} off (root mean square)"))
+    if "reward" in results:
+        rows.append(("reward", f"{results['reward']:.4g} (mean)"))
     if "psnr" in results:
         rows.append(
             ("to the original", f"PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}")

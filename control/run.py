@@ -19,7 +19,7 @@ import ml_collections
 import numpy as np
 
 from configs.names import lookup
-from control import classes, latents, measurements, methods, prompts, results
+from control import classes, latents, measurements, methods, prompts, results, rewards
 from control.prior import Options, Prior, prior_from_config
 from control.problem import Condition, Problem
 from diffusion import latent
@@ -52,7 +52,17 @@ class Task(NamedTuple):
     values: bool = False
 
 
-NOISY: dict[str, methods.Method] = {"posterior": methods.posterior, "dps": methods.dps}
+NOISY: dict[str, methods.Method] = {
+    "posterior": methods.posterior,
+    "dps": methods.dps,
+    "pigdm": methods.pigdm,
+    "tmpd": methods.tmpd,
+    "ddrm": methods.ddrm,
+    "ddnm": methods.ddnm,
+    "diffpir": methods.diffpir,
+    "daps": methods.daps,
+    "twisted": methods.twisted,
+}
 MEASURED: dict[str, methods.Method] = {
     "infill": methods.infill,
     "replace": methods.replace,
@@ -65,10 +75,16 @@ CLASSES: dict[str, classes.Method] = {
     "classifier_free": classes.classifier_free,
     "classifier": classes.classifier,
     "conditional": classes.conditional,
+    "autoguidance": classes.autoguidance,
+    "feynman_kac": classes.corrected,
 }
 PROMPTS: dict[str, prompts.Energy] = {
     "similarity": prompts.similarity,
     "contrast": prompts.contrast,
+}
+REWARDS: dict[str, rewards.Method] = {
+    "steering": rewards.steering,
+    "gradient": rewards.gradient,
 }
 
 TASKS = {
@@ -78,12 +94,14 @@ TASKS = {
     "compressed_sensing": Task(measurements.compressed_sensing, MEASURED, "posterior", True),
     "deblur": Task(measurements.deblur, NOISY, "posterior"),
     "denoise": Task(measurements.denoise, NOISY, "posterior", True),
+    "operator": Task(measurements.by_operator, MEASURED, "posterior"),
     "interpolate": Task(latents.interpolate, ENCODED, "flow"),
     "reconstruct": Task(latents.reconstruct, ENCODED, "flow"),
     "attribute": Task(latents.attribute, ENCODED, "flow"),
     "sdedit": Task(latents.sdedit, {"sdedit": latent.sdedit}, "sdedit"),
     "class": Task(classes.images_of_classes, CLASSES, "classifier_free"),
     "prompt": Task(prompts.images_of_prompts, PROMPTS, "similarity"),
+    "reward": Task(rewards.images_of_reward, REWARDS, "steering"),
 }
 
 
@@ -167,8 +185,11 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     }
     if problem.guidance is not None:
         summary |= {"guide": problem.guidance.label, "guide_sha256": shards.made_by["guide"]}
+    summary |= problem.sources
     if error is not None:
         summary["measurement_rmse"] = float(np.sqrt(error.mean()))
+    if "reward" in arrays:
+        summary["reward"] = float(arrays["reward"].mean())
     if "original" in problem.columns_after:
         summary |= results.nearness(problem, arrays, parts.pixels)
     if devices.is_primary():
@@ -211,6 +232,7 @@ def store_of(
         "guide": guide or "",
         "config": experiment.settings(config) | {"sampling": sampler, "control": chosen},
         **batch_cache.program(MAKERS),
+        **problem.sources,
     }
     return Store(folder, made_by)
 
@@ -220,6 +242,7 @@ def shards_of(store: Store, problem: Problem, image: Row) -> Shards:
     inputs, measurements, masks."""
     row = {"x": ("f", image[1]), "image": image, "nfe": NUMBER, "ok": FLAG}
     row |= {} if problem.error is None else {"error": NUMBER}
+    row |= {} if problem.reward is None else {"reward": NUMBER}
     inputs = fingerprint((problem.conditions, problem.columns_before, problem.columns_after))
     return store.open(row, what="images", inputs=inputs, variants=problem.variants)
 
@@ -233,7 +256,8 @@ def draw(
     that adaptive solvers serve conditions too.
 
     Returns:
-      "x" in the network's range, "image" in levels, "nfe" and, with a measurement, "error", [n].
+      "x" in the network's range, "image" in levels, "nfe" and, with a measurement, "error", or
+      "reward", if one is asked for, [n].
 
     Raises:
       ValueError: an image is not finite, or its solver gave up; names the first.
@@ -291,6 +315,8 @@ def image_function(problem: Problem, prior: Prior, seed: int) -> Callable[..., A
             }
             if problem.error is not None:
                 image["error"] = problem.error(samples.x, condition)
+            if problem.reward is not None:
+                image["reward"] = problem.reward(samples.x)
             return jax.tree.map(lambda leaf: leaf[0], image)
 
         keys = devices.image_keys(seed_key, numbers)

@@ -1,7 +1,7 @@
-"""Linear inverse problems y = A x_0 + noise: operators A, exact data, posterior guidance.
+"""Inverse problems y = A(x_0) + noise: linear operators, their algebra, guidance by moments, DPS.
 
-A is a function of images [B, H, W, C] that acts on each alone; its adjoint A' comes from
-`jax.linear_transpose`. Times t are [B].
+A is a function of images [B, H, W, C] that acts on each alone. The adjoint A' of a linear one is
+that of `jax.linear_transpose`; guidance linearises others (`nonlinear_operators`). Times t are [B].
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn, Times, batch_mul
 
-Operator = Callable[[Array], Array]  # [B, H, W, C] -> [B, ...], linear
+Operator = Callable[[Array], Array]  # [B, H, W, C] -> [B, ...]
 Shape = tuple[int, ...]
 
 TOLERANCE = 1e-6  # of the conjugate gradients: residual over right-hand side
@@ -138,6 +138,16 @@ def check_adjoint(operator: Operator, shape: Shape, transposed: Operator | None 
         )
 
 
+def linearised(operator: Operator, x: Images) -> tuple[Array, Operator, Operator]:
+    """A(x), and with the Jacobian J of A at x the maps v -> J v and w -> J' w.
+
+    J is A itself where A is linear.
+    """
+    value, push = jax.linearize(operator, x)
+    back = jax.linear_transpose(push, x)
+    return value, push, lambda w: back(w)[0]
+
+
 def conjugate_gradients(
     normal: Operator, y: Array, iterations: int = MAX_ITERATIONS, smallest: Array | float = 0.0
 ) -> Array:
@@ -232,7 +242,8 @@ def posterior_guided(
     held fixed in the gradient: moment matching (Boys et al. 2023, "Tweedie moment projected
     diffusions for inverse problems", arXiv:2310.06721; Rozet et al. 2024, arXiv:2405.13712, solve
     for (A V A' + noise_std^2 I)^-1 (y - A x0) by a few conjugate gradients, as here). It is exact
-    for Gaussian data, if the iterations suffice.
+    for Gaussian data, if the iterations suffice. An operator that is not linear is linearised at
+    x0.
 
     Args:
       y: [B, ...] as the operator gives it.
@@ -252,22 +263,22 @@ def posterior_guided(
         )
 
     def conditional(x: Images, t: Times) -> Images:
-        score, x0, pull = _denoised_with_pullback(sde, score_fn, x, t)
-        transposed = adjoint(operator, x.shape[1:])
+        score, x0, pull = denoised_with_pullback(sde, score_fn, x, t)
+        value, push, back = linearised(operator, x0)
         variance = jnp.square(sde.sigma(t))
         spread = variance / sde.alpha(t)
         noise = noise_std**2 + damping * variance / jnp.square(sde.alpha(t))
 
         def normal(v: Array) -> Array:
-            return operator(batch_mul(spread, pull(transposed(v)))) + batch_mul(noise, v)
+            return push(batch_mul(spread, pull(back(v)))) + batch_mul(noise, v)
 
-        weights = conjugate_gradients(normal, y - operator(x0), iterations, noise)
-        return score + scale * pull(transposed(weights))
+        weights = conjugate_gradients(normal, y - value, iterations, noise)
+        return score + scale * pull(back(weights))
 
     return conditional
 
 
-def _denoised_with_pullback(
+def denoised_with_pullback(
     sde: SDE, score_fn: ScoreFn, x: Images, t: Times
 ) -> tuple[Images, Images, Callable[[Array], Array]]:
     """The score, x0 = E[x_0 | x_t = x], and v -> (d x0 / dx)' v, all [B, ...]."""
@@ -314,19 +325,19 @@ def dps(
     def step(x: Images, memory: None, at: tuple[Array, ...]) -> tuple[Images, None]:
         start, end, draw = at
         t, s = jnp.full(x.shape[0], start), jnp.full(x.shape[0], end)
-        score, x0, pull = _denoised_with_pullback(sde, score_fn, x, t)
-        residual = y - operator(x0)
+        score, x0, pull = denoised_with_pullback(sde, score_fn, x, t)
+        value, _, back = linearised(operator, x0)
+        residual = y - value
         mean, std = sde.posterior(x, score, t, s)
         axes = tuple(range(1, residual.ndim))
         length = jnp.sqrt(jnp.sum(jnp.square(residual), axes))
         norms = jnp.hypot(sde.alpha(t), sde.sigma(t)) * jnp.hypot(sde.alpha(s), sde.sigma(s))
         size = 2.0 * scale * norms / jnp.maximum(length, 1e-12)
-        down = batch_mul(size, pull(transposed(residual)))
+        down = batch_mul(size, pull(back(residual)))
         return mean + batch_mul(std, noise(draw)) + down, None
 
     steps = len(times) - 1
     x = sde.prior_sampling(noise(0))
-    transposed = adjoint(operator, x.shape[1:])
     inputs = (*(jnp.asarray(v, x.dtype) for v in (times[:-1], times[1:])), 1 + jnp.arange(steps))
     x, _, _ = drive(step, x, None, inputs)
     return samples_ending_on(denoised(sde, score_fn, x, times[-1]), steps + 1, None)

@@ -34,7 +34,7 @@ class Generator:
     They are images of no class, or, where the network was told a class with every image or a
     classifier guides (`options.guide`), of classes that are drawn, see `random_classes`. A network
     that is told classes is told them beside guidance too, as Dhariwal and Nichol 2021
-    (arXiv:2105.05233) do.
+    (arXiv:2105.05233) do. A guide that is a weaker network is told what the network is told.
 
     Args:
       parts: the experiment, whose network it is.
@@ -42,7 +42,7 @@ class Generator:
       options: section `sampling` of the config.
 
     Attributes:
-      guide: the classifier, or None.
+      guide: the classifier or weaker network, or None.
 
     Raises:
       ValueError: a run without a score; what `guides.load_guide` refuses.
@@ -55,7 +55,8 @@ class Generator:
         parts.require_joint()
         guide = guides.of_samples(options, parts)
         count = 0 if parts.unconditional else parts.num_labels
-        count = guide.num_classes if guide else count
+        count = (guide and guide.num_classes) or count
+        scale = guide.scale(options.guide_scale, options.guide_interval) if guide else 0.0
 
         def draw(
             weights: tuple[Any, Any], indices: jax.Array, seeds: jax.Array
@@ -64,8 +65,8 @@ class Generator:
             noise = image_noise(keys, parts.image_shape)
             classes = random_classes(keys, count) if count else None
             score = parts.score(weights[0], classes if parts.num_labels else None)
-            if guide and classes is not None:
-                score = guide.towards(weights[1], score, classes, options.guide_scale)
+            if guide:
+                score = guide.guided(weights[1], score, classes, scale)
             samples = sampler(parts.sde, score, noise)
             to_levels = parts.pixels.to_levels
             results = {

@@ -18,6 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
+from runtime import control_effects, training_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -91,7 +92,7 @@ def control_method(config: Config) -> str:
     """The method of --mode=control: `control.method`, or the task's own."""
     own = {"inpaint": "repaint", "colorize": "repaint", "class": "classifier_free"}
     own |= dict.fromkeys(("interpolate", "reconstruct", "attribute"), "flow")
-    own |= {"sdedit": "sdedit", "prompt": "similarity"}
+    own |= {"sdedit": "sdedit", "prompt": "similarity", "reward": "steering"}
     method: str = config.control.method or own.get(config.control.task, "posterior")
     return method
 
@@ -110,6 +111,15 @@ def controlled_by(fields: str, *methods: str) -> Effect:
     """Fields of section `control` that these methods read."""
     words = f"control.method is {' or '.join(methods)}"
     return Effect(fields, lambda config, mode: control_method(config) in methods, words)
+
+
+def measured_by(fields: str, task: str, operator: str) -> Effect:
+    """Fields of section `control` that measure images; see `control_effects`."""
+
+    def acts(config: Config, mode: str) -> bool:
+        return control_effects.measures(config, task, operator)
+
+    return Effect(fields, acts, control_effects.words(task, operator))
 
 
 def by_inception(config: Config, mode: str) -> bool:
@@ -148,9 +158,10 @@ OF_NETWORK = (
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
     "attention_order patch_size"
 )
-OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
-MEASURED = ("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise")
-OWN_STEPS = ("replace", "repaint", "dps", "flow", "ddim", "sdedit")
+OF_SDE = (
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
+    "noise_power",
+)
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -163,10 +174,8 @@ def prefixed(section: str, fields: str) -> str:
 
 
 EFFECTS: tuple[Effect, ...] = (
-    setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
-    setting("training.kde_*", "training.objective", "esm"),
-    setting("training.log_sigma_*", "training.time", "log_normal"),
-    setting("training.sigma", "training.time", "fixed"),
+    *(setting(fields, *where) for fields, where in training_effects.SETTINGS.items()),
+    Effect("training.coupling", score_only, "the run trains a score, not a guide"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(
         "model.ema_ramp_up",
@@ -199,18 +208,6 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: "edm" in (config.model.prediction, config.training.weighting),
         "model.prediction or training.weighting is edm",
     ),
-    setting("classifier.*", "training.objective", "classifier", "clip"),
-    setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(
-        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
-        *("classifier.name", "wrn"),
-    ),
-    setting(
-        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
-        *("classifier.name", "adm"),
-    ),
-    setting("classifier.dropout", "classifier.name", "wrn", "adm"),
-    setting("clip.*", "training.objective", "clip"),
     method_is(
         "sampling.predictor sampling.corrector sampling.probability_flow",
         "pc",
@@ -223,7 +220,9 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(
         "sampling.method",
-        lambda config, mode: mode != "control" or control_method(config) not in OWN_STEPS,
+        lambda config, mode: (
+            mode != "control" or control_method(config) not in control_effects.OWN_STEPS
+        ),
         "control.method is one that any sampler serves",
     ),
     method_is("sampling.corrector_norm", "pc"),
@@ -238,9 +237,9 @@ EFFECTS: tuple[Effect, ...] = (
         "sampling.corrector is langevin or ald",
     ),
     Effect(
-        "sampling.guide_scale",
+        "sampling.guide_scale sampling.guide_interval",
         lambda config, mode: bool(config.sampling.guide),
-        "sampling.guide names a classifier's run",
+        "sampling.guide names a run",
     ),
     method_is("sampling.step_size", "annealed_langevin"),
     method_is("sampling.solver sampling.rtol sampling.atol", "ode", "sde", in_control=("flow",)),
@@ -269,9 +268,16 @@ EFFECTS: tuple[Effect, ...] = (
         "images are drawn and compared by Inception's features (eval.features)",
     ),
     Effect(
-        "eval.bpd_*",
+        "eval.bpd_dataset eval.bpd_num_* eval.bpd_probe eval.bpd_bound*",
         lambda config, mode: mode in ("plan", "demo") or config.eval.enable_bpd,
         "eval.enable_bpd is True",
+    ),
+    Effect(
+        "eval.bpd_rtol eval.bpd_atol eval.bpd_solver",
+        lambda config, mode: (
+            mode in ("plan", "demo") or config.eval.enable_bpd or config.eval.straightness_images
+        ),
+        "eval.enable_bpd is True, or eval.straightness_images is set",
     ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
     setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range", "follow"),
@@ -288,15 +294,10 @@ EFFECTS: tuple[Effect, ...] = (
         f"data.dataset has no size of its own: {', '.join(data.fitting())}",
     ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
-    setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
-    setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
-    setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
-    setting("control.mask control.mask_share", "control.task", "inpaint"),
+    *(measured_by(f, *names) for f, names in control_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
-    setting("control.factor", "control.task", "super_resolution"),
-    setting("control.blur_std", "control.task", "deblur"),
-    setting("control.num_measurements", "control.task", "compressed_sensing"),
-    setting("control.noise_std", "control.task", *MEASURED),
+    setting("control.operator", "control.task", "operator"),
+    setting("control.noise_std", "control.task", *control_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -304,7 +305,7 @@ EFFECTS: tuple[Effect, ...] = (
     setting("control.temperature", "control.task", "reconstruct", "interpolate"),
     Effect(
         "control.num_images control.split",
-        lambda config, mode: config.control.task not in ("class", "prompt"),
+        lambda config, mode: config.control.task not in ("class", "prompt", "reward"),
         "control.task has input images",
     ),
     Effect(
@@ -312,17 +313,12 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    controlled_by("control.iterations control.damping", "posterior"),
-    controlled_by("control.official", "replace"),
-    controlled_by("control.jump control.repeats", "repaint"),
-    controlled_by("control.guide", "classifier", "similarity", "contrast"),
-    controlled_by("control.interval", "classifier", "classifier_free", "similarity", "contrast"),
+    *(controlled_by(f, *methods) for f, methods in control_effects.METHODS.items()),
+    setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
-            config.control.task == "attribute"
-            or control_method(config)
-            in ("posterior", "dps", "classifier", "classifier_free", "similarity", "contrast")
+            config.control.task == "attribute" or control_method(config) in control_effects.SCALED
         ),
         "control.method is guidance, or control.task is attribute",
     ),

@@ -78,9 +78,26 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "diffusion/few_steps.py",
-        "_ddim _dpmpp_2m _adams _weights multistep _finish dpm_solver edm",
+        "dpm_solver",
+        {"few_steps": "every_deterministic_solver_has_its_order evaluations_are_counted"},
+    ),
+    (
+        "diffusion/edm.py",
+        "heun_along edm restart",
+        {
+            "few_steps": "churn_raises_the_noise_by_at_most_the_square_root_of_two "
+            "churn_acts_between_its_limits a_restart_forgets_what_was_before "
+            "without_a_restart_it_is_edm every_deterministic_solver_has_its_order "
+            "stochastic_solvers_have_their_weak_order evaluations_are_counted"
+        },
+    ),
+    (
+        "diffusion/multistep.py",
+        "_ddim _dpmpp_2m _adams _weights _quadrature _lagrange _stochastic_adams _deis multistep "
+        "finished",
         {
             "few_steps": "third_order_multistep_is_exact_for_parabolas "
+            "sa_solver_without_noise_is_unipc_and_with_it_the_sde "
             "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits "
             "every_deterministic_solver_has_its_order stochastic_solvers_have_their_weak_order "
@@ -140,15 +157,60 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "controllable.py",
-        "guided classifier_free within times_of_noise MaskConstraint infilled noised "
-        "pc_infill _official_pc_infill travel",
+        "MaskConstraint infilled noised pc_infill _official_pc_infill travel",
         {"controllable": ""},
+    ),
+    (
+        "diffusion/guidance.py",
+        "guided classifier_free within times_of_noise",
+        {
+            "controllable": "guidance_by_the_exact_classifier_is_the_score_of_the_class "
+            "guidance_acts_inside_its_interval_only"
+        },
+    ),
+    (
+        "diffusion/guidance.py",
+        "projected Product _changed",
+        {"guidance": ""},
+    ),
+    (
+        "diffusion/feynman_kac.py",
+        "cloud sample",
+        {
+            "feynman_kac": "a_product_and_a_reward_are_one_target "
+            "without_resampling_the_weights_say_the_same "
+            "without_weights_it_is_a_sampler_of_second_weak_order "
+            "an_image_is_drawn_from_its_own_particles_alone"
+        },
     ),
     (
         "diffusion/inverse.py",
         "average_pool gaussian_blur adjoint conjugate_gradients MeasurementConstraint "
-        "pseudo_inverse posterior_guided _denoised_with_pullback",
+        "pseudo_inverse posterior_guided denoised_with_pullback linearised",
         {"inverse": ""},
+    ),
+    ("diffusion/svd.py", "SVD decomposition _squares_of_rows _without_overlap", {"svd": ""}),
+    (
+        "diffusion/moment_guidance.py",
+        "variance_of_data pigdm tmpd",
+        {"moment_guidance": ""},
+    ),
+    (
+        "diffusion/restoration.py",
+        "ddrm ddnm diffpir _kept _renoised _walk",
+        {"restoration": ""},
+    ),
+    (
+        "diffusion/daps.py",
+        "linear_conditional langevin_conditional largest_eigenvalue daps",
+        {"daps": ""},
+    ),
+    ("diffusion/twisted.py", "twisted twisted_particles gain_of", {"twisted": ""}),
+    (
+        "diffusion/particles.py",
+        "Cloud cloud noise_of_particles uniform log_mean effective_number systematic _passed "
+        "children resampled one_of_each",
+        {"particles": ""},
     ),
     (
         "diffusion/latent.py",

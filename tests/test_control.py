@@ -154,11 +154,20 @@ def test_official_replacement_runs_with_a_predictor(
     ("changes", "message"),
     [
         ({"task": "paint"}, "unknown control.task 'paint'; known: attribute, class, colorize"),
-        ({"method": "magic"}, "unknown control.method 'magic'; known: dps, infill"),
+        (
+            {"method": "magic"},
+            "unknown control.method 'magic'; known: daps, ddnm, ddrm, diffpir, dps, infill",
+        ),
         ({"task": "colorize"}, r"needs colour: digits has 1 channel\(s\)"),
         ({"task": "denoise"}, "needs a positive control.noise_std"),
-        ({"noise_std": 0.1}, "noise_std=0.1 control.task='inpaint' is served by posterior and dps"),
-        ({"task": "deblur", "method": "infill"}, "control.method 'infill'; known: dps, posterior$"),
+        (
+            {"noise_std": 0.1},
+            "noise_std=0.1 control.task='inpaint' is served by posterior, dps, pigdm",
+        ),
+        (
+            {"task": "deblur", "method": "infill"},
+            "control.method 'infill'; known: daps, .*, tmpd, twisted",
+        ),
         ({"task": "super_resolution", "factor": 3}, "factor 3 does not divide"),
         ({"task": "compressed_sensing", "num_measurements": 65}, "64 entries; 65 measurements"),
         ({"task": "interpolate", "num_images": 1}, "num_images of 2 or more"),

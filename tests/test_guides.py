@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import pathlib
 from typing import Any
 
@@ -264,6 +265,134 @@ def test_samples_are_guided_to_classes_of_their_own(
         )
 
 
+def test_samples_are_led_away_from_those_of_a_weaker_network(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """Of Gaussians of one deviation the guided mean is weak + scale (strong - weak) at every noise
+    level, and so is every sample; at the levels beyond the interval the network's own score acts.
+    """
+    means = {"strong": 0.2, "weak": -0.1}
+
+    def score_of(parts: experiment.Parts, params: Any, classes: Any = None) -> ScoreFn:
+        del classes
+        name = "weak" if parts.sigma_data == 0.25 else "strong"
+        return gaussians.linear_score(parts.sde, means[name], STD)
+
+    use_devices(monkeypatch, 1)
+    monkeypatch.setattr(experiment.Parts, "score", score_of)
+    monkeypatch.setattr(experiment.Pixels, "to_levels", lambda self, x: x)
+    folder = guide_folder(tmp_path, training__objective="dsm", model__sigma_data=0.25)
+    images = {}
+    for interval in ((), (1e-4, 1e-3)):
+        config = tiny.config(
+            sampling__guide=folder,
+            sampling__guide_scale=3.0,
+            sampling__guide_interval=interval,
+            sampling__method="ddim",
+            sampling__num_steps=10,
+            sampling__num_frames=0,
+            sampling__batch_size=8,
+        )
+        [(_, batch)] = tiny.generator(config, experiment.build(config))(
+            restored(config, experiment.build(config), tmp_path).params, np.arange(8)
+        )
+        assert "label" not in batch
+        images[interval] = batch["image"]
+    free = images[1e-4, 1e-3]
+    assert free.mean() == pytest.approx(0.2, abs=5 * STD / math.sqrt(free.size))
+    np.testing.assert_allclose(images[()] - free, 2.0 * (0.2 + 0.1), atol=2e-3)
+
+
+def test_a_guide_may_be_one_of_the_checkpoints_of_a_run(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """folder@step; a folder whose own name has an @ is a folder."""
+    loaded: list[tuple[str, pathlib.Path]] = []
+
+    def restore(config: Any, parts: experiment.Parts, workdir: pathlib.Path) -> Any:
+        loaded.append((config.eval.checkpoint, workdir))
+        return restored(config, parts, workdir)
+
+    monkeypatch.setattr(guides, "restore", restore)
+    config = tiny.config()
+    prior = experiment.build(config)
+    own = tmp_path / "run"
+    guide_folder(own, training__objective="dsm")
+    guide_folder(tmp_path / "run@7", training__objective="dsm")
+    for name in (own, f"{own}@500", f"{own}@best", f"{own}@7"):
+        guides.load_guide(str(name), prior, guides.SCORE)
+    folders = [own, own, own, tmp_path / "run@7"]
+    assert loaded == list(zip(["latest", "500", "best", "latest"], folders, strict=True))
+    with pytest.raises(ValueError, match=r"names the checkpoint 'x'; valid values are a step's"):
+        guides.load_guide(f"{own}@x", prior, guides.SCORE)
+    with pytest.raises(ValueError, match="holds no run"):
+        guides.load_guide(f"{own}s@3", prior, guides.SCORE)
+
+
+@pytest.mark.parametrize(
+    ("changes", "guide", "message"),
+    [
+        ({}, {}, r"sampling\.guide is a network with a score.*guide_scale=1 does not do so"),
+        ({"scale": 2.0}, {"training__objective": "clip"}, "='clip'; samples are guided by a"),
+        ({"scale": 2.0}, {"data__image_size": 16}, r"images of shape \(16, 16, 1\), and the score"),
+        (
+            {"scale": 2.0},
+            {"model__num_labels": 10, "training__label_dropout": 0.1},
+            "is told one of 10 classes, and the network that it is to guide one of 0",
+        ),
+        (
+            {"scale": 2.0, "model__num_labels": 10, "training__label_dropout": 0.1},
+            {"model__num_labels": 10},
+            "was told the class of every image .*, and the network that it is to guide was not",
+        ),
+        (
+            {"scale": 2.0},
+            {"training__continuous": False},
+            "knows the levels of its chain alone, and the score network all times",
+        ),
+    ],
+)
+def test_a_network_that_is_no_weaker_one_is_refused(
+    changes: dict[str, Any], guide: dict[str, Any], message: str, tmp_path: pathlib.Path
+) -> None:
+    """Before any weights are read."""
+    scale = {"sampling__guide_scale": changes.get("scale", 1.0)}
+    others = {name: value for name, value in changes.items() if name != "scale"}
+    folder = guide_folder(tmp_path, **{"training__objective": "dsm", **guide})
+    config = tiny.config(sampling__guide=folder, **scale, **others)
+    with pytest.raises(ValueError, match=message):
+        guides.check(config.sampling, experiment.build(config))
+
+
+@pytest.mark.slow
+def test_classes_are_led_away_from_a_weaker_network_and_corrected_by_particles(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch, judged: None
+) -> None:
+    """All is linear: a weak N(0, s^2) beside N(mean_of(y), s^2) makes images of mean
+    w mean_of(y) by each of the three, with the particles up to their noise."""
+    few: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 20, "scale": 2.0}
+
+    def score_of(parts: experiment.Parts, params: Any, classes: Any = None) -> ScoreFn:
+        return of_classes(parts, params, None if parts.sigma_data == 0.25 else classes)
+
+    monkeypatch.setattr(experiment.Parts, "score", score_of)
+    weak = guide_folder(tmp_path / "weak", training__objective="dsm", model__sigma_data=0.25)
+    _, free = draw(tmp_path, monkeypatch, **few)
+    _, led = draw(tmp_path, monkeypatch, method="autoguidance", guide=weak, **few)
+    np.testing.assert_allclose(led["x"], free["x"], atol=1e-5)
+    _, whole = draw(tmp_path, monkeypatch, parallel=1.0, limit=1e6, **few)
+    np.testing.assert_allclose(whole["x"], free["x"], atol=1e-4)
+    _, short = draw(tmp_path, monkeypatch, limit=1e-6, **few)
+    _, told = draw(tmp_path, monkeypatch, method="conditional", **few)
+    np.testing.assert_allclose(short["x"], told["x"], atol=1e-4)
+    results, exact = draw(tmp_path, monkeypatch, method="feynman_kac", particles=8, **few)
+    means = exact["x"].reshape(4, -1).mean(1)
+    np.testing.assert_allclose(
+        means, 2.0 * np.repeat(mean_of(jnp.array([3, 5])), 2), atol=5 * STD / 8
+    )
+    assert results["nfe"] == 8 * 21
+
+
 def test_batches_of_another_guide_are_other_batches(tmp_path: pathlib.Path) -> None:
     config = tiny.config(sampling__guide="runs/classifier")
     parts, folders = experiment.build(config), []
@@ -294,8 +423,21 @@ def test_an_evaluation_refuses_its_guide_before_any_weights_are_read(
         ),
         ({"training__label_dropout": 0.0}, "was told every class"),
         ({"classes": (3, 10)}, r"classes is \(3, 10\); classes are 0 to 9"),
-        ({"method": "magic"}, "unknown control.method 'magic'; known: classifier, classifier_free"),
+        (
+            {"method": "magic"},
+            "unknown control.method 'magic'; known: autoguidance, classifier, classifier_free",
+        ),
         ({"method": "classifier"}, "needs a guide: control.guide, the folder of a run"),
+        ({"method": "autoguidance"}, "trained with training.objective=one of a score"),
+        (
+            {"method": "autoguidance", "guide": {}},
+            "trained with training.objective='classifier'; needed is one of a score",
+        ),
+        (
+            {"method": "autoguidance", "guide": {"training__objective": "dsm"}},
+            "control.guide is a network with a score, .*control.scale=1 does not do so",
+        ),
+        ({"method": "feynman_kac", "training__label_dropout": 0.0}, "was told every class"),
         ({"method": "classifier", "guide": "absent"}, "control.guide='absent' holds no run"),
         (
             {"method": "classifier", "guide": {"training__objective": "dsm"}},

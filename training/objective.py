@@ -18,8 +18,9 @@ import losses
 import models
 from data import augmentation, captions, entries, transforms
 from data.standardisation import AS_IT_IS
-from diffusion import times
+from diffusion import coupling, times
 from runtime import devices, experiment
+from training import teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,6 +35,8 @@ class Objective:
       num_labels: the number of classes of the network; 0: it sees none.
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
+      couple: how images and noise are paired, in training those of the whole batch; None: each
+        image with its own draw.
       augment: probability of each augmentation, of which the network is told.
       standard: how real-valued examples become what the network sees.
       known: 1 in entries that the network is told, and does not learn; None: there are none.
@@ -48,6 +51,7 @@ class Objective:
     num_labels: int = 0
     label_dropout: float = 0.0
     across_images: bool = False
+    couple: coupling.Coupling | None = None
     augment: float = 0.0
     standard: data.Standard = AS_IT_IS
     known: np.ndarray | None = None
@@ -68,8 +72,8 @@ class Objective:
         """Losses [B] and their terms, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
-        the step with its number folded in. Where the loss is `across_images`, those of all
-        devices of `axis_name` are compared.
+        the step with its number folded in. Where the loss is `across_images`, or pairs are made in
+        a batch, that is so across all devices of `axis_name`.
         """
         keys = devices.image_keys(step_key, numbers)
         split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
@@ -94,9 +98,12 @@ class Objective:
         told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
-        if self.across_images and axis_name:
-            gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+        gather = functools.partial(_of_all_devices, axis_name=axis_name)
+        if self.across_images:
             shared["gather"] = gather
+        if self.couple:
+            batch = coupling.Batch(gather, numbers) if train else None
+            shared["pair"] = functools.partial(self.couple, batch=batch)
         return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
@@ -106,6 +113,10 @@ class Objective:
             return classes
         drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_dropout))(keys)
         return jnp.where(drop, self.num_labels, classes)
+
+
+def _of_all_devices(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    return jax.lax.all_gather(rows, axis_name, tiled=True) if axis_name else rows
 
 
 def objective_from_config(
@@ -150,10 +161,26 @@ def objective_from_config(
         num_labels=config.model.num_labels if models.has_score(config) else 0,
         label_dropout=config.training.label_dropout,
         across_images=clip,
+        couple=_couple(config, parts),
         augment=config.training.augment,
         standard=parts.pixels.standard or AS_IT_IS,
         known=parts.known,
     )
+
+
+def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupling.Coupling | None:
+    """The coupling of a score's objective; None where pairs are independent."""
+    name = config.training.coupling
+    if not models.has_score(config) or name == "independent":
+        return None
+    coupling.from_config(config)  # refuses before a teacher is read
+    if parts.known is not None:
+        raise ValueError(
+            f"config.training.coupling is {name!r}, which pairs what the network is told with some "
+            "of the noise; a network that knows some entries (training.known) needs 'independent'"
+        )
+    teacher = teachers.load(config.training, parts) if name == "reflow" else None
+    return coupling.from_config(config, teacher)
 
 
 def _points(

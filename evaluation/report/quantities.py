@@ -147,6 +147,10 @@ def _bound(of: Number) -> str:
     return f"variational, {of[f'{of.name}_draws']} draws per image"
 
 
+def _straightness(of: Number) -> str:
+    return f"{of['straightness_images']} paths, {of['straightness_nfe']:.0f} NFE; 0 is straight"
+
+
 def _all_generated(of: Number) -> str:
     return f"{of['num_samples']} generated, {of['num_train']} train"
 
@@ -206,6 +210,9 @@ QUANTITIES: dict[str, Quantity] = {
     "nats_per_dim_bound": Quantity(
         "Nats/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over points")
     ),
+    "straightness": Quantity(
+        "Straightness of the flow", "paths", 4, _straightness, error=("_stderr", "over paths")
+    ),
     "loss": Quantity("Test loss", "loss", 4, _loss, leading=True),
 }
 
@@ -227,7 +234,7 @@ def data_words(facts: Mapping[str, Any]) -> str:
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
     sides = ("image_size", "image_size", "channels")
-    shape = facts.get("shape") or [facts[name] for name in sides if name in facts]
+    shape = facts["shape"] if "shape" in facts else [facts[s] for s in sides if s in facts]
     if any(shape):  # files of earlier versions do not say it
         words.append("x".join(map(str, shape)))
     if facts.get("transform"):
