@@ -24,6 +24,7 @@ from ml_collections import ConfigDict
 
 import models
 from configs.names import lookup
+from configs.shapes import example_shape
 from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
 from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
@@ -55,6 +56,8 @@ __all__ = [
 ]  # fmt: skip
 
 Directions = Float[AnyArray, "directions batch *image"]  # [K, B, ...]
+Known = Classes | None
+Pair = Callable[[Images, Images], tuple[Images, Images]] | None  # of x_0 and z
 Loss = Callable[..., Losses]  # (network, x0 [B, ...], keys [B], u [B], y [B] or None)
 
 LARGEST_TRACE = 64  # dimensions of which `ism` takes the exact trace, a derivative for each
@@ -222,7 +225,7 @@ def _no_arguments(config: ConfigDict, points: Array | None) -> Arguments:
 
 def _exact_trace(config: ConfigDict, points: Array | None) -> Arguments:
     """The arguments of `ism`: none, but the data must be small."""
-    size = config.data.image_size**2 * config.data.num_channels
+    size = math.prod(example_shape(config.data))
     if size > LARGEST_TRACE:
         raise ValueError(
             f"config.training.objective 'ism' differentiates along every dimension; data of {size} "
@@ -286,8 +289,7 @@ GUIDES: dict[str, Callable[[ConfigDict, SDE, Array | None], Loss]] = {
 
 def wants_points(config: ConfigDict) -> bool:
     """True if the objective needs the training images themselves, as `from_config`'s `points`."""
-    name = config.training.objective
-    return name in OBJECTIVES and OBJECTIVES[name].needs_points
+    return config.training.objective in [n for n, line in OBJECTIVES.items() if line.needs_points]
 
 
 def from_config(
@@ -295,13 +297,12 @@ def from_config(
 ) -> Loss:
     """The loss of `config.training`: `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
-    It returns a number for each image [B] and its named parts [B]. The u in [0, 1) become the times
-    (see `time_draws`), which are the part "t"; all else is drawn from the keys, whose first part is
-    that of an independent u (see `training_draws`). `continuous` trains at all times, otherwise at
-    the N levels of SMLD (VE) or DDPM (VP), which are drawn as integers where the u are independent.
-    The classes y [B] are for the objectives of `models.GUIDES` alone: the classifier's network
-    gives logits [B, K]; CLIP's reads tokens as well. The loss of "clip" takes a further `gather`,
-    see `contrastive`.
+    It returns a number for each image [B] and its named parts [B]. The u in [0, 1) become times,
+    the part "t"; all else is drawn from the keys, the first part of which made u where it is
+    independent (see `training_draws`). `continuous` trains at all times, otherwise at the N levels
+    of SMLD (VE) or DDPM (VP), integers. The classes y [B] are for the objectives of `models.GUIDES`
+    alone: the classifier's network gives logits [B, K]; CLIP's reads tokens as well. The loss of
+    "clip" takes a further `gather`, see `contrastive`, that of a score a `pair`, see `coupling`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
@@ -331,20 +332,22 @@ def _continuous(config: ConfigDict, sde: SDE, points: Array | None) -> Loss:
             f"config.model.prediction {model.prediction!r} needs it False"
         )
 
+    predicted: Any = {"prediction": model.prediction, "sigma_data": model.sigma_data}
+
     def score_from(network: Network) -> ScoreFn:
-        return models.score_fn(
-            sde, network, True, prediction=model.prediction, sigma_data=model.sigma_data
-        )
+        return models.score_fn(sde, network, True, **predicted)
 
     score_from(lambda x, labels: x)  # refuses an unknown prediction
 
     def loss(
-        network: Network, x0: Images, keys: Keys, u: Times, y: Classes | None = None
+        network: Network, x0: Images, keys: Keys, u: Times, y: Known = None, pair: Pair = None
     ) -> Losses:
         del y  # the network sees the classes by itself, if at all
         t, factor = times(u)
         shape = x0.shape[1:]
-        z, further = training_draws.noise(keys, shape), arguments(keys, shape)
+        z = training_draws.noise(keys, shape)
+        x0, z = pair(x0, z) if pair else (x0, z)
+        further = arguments(keys, shape)
         weights = factor * weight(sde, t, weighting, model.sigma_data)
         noise_mse = objective.noise_mse(sde, score_from(network), x0, t, z, **further)
         per_image, parts = weighted(noise_mse, math.prod(shape), weights, reduce_mean)
@@ -366,7 +369,8 @@ def _discrete(config: ConfigDict, sde: SDE) -> Loss:
             "config.training.likelihood_weighting needs config.training.continuous=True; "
             "SMLD and DDPM have their own weights"
         )
-    for name, only in (("objective", "dsm"), ("weighting", ""), ("time", "uniform")):
+    usual = {"objective": "dsm", "weighting": "", "time": "uniform", "coupling": "independent"}
+    for name, only in usual.items():
         if training[name] != only:
             raise ValueError(
                 f"config.training.{name} is {training[name]!r}, which needs config.training."
@@ -377,9 +381,7 @@ def _discrete(config: ConfigDict, sde: SDE) -> Loss:
         sde.step_betas()
     reduce_mean, by_key = bool(training.reduce_mean), training.time_draws == "independent"
 
-    def loss(
-        network: Network, x0: Images, keys: Keys, u: Times, y: Classes | None = None
-    ) -> Losses:
+    def loss(network: Network, x0: Images, keys: Keys, u: Times, y: Known = None) -> Losses:
         del y  # the network sees the classes by itself, if at all
         if by_key:
             labels = training_draws.integers(keys, training_draws.TIME, sde.N)
@@ -390,8 +392,7 @@ def _discrete(config: ConfigDict, sde: SDE) -> Loss:
             elapsed, noise_mse = sde.N - 1 - labels, smld(sde, network, x0, labels, z)
         else:
             elapsed, noise_mse = labels, ddpm(sde, network, x0, labels, z)
-        size = math.prod(x0.shape[1:])
-        per_image, parts = weighted(noise_mse, size, reduce_mean=reduce_mean)
+        per_image, parts = weighted(noise_mse, math.prod(x0.shape[1:]), reduce_mean=reduce_mean)
         return per_image, {**parts, "t": elapsed * (sde.T / max(sde.N - 1, 1))}
 
     return loss

@@ -31,7 +31,6 @@ from diffusion.trajectory import Samples, denoised, drive, samples_ending_on
 from sde_lib import (
     SDE,
     VESDE,
-    CosineVPSDE,
     Images,
     ScoreFn,
     Times,
@@ -77,13 +76,15 @@ def reverse_diffusion(
     """The forward chain's own discretisation, reversed (eq. 46; probability flow eq. 45).
 
     Raises:
-      ValueError: the probability flow of the cosine schedule. Its last betas are the same however
-        many the steps, and eq. 45 is wrong by O(beta^2), which no noise makes forgotten.
+      ValueError: the probability flow of an SDE with a `steep_end`, such as the cosine schedule.
+        Its last betas are the same however many the steps, and eq. 45 is wrong by O(beta^2), which
+        no noise makes forgotten.
     """
-    if probability_flow and isinstance(sde, CosineVPSDE):
+    if probability_flow and sde.steep_end:
         raise ValueError(
-            "reverse_diffusion with probability_flow does not converge for the cosine schedule, "
-            "whose last steps stay large; use euler_maruyama or ancestral_sampling"
+            "reverse_diffusion with probability_flow does not converge for "
+            f"{type(sde).__name__}, whose last steps stay large; use euler_maruyama or "
+            "ancestral_sampling"
         )
     f, G = sde.reverse(score_fn, probability_flow).discretize(x, t)
     x_mean = x - f

@@ -6,22 +6,22 @@ An SDE `dx = f(x, t) dt + g(t) dw` with a drift linear in x is determined by its
     f(x, t) = (d log alpha / dt) x,        g(t)^2 = d sigma^2/dt - 2 (d log alpha / dt) sigma^2.
 
 So a new SDE is a frozen dataclass with two methods; everything else follows by differentiation
-until a closed form replaces it, and `SDES` gives it the name that configs use. The straight paths
-of rectified flow (Liu et al. 2022, arXiv:2209.03003), which end where alpha would vanish, complete:
+until a closed form replaces it, and `SDES` gives it the name that configs use. Complete, one that
+preserves unit variance, whose noise level is the time, and which ends where alpha would vanish:
 
     @dataclasses.dataclass(frozen=True)
-    class RectifiedSDE(SDE):
+    class LinearNoiseSDE(SDE):
         @property
         def T(self):
             return 0.999
 
         def log_alpha(self, t):
-            return jnp.log1p(-t)
+            return 0.5 * jnp.log1p(-t * t)
 
         def sigma(self, t):
             return t
 
-    SDES["rectified"] = RectifiedSDE
+    SDES["linear_noise"] = LinearNoiseSDE
 
 Its constructor fields, if any, are read from `config.model` under their own names. Equation
 numbers are those of Song et al. 2021, "Score-Based Generative Modeling through Stochastic
@@ -81,6 +81,8 @@ class SDE(abc.ABC):
       N: number of steps of the discretised process (`discretize`).
       variance_exploding: the data are never scaled, alpha = 1. By convention its networks take
         sigma(t) and are the score itself; all others take 999 t / T and predict the noise.
+      steep_end: alpha falls to next to nothing in the last steps of `discretize`, however many
+        they are, so that halving their `G^2 score` is no step of the probability flow (eq. 45).
 
     Raises:
       ValueError: `N` is below 1, or a parameter is outside its range.
@@ -88,6 +90,7 @@ class SDE(abc.ABC):
 
     N: int = 1000
     variance_exploding: ClassVar[bool] = False
+    steep_end: ClassVar[bool] = False
 
     @property
     def T(self) -> float:
@@ -142,6 +145,10 @@ class SDE(abc.ABC):
     def marginal_prob(self, x0: Images, t: Times) -> tuple[Images, Times]:
         """Mean [B, ...] and standard deviation [B] of `p(x_t | x_0)` (eq. 29)."""
         return batch_mul(self.alpha(t), x0), self.sigma(t)
+
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """`d alpha / dt` and `d sigma / dt`, which make the velocity of `alpha x_0 + sigma z`."""
+        return self.alpha(t) * _derivative(self.log_alpha, t), _derivative(self.sigma, t)
 
     # The process.
 
@@ -406,6 +413,10 @@ class DDPMChain(SDE):
         """That of the process, which is up to half a step off."""
         return self.forward.time_of_log_snr(log_snr)
 
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """Those of the process."""
+        return self.forward.rates(t)
+
     def drift(self, x: Images, t: Times) -> Images:
         """`f(x, t)` of the process."""
         return self.forward.drift(x, t)
@@ -493,6 +504,7 @@ class CosineVPSDE(VariancePreservingSDE):
     t = 0.998, where alpha = 0.003, and alpha(1) = 0.001.
     """
 
+    steep_end: ClassVar[bool] = True
     OFFSET: ClassVar[float] = 0.008  # s
     RATE: ClassVar[float] = math.pi / (2.0 * (1.0 + 0.008))  # w
     BETA_MAX: ClassVar[float] = 999.0
@@ -681,6 +693,234 @@ class EDMSDE(VarianceExplodingSDE):
 
 
 @dataclasses.dataclass(frozen=True)
+class Interpolant(SDE):
+    """Paths `x_t = alpha(t) x_0 + sigma(t) z` that lead from data to noise in one unit of time.
+
+    They are given by alpha, sigma and their rates, with alpha(1) = 0 and sigma(1) = 1: stochastic
+    interpolants (Albergo et al. 2023, arXiv:2303.08797) and flow matching (Lipman et al. 2022,
+    arXiv:2210.02747), whose times run the other way. The velocity `alpha' x_0 + sigma' z` is finite
+    at t = 1; drift and log-SNR are not, nor can a score there tell x_0. So the process ends at the
+    T < 1 where alpha is `ALPHA_END`, and the prior `N(0, sigma(T)^2 I)` is off p_T by at most
+    `alpha(T)^2 E|x_0|^2 / (2 sigma(T)^2)` nats of relative entropy.
+    """
+
+    steep_end: ClassVar[bool] = True
+    ALPHA_END: ClassVar[float] = 1e-3
+
+    @abc.abstractmethod
+    def alpha(self, t: AnyTimes) -> AnyTimes:
+        """The factor on the data, which vanishes at t = 1."""
+
+    @abc.abstractmethod
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """`d alpha / dt` and `d sigma / dt` in closed form."""
+
+    def drift(self, x: Images, t: Times) -> Images:
+        """`f(x, t) = alpha' / alpha x`."""
+        return batch_mul(self.rates(t)[0] / self.alpha(t), x)
+
+    def diffusion(self, t: AnyTimes) -> AnyTimes:
+        """`g(t) = sqrt(2 sigma (sigma' - sigma alpha' / alpha))`."""
+        (fall, rise), sigma = self.rates(t), self.sigma(t)
+        return jnp.sqrt(2.0 * sigma * (rise - sigma * fall / self.alpha(t)))
+
+    def _step_back(self, t: AnyTimes) -> AnyTimes:
+        """The time of the level below, T / (N - 1) earlier; below the lowest is 0."""
+        return jnp.maximum(t - self.T / max(self.N - 1, 1), 0.0)
+
+    def discretize(self, x: Images, t: Times) -> tuple[Images, Times]:
+        """The chain of its levels, `x_i = a x_{i-1} + sqrt(v) z` with (a, v) of `transition`.
+
+        A step of Euler-Maruyama near T, where `alpha' / alpha` is `1 / ALPHA_END` or so, would be
+        unstable for fewer steps than that.
+        """
+        a, v = self.transition(t, self._step_back(t))
+        return batch_mul(a - 1.0, x), jnp.sqrt(v)
+
+    def step_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`a^2` of the step of the chain to time t, which for DDPM's is `alpha_i = 1 - beta_i`."""
+        return jnp.square(self.transition(t, self._step_back(t))[0])
+
+
+@dataclasses.dataclass(frozen=True)
+class RectifiedSDE(Interpolant):
+    """Straight paths from data to noise, of rectified flow: `x_t = (1 - t) x_0 + t z`.
+
+    Liu et al. 2022, arXiv:2209.03003; Esser et al. 2024, arXiv:2403.03206, have the same times.
+    """
+
+    @property
+    def T(self) -> float:
+        return 1.0 - self.ALPHA_END
+
+    def alpha(self, t: AnyTimes) -> AnyTimes:
+        """`1 - t`."""
+        return 1.0 - t
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`log(1 - t)`."""
+        return jnp.log1p(-t)
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """The time itself, `sigma(t) = t`."""
+        return t
+
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """-1 and 1."""
+        return -jnp.ones_like(t), jnp.ones_like(t)
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """`r / (1 + r)` with r = sigma / alpha."""
+        return jax.nn.sigmoid(-0.5 * log_snr)
+
+
+@dataclasses.dataclass(frozen=True)
+class FlowOTSDE(Interpolant):
+    """Flow matching's paths of optimal transport, where a little noise stays in the data.
+
+    `x_t = (1 - t) x_0 + (sigma_min + (1 - sigma_min) t) z` (Lipman et al. 2022, arXiv:2210.02747,
+    eq. 20 and 22, whose time is 1 - t).
+
+    Attributes:
+      sigma_min: the noise level at t = 0.
+
+    Raises:
+      ValueError: not 0 <= sigma_min < 1.
+    """
+
+    sigma_min: float = 1e-2
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 <= self.sigma_min < 1.0:
+            raise ValueError(
+                f"{type(self).__name__}: sigma_min is {self.sigma_min}; use 0 <= sigma_min < 1"
+            )
+
+    @property
+    def T(self) -> float:
+        return 1.0 - self.ALPHA_END
+
+    def alpha(self, t: AnyTimes) -> AnyTimes:
+        """`1 - t`."""
+        return 1.0 - t
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`log(1 - t)`."""
+        return jnp.log1p(-t)
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`sigma_min + (1 - sigma_min) t`."""
+        return self.sigma_min + (1.0 - self.sigma_min) * t
+
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """-1 and `1 - sigma_min`."""
+        return -jnp.ones_like(t), jnp.full_like(t, 1.0 - self.sigma_min)
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """`(r - sigma_min) / (r + 1 - sigma_min)` with r = sigma / alpha."""
+        r = jnp.exp(-0.5 * log_snr)
+        return (r - self.sigma_min) / (r + (1.0 - self.sigma_min))
+
+
+@dataclasses.dataclass(frozen=True)
+class TrigonometricSDE(Interpolant):
+    """Paths on a quarter of a circle, which preserve unit variance: `cos(w t) x_0 + sin(w t) z`.
+
+    w = pi / 2 (Albergo and Vanden-Eijnden 2022, arXiv:2209.15571, section 2). The velocity,
+    divided by w, is that of v-prediction.
+    """
+
+    RATE: ClassVar[float] = 0.5 * math.pi
+
+    @property
+    def T(self) -> float:
+        return 1.0 - math.asin(self.ALPHA_END) / self.RATE
+
+    def alpha(self, t: AnyTimes) -> AnyTimes:
+        """`cos(w t)`, as the sine of what is left of the way, which keeps its digits near T."""
+        return jnp.sin(self.RATE * (1.0 - t))
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`log cos(w t)`, early of `1 - sin(w t)^2`, late of alpha."""
+        early = 0.5 * jnp.log1p(-jnp.square(self.sigma(jnp.minimum(t, 0.5))))
+        return jnp.where(t < 0.5, early, jnp.log(self.alpha(jnp.maximum(t, 0.5))))
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`sin(w t)`."""
+        return jnp.sin(self.RATE * t)
+
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """`-w sigma` and `w alpha`."""
+        return -self.RATE * self.sigma(t), self.RATE * self.alpha(t)
+
+    def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
+        """`arctan(r) / w` with r = sigma / alpha."""
+        return jnp.arctan(jnp.exp(-0.5 * log_snr)) / self.RATE
+
+
+@dataclasses.dataclass(frozen=True)
+class PowerInterpolant(Interpolant):
+    """A family of paths with powers of the time: `x_t = (1 - t^a)^b x_0 + t^c z`.
+
+    a = b = c = 1 are the straight ones. By a and b the data stay for longer or fade sooner; c above
+    1 leaves more of the time to small noise. With powers of 1 or more, alpha and sigma have bounded
+    rates in all of [0, 1].
+
+    Attributes:
+      time_power: a.
+      data_power: b.
+      noise_power: c.
+
+    Raises:
+      ValueError: a power below 1.
+    """
+
+    time_power: float = 2.0
+    data_power: float = 1.0
+    noise_power: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("time_power", "data_power", "noise_power"):
+            power = getattr(self, name)
+            if not 1.0 <= power < math.inf:
+                raise ValueError(
+                    f"{type(self).__name__}: {name} is {power}; powers are 1 or more, so that the "
+                    "velocity of the paths is finite"
+                )
+
+    @property
+    def T(self) -> float:
+        power = 1.0 - math.pow(self.ALPHA_END, 1.0 / self.data_power)
+        return math.pow(power, 1.0 / self.time_power)
+
+    def _left(self, t: AnyTimes) -> AnyTimes:
+        """`1 - t^a`, late by way of log t, which keeps its digits near 1."""
+        late = -jnp.expm1(self.time_power * jnp.log(jnp.maximum(t, 0.5)))
+        return jnp.where(t < 0.5, 1.0 - t**self.time_power, late)
+
+    def alpha(self, t: AnyTimes) -> AnyTimes:
+        """`(1 - t^a)^b`."""
+        return self._left(t) ** self.data_power
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """`b log(1 - t^a)`."""
+        early = jnp.log1p(-(jnp.minimum(t, 0.5) ** self.time_power))
+        late = jnp.log(self._left(jnp.maximum(t, 0.5)))
+        return self.data_power * jnp.where(t < 0.5, early, late)
+
+    def sigma(self, t: AnyTimes) -> AnyTimes:
+        """`t^c`."""
+        return t**self.noise_power
+
+    def rates(self, t: AnyTimes) -> tuple[AnyTimes, AnyTimes]:
+        """`-a b t^(a-1) (1 - t^a)^(b-1)` and `c t^(c-1)`."""
+        a, b, c = self.time_power, self.data_power, self.noise_power
+        return -a * b * t ** (a - 1.0) * self._left(t) ** (b - 1.0), c * t ** (c - 1.0)
+
+
+@dataclasses.dataclass(frozen=True)
 class SigmaPowerSDE(SDE):
     """`dx = sigma^t dw`, the SDE of the paper's tutorial, whose noise begins at 0.
 
@@ -732,6 +972,10 @@ SDES: dict[str, type[SDE]] = {
     "vesde": VESDE,
     "cosine_vpsde": CosineVPSDE,
     "edm": EDMSDE,
+    "rectified": RectifiedSDE,
+    "flow_ot": FlowOTSDE,
+    "trigonometric": TrigonometricSDE,
+    "interpolant": PowerInterpolant,
     "sigma_power": SigmaPowerSDE,
 }
 

@@ -70,6 +70,10 @@ FEW: dict[str, tuple[Callable[..., Any], str, int]] = {
     "dpmpp_2m_sde": (functools.partial(few_steps.dpm_solver_pp, stochastic=True), "log_snr", 1),
     "edm": (few_steps.edm, "karras", 2),
     "edm, churn 10": (functools.partial(few_steps.edm, churn=10.0), "karras", 2),
+    "deis_2": (functools.partial(few_steps.deis, order=2), "log_snr", 1),
+    "deis_3": (functools.partial(few_steps.deis, order=3), "log_snr", 1),
+    "sa_solver_2, tau 1": (functools.partial(few_steps.sa_solver, order=2), "log_snr", 1),
+    "sa_solver_3, tau 1": (functools.partial(few_steps.sa_solver, order=3), "log_snr", 1),
     "unipc_2": (functools.partial(few_steps.unipc, order=2), "log_snr", 1),
     "unipc_3": (functools.partial(few_steps.unipc, order=3), "log_snr", 1),
 }

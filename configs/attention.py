@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-UNETS = ("ddpm", "ncsnpp")  # the networks that read model.attn_resolutions
+from configs.shapes import example_shape
+
+UNETS = ("ddpm", "ncsnpp", "unet1d")  # the networks that read model.attn_resolutions
 
 
 def heights(image_size: int, ch_mult: Sequence[int]) -> tuple[int, ...]:
@@ -19,7 +21,7 @@ def check_attention(config: Any) -> None:
     Raises:
       ValueError: says which levels there are.
     """
-    model, size = config.model, config.data.image_size
+    model, size = config.model, example_shape(config.data)[0]
     levels = heights(size, model.ch_mult)
     absent = [height for height in model.attn_resolutions if height not in levels]
     if absent:
@@ -40,6 +42,8 @@ def with_levels_only(config: Mapping[str, Any]) -> dict[str, Any]:
     if not isinstance(data, dict) or not isinstance(model, dict):
         return dict(config)
     size, factors = data.get("image_size"), model.get("ch_mult", ())
+    shape = data.get("shape")
+    size = shape[0] if isinstance(shape, tuple | list) and shape else size
     attended: Any = model.get("attn_resolutions")
     lists = isinstance(factors, tuple | list) and isinstance(attended, tuple | list)
     if model.get("name") not in UNETS or not isinstance(size, int) or not lists:

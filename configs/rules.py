@@ -94,6 +94,10 @@ WIDTHS = Rule(
     lambda v: all(_is_number(w) and 0 < w <= 12**-0.5 for w in v) and _are_different(v),
     "a tuple of different relative widths, positive and at most 0.288",
 )
+NUMBERS = Rule(lambda v: all(map(_is_number, v)), "a tuple of numbers")
+POSITIVE_NUMBERS = Rule(
+    lambda v: all(_is_number(n) and n > 0 for n in v), "a tuple of positive numbers"
+)
 INTERVAL = Rule(lambda v: v == () or _is_interval(v), "() or two noise levels, (low, high)")
 CLASSES = Rule(
     lambda v: all(_is_integer(y) and y >= 0 for y in v),

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
+import pathlib
 
 import numpy as np
 from PIL import Image
 
 import controllable
-from data import depth, images
+from data import arrays, depth, entries, images
 
 
-def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -> np.ndarray:
+def make_mask(kind: str, share: float, seed: int, shape: tuple[int, ...]) -> np.ndarray:
     """A mask [H, W, 1] of images of this shape: 1 is known, 0 is not.
 
     Args:
@@ -46,7 +47,44 @@ def make_mask(kind: str, share: float, seed: int, shape: tuple[int, int, int]) -
     return mask
 
 
-def read_mask(path: str, shape: tuple[int, int, int]) -> np.ndarray:
+def make_mask_of_values(kind: str, share: float, seed: int, shape: tuple[int, ...]) -> np.ndarray:
+    """A mask of real-valued examples of this shape, which broadcasts to it: 1 is known, 0 is not.
+
+    Its places are those of the first axis (the entries of a vector, the times of a series) and,
+    of fields, of the second one.
+
+    Args:
+      kind: "half", "box" and "random" as in `make_mask`; slices of the first axis that are known,
+        as Python has them, "2:" or "0:32,96:"; or an `.npy` file of a mask.
+      share, seed: as in `make_mask`.
+
+    Raises:
+      ValueError: a file that cannot be read, a mask that does not fit, slices that cannot be, or a
+        mask that hides nothing, or everything.
+    """
+    if kind in ("half", "box", "random"):
+        height, width = (shape[0], 1) if len(shape) < 3 else shape[:2]
+        mask = make_mask(kind, share, seed, (height, width, 1))
+        return mask.reshape(height, *[1] * (len(shape) - 1)) if len(shape) < 3 else mask
+    what = f"control.mask={images.shown(kind)!r}"
+    if kind.endswith(".npy") and pathlib.Path(kind).is_file():
+        mask = arrays.npy_file(pathlib.Path(kind)).astype(np.float32)
+    else:
+        try:
+            mask = entries.mask_of(kind, shape, "control.mask")
+        except ValueError as error:
+            raise ValueError(
+                f"{what} is none of half, box, random, nor slices of the first axis that are known "
+                "('2:', '0:32,96:'), nor an .npy file"
+            ) from error
+    try:
+        controllable.check_mask(mask, shape)
+    except ValueError as error:
+        raise ValueError(f"{what}: {error}") from error
+    return mask
+
+
+def read_mask(path: str, shape: tuple[int, ...]) -> np.ndarray:
     """The shares of white in a picture, float32 [H, W, 1]: 1 where known, 0 where not.
 
     What is transparent is unknown, whatever its colour. A grey picture with no other values than 0
@@ -65,7 +103,7 @@ def read_mask(path: str, shape: tuple[int, int, int]) -> np.ndarray:
         ) from error
 
 
-def _shares_of_white(picture: Image.Image, shape: tuple[int, int, int]) -> np.ndarray:
+def _shares_of_white(picture: Image.Image, shape: tuple[int, ...]) -> np.ndarray:
     height, width, _ = shape
     if picture.size != (width, height):
         raise ValueError(f"it has {picture.height}x{picture.width} pixels")

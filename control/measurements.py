@@ -86,12 +86,14 @@ def row_space_problem(
 
 
 def inpaint(prior: Prior, options: Options, method: Method) -> Problem:
-    """Unknown pixels, by `control.mask`."""
+    """Unknown pixels, or entries of real-valued examples, by `control.mask`."""
     shape, pixels = prior.image_shape, prior.pixels
-    mask = jnp.asarray(masks.make_mask(options.mask, options.mask_share, options.seed, shape))
+    make_mask = masks.make_mask if pixels.levels else masks.make_mask_of_values
+    mask = jnp.asarray(make_mask(options.mask, options.mask_share, options.seed, shape))
     grey = 2.0 * HIDDEN - 1.0 if pixels.centered else HIDDEN
     white = np.asarray(mask) * (pixels.levels - 1)
     picture = np.broadcast_to(white, (options.num_images, *shape)).astype(np.uint8)
+    hidden = grey if pixels.levels else np.nan
 
     def constraint(condition: Condition) -> controllable.Constraint:
         return controllable.in_painting(condition["y"], condition["mask"])
@@ -101,8 +103,8 @@ def inpaint(prior: Prior, options: Options, method: Method) -> Problem:
         options,
         method,
         Measurement(inverse.masking(mask), constraint),
-        lambda y: np.where(mask > 0, y, grey),
-        {"mask": picture},
+        lambda y: np.where(mask > 0, y, hidden),
+        {"mask": picture} if pixels.levels else {},
         {"mask": np.broadcast_to(np.asarray(mask), (options.num_images, *mask.shape))},
     )
 

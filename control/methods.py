@@ -6,6 +6,8 @@ import dataclasses
 import functools
 from collections.abc import Callable
 
+import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 import controllable
@@ -67,6 +69,35 @@ def infill(prior: Prior, options: Options, measurement: Measurement) -> Draw:
             prior.sde, controllable.infilled(prior.process, score_of(None), known), noise
         )
         return samples._replace(x=known.impose(samples.x, known.values))
+
+    return draw
+
+
+def conditional(prior: Prior, options: Options, measurement: Measurement) -> Draw:
+    """The score of the unknown entries given the known ones, which the network was trained to tell.
+
+    Raises:
+      ValueError: it was trained to know no entries (training.known), or others than those of
+        `control.mask`.
+    """
+    constraint, sample, known = exact_constraint(options, measurement), prior.sampler(), prior.known
+    ones = jnp.ones((1, *prior.image_shape))
+    if known is None:
+        raise ValueError(
+            "control.method='conditional' needs a network that was trained to know the entries of "
+            "control.mask, with training.known; training.known is empty"
+        )
+    if not np.array_equal(np.asarray(measurement.operator(ones)) > 0, known * ones > 0):
+        raise ValueError(
+            f"control.mask={options.mask!r} knows other entries than the network was trained to "
+            "know; name those of training.known"
+        )
+
+    def draw(score_of: ScoreOf, noise: Noise, condition: Condition) -> Samples:
+        values = constraint(condition)
+        score = score_of(None, condition["y"])
+        samples = sample(prior.sde, controllable.infilled(prior.process, score, values), noise)
+        return samples._replace(x=values.impose(samples.x, values.values))
 
     return draw
 

@@ -17,7 +17,7 @@ from evaluation.batch_cache import Store
 from sde_lib import ScoreFn
 
 Condition = dict[str, jax.Array]  # of one image: leaves [1, ...]
-ScoreOf = Callable[[jax.Array | None], ScoreFn]  # from classes [B], or None, to a score
+ScoreOf = Callable[..., ScoreFn]  # from classes [B], or None, and perhaps given entries to a score
 Draw = Callable[[ScoreOf, Noise, Condition], Samples]
 
 
@@ -53,8 +53,8 @@ class Problem:
       target_classes: [n, variants], the class that each image should be taken for; -1: none.
       to_levels: how an image becomes levels, where that is not `Pixels.to_levels`.
       error: mean square of A x - y [1] for an image and its condition, where something is measured.
-      sources: hashes of files that the draw depends on, by their names in `results.json`.
       reward: of an image [1, ...], [1], where one is asked for.
+      sources: hashes of files that the draw depends on, by their names in `results.json`.
     """
 
     draw: Draw
@@ -68,8 +68,8 @@ class Problem:
     target_classes: np.ndarray | None = None
     to_levels: Callable[[jax.Array], jax.Array] | None = None
     error: Callable[[jax.Array, Condition], jax.Array] | None = None
-    sources: dict[str, str] = dataclasses.field(default_factory=dict)
     reward: Callable[[jax.Array], jax.Array] | None = None
+    sources: dict[str, str] = dataclasses.field(default_factory=dict)
 
 
 def variant_numbers(count: int) -> list[str]:
@@ -91,5 +91,6 @@ def input_images(dataset: data.Dataset, count: int) -> np.ndarray:
 
 
 def images_of(dataset: data.Dataset, rows: np.ndarray) -> np.ndarray:
-    """The images [k, H, W, C] of `rows` [k], in whole levels."""
-    return np.asarray(transforms.whole_levels(dataset.take(rows)[0], dataset.levels))
+    """The images [k, H, W, C] of `rows` [k], in whole levels; real-valued examples as they are."""
+    images, _ = dataset.take(rows)
+    return np.asarray(transforms.whole_levels(images, dataset.levels) if dataset.levels else images)

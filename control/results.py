@@ -13,7 +13,9 @@ import data
 from control.problem import Problem
 from data import transforms
 from evaluation.metrics import classifier, fidelity
+from generation import answer_figures, value_figures
 from runtime import figures, files
+from runtime.experiment import Pixels
 
 Arrays = dict[str, np.ndarray]  # of all images, [n, ...]
 
@@ -44,6 +46,46 @@ def recognition(
     }
 
 
+def nearness(problem: Problem, arrays: Arrays, pixels: Pixels) -> dict[str, float]:
+    """Mean PSNR and SSIM of images to their originals, or `closeness` of real-valued examples."""
+    originals = problem.columns_after["original"]
+    if not pixels.levels:
+        shape = (len(originals), len(problem.variants), *originals.shape[1:])
+        unknown = 1.0 - problem.conditions.get("mask", np.zeros(originals.shape[0]))
+        x, truth = arrays["x"].reshape(shape), pixels.to_model(originals)
+        return closeness(x, truth, np.broadcast_to(_like(unknown, truth), truth.shape) > 0)
+    return likeness(arrays["image"], originals.repeat(len(problem.variants), 0), pixels.levels)
+
+
+def _like(rows: np.ndarray, examples: np.ndarray) -> np.ndarray:
+    """Numbers [n, ...] with as many axes as the examples have."""
+    return rows.reshape(*rows.shape, *[1] * (examples.ndim - rows.ndim))
+
+
+def closeness(x: np.ndarray, originals: np.ndarray, unknown: np.ndarray) -> dict[str, float]:
+    """How variants [n, V, ...] spread around their originals [n, ...], in standard units.
+
+    Of the entries that are `unknown` [n, ...]: the root mean square error of the variants' mean;
+    the mean continuous ranked probability score, E|X - y| - E|X - X'| / 2 over variants X and X'
+    that differ (Gneiting and Raftery 2007), lower is better; and the share of originals within the
+    variants' middle 80 %. With one variant the last two say nothing and are left out.
+    """
+    count = x.shape[1]
+    numbers = {"rmse": float(np.sqrt(np.square(x.mean(1) - originals)[unknown].mean()))}
+    if count == 1:
+        return numbers
+    ranked = np.sort(x, axis=1)
+    weights = 2.0 * np.arange(1, count + 1) - count - 1  # E|X - X'| by order statistics
+    spread = np.einsum("nv...,v->n...", ranked, weights) / (count * (count - 1))
+    score = np.abs(x - originals[:, None]).mean(1) - spread
+    low, high = np.quantile(x, [0.1, 0.9], axis=1)
+    within = (low <= originals) & (originals <= high)
+    return numbers | {
+        "crps": float(score[unknown].mean()),
+        "coverage_80": float(within[unknown].mean()),
+    }
+
+
 def likeness(images: np.ndarray, originals: np.ndarray, levels: int) -> dict[str, float]:
     """Mean PSNR and SSIM of images to their originals, both [n, H, W, C]."""
     return {
@@ -53,13 +95,16 @@ def likeness(images: np.ndarray, originals: np.ndarray, levels: int) -> dict[str
 
 
 def write(
-    folder: pathlib.Path, problem: Problem, arrays: Arrays, levels: int, results: dict[str, Any]
+    folder: pathlib.Path, problem: Problem, arrays: Arrays, pixels: Pixels, results: dict[str, Any]
 ) -> None:
     """Writes `grid.png`, `results.npz` and `results.json`, each whole or not at all."""
-    pictures, labels = grid(problem, arrays["image"])
-    flat = np.asarray(transforms.to_display(pictures.reshape(-1, *pictures.shape[2:]), levels))
     with files.whole(folder / "grid.png") as path:
-        figures.save_grid(path, flat, pictures.shape[1], labels=labels)
+        if pixels.levels:
+            pictures, labels = grid(problem, arrays["image"])
+            flat = transforms.to_display(pictures.reshape(-1, *pictures.shape[2:]), pixels.levels)
+            figures.save_grid(path, np.asarray(flat), pictures.shape[1], labels=labels)
+        else:
+            value_figures.save(path, value_grid(problem, arrays["image"]))
     stored: dict[str, Any] = {**arrays, **problem.conditions}
     with files.whole(folder / "results.npz") as path:
         np.savez(path, **stored)
@@ -88,6 +133,13 @@ def grid(problem: Problem, images: np.ndarray) -> tuple[np.ndarray, list[str]]:
     return pictures, labels
 
 
+def value_grid(problem: Problem, values: np.ndarray) -> np.ndarray:
+    """The picture of real-valued answers, see `answer_figures.answers`."""
+    originals, measured = problem.columns_after["original"], problem.columns_before["measured"]
+    shape = (len(originals), len(problem.variants), *originals.shape[1:])
+    return answer_figures.answers(originals, measured, values.reshape(shape))
+
+
 def table(results: dict[str, Any]) -> list[tuple[str, str]]:
     """The rows of the table on the console."""
     seed = results["control"]["seed"]
@@ -112,4 +164,10 @@ def table(results: dict[str, Any]) -> list[tuple[str, str]]:
         rows.append(
             ("to the original", f"PSNR {results['psnr']:.2f} dB, SSIM {results['ssim']:.3f}")
         )
+    if "rmse" in results:
+        words = f"RMSE {results['rmse']:.3f}"
+        if "crps" in results:
+            words += f", CRPS {results['crps']:.3f}"
+            words += f", {100 * results['coverage_80']:.0f} % within the middle 80 %"
+        rows.append(("to the original", f"{words} (in standard deviations of the data)"))
     return rows

@@ -49,13 +49,14 @@ def images_of_reward(prior: Prior, options: Options, method: Method) -> Problem:
     Raises:
       ValueError: no such reward, or one that cannot be asked of these images.
     """
-    reward, source = reward_of(options.reward, prior)
+    reward, sources = reward_of(options.reward, prior)
     of_images = in_range_of(prior, reward)
     return Problem(
         method(prior, options, lambda x: options.scale * of_images(x)),
-        {"source": source},
+        {"input": np.zeros(1, np.int32)},
         variant_numbers(options.num_variants),
         reward=of_images,
+        sources=sources,
     )
 
 
@@ -66,16 +67,16 @@ def in_range_of(prior: Prior, reward: Reward) -> Reward:
     return lambda x: reward(0.5 * (x + 1.0))
 
 
-def reward_of(name: str, prior: Prior) -> tuple[Reward, np.ndarray]:
-    """The reward of this name, and the hash [1, 32] of the user's file, 0 of a built-in one.
+def reward_of(name: str, prior: Prior) -> tuple[Reward, dict[str, str]]:
+    """The reward of this name, and the hash of the user's file where it is the user's own.
 
     Raises:
       ValueError: no such reward, or one that is no function of images to a number for each.
     """
-    digest = np.zeros((1, 32), np.uint8)
+    sources = {}
     if user_function.is_named(name):
         reward, sha256 = user_function.load(name, "control.reward")
-        digest[0] = np.frombuffer(bytes.fromhex(sha256), np.uint8)
+        sources["reward_sha256"] = sha256
     else:
         reward = lookup(REWARDS, name, "control.reward (or file.py:function)")
     if reward is redness and prior.image_shape[-1] != 3:
@@ -95,7 +96,7 @@ def reward_of(name: str, prior: Prior) -> tuple[Reward, np.ndarray]:
             f"control.reward={name!r} makes {what} of images {list(images.shape)}; it must make "
             "a float for each, float32[2]"
         )
-    return reward, digest
+    return reward, sources
 
 
 def steering(prior: Prior, options: Options, reward: Reward) -> Draw:

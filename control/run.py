@@ -26,9 +26,10 @@ from diffusion import latent
 from diffusion.noise import image_noise
 from evaluation import batch_cache
 from evaluation.batch_cache import Shards, Store
+from generation import examples
 from runtime import devices, errors, experiment, figures
-from runtime.arrays import FLAG, NUMBER, fingerprint
-from runtime.workdir import Trained, restore
+from runtime.arrays import FLAG, NUMBER, Row, fingerprint
+from runtime.workdir import Trained, restore, settled
 from sde_lib import ScoreFn
 
 # The modules that draw the images, of which all that they import counts.
@@ -42,11 +43,13 @@ class Task(NamedTuple):
       pose: (prior, section `control`, one of `methods`) -> the problem that is to be drawn.
       methods: the methods that the task can be served by, by their names in `control.method`.
       default: the name of the method where `control.method` is empty.
+      values: True if it serves real-valued examples, too.
     """
 
     pose: Callable[[Prior, Options, Any], Problem]
     methods: Mapping[str, Any]
     default: str
+    values: bool = False
 
 
 NOISY: dict[str, methods.Method] = {
@@ -66,6 +69,7 @@ MEASURED: dict[str, methods.Method] = {
     "repaint": methods.repaint,
     **NOISY,
 }
+INPAINT: dict[str, methods.Method] = {**MEASURED, "conditional": methods.conditional}
 ENCODED: dict[str, latents.Method] = {"flow": latents.flow, "ddim": latents.ddim}
 CLASSES: dict[str, classes.Method] = {
     "classifier_free": classes.classifier_free,
@@ -84,12 +88,12 @@ REWARDS: dict[str, rewards.Method] = {
 }
 
 TASKS = {
-    "inpaint": Task(measurements.inpaint, MEASURED, "repaint"),
+    "inpaint": Task(measurements.inpaint, INPAINT, "repaint", True),
     "colorize": Task(measurements.colorize, MEASURED, "repaint"),
-    "super_resolution": Task(measurements.super_resolution, MEASURED, "posterior"),
-    "compressed_sensing": Task(measurements.compressed_sensing, MEASURED, "posterior"),
+    "super_resolution": Task(measurements.super_resolution, MEASURED, "posterior", True),
+    "compressed_sensing": Task(measurements.compressed_sensing, MEASURED, "posterior", True),
     "deblur": Task(measurements.deblur, NOISY, "posterior"),
-    "denoise": Task(measurements.denoise, NOISY, "posterior"),
+    "denoise": Task(measurements.denoise, NOISY, "posterior", True),
     "operator": Task(measurements.by_operator, MEASURED, "posterior"),
     "interpolate": Task(latents.interpolate, ENCODED, "flow"),
     "reconstruct": Task(latents.reconstruct, ENCODED, "flow"),
@@ -114,8 +118,11 @@ def pose(
     options.method = options.method or task.default
     method = lookup(task.methods, options.method, "control.method")
     parts.require_score()
+    _require_served(config, parts, task)
     if options.task != "class":
         parts.require_unconditional()
+    if method is not methods.conditional:
+        parts.require_joint()
     if options.prompt and options.task != "prompt":
         raise ValueError(
             f"control.prompt is {options.prompt!r}, but control.task={options.task!r} reads no "
@@ -127,20 +134,32 @@ def pose(
     return task.pose(prior, options, method), prior, options
 
 
+def _require_served(config: ml_collections.ConfigDict, parts: experiment.Parts, task: Task) -> None:
+    """Refuses points of the plane, and tasks of images where examples are real-valued."""
+    if parts.levels or (task.values and parts.pixels.standard is not None):
+        return
+    if parts.pixels.standard is None:
+        raise ValueError(f"data.dataset={config.data.dataset!r} has points; control draws images")
+    served = ", ".join(name for name, entry in TASKS.items() if entry.values)
+    raise ValueError(
+        f"control.task={config.control.task!r} draws images, and data.dataset="
+        f"{config.data.dataset!r} has real-valued examples; valid values: {served}"
+    )
+
+
 def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[str, Any]:
     """Draws `control.num_variants` answers to each input into `<workdir>/control/<task>`.
 
-    `grid.png` shows inputs, variants and originals, `results.npz` holds the images (uint8 levels,
-    and x in the network's range), `results.json` the settings, seeds, evaluations, and PSNR and
-    SSIM to the originals.
+    `grid.png` shows inputs, variants and originals, `results.npz` holds the images (uint8 levels or
+    real numbers in their own units, and x in the network's range), `results.json` the settings,
+    seeds, evaluations, and how near the originals are: PSNR and SSIM, or errors and coverage.
 
     Raises:
       FileNotFoundError: no checkpoint.
       ValueError: a request that cannot be served, or samples that failed.
     """
+    config = settled(config, workdir)
     parts = experiment.build(config)
-    if not parts.levels:
-        raise ValueError(f"data.dataset={config.data.dataset!r} has points; control draws images")
     problem, prior, options = pose(config, parts)
     trained = restore(config, parts, workdir)
     folder = workdir / "control" / options.task
@@ -148,7 +167,7 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     if problem.prepare is not None:
         conditions = problem.conditions | problem.prepare(trained.params, store)
         problem = dataclasses.replace(problem, conditions=conditions)
-    shards = shards_of(store, problem, experiment.image_shape(config))
+    shards = shards_of(store, problem, examples.kind_of(parts.pixels).row(parts.image_shape))
     arrays = draw(problem, prior, options, trained.params, shards)
     error = arrays.pop("error", None)
     metrics: dict[str, Any] = {}
@@ -172,10 +191,9 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     if "reward" in arrays:
         summary["reward"] = float(arrays["reward"].mean())
     if "original" in problem.columns_after:
-        originals = problem.columns_after["original"].repeat(len(problem.variants), 0)
-        summary |= results.likeness(arrays["image"], originals, parts.levels)
+        summary |= results.nearness(problem, arrays, parts.pixels)
     if devices.is_primary():
-        results.write(folder, problem, arrays, parts.levels, summary)
+        results.write(folder, problem, arrays, parts.pixels, summary)
         print(figures.table(results.table(summary)))
         print(f"grid.png, results.npz and results.json are in {folder}")
     store.close()
@@ -219,10 +237,10 @@ def store_of(
     return Store(folder, made_by)
 
 
-def shards_of(store: Store, problem: Problem, shape: tuple[int, ...]) -> Shards:
-    """The finished batches of images [*shape], which are kept by a hash of what they are drawn from
-    besides: inputs, measurements, masks."""
-    row = {"x": ("f", shape), "image": ("u", shape), "nfe": NUMBER, "ok": FLAG}
+def shards_of(store: Store, problem: Problem, image: Row) -> Shards:
+    """The finished batches of images, which are kept by a hash of what they are drawn from besides:
+    inputs, measurements, masks."""
+    row = {"x": ("f", image[1]), "image": image, "nfe": NUMBER, "ok": FLAG}
     row |= {} if problem.error is None else {"error": NUMBER}
     row |= {} if problem.reward is None else {"reward": NUMBER}
     inputs = fingerprint((problem.conditions, problem.columns_before, problem.columns_after))
@@ -281,8 +299,8 @@ def image_function(problem: Problem, prior: Prior, seed: int) -> Callable[..., A
         def one(key: jax.Array, condition: Condition) -> dict[str, jax.Array]:
             condition = jax.tree.map(lambda leaf: leaf[None], condition)
 
-            def score_of(labels: jax.Array | None) -> ScoreFn:
-                score = prior.score(params, labels)
+            def score_of(labels: jax.Array | None, given: jax.Array | None = None) -> ScoreFn:
+                score = prior.score(params, labels, given)
                 if problem.guidance is None:
                     return score
                 return problem.guidance.score(guide_weights, condition, score)

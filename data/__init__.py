@@ -14,11 +14,13 @@ from data.datasets import (
     is_users_own,
     load,
 )
+from data.standardisation import Standard, standard
 
 __all__ = [
     "DATASETS",
     "Batches",
     "Dataset",
+    "Standard",
     "check_points",
     "check_shape",
     "class_names",
@@ -29,4 +31,5 @@ __all__ = [
     "grey_levels",
     "is_users_own",
     "load",
+    "standard",
 ]

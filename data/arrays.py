@@ -1,4 +1,4 @@
-"""Images in a user's arrays: NumPy's `.npy` and `.npz` files of levels uint8."""
+"""A user's arrays, NumPy's `.npy` and `.npz` files: images of levels uint8, or real numbers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import os
 import pathlib
 import zlib
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 
@@ -20,20 +20,27 @@ from data.pictures import Pictures, Request, counted, shares
 from data.zip_file import ZipFile
 
 IMAGES, LABELS = ("images", "image", "x", "arr_0"), ("labels", "label", "y", "arr_1")
-_PROBES = 64  # images whose levels count for the checksum
+_PROBES = 64  # examples that count for the checksum
+_ROWS = 4096  # examples that are looked at a time
 _HEADER = 2**16  # bytes that the header of an array may have
 IN_MEMORY = 2**32  # bytes of a compressed array, which has to be unpacked as a whole
 
 
-class ArrayPictures(Pictures):
-    """One split of images uint8 [N, H, W, C] or [N, H, W], with labels int [N] if there are any.
+NAME = "arrays"
+
+
+class _Arrays(Pictures):
+    """One split of examples in arrays, with labels int [N] if there are any.
 
     `data.data_dir` is an `.npz` file with the arrays `images` and `labels`, or `train_images`,
     `train_labels`, `test_images` and `test_labels` (`x_train`, `y_train`, ... will do); a folder
-    with `.npy` files of these names; or one `.npy` file of images, `photos.npy`, with
-    `photos_labels.npy` beside it. Without a split of its own a tenth (at least one) of the images
+    with `.npy` files of these names; or one `.npy` file of examples, `photos.npy`, with
+    `photos_labels.npy` beside it. Without a split of its own a tenth (at least one) of the examples
     is for testing, those whose numbers have the smallest hashes. Examples are in the arrays' order.
     Arrays are mapped into memory, unless they are compressed.
+
+    Attributes:
+      EXAMPLE: what one example is called.
 
     Raises:
       ValueError: what cannot be read, other types or shapes than these, labels out of range or of
@@ -41,16 +48,16 @@ class ArrayPictures(Pictures):
       FileNotFoundError: there is no such file or folder.
     """
 
-    name = "arrays"
     OWN = True
+    EXAMPLE: ClassVar[str]
 
     def __init__(self, request: Request):
         if not request.folder:
             raise ValueError(
                 "data set arrays: name the .npz or .npy file with --config.data.data_dir"
             )
-        place = request.place(self.name)
-        self.image_shape = request.shape(self.name, "positive", fits=True, channels=range(1, 17))
+        place = request.place(NAME)
+        self.image_shape = self._shape(request)
         self.source, self.place = str(place.resolve()), shown(place)
         arrays = ArrayFiles(place)
         if all(arrays.parts().values()):
@@ -63,7 +70,8 @@ class ArrayPictures(Pictures):
             self.images, labels = self._checked(*arrays.part(""))
             if len(self.images) < 2:
                 raise ValueError(
-                    f"{self.place} has {len(self.images)} image(s); a data set has two or more"
+                    f"{self.place} has {len(self.images)} {self.EXAMPLE}(s); a data set has two or "
+                    "more"
                 )
             rows = shares(len(self.images))
             self.rows = rows[request.split]
@@ -71,7 +79,7 @@ class ArrayPictures(Pictures):
             numbers = {split: len(part) for split, part in rows.items()}
         self.labels, self.num_classes = labels, int(classes[-1]) + 1
         self.summary = (
-            f"{self.place}: {sum(numbers.values())} images ({numbers['train']} train, "
+            f"{self.place}: {sum(numbers.values())} {self.EXAMPLE}s ({numbers['train']} train, "
             f"{numbers['test']} test), {counted(self.num_classes, 'class', 'classes')}"
             f"{arrays.passed_over()}"
         )
@@ -79,52 +87,47 @@ class ArrayPictures(Pictures):
             absent = np.flatnonzero(~np.isin(np.arange(min(self.num_classes, 2**16)), classes))
             warn_once(
                 f"{self.place}: labels are from 0 to {classes[-1]}, {self.num_classes} classes, of "
-                f"which {self.num_classes - len(classes)} have no image, the first is {absent[0]}; "
-                "number them without gaps if these are not meant"
+                f"which {self.num_classes - len(classes)} have no {self.EXAMPLE}, the first is "
+                f"{absent[0]}; number them without gaps if these are not meant"
             )
         self._whole = _size_of_file(self.images)
 
-    def _checked(self, images: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Images [N, H, W, C] and labels int32 [N]."""
-        size, _, channels = self.image_shape
-        if images.dtype != np.uint8 or images.ndim not in (3, 4):
-            raise ValueError(
-                f"{self.place} has images of {images.dtype}{list(images.shape)}; they must be "
-                "levels uint8 [N, H, W, C] or [N, H, W]"
-            )
-        images = images if images.ndim == 4 else images[..., None]
-        if images.shape[1:] != self.image_shape:
-            first = images.shape[1:] == (channels, size, size)
-            raise ValueError(
-                f"{self.place} has images of {list(images.shape[1:])}, but data.image_size={size} "
-                f"and data.num_channels={channels}; "
-                + (
-                    "channels come last: save images.transpose(0, 2, 3, 1)"
-                    if first
-                    else "arrays are neither cropped nor resized"
-                )
-            )
-        if not len(images):
-            raise ValueError(f"{self.place} has no images")
-        if labels.dtype.kind not in "iu" or labels.shape != (len(images),):
+    def _shape(self, request: Request) -> tuple[int, ...]:
+        """The shape that every example must have."""
+        raise NotImplementedError
+
+    def _examples(self, array: np.ndarray) -> np.ndarray:
+        """The examples [N, ...] of an array.
+
+        Raises:
+          ValueError: their type, their shape or their values are not as asked for.
+        """
+        raise NotImplementedError
+
+    def _checked(self, array: np.ndarray, labels: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Examples [N, ...] and labels int32 [N]."""
+        examples = self._examples(array)
+        if not len(examples):
+            raise ValueError(f"{self.place} has no {self.EXAMPLE}s")
+        if labels.dtype.kind not in "iu" or labels.shape != (len(examples),):
             raise ValueError(
                 f"{self.place} has labels of {labels.dtype}{list(labels.shape)}; they must be "
-                f"whole numbers, one for each of {len(images)} images"
+                f"whole numbers, one for each of {len(examples)} {self.EXAMPLE}s"
             )
         low, high = int(labels.min()), int(labels.max())
         if low < 0 or high >= 2**31 - 1:
             raise ValueError(
                 f"{self.place} has labels from {low} to {high}; they must be from 0 to {2**31 - 2}"
             )
-        return images, np.asarray(labels, np.int32)
+        return examples, np.asarray(labels, np.int32)
 
     def record(self, row: int) -> np.ndarray:
         self._require_whole()
-        return np.asarray(self.images[self.rows[row]])
+        return np.asarray(self.images[self.rows[row]], self.DTYPE)
 
     def take(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         self._require_whole()
-        return np.asarray(self.images[self.rows[rows]]), self.labels[rows]
+        return np.asarray(self.images[self.rows[rows]], self.DTYPE), self.labels[rows]
 
     def _require_whole(self) -> None:
         """Refuses a mapped file that was cut meanwhile: to read on there would end the process."""
@@ -137,10 +140,92 @@ class ArrayPictures(Pictures):
 
     @functools.cached_property
     def checksum(self) -> int:  # type: ignore[override]
-        """The CRC of the rows, of their labels, and of some of the images."""
+        """The CRC of the rows, of their labels, and of some of the examples."""
         probes = np.unique(np.linspace(0, len(self.rows) - 1, _PROBES).astype(int))
         content = zlib.crc32(np.ascontiguousarray(self.take(probes)[0]).data)
         return zlib.crc32(self.labels.data, zlib.crc32(self.rows.astype(np.int64).data, content))
+
+
+class ArrayPictures(_Arrays):
+    """Images uint8 [N, H, W, C] or [N, H, W] in a user's arrays, see `_Arrays`."""
+
+    name = NAME
+    EXAMPLE = "image"
+
+    def _shape(self, request: Request) -> tuple[int, ...]:
+        return request.shape(NAME, "positive", fits=True, channels=range(1, 17))
+
+    def _examples(self, array: np.ndarray) -> np.ndarray:
+        size, _, channels = self.image_shape
+        if array.dtype != np.uint8 or array.ndim not in (3, 4):
+            raise ValueError(
+                f"{self.place} has images of {array.dtype}{list(array.shape)}; they must be "
+                "levels uint8 [N, H, W, C] or [N, H, W]; data.shape makes real numbers of them"
+            )
+        array = array if array.ndim == 4 else array[..., None]
+        if array.shape[1:] != self.image_shape:
+            first = array.shape[1:] == (channels, size, size)
+            raise ValueError(
+                f"{self.place} has images of {list(array.shape[1:])}, but data.image_size={size} "
+                f"and data.num_channels={channels}; "
+                + (
+                    "channels come last: save images.transpose(0, 2, 3, 1)"
+                    if first
+                    else "arrays are neither cropped nor resized"
+                )
+            )
+        return array
+
+
+class ArrayValues(_Arrays):
+    """Real numbers [N, *data.shape] in a user's arrays: vectors, tables, series, fields.
+
+    They are floats or whole numbers of any width, and are read as float32; a last axis of length 1
+    may be missing.
+
+    Raises:
+      ValueError: other types, another shape, or numbers that are not finite; says in which rows.
+    """
+
+    DTYPE = np.float32
+    LEVELS = 0
+    EXAMPLE = "example"
+
+    def _shape(self, request: Request) -> tuple[int, ...]:
+        return request.values
+
+    def _examples(self, array: np.ndarray) -> np.ndarray:
+        shape = self.image_shape
+        if array.dtype.kind not in "fiu":
+            raise ValueError(
+                f"{self.place} has examples of {array.dtype}{list(array.shape)}; they must be real "
+                "numbers"
+            )
+        if (*array.shape[1:], 1) == shape:
+            array = array[..., None]
+        if array.shape[1:] != shape:
+            raise ValueError(
+                f"{self.place} has examples of {list(array.shape[1:])}, but data.shape={shape}"
+            )
+        strange = [
+            start + row
+            for start in range(0, len(array), _ROWS)
+            for row in np.flatnonzero(~_finite(array[start : start + _ROWS]))
+        ]
+        if strange:
+            rows = ", ".join(map(str, strange[:8])) + ", ..." * (len(strange) > 8)
+            raise ValueError(
+                f"{self.place} has {counted(len(strange), 'example')} with numbers that are not "
+                f"finite, or too large for float32: rows {rows}, counted from 0; leave them out"
+            )
+        return array
+
+
+def _finite(array: np.ndarray) -> np.ndarray:
+    """True [N] where all numbers of a row are finite in float32."""
+    with np.errstate(over="ignore"):
+        values = np.asarray(array, np.float32)
+    return np.all(np.isfinite(values).reshape(len(values), -1), axis=1)
 
 
 class ArrayFiles:

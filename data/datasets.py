@@ -26,11 +26,12 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
-import tqdm
 
 from configs.names import lookup
+from data.arrays import ArrayPictures, ArrayValues
 from data.bucket import refuse_bucket
 from data.builder import ImageBuilder, default_folder
+from data.columns import RAM_LIMIT, Column, columns, take
 from data.decoded import cached
 from data.images import METHODS, last_line
 from data.pictures import Fit, Pictures, Request
@@ -42,9 +43,12 @@ _WITHOUT_DATASETS = (
     "batches",
     "builder",
     "captions",
+    "columns",
     "datasets",
+    "entries",
     "images",
     "preparation",
+    "standardisation",
     "transforms",
 )
 
@@ -68,43 +72,7 @@ def discover(path: Iterable[str]) -> dict[str, Kind]:
 
 
 DATASETS = discover([str(pathlib.Path(__file__).parent)])
-
-RAM_LIMIT = 4 << 30  # bytes of images that are kept in RAM; larger sets are read record by record
-_CHUNK = 512  # records decoded at a time while a set is read into RAM
-
-
-class Column:
-    """One feature of a random-access source of records: `column[i]`, `column[[i, j]]`, slices."""
-
-    def __init__(self, records: Any, feature: str):
-        self.records = records
-        self.feature = feature
-
-    def __len__(self) -> int:
-        return len(self.records)
-
-    def __getitem__(self, rows: Any) -> np.ndarray:
-        if isinstance(rows, slice):
-            rows = range(*rows.indices(len(self)))
-        numbers = np.arange(len(self))[rows] if isinstance(rows, np.ndarray) else np.asarray(rows)
-        images, labels = take(self.records, np.atleast_1d(numbers))
-        values = images if self.feature == "image" else labels
-        return values if numbers.ndim else values[0]
-
-
-def take(records: Any, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Images [k, H, W, C] and labels int32 [k] of a random-access source of records.
-
-    They are read together where the source allows it.
-    """
-    if hasattr(records, "take"):
-        images, labels = records.take(rows)
-        return images, labels
-    numbers = [int(row) for row in rows]
-    together = getattr(records, "__getitems__", lambda numbers: [records[row] for row in numbers])
-    items = together(numbers)
-    images = np.stack([item["image"] for item in items])
-    return images, np.asarray([item["label"] for item in items], np.int32)
+REAL_VALUED: dict[Kind, Kind] = {ArrayPictures: ArrayValues}  # where `data.shape` asks for that
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -115,11 +83,11 @@ class Dataset:
       name, split: as given to `load`.
       images: uint8 [n, H, W, C] with values in 0..levels-1, or float32 where they have fractions of
         levels: an array, or a `Column` of records that reads from disk; either takes row numbers.
-        Points (levels == 0): float32 [n, 1, 1, D].
+        Real-valued examples (levels == 0): float32 [n, *shape]; points of the plane [n, 1, 1, 2].
       labels: int32 [n], likewise.
-      levels: number of grey levels, of which bits per dimension count log2; 0 for points, whose
-        likelihood is that of the real numbers themselves.
-      image_shape: (H, W, C).
+      levels: number of grey levels, of which bits per dimension count log2; 0 for real numbers,
+        whose likelihood is that of themselves.
+      image_shape: of one example, (H, W, C) of an image.
       num_classes: labels are in 0..num_classes-1.
       summary: a line about the files of a user's folder, which the program prints; else "".
       folder: the user's folder that the images are from; "" of a published data set.
@@ -131,7 +99,7 @@ class Dataset:
     images: Any
     labels: Any
     levels: int
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     num_classes: int
     summary: str = ""
     folder: str = ""
@@ -166,8 +134,7 @@ class Dataset:
             "dataset": f"{self.name}/{self.split}",
             "fingerprint": self.fingerprint,
             "folder": self.folder,
-            "image_size": self.image_shape[0],
-            "channels": self.image_shape[-1],
+            **_shape_facts(self.image_shape),
             "transform": self.transform,
         }
 
@@ -181,6 +148,7 @@ def load(
     ram_limit: int = RAM_LIMIT,
     cache: bool = False,
     fit: Fit = Fit(),
+    shape: tuple[int, ...] = (),
 ) -> Dataset:
     """The data set `name`, split "train" or "test"; what follows a colon in it is the set's own.
 
@@ -192,6 +160,7 @@ def load(
       ram_limit: bytes of images up to which the set is kept in RAM.
       cache: keep images that had to be decoded on disk, see `data.decoded`.
       fit: how images are cropped and resized, where a user may say so.
+      shape: of real-valued examples, `data.shape`; (): images, or points of the plane.
 
     Raises:
       ValueError: unknown name or split, another image size, damaged files, or a `fit` for a set
@@ -199,7 +168,7 @@ def load(
       FileNotFoundError: the files are not here and cannot be downloaded.
     """
     words: dict[str, str] = {}
-    builder, detail = _kind(name)
+    builder, detail = _kind(name, shape)
     if fit != Fit() and not getattr(builder, "FITS", False):
         raise ValueError(
             f"data set {name} has its own crop and size; data.crop={fit.crop} and data.resize="
@@ -210,34 +179,46 @@ def load(
     lookup(METHODS, fit.method, "data.resize")
     lookup(dict.fromkeys(builder.SPLITS), split, f"split of {name}")
     if issubclass(builder, Pictures):
-        files = builder(Request(data_dir, split, image_size, num_channels, fit, detail))
+        files = builder(Request(data_dir, split, image_size, num_channels, fit, detail, shape))
         if not len(files):
             raise ValueError(f"data set {name} has no images for the split {split!r}")
         records = cached(files, split, default_folder()) if cache else files
-        images, _ = _columns(records, files.image_shape, ram_limit)
-        labels, shape, num_classes = files.labels, files.image_shape, files.num_classes
+        images, _ = columns(records, files.image_shape, ram_limit)
+        labels, num_classes = files.labels, files.num_classes
+        of_one: tuple[int, ...] = files.image_shape
         words = {"summary": files.summary, "transform": files.transform}
         words["folder"] = str(data_dir) if is_users_own(name) else ""
     else:
-        check_shape(name, image_size, num_channels)
-        shape, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
+        check_shape(name, image_size, num_channels, shape)
+        of_one, num_classes = builder.IMAGE_SHAPE, builder.NUM_CLASSES
         if issubclass(builder, PointSet):
             images, labels = builder.draw(split)
         else:
             images, labels = _open(builder, split, data_dir, ram_limit)
-    return Dataset(name.lower(), split, images, labels, builder.LEVELS, shape, num_classes, **words)
+    return Dataset(
+        name.lower(), split, images, labels, builder.LEVELS, of_one, num_classes, **words
+    )
 
 
-def check_shape(name: str, image_size: int | None, num_channels: int | None) -> None:
-    """Refuses images of another shape than a data set's own, where it has one; opens no file.
+def check_shape(
+    name: str,
+    image_size: int | None,
+    num_channels: int | None,
+    values: tuple[int, ...] = (),
+) -> None:
+    """Refuses examples of another shape than a data set's own, where it has one; opens no file.
 
     Raises:
       ValueError: an unknown name, another size, or other channels; None is any.
     """
-    builder, _ = _kind(name)
+    builder, _ = _kind(name, values)
     if issubclass(builder, Pictures):
         return
     shape = builder.IMAGE_SHAPE
+    if values or _has_own_shape(builder):
+        if values != shape:
+            raise ValueError(f"{name} has examples of data.shape={shape}, not {values}")
+        return
     if image_size is not None and (image_size, image_size) != shape[:2]:
         raise ValueError(f"{name} has images of {shape[0]}x{shape[1]} pixels, not {image_size}")
     if num_channels is not None and num_channels != shape[2]:
@@ -255,11 +236,24 @@ def from_config(config: Any, split: str) -> Dataset:
         options.num_channels,
         cache=options.cache,
         fit=Fit(options.crop, options.resize),
+        shape=tuple(options.shape),
     )
 
 
-def _kind(name: str) -> tuple[Kind, str]:
-    """The data set of a name, and what follows its colon."""
+def _shape_facts(shape: tuple[int, ...]) -> dict[str, Any]:
+    """The shape of an example: of an image its size and channels, else the shape itself."""
+    if len(shape) == 3 and shape[0] == shape[1]:
+        return {"image_size": shape[0], "channels": shape[-1]}
+    return {"shape": list(shape)}
+
+
+def _has_own_shape(kind: Kind) -> bool:
+    """True for drawn sets whose examples are no points of the plane: `data.shape` names theirs."""
+    return issubclass(kind, PointSet) and kind.IMAGE_SHAPE != PointSet.IMAGE_SHAPE
+
+
+def _kind(name: str, shape: tuple[int, ...] = ()) -> tuple[Kind, str]:
+    """The data set of a name, of real numbers if there is a `shape`, and what follows its colon."""
     first, _, detail = name.partition(":")
     kind = lookup(DATASETS, first.lower(), "data.dataset")
     detailed = getattr(kind, "DETAILED", False)
@@ -267,6 +261,14 @@ def _kind(name: str) -> tuple[Kind, str]:
         raise ValueError(
             f"data.dataset={name!r}: {first} is followed by "
             + ("a colon and the name of one of its sets" if detailed else "nothing")
+        )
+    if shape and kind in REAL_VALUED:
+        return REAL_VALUED[kind], detail
+    if shape and not _has_own_shape(kind):
+        own = [other for other, entry in DATASETS.items() if _has_own_shape(entry)]
+        raise ValueError(
+            f"data.shape={shape} is the shape of real-valued examples, and {first} has none; it "
+            f"must be (); those of {', '.join(['arrays', *own])} may"
         )
     return kind, detail
 
@@ -276,8 +278,13 @@ def fitting() -> list[str]:
     return [name for name, kind in DATASETS.items() if getattr(kind, "FITS", False)]
 
 
-def grey_levels(name: str) -> int:
-    """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`."""
+def grey_levels(name: str, shape: Iterable[int] = ()) -> int:
+    """Grey levels of the data set `name`, 0 for points; 256 where it is not among `DATASETS`.
+
+    With a `shape`, `data.shape`, its examples are real numbers, which have none.
+    """
+    if tuple(shape):
+        return 0
     return DATASETS.get(name.lower().partition(":")[0], ImageBuilder).LEVELS
 
 
@@ -317,11 +324,16 @@ def check_points(config: Any) -> None:
     """
     section = config.data
     for field in ("random_flip", "uniform_dequantization"):
-        if section[field] and not grey_levels(section.dataset):
+        if section[field] and not grey_levels(section.dataset, section.shape):
             raise ValueError(
                 f"config.data.{field} is True, but {section.dataset} has points, not images of "
                 "grey levels; it must be False"
             )
+    if not section.shape and (section.mean or section.std):
+        raise ValueError(
+            f"config.data.mean is {section.mean!r} and config.data.std {section.std!r}, which "
+            "standardise real-valued examples, and data.shape is (); both must be ()"
+        )
 
 
 def _open(
@@ -343,7 +355,7 @@ def _open(
         roots.append(tfds_root())
     prepared = _prepared(builder, split, roots) or _prepare(builder, split, root)
     try:
-        return _columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
+        return columns(prepared.as_data_source(split=split), builder.IMAGE_SHAPE, ram_limit)
     except Exception as error:  # TFDS, array_record and Pillow each have their own
         reason = last_line(error)
         raise ValueError(f"{prepared.data_dir} is damaged, remove that folder: {reason}") from error
@@ -381,20 +393,3 @@ def _prepare(builder: type[ImageBuilder], split: str, root: pathlib.Path) -> Any
         if prepared is None:
             raise
         return prepared
-
-
-def _columns(records: Any, shape: tuple[int, int, int], ram_limit: int) -> tuple[Any, Any]:
-    """Images [n, *shape] and labels [n] of random-access records, in RAM if they fit."""
-    kind = np.dtype(getattr(records, "DTYPE", np.uint8))
-    if len(records) * int(np.prod(shape)) * kind.itemsize > ram_limit:
-        return Column(records, "image"), Column(records, "label")
-    images = np.empty((len(records), *shape), kind)
-    labels = np.empty(len(records), np.int32)
-    with tqdm.tqdm(
-        total=len(records), desc="reading images", leave=False, delay=5.0, unit="img"
-    ) as bar:
-        for start in range(0, len(records), _CHUNK):
-            rows = np.arange(start, min(start + _CHUNK, len(records)))
-            images[rows], labels[rows] = take(records, rows)
-            bar.update(len(rows))
-    return images, labels

@@ -167,7 +167,7 @@ class Batches:
 
     num_classes = CLASSES
 
-    def __init__(self, paths: list[pathlib.Path], shape: tuple[int, int, int], count: int):
+    def __init__(self, paths: list[pathlib.Path], shape: tuple[int, ...], count: int):
         missing = [path.name for path in paths if not path.is_file()]
         if missing:
             raise FileNotFoundError(f"{shown(paths[0].parent)} lacks {', '.join(missing)}")

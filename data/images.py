@@ -25,7 +25,7 @@ from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from configs.names import lookup, printable
 from data import depth
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 Warn = Callable[[str, str], None]  # of a kind of flaw, by a line that names the file
 T = TypeVar("T")
 

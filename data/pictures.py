@@ -15,7 +15,7 @@ from data.bucket import refuse_bucket
 from data.builder import default_folder, digest, expanded
 from data.images import NONE, read_image, warn_always
 
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 TEST_SHARE = 0.1
 
 
@@ -53,6 +53,7 @@ class Request(NamedTuple):
     Attributes:
       fit: for the data sets of which a user chooses it, `FITS`.
       detail: what follows the name of the data set and a colon.
+      values: `data.shape`, the shape of real-valued examples; (): images are asked for.
     """
 
     folder: str | os.PathLike[str] | None
@@ -61,6 +62,7 @@ class Request(NamedTuple):
     num_channels: int | None
     fit: Fit = Fit()
     detail: str = ""
+    values: tuple[int, ...] = ()
 
     def place(self, name: str, buckets: bool = False) -> pathlib.Path:
         """The folder of the files: the one asked for, else that of data set `name`'s own.
@@ -126,7 +128,7 @@ class Pictures:
     DETAILED: ClassVar[bool] = False
 
     decode: processes.Decode | None = None
-    image_shape: Shape
+    image_shape: tuple[int, ...]
     source: str
     num_classes: int = 1
     labels: np.ndarray

@@ -18,27 +18,32 @@ _GRID = 2.0**16
 
 
 class PointSet:
-    """A labelled set of points: constants, and a map from four uniform numbers to an example."""
+    """A labelled set of points: constants, and a map from uniform numbers to an example.
+
+    Attributes:
+      NUMBERS: how many of them an example is made of.
+    """
 
     name: ClassVar[str]  # in configs
     SPLITS: ClassVar[tuple[str, ...]] = ("train", "test")
     SIZES: ClassVar[dict[str, int]] = {"train": 50_000, "test": 10_000}
-    IMAGE_SHAPE: ClassVar[tuple[int, int, int]] = (1, 1, 2)
+    IMAGE_SHAPE: ClassVar[tuple[int, ...]] = (1, 1, 2)
     LEVELS: ClassVar[int] = 0
+    NUMBERS: ClassVar[int] = 4
     NUM_CLASSES: ClassVar[int]
 
     @classmethod
     def place(cls, u: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Points [n, 2] and their classes [n] from uniform numbers u [n, 4] in [0, 1)."""
+        """Points [n, D] and their classes [n] from uniform numbers u [n, NUMBERS] in [0, 1)."""
         raise NotImplementedError
 
     @classmethod
     def draw(cls, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Points float32 [n, 1, 1, 2] and labels int32 [n] of one split."""
+        """Points float32 [n, *IMAGE_SHAPE] and labels int32 [n] of one split."""
         count = cls.SIZES[split]
         key = [zlib.crc32(cls.__name__.encode()), cls.SPLITS.index(split)]
-        raw = np.random.Philox(key=key).random_raw(4 * count)
-        points, labels = cls.place((raw >> np.uint64(11)).reshape(count, 4) * 2.0**-53)
+        raw = np.random.Philox(key=key).random_raw(cls.NUMBERS * count)
+        points, labels = cls.place((raw >> np.uint64(11)).reshape(count, cls.NUMBERS) * 2.0**-53)
         points = (np.rint(points * _GRID) / _GRID).astype(np.float32)
         return points.reshape(count, *cls.IMAGE_SHAPE), labels.astype(np.int32)
 

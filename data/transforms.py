@@ -23,7 +23,9 @@ Images that were resized and not rounded to levels (CelebA, LSUN at 128 pixels) 
 levels, float32 in [0, L - 1], and are treated alike: the official code adds its noise to them, too,
 and cuts them off to whole levels before they are compared by features.
 
-Points have no levels (L = 0): the model sees them as they are, and they cannot be dequantised.
+Real numbers have no levels (L = 0) and cannot be dequantised: the model sees points of the plane as
+they are, and other examples standardised, see
+`data.standardisation`.
 """
 
 from __future__ import annotations
@@ -32,15 +34,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from data.standardisation import AS_IT_IS, Standard
+
 Pixels = jax.Array | np.ndarray
 
 _NOISE_BITS = 15  # k + u stays exact in float32 for up to 2^8 levels
 
 
-def scale(x: Pixels, levels: int, centered: bool) -> jax.Array:
+def scale(x: Pixels, levels: int, centered: bool, standard: Standard = AS_IT_IS) -> jax.Array:
     """Levels 0..L-1 to float32 y = k / (L - 1) in [0, 1], or 2y - 1 in [-1, 1]; any shape."""
     if not levels:
-        return jnp.asarray(x, jnp.float32)
+        return standard.to_model(x)
     y = jnp.asarray(x, jnp.float32) / (levels - 1)
     return 2.0 * y - 1.0 if centered else y
 
@@ -64,16 +68,22 @@ def uniform_dequantize(
     return 2.0 * y - 1.0 if centered else y
 
 
-def inverse_scale(x: Pixels, levels: int, centered: bool, dequantized: bool = False) -> jax.Array:
+def inverse_scale(
+    x: Pixels,
+    levels: int,
+    centered: bool,
+    dequantized: bool = False,
+    standard: Standard = AS_IT_IS,
+) -> jax.Array:
     """Model range back to levels uint8 0..L-1, out-of-range values clipped; any shape.
 
     It inverts what the model was trained on: the nearest level of `scale`, k = round((L-1) y), or,
     with `dequantized`, the bin of `uniform_dequantize`, k = floor(L y). (The original code
-    truncates, floor(255 y), after training on k / 255: half a level darker on average.) Points come
-    back as they are, float32.
+    truncates, floor(255 y), after training on k / 255: half a level darker on average.) Real
+    numbers come back in their own units, float32.
     """
     if not levels:
-        return jnp.asarray(x)
+        return standard.to_data(x)
     y = (x + 1.0) / 2.0 if centered else x
     k = jnp.floor(levels * y) if dequantized else jnp.round((levels - 1) * y)
     return jnp.clip(k, 0, levels - 1).astype(jnp.uint8)

@@ -45,6 +45,11 @@ class Weights:
     @functools.cached_property
     def parts(self) -> experiment.Parts:
         """The experiment that they were trained in."""
+        if self.config.data.shape:
+            raise ValueError(
+                f"{self.name} has examples of data.shape={tuple(self.config.data.shape)}; the demo "
+                "shows images and points of the plane"
+            )
         return experiment.build(self.config)
 
     @functools.cached_property

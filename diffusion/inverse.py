@@ -43,16 +43,20 @@ def masking(mask: Array) -> Operator:
 def average_pool(factor: int) -> Operator:
     """The mean of each `factor` x `factor` block of pixels: super-resolution.
 
+    Of a series [B, L, C] it is the mean of `factor` neighbours.
+
     Raises:
       ValueError: images whose sides are not multiples of a factor of 1 or more.
     """
 
     def pool(x: Array) -> Array:
-        batch, height, width, channels = x.shape
-        if factor < 1 or height % factor or width % factor:
-            raise ValueError(f"factor {factor} does not divide images of {height}x{width} pixels")
-        blocks = (batch, height // factor, factor, width // factor, factor, channels)
-        return jnp.mean(x.reshape(blocks), (2, 4))
+        sides = x.shape[1:-1]
+        if not sides or factor < 1 or any(side % factor for side in sides):
+            size = "x".join(map(str, sides or x.shape[1:]))
+            raise ValueError(f"factor {factor} does not divide images of {size} pixels")
+        blocks = [n for side in sides for n in (side // factor, factor)]
+        means = tuple(range(2, 2 * len(sides) + 1, 2))
+        return jnp.mean(x.reshape(len(x), *blocks, x.shape[-1]), means)
 
     return pool
 

@@ -25,6 +25,8 @@ StepKey = Key[Array, ""]  # of a training step
 Numbers = Int[Array, "batch"]  # [B], of the images of a batch
 Draws = Float[Array, "draws batch"]  # [K, B]
 
+LARGEST_MODE_SCALE = 2.0 / (math.pi - 2.0)  # above it `mode_times` would turn back
+
 # Numbers u of a training step: for the images `numbers` [B] of a batch of `total`, from its key.
 
 
@@ -187,6 +189,50 @@ def log_normal_times(sde: SDE, u: AnyTimes, mean: float, std: float) -> AnyTimes
     return jnp.clip(sde.time_of_log_snr(-2.0 * log_sigma), sde.training_eps, sde.T)
 
 
+def logit_normal_times(
+    sde: SDE, u: AnyTimes, mean: float, std: float, eps: float | None = None
+) -> tuple[AnyTimes, AnyTimes]:
+    """Times whose share of the way from eps to T has a normal logit, and 1 / their density.
+
+    `log(s / (1 - s)) ~ N(mean, std^2)` for `t = eps + (T - eps) s` (Esser et al. 2024,
+    arXiv:2403.03206, eq. 19): the middle of the way is drawn most often.
+    """
+    first = first_time(sde, eps)
+    # Within what float32 tells from 0 and 1, where the density has its limit 0.
+    logit = mean + std * ndtri(jnp.clip(u, 1e-7, 1.0 - 1e-7))
+    share = jax.nn.sigmoid(logit)
+    normal = jnp.exp(-0.5 * jnp.square((logit - mean) / std)) / (std * math.sqrt(2.0 * math.pi))
+    inverse_density = (sde.T - first) * share * jax.nn.sigmoid(-logit) / normal
+    return _on_the_way(sde, share, first), inverse_density
+
+
+def mode_times(
+    sde: SDE, u: AnyTimes, scale: float, eps: float | None = None
+) -> tuple[AnyTimes, AnyTimes]:
+    """Times with most weight in the middle (scale above 0) or at the ends, and 1 / their density.
+
+    `t = eps + (T - eps) s` with `s = 1 - u - scale (cos^2(pi u / 2) - 1 + u)` (Esser et al. 2024,
+    arXiv:2403.03206, eq. 20), which falls from 1 to 0; scale 0 makes them uniform.
+
+    Raises:
+      ValueError: a scale for which s does not fall: outside [-1, 2 / (pi - 2)].
+    """
+    if not -1.0 <= scale <= LARGEST_MODE_SCALE:
+        raise ValueError(
+            f"config.training.mode_scale is {scale:g}; it must lie between -1 and "
+            f"2 / (pi - 2) = {LARGEST_MODE_SCALE:.4g}"
+        )
+    first = first_time(sde, eps)
+    share = 1.0 - u - scale * (jnp.square(jnp.cos(0.5 * math.pi * u)) - 1.0 + u)
+    fall = 1.0 + scale * (1.0 - 0.5 * math.pi * jnp.sin(math.pi * u))
+    return _on_the_way(sde, share, first), (sde.T - first) * fall
+
+
+def _on_the_way(sde: SDE, share: AnyTimes, first: float) -> AnyTimes:
+    """The times at a share [0, 1] of the way from the first time to T."""
+    return jnp.clip(first + (sde.T - first) * share, first, sde.T)
+
+
 def log_normal_range(sde: SDE, mean: float, std: float) -> tuple[Array, Array]:
     """The share of N(mean, std^2) below log(sigma / alpha) at the first time and at T."""
     low, high = ndtr((jnp.log(noise_range(sde)) - mean) / std)
@@ -244,6 +290,19 @@ def _log_normal(training: Any, sde: SDE) -> TrainingTimes:
     return lambda u: (log_normal_times(sde, u, mean, std), jnp.ones_like(u))
 
 
+def _logit_normal(training: Any, sde: SDE) -> TrainingTimes:
+    """`logit_normal_times`, which are part of the objective: no factor."""
+    mean, std = training.logit_mean, training.logit_std
+    return lambda u: (logit_normal_times(sde, u, mean, std)[0], jnp.ones_like(u))
+
+
+def _mode(training: Any, sde: SDE) -> TrainingTimes:
+    """`mode_times`, which are part of the objective: no factor."""
+    scale = training.mode_scale
+    mode_times(sde, jnp.zeros(1), scale)  # refuses a scale
+    return lambda u: (mode_times(sde, u, scale)[0], jnp.ones_like(u))
+
+
 def _fixed(training: Any, sde: SDE) -> TrainingTimes:
     """One noise level, `training.sigma`, relative to the data."""
     low, high = (float(end) for end in noise_range(sde))
@@ -261,6 +320,8 @@ TIMES: dict[str, Callable[[Any, SDE], TrainingTimes]] = {
     "uniform": _uniform,
     "likelihood": _likelihood,
     "log_normal": _log_normal,
+    "logit_normal": _logit_normal,
+    "mode": _mode,
     "fixed": _fixed,
 }
 

@@ -20,9 +20,8 @@ Losses = tuple[Times, dict[str, Times]]  # the loss of every image [B], and its 
 
 
 def _in_space(prediction: str, sde: SDE, t: Times, sigma_data: float) -> Times:
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    factor = parametrisation.coefficients(alpha, sigma, "noise", prediction, sigma_data)[1]
-    return jnp.square(factor)
+    level = parametrisation.level(sde, t, sigma_data)
+    return jnp.square(parametrisation.coefficients(level, "noise", prediction)[1])
 
 
 def _likelihood(sde: SDE, t: Times, sigma_data: float) -> Times:
@@ -43,7 +42,8 @@ def weight(sde: SDE, t: Times, weighting: str = "noise", sigma_data: float = 0.5
     `lambda(t) / sigma^2`, where lambda is the weight of the score's squared error. A name of
     `parametrisation.PREDICTIONS` means the squared error in that space: "noise" is `lambda =
     sigma^2` of section 3.3; "edm" is the weight `(r^2 + sigma_data^2) / (r sigma_data)^2` of x_0's
-    error, r = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, table 1). "likelihood" is
+    error, r = sigma / alpha (Karras et al. 2022, arXiv:2206.00364, table 1), and "flow" the plain
+    squared error of flow matching (Lipman et al. 2022, arXiv:2210.02747, eq. 9). "likelihood" is
     `lambda = g^2`, which bounds the likelihood (theorem 1 of Song et al. 2021, "Maximum Likelihood
     Training of Score-Based Diffusion Models", arXiv:2101.09258).
 
@@ -88,7 +88,7 @@ def weighting_from_config(training: ConfigDict) -> str:
             "config.training.time 'likelihood' is for training.weighting 'likelihood', "
             f"not {weighting!r}"
         )
-    if weighting == "likelihood" and training.time in ("log_normal", "fixed"):
+    if weighting == "likelihood" and training.time not in ("uniform", "likelihood"):
         raise ValueError(
             "config.training.weighting 'likelihood' bounds the likelihood with training.time "
             f"'uniform' or 'likelihood', not {training.time!r}"

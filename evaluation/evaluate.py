@@ -13,13 +13,13 @@ from absl import logging
 import configs
 import likelihood
 import sampling
-from evaluation import batch_cache, features, follow, judge, likelihoods, samples
+from evaluation import batch_cache, features, follow, judge, likelihoods, samples, straightness
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
 from evaluation.stored_results import GUIDE, Results, keep_earlier, other_folders, results_in
 from generation import examples, guides
 from runtime import devices, errors, experiment, figures, files, hosts
-from runtime.workdir import Trained, open_run, restore, results_folder
+from runtime.workdir import Trained, open_run, restore, results_folder, settled
 from training import held_out
 from training.objective import objective_from_config
 
@@ -36,6 +36,7 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         likelihoods that failed.
     """
     results_folder(workdir, eval_folder)
+    config = settled(config, workdir)
     if config.eval.checkpoint == "follow":
         return evaluate_arrivals(config, workdir, eval_folder)
     if config.eval.checkpoint == "range" or config.eval.samplers:
@@ -53,6 +54,8 @@ def evaluate(config: ml_collections.ConfigDict, workdir: pathlib.Path, eval_fold
         results |= samples.sampling_results(config, parts, trained, folder, store)
     if config.eval.enable_bpd:
         results |= likelihoods.likelihood_results(config, parts, trained, folder, store)
+    if config.eval.straightness_images:
+        results |= straightness.straightness_results(config.eval, config.sampling, parts, trained)
     if devices.is_primary():
         keep_earlier(folder, results)
         content.write(folder, workdir, {"": config}, {"": results})
@@ -94,6 +97,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     options, training = config.eval, config.training
     if options.enable_bpd or options.enable_sampling:
         parts.require_score()
+        parts.require_joint()
     lack = ""
     if not training.continuous:
         lack = "with discrete labels (training.continuous is False)"
@@ -104,6 +108,8 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
             "eval.enable_bpd is True, but the likelihood asks the network at all times, and this "
             f"one was trained {lack}"
         )
+    if options.straightness_images:
+        straightness.refuse(options, training, parts)
     if options.enable_bpd:
         likelihood.from_config(config)
     if options.enable_sampling:
@@ -288,6 +294,7 @@ def with_sampler(
         variant.sampling.method, variant.sampling.num_steps = method, int(count or 0)
         variant.eval.enable_loss = config.eval.enable_loss and first
         variant.eval.enable_bpd = config.eval.enable_bpd and first
+        variant.eval.straightness_images = config.eval.straightness_images if first else 0
     return variant
 
 

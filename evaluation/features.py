@@ -79,12 +79,14 @@ class ClassifierFeatures:
 
 
 class Coordinates:
-    """Points as their own features."""
+    """Real-valued examples as their own features, in the units that the network sees."""
 
-    label = "coordinates of the points"
+    def __init__(self, standard: data.Standard | None) -> None:
+        self.standard = standard or data.Standard()
+        self.label = "standardised entries" if standard else "coordinates of the points"
 
     def features(self, images: np.ndarray) -> np.ndarray:
-        return images.reshape(len(images), -1)
+        return np.asarray(self.standard.to_model(images)).reshape(len(images), -1)
 
     def compare(
         self, generated: np.ndarray, train: np.ndarray, test: data.Dataset
@@ -98,9 +100,11 @@ class Coordinates:
         }
 
 
-def of_dataset(train: data.Dataset, test: data.Dataset) -> FeatureExtractor:
-    """The data set's own features: a classifier's of images, coordinates of points."""
-    return ClassifierFeatures(train, test) if train.levels else Coordinates()
+def of_dataset(
+    train: data.Dataset, test: data.Dataset, standard: data.Standard | None
+) -> FeatureExtractor:
+    """The data set's own features: a classifier's of images, or the numbers themselves."""
+    return ClassifierFeatures(train, test) if train.levels else Coordinates(standard)
 
 
 class InceptionExtractor:

@@ -71,7 +71,9 @@ def refuse(config: ml_collections.ConfigDict, evaluation: cards.Evaluation | Non
     if not options.enable_loss and not options.enable_bpd and statistics:
         return
     try:
-        data.check_shape(images.dataset, images.image_size, images.num_channels)
+        data.check_shape(
+            images.dataset, images.image_size, images.num_channels, tuple(images.shape)
+        )
     except ValueError as error:
         raise ValueError(
             f"{error}; images of your own are --config.data.dataset=folder "

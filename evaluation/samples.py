@@ -112,7 +112,7 @@ def frechet_judge(
     (what a perfect generator would get), and between as many generated and training images.
     """
     train, test = parts.dataset("train"), parts.dataset("test")
-    extractor = features.of_dataset(train, test)
+    extractor = features.of_dataset(train, test, parts.pixels.standard)
     train_images, _ = train.take(np.arange(len(train)))
     real = extractor.features(train_images)
     moments = Moments.of(real)

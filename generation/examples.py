@@ -1,7 +1,7 @@
-"""The two kinds of examples: images of grey levels, and points.
+"""The kinds of examples: images of grey levels, points of the plane, and other real numbers.
 
-`kind_of` chooses one of the two; the loops know no other difference. Samples are as the data
-set stores them: uint8 levels [B, H, W, C], or float32 points [B, 1, 1, D].
+`kind_of` chooses one of them; the loops know no other difference. Samples are as the data set
+stores them: uint8 levels [B, H, W, C], float32 points [B, 1, 1, D], or float32 values [B, *shape].
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import jax
 import numpy as np
 from PIL import Image
 
+import data
 import likelihood
 from data import transforms
-from generation import point_figures
+from generation import point_figures, value_figures
 from runtime import figures, files
 from runtime.arrays import Row
 from runtime.experiment import Pixels
@@ -173,6 +174,54 @@ class Points:
         return points[..., 0, 0, :2]
 
 
+@dataclasses.dataclass(frozen=True)
+class Values:
+    """Real numbers of any shape in the data's own units, which a network sees standardised.
+
+    Likelihoods are of the numbers themselves, in nats: the standardisation's Jacobian counts.
+    """
+
+    standard: data.Standard
+
+    examples: ClassVar[str] = "examples"
+    unit: ClassVar[str] = "nats"
+    overview: ClassVar[str] = "overview"
+    in_picture: ClassVar[int] = 5000
+    in_strip: ClassVar[int] = 1000
+    described = "real-valued, in the data's own units"
+
+    def row(self, shape: tuple[int, ...]) -> Row:
+        return "f", shape
+
+    def continuous(self, stored: jax.Array, keys: jax.Array) -> jax.Array:
+        del keys
+        return self.standard.to_model(stored)
+
+    def per_dim(self, logp: jax.Array, shape: tuple[int, ...]) -> jax.Array:
+        return -logp / math.prod(shape) + self.standard.mean_log_std
+
+    def save_pictures(self, folder: pathlib.Path, name: str, batch: Batch) -> None:
+        values = batch["image"][: self.in_picture]
+        with files.whole(folder / f"{name}.png") as path:
+            value_figures.save(path, value_figures.raster(values))
+        if "frames" in batch:
+            limits = value_figures.limits_of(values)
+            steps = batch["frames"][: self.in_picture].swapaxes(0, 1)
+            frames = np.stack([value_figures.raster(step, "", limits) for step in steps])
+            with files.whole(folder / "reverse_process.gif") as path:
+                figures.save_gif(path, frames[:, None], max_side=640)
+
+    def save_each(self, folder: pathlib.Path, indices: np.ndarray, samples: np.ndarray) -> None:
+        """Writes nothing: the shards hold the numbers."""
+
+    def strip(self, samples: Mapping[int, np.ndarray]) -> np.ndarray:
+        """A picture for each step, one below the other, all in the limits of the last one."""
+        limits = value_figures.limits_of([*samples.values()][-1])
+        return value_figures.stacked(
+            [value_figures.raster(x, f"step {step}", limits) for step, x in samples.items()]
+        )
+
+
 def _reduced(images: np.ndarray, side: int) -> np.ndarray:
     """Images uint8 [B, H, W, C] whose sides are divided by the whole number that makes them fit."""
     factor = -(-max(images.shape[1:3]) // side)
@@ -183,5 +232,7 @@ def _reduced(images: np.ndarray, side: int) -> np.ndarray:
 
 
 def kind_of(pixels: Pixels) -> Kind:
-    """The kind of the examples whose pixels these are; points have no grey levels."""
+    """The kind of the examples whose pixels these are; points and values have no grey levels."""
+    if pixels.standard is not None:
+        return Values(pixels.standard)
     return Images(pixels.levels, pixels.centered) if pixels.levels else Points()

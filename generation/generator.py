@@ -52,6 +52,7 @@ class Generator:
         self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
     ) -> None:
         parts.require_score()
+        parts.require_joint()
         guide = guides.of_samples(options, parts)
         count = 0 if parts.unconditional else parts.num_labels
         count = (guide and guide.num_classes) or count

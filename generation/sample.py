@@ -16,7 +16,7 @@ from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files, hosts
 from runtime.arrays import NUMBER, read_shard
-from runtime.workdir import restore
+from runtime.workdir import restore, settled
 
 ORIGIN = "made_by.json"
 SHARDS = "shard_*.npz"
@@ -37,6 +37,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
       ValueError: a config that cannot be served; samples that are not finite; a folder of samples
         of other weights, or that were made in another way.
     """
+    config = settled(config, workdir)
     parts = experiment.build(config)
     sampler = sampling.from_config(config, devices.AXIS)
     generator = Generator(parts, sampler, config.sampling)

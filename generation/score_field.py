@@ -37,9 +37,9 @@ def draw(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     Raises:
       ValueError: samples or likelihoods that failed.
     """
-    if data.grey_levels(config.data.dataset) or experiment.image_shape(config) != (1, 1, 2):
+    if data.grey_levels(config.data.dataset) or config.data.shape:
         return
-    if not models.has_score(config):
+    if experiment.image_shape(config) != (1, 1, 2) or not models.has_score(config):
         return
     parts = experiment.build(config)
     trained = restore(config, parts, workdir)

@@ -137,7 +137,7 @@ def export_files(
 
 
 # A form looks at the config first, and says what it cannot hold before any weights are read.
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
 Writer = Callable[[Trained, pathlib.Path], Export]
 
 

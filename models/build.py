@@ -12,6 +12,7 @@ import jax.numpy as jnp
 
 from configs.attention import check_attention
 from configs.names import documented_by, lookup
+from configs.shapes import example_shape
 from models.adm import ADM
 from models.adm_classifier import ADMClassifier
 from models.classifier import BASE_WIDTH, NoisyClassifier
@@ -20,6 +21,8 @@ from models.ddpm import DDPM
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.transformer import Transformer
+from models.unet1d import UNet1D
 from models.wide_resnet import WideResNet
 
 CLASSIFIER = "classifier"  # the objective of a noisy classifier
@@ -137,25 +140,54 @@ def _ncsn(config: Any, architecture: str, conditional: bool) -> NCSNv2:
     return NCSNv2(**fields)
 
 
+def _of_any_shape(config: Any) -> dict[str, Any]:
+    """Arguments that the networks of real-valued examples share."""
+    model = config.model
+    _check_blocks(model)
+    return {
+        "nf": model.nf,
+        "num_res_blocks": model.num_res_blocks,
+        "dropout": model.dropout,
+        "nonlinearity": model.nonlinearity.lower(),
+        "conditional": model.conditional,
+        "embedding_type": model.embedding_type.lower(),
+        "fourier_scale": model.fourier_scale,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+        "num_labels": model.num_labels,
+        "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
+    }
+
+
 @documented_by(MLP)
 def _mlp(config: Any) -> MLP:
+    _check_normalization(config.model, "none", "GroupNorm")
+    return MLP(**_of_any_shape(config))
+
+
+@documented_by(Transformer)
+def _transformer(config: Any) -> Transformer:
     model = config.model
     _check_normalization(model, "none", "GroupNorm")
-    _check_blocks(model)
-    return MLP(
-        nf=model.nf,
-        num_res_blocks=model.num_res_blocks,
-        dropout=model.dropout,
-        nonlinearity=model.nonlinearity.lower(),
-        conditional=model.conditional,
-        embedding_type=model.embedding_type.lower(),
-        fourier_scale=model.fourier_scale,
-        scale_by_sigma=model.scale_by_sigma,
-        sigma_min=model.sigma_min,
-        sigma_max=model.sigma_max,
-        num_scales=model.num_scales,
-        num_labels=model.num_labels,
-        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
+    return Transformer(
+        **_of_any_shape(config),
+        num_heads=model.num_heads,
+        head_channels=model.head_channels,
+        patch_size=model.patch_size,
+    )
+
+
+@documented_by(UNet1D)
+def _unet1d(config: Any) -> UNet1D:
+    model = config.model
+    _check_normalization(model, "GroupNorm")
+    check_attention(config)
+    return UNet1D(
+        **_of_any_shape(config),
+        ch_mult=tuple(model.ch_mult),
+        attn_resolutions=tuple(model.attn_resolutions),
     )
 
 
@@ -190,7 +222,11 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "ncsnv2_64": functools.partial(_ncsn, architecture="64", conditional=False),
     "ncsnv2_128": functools.partial(_ncsn, architecture="128", conditional=False),
     "ncsnv2_256": functools.partial(_ncsn, architecture="256", conditional=False),
+    "transformer": _transformer,
+    "unet1d": _unet1d,
 }
+# The numbers of axes that an example may have, 4 standing for more; (3,) where it does not say so.
+AXES = {"unet1d": (2,), "mlp": (1, 2, 3, 4), "transformer": (1, 2, 3, 4)}
 
 
 def from_config(config: Any) -> nn.Module:
@@ -199,7 +235,16 @@ def from_config(config: Any) -> nn.Module:
     Raises:
       ValueError: an unknown name, nonlinearity, block or other choice; says which are known.
     """
-    return lookup(MODELS, config.model.name, "model.name")(config)
+    network = lookup(MODELS, config.model.name, "model.name")
+    shape, valid = example_shape(config.data), AXES.get(config.model.name, (3,))
+    axes = min(len(shape), 4)
+    if axes not in valid:
+        raise ValueError(
+            f"model.name is {config.model.name!r}, which takes examples of "
+            f"{' or '.join(map(str, valid))} axes, and they are {shape}; valid values of "
+            f"model.name: {', '.join(name for name in MODELS if axes in AXES.get(name, (3,)))}"
+        )
+    return network(config)
 
 
 Classifier = NoisyClassifier | ADMClassifier | WideResNet | MLP
@@ -212,12 +257,18 @@ def classifier_from_config(config: Any) -> Classifier:
       ValueError: an unknown choice, fewer than two classes, or points for a network of images.
     """
     kind = lookup(CLASSIFIERS, config.classifier.name, "classifier.name")
-    if config.data.image_size == 1 and kind is not _noisy_classifier:
+    if _has_points(config) and kind is not _noisy_classifier:
         raise ValueError(
             f"classifier.name is {config.classifier.name!r}, which takes images, and "
             f"data.dataset={config.data.dataset!r} has points; wrn is served"
         )
     return kind(config)
+
+
+def _has_points(config: Any) -> bool:
+    """True of examples that no network of images takes: points, vectors, series."""
+    shape = example_shape(config.data)
+    return len(shape) != 3 or shape[0] == 1
 
 
 def _adm_classifier(config: Any) -> ADMClassifier:
@@ -248,7 +299,7 @@ def _wide_resnet(config: Any) -> WideResNet:
 
 def _noisy_classifier(config: Any) -> NoisyClassifier | MLP:
     classifier, shared = config.classifier, _of_noisy_images(config)
-    if config.data.image_size == 1:
+    if _has_points(config):
         return MLP(
             nf=BASE_WIDTH * classifier.widen_factor,
             num_res_blocks=classifier.blocks_per_group,
@@ -279,7 +330,7 @@ def clip_from_config(config: Any, vocabulary: int, end: int) -> CLIP:
     Raises:
       ValueError: an unknown choice, a text width that its heads do not share, or points.
     """
-    if config.data.image_size == 1:
+    if _has_points(config):
         raise ValueError(
             f"training.objective='clip' needs images; data.dataset={config.data.dataset!r} has "
             "points"
@@ -310,7 +361,7 @@ def _of_noisy_images(config: Any) -> dict[str, Any]:
     }
 
 
-def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, int, int]) -> Any:
-    """Initial parameters, a nested dict, for images of `image_shape` (height, width, channels)."""
+def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Any:
+    """Initial parameters, a nested dict, for examples of `image_shape`, (H, W, C) of images."""
     x = jnp.zeros((1, *image_shape))
     return jax.jit(module.init)(key, x, jnp.zeros((1,), jnp.int32))["params"]

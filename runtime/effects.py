@@ -127,7 +127,10 @@ def by_inception(config: Config, mode: str) -> bool:
     if mode == "eval" and not config.eval.enable_sampling:
         return False
     features = config.eval.features
-    by_default = config.data.num_channels == 3 and data.grey_levels(config.data.dataset) > 0
+    by_default = (
+        config.data.num_channels == 3
+        and data.grey_levels(config.data.dataset, config.data.shape) > 0
+    )
     return features == "inception" or (features == "auto" and by_default)
 
 
@@ -153,9 +156,12 @@ OF_NETWORK = (
     "progressive_combine embedding_type fourier_scale init_scale interpolation pytorch remat "
     "num_classes dropout nonlinearity normalization scale_by_sigma dtype prediction "
     "class_embedding augment_dim head_channels num_heads num_groups learned_variance "
-    "attention_order"
+    "attention_order patch_size"
 )
-OF_SDE = ("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max")
+OF_SDE = (
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
+    *("time_power", "data_power", "noise_power"),
+)
 OWN_STEPS = (
     *measurement_effects.OWN_STEPS,
     *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
@@ -176,6 +182,10 @@ EFFECTS: tuple[Effect, ...] = (
     setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
     setting("training.kde_*", "training.objective", "esm"),
     setting("training.log_sigma_*", "training.time", "log_normal"),
+    Effect("training.coupling", score_only, "the run trains a score, not a guide"),
+    setting("training.teacher training.teacher_steps", "training.coupling", "reflow"),
+    setting("training.logit_*", "training.time", "logit_normal"),
+    setting("training.mode_scale", "training.time", "mode"),
     setting("training.sigma", "training.time", "fixed"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(
@@ -279,9 +289,16 @@ EFFECTS: tuple[Effect, ...] = (
         "images are drawn and compared by Inception's features (eval.features)",
     ),
     Effect(
-        "eval.bpd_*",
+        "eval.bpd_dataset eval.bpd_num_* eval.bpd_probe eval.bpd_bound*",
         lambda config, mode: mode in ("plan", "demo") or config.eval.enable_bpd,
         "eval.enable_bpd is True",
+    ),
+    Effect(
+        "eval.bpd_rtol eval.bpd_atol eval.bpd_solver",
+        lambda config, mode: (
+            mode in ("plan", "demo") or config.eval.enable_bpd or config.eval.straightness_images
+        ),
+        "eval.enable_bpd is True, or eval.straightness_images is set",
     ),
     setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
     setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range", "follow"),
@@ -324,14 +341,18 @@ EFFECTS: tuple[Effect, ...] = (
     controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
     controlled_by("control.interval", *WITH_INTERVAL),
     controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
-    controlled_by("control.particles", "twisted", "feynman_kac", "steering"),
+    controlled_by("control.particles", "feynman_kac", "steering", "twisted"),
     setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
             config.control.task == "attribute"
             or control_method(config)
-            in (*measurement_effects.SCALED, "feynman_kac", "steering", "gradient", *WITH_INTERVAL)
+            in (
+                *measurement_effects.SCALED,
+                *("feynman_kac", "steering", "gradient"),
+                *WITH_INTERVAL,
+            )
         ),
         "control.method is guidance, or control.task is attribute",
     ),

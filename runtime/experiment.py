@@ -15,7 +15,8 @@ import configs
 import data
 import models
 import sde_lib
-from data import captions, transforms
+from configs.shapes import example_shape
+from data import captions, entries, transforms
 from runtime import devices, ema
 
 # Fields on where images come from: where no training goes on, others may serve as well.
@@ -24,22 +25,35 @@ SOURCE = ("data.dataset", "data.data_dir", "data.cache", "data.crop", "data.resi
 
 @dataclasses.dataclass(frozen=True)
 class Pixels:
-    """Between the levels of a data set and the range that the network sees."""
+    """Between the levels of a data set and the range that the network sees.
+
+    Attributes:
+      standard: of real-valued examples but points of the plane, which have no levels either.
+    """
 
     levels: int
     centered: bool
     dequantized: bool
+    standard: data.Standard | None = None
 
     def to_model(self, images: np.ndarray) -> np.ndarray:
         """uint8 levels to floats; a level's bin is represented by its middle."""
         if not self.dequantized:
-            return np.asarray(transforms.scale(images, self.levels, self.centered))
+            return np.asarray(transforms.scale(images, *self._range, self._standard))
         y = (np.asarray(images, np.float32) + 0.5) / self.levels
         return 2.0 * y - 1.0 if self.centered else y
 
     def to_levels(self, x: jax.Array | np.ndarray) -> jax.Array:
-        """Floats of the network's range to uint8 levels."""
-        return transforms.inverse_scale(x, self.levels, self.centered, self.dequantized)
+        """Floats of the network's range to uint8 levels, or to numbers in the data's own units."""
+        return transforms.inverse_scale(x, *self._range, self.dequantized, self._standard)
+
+    @property
+    def _range(self) -> tuple[int, bool]:
+        return self.levels, self.centered
+
+    @property
+    def _standard(self) -> data.Standard:
+        return self.standard or data.Standard()
 
     def to_levels_of_grey(self, x: jax.Array | np.ndarray) -> jax.Array:
         """`to_levels` that keeps the sums of red, green and blue of x."""
@@ -53,7 +67,7 @@ class Parts:
     Attributes:
       sde: the process from data to noise.
       module: the network, a Flax module, whose `apply` takes parameters.
-      image_shape: (H, W, C).
+      image_shape: (H, W, C) of images, `data.shape` of other examples.
       pixels: the range in which the network sees images.
       dataset_name: of the images that the network learns, or is compared with.
       dataset_folder: where a user's own images of that data set are; "" for other sets.
@@ -64,11 +78,13 @@ class Parts:
       sigma_data: the standard deviation of the data, for EDM's preconditioning.
       num_labels: the number of classes that the network can be given; 0: none.
       unconditional: True if the network also knows images without a class.
+      known: the mask of the entries that the network is given, and that it does not draw
+        (`training.known`); None: there are none.
     """
 
     sde: sde_lib.SDE
     module: Any
-    image_shape: tuple[int, int, int]
+    image_shape: tuple[int, ...]
     pixels: Pixels
     dataset_name: str
     dataset_folder: str
@@ -79,19 +95,29 @@ class Parts:
     sigma_data: float
     num_labels: int
     unconditional: bool
+    known: np.ndarray | None
 
     @property
     def levels(self) -> int:
         """Grey levels of the images, see `data.grey_levels`."""
         return self.pixels.levels
 
-    def score(self, params: ema.Params, classes: jax.Array | None = None) -> sde_lib.ScoreFn:
+    def score(
+        self,
+        params: ema.Params,
+        classes: jax.Array | None = None,
+        given: jax.Array | None = None,
+    ) -> sde_lib.ScoreFn:
         """The score function of the network with these weights, without dropout.
 
-        A network with labels sees the `classes` [B], or else the null class.
+        A network with labels sees the `classes` [B], or else the null class. One that was trained
+        with `known` entries is told them by `given` [B, ...]; of these its output is 0.
         """
         labels = {} if classes is None else {"y": classes}
+        network: Callable[..., jax.Array]
         network = functools.partial(self.module.apply, {"params": params}, **labels)
+        if given is not None and self.known is not None:
+            network = entries.telling(network, self.known, given)
         score_of = functools.partial(
             models.score_fn,
             self.sde,
@@ -112,6 +138,15 @@ class Parts:
                 "nor likelihoods; its loss can be evaluated"
             )
 
+    def require_joint(self) -> None:
+        """Refuses to draw whole examples, or their likelihoods, where some entries are given."""
+        if self.known is not None:
+            raise ValueError(
+                "this network is given some entries of every example (training.known), so it draws "
+                "the others alone: --mode=control --config.control.task=inpaint "
+                "--config.control.method=conditional, with these in control.mask"
+            )
+
     def require_unconditional(self) -> None:
         """Refuses images of no class, where the network saw the class of every image."""
         if not self.unconditional:
@@ -129,12 +164,14 @@ def build(config: ml_collections.ConfigDict) -> Parts:
     configs.check(config)
     data.check_points(config)
     images, model = config.data, config.model
-    levels = data.grey_levels(images.dataset)
+    levels = data.grey_levels(images.dataset, images.shape)
     return Parts(
         sde=sde_lib.from_config(config),
         module=network(config),
         image_shape=image_shape(config),
-        pixels=Pixels(levels, images.centered, images.uniform_dequantization),
+        pixels=Pixels(
+            *(levels, images.centered, images.uniform_dequantization), data.standard(images)
+        ),
         dataset_name=images.dataset,
         dataset_folder=images.data_dir if data.is_users_own(images.dataset) else "",
         dataset=_opener(config),
@@ -144,6 +181,7 @@ def build(config: ml_collections.ConfigDict) -> Parts:
         sigma_data=model.sigma_data,
         num_labels=model.num_labels,
         unconditional=not model.num_labels or config.training.label_dropout > 0,
+        known=entries.known_of(config.training.known, image_shape(config)),
     )
 
 
@@ -170,9 +208,10 @@ def network(config: ml_collections.ConfigDict) -> Any:
     return models.from_config(config)
 
 
-def image_shape(config: ml_collections.ConfigDict) -> tuple[int, int, int]:
-    """(H, W, C) by the config alone; a data set of another shape is refused when it is opened."""
-    return (config.data.image_size, config.data.image_size, config.data.num_channels)
+def image_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:
+    """The shape of an example by the config alone; a data set of another shape is refused when it
+    is opened."""
+    return example_shape(config.data)
 
 
 def settings(config: ml_collections.ConfigDict) -> dict[str, Any]:

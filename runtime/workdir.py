@@ -115,13 +115,35 @@ def _other_levels(
 ) -> list[str]:
     """A line where a data set that is free to change has other grey levels than the run's."""
     names = [str(config["data"]["dataset"]) for config in (old, new)]
-    stored, given = map(data.grey_levels, names)
+    shapes = [config["data"]["shape"] for config in (old, new)]
+    stored, given = map(data.grey_levels, names, shapes)
     if stored == given or "data.dataset" not in free:
         return []
     return [
         f"data.dataset: {names[0]!r} (stored) != {names[1]!r} (given), which have {stored} and "
         f"{given} grey levels (points have 0)"
     ]
+
+
+def settled(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_collections.ConfigDict:
+    """The config with the numbers that standardise real-valued examples, where it names none.
+
+    They are the run's own, in its config.json, once training has written them there, and no data
+    set is needed; before that those of the training examples.
+    """
+    section = config.data
+    if not section.shape or section.mean or section.std:
+        return config
+    configs.check(config)
+    path = workdir / CONFIG
+    stored = _stored_sections(path).get("data", {}) if path.exists() else {}
+    if list(stored.get("shape", ())) == list(section.shape) and stored.get("mean"):
+        mean, std = stored["mean"], stored["std"]
+    else:
+        mean, std = data.standard(section) or data.Standard()
+    config = config.copy_and_resolve_references()
+    config.data.mean, config.data.std = tuple(mean), tuple(std)
+    return config
 
 
 def results_folder(workdir: pathlib.Path, name: str) -> pathlib.Path:
@@ -205,7 +227,7 @@ def restore(
 def load_weights(
     config: ml_collections.ConfigDict,
     module: Any,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     workdir: pathlib.Path,
 ) -> Trained:
     """The weights `config.eval.ema` of the checkpoint `config.eval.checkpoint`, in NumPy.

@@ -200,9 +200,9 @@ def names_of_choices() -> dict[str, list[str]]:
     return {
         "training.sde": list(sde_lib.SDES),
         "training.objective": [*losses.OBJECTIVES, *models.GUIDES],
-        "training.time": ["uniform", "likelihood", "log_normal", "fixed"],
+        "training.time": list(times.TIMES),
         "training.time_draws": list(times.TIME_DRAWS),
-        "training.weighting": ["", "noise", "score", "x0", "velocity", "edm", "likelihood"],
+        "training.weighting": ["", *losses.WEIGHTINGS],
         "sampling.method": list(sampling.SAMPLERS),
         "sampling.predictor": list(sampling.PREDICTORS),
         "sampling.corrector": list(sampling.CORRECTORS),

@@ -14,10 +14,27 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
+from sde_lib import (
+    EDMSDE,
+    SDE,
+    VESDE,
+    VPSDE,
+    CosineVPSDE,
+    FlowOTSDE,
+    PowerInterpolant,
+    RectifiedSDE,
+    SubVPSDE,
+    TrigonometricSDE,
+)
 
 SDES: dict[str, SDE] = {"vp": VPSDE(), "subvp": SubVPSDE(), "ve": VESDE()}
 EVERY_SDE: dict[str, SDE] = {**SDES, "cosine": CosineVPSDE(), "edm": EDMSDE()}
+FLOWS: dict[str, SDE] = {
+    "rectified": RectifiedSDE(),
+    "flow_ot": FlowOTSDE(),
+    "trigonometric": TrigonometricSDE(),
+    "interpolant": PowerInterpolant(),
+}
 SHAPE = (2, 2, 1)  # of an image in tests that need no other
 
 

@@ -78,9 +78,26 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "diffusion/few_steps.py",
-        "_ddim _dpmpp_2m _adams _weights multistep _finish dpm_solver edm",
+        "dpm_solver",
+        {"few_steps": "every_deterministic_solver_has_its_order evaluations_are_counted"},
+    ),
+    (
+        "diffusion/edm.py",
+        "heun_along edm restart",
+        {
+            "few_steps": "churn_raises_the_noise_by_at_most_the_square_root_of_two "
+            "churn_acts_between_its_limits a_restart_forgets_what_was_before "
+            "without_a_restart_it_is_edm every_deterministic_solver_has_its_order "
+            "stochastic_solvers_have_their_weak_order evaluations_are_counted"
+        },
+    ),
+    (
+        "diffusion/multistep.py",
+        "_ddim _dpmpp_2m _adams _weights _quadrature _lagrange _stochastic_adams _deis multistep "
+        "finished",
         {
             "few_steps": "third_order_multistep_is_exact_for_parabolas "
+            "sa_solver_without_noise_is_unipc_and_with_it_the_sde "
             "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits "
             "every_deterministic_solver_has_its_order stochastic_solvers_have_their_weak_order "

@@ -65,13 +65,15 @@ ADDED = {
     "training": {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
-        "augment",
+        "augment", "coupling", "logit_mean", "logit_std", "mode_scale", "teacher",
+        "teacher_steps",
         "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {
         "corrector_norm", "num_steps", "eps", "solver", "rtol", "atol", "num_frames", "seed",
         "num_samples", "batch_size", "time_grid", "eta", "churn", "churn_min", "churn_max",
         "variance", "clip", "churn_noise", "guide", "guide_scale", "guide_interval",
+        "tau", "restart_min", "restart_max", "restart_steps", "restart_repeats",
         "step_size", "sigma_min", "sigma_max", "rho", "schedule", "scaling", "alpha",
     },
     "eval": {
@@ -79,6 +81,7 @@ ADDED = {
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
         "stats_path", "stats_images", "seeds", "keep_samples", "follow_minutes",
+        "straightness_images",
     },
     "data": {"data_dir", "cache", "crop", "resize"},
     "model": {
@@ -86,6 +89,7 @@ ADDED = {
         "dtype", "remat", "attn_each_up_block", "attn_num_groups",
         "pytorch", "prediction", "sigma_base", "sigma_data", "class_embedding", "augment_dim",
         "head_channels", "num_heads", "num_groups", "learned_variance", "attention_order",
+        "time_power", "data_power", "noise_power",
     },
     "classifier": {
         "num_classes", "widen_factor", "blocks_per_group", "dropout", "nonlinearity",

@@ -156,7 +156,7 @@ def test_official_replacement_runs_with_a_predictor(
         ({"task": "paint"}, "unknown control.task 'paint'; known: attribute, class, colorize"),
         (
             {"method": "magic"},
-            "unknown control.method 'magic'; known: daps, ddnm, ddrm, diffpir, dps, infill",
+            "unknown control.method 'magic'; known: conditional, daps, ddnm, ddrm",
         ),
         ({"task": "colorize"}, r"needs colour: digits has 1 channel\(s\)"),
         ({"task": "denoise"}, "needs a positive control.noise_std"),
@@ -233,12 +233,12 @@ def test_results_are_written_whole_or_not_at_all(
         path.write_bytes(b"half of it")
         raise OSError("no space left")
 
-    results.write(tmp_path, problem, arrays, 17, {"psnr": float("inf")})
+    results.write(tmp_path, problem, arrays, Pixels(17, True, True), {"psnr": float("inf")})
     stored = (tmp_path / "results.npz").read_bytes()
     assert json.loads((tmp_path / "results.json").read_text()) == {"psnr": None}
     monkeypatch.setattr(np, "savez", full)
     with pytest.raises(OSError, match="no space left"):
-        results.write(tmp_path, problem, arrays, 17, {})
+        results.write(tmp_path, problem, arrays, Pixels(17, True, True), {})
     assert (tmp_path / "results.npz").read_bytes() == stored
     names = {path.name for path in tmp_path.iterdir()}
     assert names == {"grid.png", "results.json", "results.npz"}
@@ -386,7 +386,7 @@ def test_batches_are_kept_by_weights_guide_and_inputs(tmp_path: pathlib.Path) ->
     def folder(**changes: Any) -> str:
         given = {"problem": problem, "options": options, "trained": trained} | changes
         store = control_run.store_of(tmp_path, config=config, **given)
-        return control_run.shards_of(store, given["problem"], (8, 8, 1)).folder.name
+        return control_run.shards_of(store, given["problem"], ("u", (8, 8, 1))).folder.name
 
     def guided(weights: Any) -> Problem:
         guidance = Guidance(replicate(weights), lambda *_: None, "a classifier")  # type: ignore

@@ -160,7 +160,7 @@ EVERY = [name for name in SAMPLERS if name != "smld"]
                 500,
                 marks=pytest.mark.slow,
             )
-            for kind in gaussians.SDES
+            for kind in (*gaussians.SDES, *gaussians.FLOWS)
             for data in DATA
             if data != "part-2"
         ),
@@ -173,7 +173,7 @@ def test_samplers_draw_from_the_data(kind: str, data: str, names: list[str], ste
     Their errors of finitely many steps are below what 2,000 draws show. (The corrector alone has
     the law of the data for infinitely many steps only: SMLD, which is that, gets 3,000.)
     """
-    sde = dataclasses.replace(gaussians.SDES[kind], N=steps)
+    sde = dataclasses.replace((gaussians.SDES | gaussians.FLOWS)[kind], N=steps)
     score_fn = DATA[data].score_fn(sde)
 
     @jax.jit
@@ -212,13 +212,13 @@ def guided_to_the_part(sde: SDE) -> dict[str, Any]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("kind", gaussians.SDES)
+@pytest.mark.parametrize("kind", [*gaussians.SDES, *gaussians.FLOWS])
 def test_guidance_draws_from_the_class(kind: str) -> None:
     """By the exact classifier at scale 1, and classifier-free with exact scores."""
     names = ["euler_maruyama", "reverse_diffusion+langevin", "unipc_3", "dpmpp_2m_sde"]
     samplers = {name: SAMPLERS[name] for name in names}
     samplers["ode"] = functools.partial(sampling.ode_sampler, rtol=1e-4, atol=1e-4)
-    sde = dataclasses.replace(gaussians.SDES[kind], N=500)
+    sde = dataclasses.replace((gaussians.SDES | gaussians.FLOWS)[kind], N=500)
 
     @jax.jit
     def draw() -> dict[tuple[str, str], Samples]:

@@ -248,7 +248,7 @@ class Reader:
             self.run(["main.py", *run, *self.typed(overrides)])
 
 
-def tiny_params(module: Any, shape: tuple[int, int, int]) -> Any:
+def tiny_params(module: Any, shape: tuple[int, ...]) -> Any:
     """Random weights of a network, in NumPy."""
     import jax
 

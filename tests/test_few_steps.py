@@ -13,7 +13,7 @@ import pytest
 
 import models
 import sampling
-from diffusion import few_steps, grids
+from diffusion import few_steps, grids, multistep
 from diffusion.noise import image_noise, recorded_noise
 from diffusion.trajectory import Samples, denoised
 from sde_lib import SDE, VESDE, VPSDE, BetaSDE, CosineVPSDE, batch_mul
@@ -30,6 +30,13 @@ DETERMINISTIC: dict[str, tuple[Any, dict[str, Any], float]] = {
     "unipc_2": (few_steps.unipc, {"order": 2}, 3),
     "unipc_3": (few_steps.unipc, {"order": 3}, 4),
     "edm": (few_steps.edm, {}, 2),
+    "deis_1": (few_steps.deis, {"order": 1}, 1),
+    "deis_2": (few_steps.deis, {"order": 2}, 2),
+    "deis_3": (few_steps.deis, {"order": 3}, 3),
+    "deis_3_rho": (few_steps.deis, {"order": 3, "variable": "rho"}, 3),
+    "deis_3_lambda": (few_steps.deis, {"order": 3, "variable": "lambda"}, 3),
+    "sa_solver_1": (few_steps.sa_solver, {"order": 1, "tau": 0.0}, 2),
+    "sa_solver_2": (few_steps.sa_solver, {"order": 2, "tau": 0.0}, 3),
 }
 
 
@@ -86,7 +93,7 @@ def test_third_order_multistep_is_exact_for_parabolas() -> None:
     """Weights of (0, -1, -3) integrate exp(s - h) times 1, s, s^2 exactly."""
     h = 0.7
     nodes = np.array([0.0, -1.0, -3.0])
-    weights = few_steps._weights(nodes, 0.0, h)
+    weights = multistep._weights(nodes, 0.0, h)
     exact = [1 - np.exp(-h), h - 1 + np.exp(-h), h**2 - 2 * h + 2 - 2 * np.exp(-h)]
     np.testing.assert_allclose([weights @ nodes**k for k in range(3)], exact, rtol=1e-10)
 
@@ -96,6 +103,7 @@ STOCHASTIC: dict[str, tuple[Any, dict[str, Any], int]] = {
     "ddim_eta_half": (few_steps.ddim, {"eta": 0.5}, 1),
     "dpmpp_2m_sde": (few_steps.dpm_solver_pp, {"stochastic": True}, 2),
     "edm_churn": (few_steps.edm, {"churn": 10.0}, 2),
+    "sa_solver_1": (few_steps.sa_solver, {"order": 1, "tau": 0.5}, 2),
 }
 
 
@@ -132,6 +140,83 @@ def test_stochastic_solvers_have_their_weak_order(kind: str) -> None:
         assert abs(mean) < 0.002, (name, mean)
         assert abs(fine) < (0.06 if order == 1 else 0.004), (name, fine)
         assert abs(np.log2(abs(coarse / fine)) - order) < 0.2, (name, coarse, fine)
+
+
+def test_sa_solver_without_noise_is_unipc_and_with_it_the_sde() -> None:
+    """tau 0 are the exact coefficients of UniPC; tau 1 of order 1 without its corrector is the
+    first step of DPM-Solver++ for the SDE."""
+    sde = VPSDE()
+    grid = grids.levels(sde, grids.time_grid(sde, "log_snr", 6))
+    score_fn, z = (
+        gaussians.two_modes((3,)).score_fn(sde),
+        jax.random.normal(jax.random.key(2), (7, 4, 3)),
+    )
+    arguments = (sde, score_fn, recorded_noise(z), grid.t)
+    for order in (2, 3):
+        flow = few_steps.sa_solver(*arguments, order=order, tau=0.0).x
+        np.testing.assert_allclose(flow, few_steps.unipc(*arguments, order=order).x, atol=2e-5)
+    table, first = multistep._stochastic_adams(grid, 1, 1.0), multistep._dpmpp_2m(grid, True)
+    np.testing.assert_allclose(table.carry, first.carry, rtol=1e-12)
+    np.testing.assert_allclose(table.std, first.std, rtol=1e-12)
+    np.testing.assert_allclose(table.gains[:, 0], first.gains.sum(1), rtol=1e-9)
+    one = few_steps.deis(*arguments, order=1).x
+    np.testing.assert_allclose(one, few_steps.ddim(*arguments).x, atol=2e-5)
+
+
+def test_a_restart_forgets_what_was_before() -> None:
+    """On Gaussian data each return multiplies what is left of the prior's draw by the flow's factor
+    over the stretch, the ratio of the deviations at its ends, and the variance stays exact."""
+    sde, steps = VPSDE(), 120
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    times = grids.time_grid(sde, "karras", steps)
+    levels = np.exp(-grids.half_log_snr(sde, times))
+    low = levels[np.argmin(np.abs(np.log(levels / 0.2)))]
+    options: Any = {"restart_min": 0.2, "restart_max": 2.0, "restart_steps": 40}
+
+    def coefficients(repeats: int) -> np.ndarray:
+        """Of every draw in the last state, by images of which each has one draw equal to 1."""
+        count = 1 + steps + 40 * repeats
+        draws = jnp.asarray(np.eye(count, count + 1)[:, :, None], jnp.float32)
+
+        @jax.jit
+        def run() -> Any:
+            return few_steps.restart(
+                *(sde, score_fn, recorded_noise(draws), times),
+                **{**options, "restart_repeats": repeats, "denoise": False},
+            )
+
+        samples = run()
+        assert samples.nfe == 2 * (count - 1)
+        x = np.asarray(samples.x, np.float64).ravel()
+        return x[:-1] - x[-1]
+
+    without, twice = coefficients(0), coefficients(2)
+    np.testing.assert_array_equal(np.flatnonzero(without), [0])
+    assert len(np.flatnonzero(twice)) == 3  # the prior's, and one at each return
+    factor = np.sqrt((STD**2 + low**2) / (STD**2 + 2.0**2))
+    assert twice[0] / without[0] == pytest.approx(factor**2, rel=0.01)
+    assert np.sqrt(np.sum(twice**2)) == pytest.approx(np.sqrt(np.sum(without**2)), rel=0.005)
+
+
+def test_without_a_restart_it_is_edm() -> None:
+    sde = VESDE()
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    z = jax.random.normal(jax.random.key(1), (60, 2, 3))
+    arguments = (sde, score_fn, recorded_noise(z), grids.time_grid(sde, "karras", 9))
+    plain = few_steps.edm(*arguments)
+    none = few_steps.restart(*arguments, restart_repeats=0)
+    np.testing.assert_array_equal(none.x, plain.x)
+    assert none.nfe == plain.nfe
+    outside: tuple[Any, ...] = ({"restart_min": 0.5}, {"restart_min": 1e-3}, {"restart_max": 60.0})
+    for bad in outside:
+        with pytest.raises(ValueError, match=r"within the noise levels .* of VESDE"):
+            few_steps.restart(*arguments, **bad)
+    with pytest.raises(ValueError, match=r"take more steps"):
+        few_steps.restart(*arguments[:3], np.array([1.0, 0.4, 1e-3]), restart_min=0.1)
+    wrong: tuple[Any, ...] = ({"restart_steps": 0}, {"restart_repeats": -1})
+    for bad in wrong:
+        with pytest.raises(ValueError, match="they must be at least 1 and 0"):
+            few_steps.restart(*arguments, **bad)
 
 
 def test_ddim_with_eta_one_is_the_ancestral_step() -> None:
@@ -299,7 +384,7 @@ def test_a_discrete_network_of_one_image_draws_that_image(sde: SDE, method: str)
     ("method", "nfe"),
     [
         *(("ddim", 5), ("dpm_3", 13), ("dpmpp_2m", 5), ("unipc_3", 5), ("edm", 9)),
-        *(("euler", 4), ("heun", 7)),
+        *(("euler", 4), ("heun", 7), ("deis_3", 5), ("sa_solver_2", 5), ("restart", 9 + 2 * 60)),
     ],
 )
 def test_evaluations_are_counted(method: str, nfe: int) -> None:
@@ -415,6 +500,9 @@ def test_orders_that_do_not_exist_are_refused() -> None:
         (few_steps.dpm_solver_pp, {"order": 1}),
         (few_steps.dpm_solver_pp, {"order": 3, "stochastic": True}),
         (few_steps.unipc, {"order": 1}),
+        (few_steps.deis, {"order": 5}),
+        (few_steps.sa_solver, {"order": 0}),
+        (few_steps.sa_solver, {"tau": -0.1}),
     ]
     for solver, options in cases:
         with pytest.raises(ValueError, match="order"):

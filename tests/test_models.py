@@ -356,7 +356,7 @@ def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, k
 @pytest.mark.parametrize(
     ("key", "value", "known"),
     [
-        ("name", "unet", "adm, ddpm, mlp, ncsn, ncsnpp, ncsnv2_128"),
+        ("name", "unet", "adm, ddpm, mlp, ncsn, ncsnpp, ncsnv2_128, .*, unet1d"),
         ("dtype", "float16", "bfloat16, float32"),
     ],
 )
@@ -373,7 +373,7 @@ REFINENETS = ("ncsn", "ncsnv2_64", "ncsnv2_128", "ncsnv2_256")
     [
         (("ncsnpp", "ddpm"), ["GroupNorm"]),
         (REFINENETS, ["InstanceNorm++"]),
-        (("mlp",), ["none", "GroupNorm"]),
+        (("mlp", "transformer"), ["none", "GroupNorm"]),
     ],
 )
 def test_a_network_is_not_called_by_a_normalisation_that_it_does_not_have(

@@ -392,14 +392,15 @@ def test_edm_preconditioning_is_of_unit_variance_and_least_amplification(sde: SD
     the target is uncorrelated with x, so the network predicts only what x does not tell."""
     t, sigma_data = jnp.linspace(0.05, 0.95, 7) * sde.T, 0.7
     alpha, sigma = (np.asarray(v, np.float64) for v in (sde.alpha(t), sde.sigma(t)))
-    a, b = parametrisation.PREDICTIONS["edm"](alpha, sigma, sigma_data)
+    level = parametrisation.Level(alpha, sigma, sigma_data=sigma_data)
+    a, b = parametrisation.PREDICTIONS["edm"](level)
     np.testing.assert_allclose(a**2 * sigma_data**2 + b**2, 1.0, rtol=1e-12)
     np.testing.assert_allclose(a * alpha * sigma_data**2 + b * sigma, 0.0, atol=1e-12 * sigma.max())
     variance = parametrisation.input_std(alpha, sigma, sigma_data) ** 2
     np.testing.assert_allclose(variance, (alpha * sigma_data) ** 2 + sigma**2, rtol=1e-12)
     # x_0 = c_skip y + c_out F for y = x / alpha = x_0 + r noise, as the paper's table 1 has it.
     r = sigma / alpha
-    m, n = parametrisation.coefficients(alpha, sigma, "edm", "x0", sigma_data)
+    m, n = parametrisation.coefficients(level, "edm", "x0")
     np.testing.assert_allclose(m * alpha, sigma_data**2 / (r**2 + sigma_data**2), rtol=1e-9)
     np.testing.assert_allclose(n, r * sigma_data / np.sqrt(r**2 + sigma_data**2), rtol=1e-9)
 
@@ -417,9 +418,10 @@ def test_networks_that_predict_the_exact_thing_have_the_same_score(sde: SDE) -> 
         x = alpha * m + jnp.sqrt(variance) * normal(6, 3)
         centred = (x - alpha * m) / variance
         x0, noise = m + alpha * s**2 * centred, sigma * centred
+        fall, rise = (rate[:, None] for rate in sde.rates(t))
         inputs, scores = {}, {}
         for kind, form in parametrisation.PREDICTIONS.items():
-            a, b = form(alpha, sigma, sigma_data)
+            a, b = form(parametrisation.Level(alpha, sigma, fall, rise, sigma_data))
 
             def network(x: jax.Array, labels: jax.Array, kind=kind, a=a, b=b) -> jax.Array:
                 inputs[kind] = x, labels
@@ -444,10 +446,14 @@ def test_networks_that_predict_the_exact_thing_have_the_same_score(sde: SDE) -> 
     ("sde", "changes", "words"),
     [
         (VPSDE(), {"training__objective": "csm"}, "objective 'csm'; known: classifier, clip, dsm"),
-        (VPSDE(), {"training__weighting": "g"}, "training.weighting 'g'; known: edm, likelihood"),
+        (
+            VPSDE(),
+            {"training__weighting": "g"},
+            "training.weighting 'g'; known: edm, flow, ",
+        ),
         (VPSDE(), {"training__time": "now"}, "training.time 'now'; known: fixed, likelihood"),
         (VPSDE(), {"training__time_draws": "x"}, "training.time_draws 'x'; known: antithetic"),
-        (VPSDE(), {"model__prediction": "eps"}, "model.prediction 'eps'; known: edm, noise"),
+        (VPSDE(), {"model__prediction": "eps"}, "model.prediction 'eps'; known: edm, flow, noise"),
         (
             VPSDE(),
             {"training__objective": "ssm", "training__directions": "exact"},

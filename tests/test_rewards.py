@@ -109,13 +109,14 @@ def test_what_is_no_reward_is_refused(
 
 
 def test_images_of_another_file_are_other_images(tmp_path: pathlib.Path) -> None:
-    """The hash of the user's file is one of the inputs by which finished batches are kept."""
+    """The hash of the user's file is one of what finished batches are kept by."""
     path = tmp_path / "mine.py"
     sources = []
     for factor in (1.0, 2.0):
         path.write_text(f"def reward(images):\n    return {factor} * images.mean((1, 2, 3))\n")
         config = settings(task="reward", reward=f"{path}:reward")
         problem, _, _ = run.pose(config, experiment.build(config))
-        sources.append(problem.conditions["source"])
-    assert sources[0].shape == (1, 32)
-    assert np.any(sources[0] != sources[1])
+        sources.append(problem.sources["reward_sha256"])
+    assert sources[0] != sources[1]
+    config = settings(task="reward", reward="brightness")
+    assert not run.pose(config, experiment.build(config))[0].sources

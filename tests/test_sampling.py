@@ -677,7 +677,7 @@ def test_the_flow_of_the_cosine_chain_is_refused() -> None:
     sde = CosineVPSDE()
     x, t = jnp.ones((1, 2)), jnp.ones(1)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
-    with pytest.raises(ValueError, match="does not converge for the cosine schedule"):
+    with pytest.raises(ValueError, match="does not converge for CosineVPSDE"):
         sampling.reverse_diffusion(sde, score_fn, x, t, x, probability_flow=True)
 
 

@@ -11,7 +11,7 @@ import pytest
 
 import sde_lib
 from configs import schema
-from diffusion.parametrisation import coefficients
+from diffusion.parametrisation import Level, coefficients
 from interop import schedulers
 from models.score import discrete_labels
 
@@ -86,8 +86,8 @@ def test_predictions(theirs: str, ours: str, schedule: str) -> None:
     x_0, noise = np.float64(0.3), np.float64(-1.7)
     x = alpha * x_0 + sigma * noise
     output = {"epsilon": noise, "v_prediction": alpha * noise - sigma * x_0, "sample": x_0}[theirs]
-    of_x, of_output = coefficients(alpha, sigma, ours, "x0")
-    np.testing.assert_allclose(of_x * x + of_output * output, x_0)
+    of_x, of_output = coefficients(Level(alpha, sigma), ours, "x0")
+    np.testing.assert_allclose(np.asarray(of_x) * x + np.asarray(of_output) * output, x_0)
 
 
 def test_all_times_are_within_a_step_of_the_chain() -> None:

@@ -22,7 +22,7 @@ import numpy as np
 import pytest
 
 import sampling
-from diffusion import ancestral, few_steps, grids, langevin
+from diffusion import ancestral, few_steps, grids, langevin, multistep
 from diffusion.noise import recorded_noise
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE
 from tests.gaussians import Mixture
@@ -160,13 +160,13 @@ def test_dpm_solver_pp_2m(steps: int, stochastic: bool) -> None:
     assert difference(found, theirs) < 2e-5
 
 
-def their_3m(grid: grids.Levels, second: float) -> few_steps.Table:
+def their_3m(grid: grids.Levels, second: float) -> multistep.Table:
     """DPM-Solver++ 3M as diffusers writes it: the first steps are of order 1, and 2 by the midpoint
     rule; the second difference has the weight `second`, which is 2 in a Taylor series.
     """
     h = np.diff(grid.lam)
     gains = np.zeros((len(h), 3))
-    gains[:, :2] = few_steps._dpmpp_2m(grid, False).gains
+    gains[:, :2] = multistep._dpmpp_2m(grid, False).gains
     for i in range(2, len(h)):
         r0, r1 = h[i - 1] / h[i], h[i - 2] / h[i]
         early, late = np.array([0.0, 1.0, -1.0]) / r1, np.array([1.0, -1.0, 0.0]) / r0
@@ -175,7 +175,7 @@ def their_3m(grid: grids.Levels, second: float) -> few_steps.Table:
         phi = np.expm1(-h[i])
         weights = -phi * np.array([1.0, 0.0, 0.0]) + (phi / h[i] + 1.0) * slope
         gains[i] = grid.alpha[i + 1] * (weights - ((phi + h[i]) / h[i] ** 2 - 0.5) * bend)
-    return few_steps.Table(grid.sigma[1:] / grid.sigma[:-1], gains, np.zeros(len(h)))
+    return multistep.Table(grid.sigma[1:] / grid.sigma[:-1], gains, np.zeros(len(h)))
 
 
 def test_dpm_solver_pp_3m() -> None:
@@ -186,20 +186,20 @@ def test_dpm_solver_pp_3m() -> None:
     scheduler = scheduler_of("DPMSolverMultistepScheduler", solver_order=3)
     theirs = stepped(scheduler, first(scheduler, 20, z))
     times = times_of(scheduler)
-    same = ours(few_steps.multistep, CHAIN, z, times, lambda grid: their_3m(grid, 1.0))
+    same = ours(multistep.multistep, CHAIN, z, times, lambda grid: their_3m(grid, 1.0))
     assert difference(same, theirs) < 5e-5
     assert difference(ours(few_steps.dpm_solver_pp, CHAIN, z, times, order=3), theirs) < 0.05
     levels = grids.levels(CHAIN, times)
-    exact, series = few_steps._adams(levels, 3, False), their_3m(levels, 2.0)
+    exact, series = multistep._adams(levels, 3, False), their_3m(levels, 2.0)
     np.testing.assert_allclose(exact.gains[2:], series.gains[2:], rtol=1e-6, atol=1e-7)
 
 
-def their_unipc(grid: grids.Levels, order: int) -> few_steps.Table:
+def their_unipc(grid: grids.Levels, order: int) -> multistep.Table:
     """UniPC as diffusers writes it: a predictor of order 2 by the midpoint rule, a corrector of
     order 1 by the trapezium rule, all others exact; the last steps are of lower order.
     """
     steps = len(grid.lam) - 1
-    midpoint = few_steps._dpmpp_2m(grid, False).gains
+    midpoint = multistep._dpmpp_2m(grid, False).gains
     gains, correct = np.zeros((steps, order + 1)), np.zeros((steps, order + 3))
     correct[0, 0] = 1.0
     ratio = grid.sigma[1:] / grid.sigma[:-1]
@@ -208,16 +208,16 @@ def their_unipc(grid: grids.Levels, order: int) -> few_steps.Table:
         gains[i, :2] = midpoint[i]
         if used > 2:
             nodes = grid.lam[i + 1 - used : i + 1][::-1]
-            weights = few_steps._weights(nodes, grid.lam[i], grid.lam[i + 1])
+            weights = multistep._weights(nodes, grid.lam[i], grid.lam[i + 1])
             gains[i, :used] = grid.alpha[i + 1] * weights
         if i:
             before, correct[i, 1] = orders[i - 1], ratio[i - 1]
             nodes = grid.lam[i - before : i + 1][::-1]
-            weights = few_steps._weights(nodes, grid.lam[i - 1], grid.lam[i])
+            weights = multistep._weights(nodes, grid.lam[i - 1], grid.lam[i])
             if before == 1:
                 weights = np.full(2, -0.5 * np.expm1(grid.lam[i - 1] - grid.lam[i]))
             correct[i, 2 : 3 + before] = grid.alpha[i] * weights
-    return few_steps.Table(ratio, gains, np.zeros(steps), correct)
+    return multistep.Table(ratio, gains, np.zeros(steps), correct)
 
 
 @pytest.mark.parametrize("order", [2, 3])
@@ -227,9 +227,71 @@ def test_unipc(order: int) -> None:
     scheduler = scheduler_of("UniPCMultistepScheduler", solver_order=order)
     theirs = stepped(scheduler, first(scheduler, 11, z))
     times = times_of(scheduler)
-    same = ours(few_steps.multistep, CHAIN, z, times, lambda grid: their_unipc(grid, order))
+    same = ours(multistep.multistep, CHAIN, z, times, lambda grid: their_unipc(grid, order))
     assert difference(same, theirs) < 5e-5
     assert difference(ours(few_steps.unipc, CHAIN, z, times, order=order), theirs) < 0.2
+
+
+def to_the_first_level(scheduler: Any) -> np.ndarray:
+    """The times of a scheduler whose last step ends at the chain's first level."""
+    return np.append(times_of(scheduler), 0.0)
+
+
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_deis(order: int) -> None:
+    """The polynomials of diffusers are in log rho."""
+    z = draws(1)[1]
+    scheduler = scheduler_of("DEISMultistepScheduler", solver_order=order)
+    theirs = stepped(scheduler, first(scheduler, 20, z))
+    times = to_the_first_level(scheduler)
+    options = {"order": order, "variable": "lambda", "denoise": False}
+    found = ours(few_steps.deis, CHAIN, z, times, **options)
+    assert difference(found, theirs) < (1e-5 if order < 3 else 1e-3)  # their weights are in float32
+
+
+def their_sa_solver(grid: grids.Levels, order: int, tau: float) -> multistep.Table:
+    """SA-Solver as diffusers writes it: with two predictions a term of third order in h is added to
+    the weights, which are exact here."""
+    table = multistep._stochastic_adams(grid, order, tau)
+    rate, lam = 1.0 + tau**2, grid.lam
+    assert table.correct is not None
+    for i in range(len(lam) - 1):
+        h = lam[i + 1] - lam[i]
+        exact = (rate * h - 1.0 + np.exp(-rate * h)) / (rate**2 * h)
+        if min(order, i + 1) == 2:
+            before = lam[i] - lam[i - 1]
+            change = rate * grid.alpha[i + 1] * (h / 2 - exact) * h / before
+            table.gains[i, :2] += np.array([1.0, -1.0]) * change
+            if i + 1 < len(lam) - 1:
+                table.correct[i + 1, 3:5] -= np.array([1.0, -1.0]) * change
+        if min(order + 1, i + 2) == 2 and i + 1 < len(lam) - 1:
+            change = rate * grid.alpha[i + 1] * (h / 2 - exact)
+            table.correct[i + 1, 2:4] += np.array([1.0, -1.0]) * change
+    return table
+
+
+@pytest.mark.parametrize("tau", [0.0, 0.6, 1.0])
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_sa_solver(order: int, tau: float) -> None:
+    generator, z = draws(21)
+    scheduler = scheduler_of(
+        "SASolverScheduler",
+        predictor_order=order,
+        corrector_order=order + 1,
+        tau_func=lambda t: tau,
+        lower_order_final=False,
+    )
+    theirs = stepped(scheduler, first(scheduler, 20, z), generator=after_first(generator))
+    times = to_the_first_level(scheduler)
+
+    def table(grid: grids.Levels) -> multistep.Table:
+        return their_sa_solver(grid, order, tau)
+
+    same = ours(multistep.multistep, CHAIN, z, times, table, denoise=False)
+    assert difference(same, theirs) < (1e-5 if order < 3 else 1e-3)  # their weights are in float32
+    if order != 2:
+        found = ours(few_steps.sa_solver, CHAIN, z, times, order=order, tau=tau, denoise=False)
+        assert difference(found, theirs) < 0.01
 
 
 def test_heun() -> None:
@@ -506,18 +568,18 @@ def test_hackable_diffusion_ddim(sde: SDE, share: float) -> None:
     keys, z = hackable_draws(21)
     times = grids.time_grid(sde, "uniform", 20)
 
-    def between(grid: grids.Levels) -> few_steps.Table:
+    def between(grid: grids.Levels) -> multistep.Table:
         h = np.diff(grid.lam)
         rest = share * np.exp(-h) + 1.0 - share
         gains = grid.alpha[1:] * (1.0 - np.exp(-h) * rest)
         noise = np.sqrt(1.0 - rest**2) * grid.sigma[1:]
-        return few_steps.Table(grid.sigma[1:] / grid.sigma[:-1] * rest, gains[:, None], noise)
+        return multistep.Table(grid.sigma[1:] / grid.sigma[:-1] * rest, gains[:, None], noise)
 
     step = steps.DDIMStep(
         corruption_process=hackable_process(sde), stoch_coeff=share, stochastic_last_step=True
     )
     theirs = hackable_steps(step, sde, sde.prior_std * z[0], times[:-1], times[1:], keys)
-    same = ours(few_steps.multistep, sde, z, times, between, denoise=False)
+    same = ours(multistep.multistep, sde, z, times, between, denoise=False)
     assert difference(same, theirs) < 2e-5
     if share in (0.0, 1.0):
         found = ours(few_steps.ddim, sde, z, times, eta=share, denoise=False)

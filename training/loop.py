@@ -20,7 +20,7 @@ from generation import score_field
 from runtime import cluster, devices, errors, experiment, files, hosts, peak_memory, stop
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
-from runtime.workdir import open_run
+from runtime.workdir import open_run, settled
 from training import layout as layouts
 from training import loggers, optimizers, sample_grids, utilisation
 from training.held_out import HeldOutLoss
@@ -53,6 +53,7 @@ def train(config: ml_collections.ConfigDict, workdir: pathlib.Path, profile: boo
     """
     options = config.training
     loggers.makers(options.loggers)  # refuses a name that is no logger's
+    config = settled(config, workdir)
     parts = experiment.build(config)
     dataset = parts.dataset("train")
     objective = objective_from_config(config, parts, dataset)

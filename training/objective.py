@@ -16,9 +16,11 @@ from absl import logging
 import data
 import losses
 import models
-from data import augmentation, captions, transforms
-from diffusion import times
+from data import augmentation, captions, entries, transforms
+from data.standardisation import AS_IT_IS
+from diffusion import coupling, times
 from runtime import devices, experiment
+from training import teachers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,7 +35,11 @@ class Objective:
       num_labels: the number of classes of the network; 0: it sees none.
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
+      couple: how images and noise are paired, in training those of the whole batch; None: each
+        image with its own draw.
       augment: probability of each augmentation, of which the network is told.
+      standard: how real-valued examples become what the network sees.
+      known: 1 in entries that the network is told, and does not learn; None: there are none.
     """
 
     apply: Callable[..., Any]
@@ -45,7 +51,10 @@ class Objective:
     num_labels: int = 0
     label_dropout: float = 0.0
     across_images: bool = False
+    couple: coupling.Coupling | None = None
     augment: float = 0.0
+    standard: data.Standard = AS_IT_IS
+    known: np.ndarray | None = None
 
     def __call__(
         self,
@@ -63,8 +72,8 @@ class Objective:
         """Losses [B] and their terms, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
-        the step with its number folded in. Where the loss is `across_images`, those of all
-        devices of `axis_name` are compared.
+        the step with its number folded in. Where the loss is `across_images`, or pairs are made in
+        a batch, that is so across all devices of `axis_name`.
         """
         keys = devices.image_keys(step_key, numbers)
         split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
@@ -74,7 +83,7 @@ class Objective:
         if self.dequantize:
             x = transforms.uniform_dequantize(images, dequantize_keys, self.levels, self.centered)
         else:
-            x = transforms.scale(images, self.levels, self.centered)
+            x = transforms.scale(images, self.levels, self.centered, self.standard)
 
         conditions: dict[str, Any] = {"dropout_keys": dropout_keys} if train else {}
         if self.num_labels:
@@ -86,12 +95,16 @@ class Objective:
         def network(x: jax.Array, labels: jax.Array, *more: jax.Array) -> Any:
             return self.apply({"params": params}, x, labels, *more, **conditions)
 
+        told = network if self.known is None else entries.telling(network, self.known, x)
         u = times.time_draws(self.time_draws, step_key, numbers, total)
         shared: dict[str, Any] = {}
-        if self.across_images and axis_name:
-            gather = functools.partial(jax.lax.all_gather, axis_name=axis_name, tiled=True)
+        gather = functools.partial(_of_all_devices, axis_name=axis_name)
+        if self.across_images:
             shared["gather"] = gather
-        return self.loss(network, x, loss_keys, u, classes, **shared)
+        if self.couple:
+            batch = coupling.Batch(gather, numbers) if train else None
+            shared["pair"] = functools.partial(self.couple, batch=batch)
+        return self.loss(told, x, loss_keys, u, classes, **shared)
 
     def _withheld(self, classes: jax.Array, keys: jax.Array) -> jax.Array:
         """The classes, some of them replaced by the null class, whose number is `num_labels`
@@ -100,6 +113,10 @@ class Objective:
             return classes
         drop = jax.vmap(lambda key: jax.random.bernoulli(key, self.label_dropout))(keys)
         return jnp.where(drop, self.num_labels, classes)
+
+
+def _of_all_devices(rows: jax.Array, axis_name: str | None) -> jax.Array:
+    return jax.lax.all_gather(rows, axis_name, tiled=True) if axis_name else rows
 
 
 def objective_from_config(
@@ -128,12 +145,13 @@ def objective_from_config(
             "what the network tells of the variance is not trained"
         )
     clip = config.training.objective == models.CLIP_OBJECTIVE
+    wants_points = losses.wants_points(config)
     return Objective(
         apply=parts.module.apply,
         loss=losses.from_config(
             config,
             parts.sde,
-            points=_points(config, dataset) if dataset and losses.wants_points(config) else None,
+            points=_points(config, parts, dataset) if dataset and wants_points else None,
             captions=_captions(config) if clip else None,
         ),
         levels=parts.levels,
@@ -143,15 +161,30 @@ def objective_from_config(
         num_labels=config.model.num_labels if models.has_score(config) else 0,
         label_dropout=config.training.label_dropout,
         across_images=clip,
+        couple=_couple(config, parts),
         augment=config.training.augment,
+        standard=parts.pixels.standard or AS_IT_IS,
+        known=parts.known,
     )
 
 
-def _points(config: ml_collections.ConfigDict, dataset: data.Dataset) -> jax.Array:
+def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupling.Coupling | None:
+    """The coupling of a score's objective; None where pairs are independent."""
+    if not models.has_score(config) or config.training.coupling == "independent":
+        return None
+    coupling.from_config(config)  # refuses before a teacher is read
+    reflow = config.training.coupling == "reflow"
+    return coupling.from_config(config, teachers.load(config.training, parts) if reflow else None)
+
+
+def _points(
+    config: ml_collections.ConfigDict, parts: experiment.Parts, dataset: data.Dataset
+) -> jax.Array:
     """The first `training.kde_points` training images (0: all), as the network sees them."""
     count = min(config.training.kde_points or len(dataset), len(dataset))
     images, _ = dataset.take(np.arange(count))
-    return transforms.scale(images, dataset.levels, config.data.centered)
+    standard = parts.pixels.standard or AS_IT_IS
+    return transforms.scale(images, dataset.levels, config.data.centered, standard)
 
 
 def _captions(config: ml_collections.ConfigDict) -> jax.Array:

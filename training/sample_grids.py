@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 import pathlib
 import zipfile
 from typing import Any
@@ -15,6 +16,7 @@ from PIL import Image
 
 import models
 import sampling
+from configs.shapes import example_shape
 from generation import examples
 from generation.generator import Generator
 from runtime import devices, errors, experiment, files
@@ -195,7 +197,7 @@ def from_config(
 
 def _num_samples(config: ml_collections.ConfigDict, kind: examples.Kind) -> int:
     """The samples of a grid: `sampling.num_samples`, or as many as its picture can show."""
-    pixels = config.data.image_size**2
+    pixels = math.prod(example_shape(config.data)[:2])
     return min(config.sampling.num_samples, kind.in_picture, max(1, PIXELS // pixels))
 
 

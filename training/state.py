@@ -30,7 +30,7 @@ def new_state(
     module: Any,
     optimizer: optax.GradientTransformation,
     seed: int,
-    image_shape: tuple[int, int, int],
+    image_shape: tuple[int, ...],
     averages: Iterable[str] = (),
 ) -> TrainState:
     """The state before the first step, a function of the seed alone; with `averages` by name."""

@@ -189,7 +189,7 @@ def fit(train: Dataset, recipe: Recipe) -> Any:
 
 
 def _initial_params(
-    network: Network, image_shape: tuple[int, int, int], rng: np.random.Generator
+    network: Network, image_shape: tuple[int, ...], rng: np.random.Generator
 ) -> Any:
     """Kernels N(0, 2 / fan-in) (He et al., arXiv:1502.01852), biases 0."""
     images = jnp.zeros((1, *image_shape))

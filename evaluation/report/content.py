@@ -143,6 +143,19 @@ def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> Fac
     }
 
 
+def path_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on the paths of the probability flow."""
+    options = results["made_by"]["eval"]
+    return {
+        "samples": f"{results['straightness_images']:,} paths from prior to data",
+        "NFE": f"{results['straightness_nfe']:,.0f} per path",
+        "solver": f"{options['bpd_solver']}, rtol {options['bpd_rtol']:g}, "
+        f"atol {options['bpd_atol']:g}",
+        "clock": f"that of training.sde={config.training.sde}",
+        "seed": str(results["seed"]),
+    }
+
+
 def loss_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
     """Facts on the loss of test images."""
     dequantised = "uniform" if config.data.uniform_dequantization else "none"
@@ -161,6 +174,7 @@ FACTS: dict[str, Callable[[Results, ml_collections.ConfigDict], Facts]] = {
     "matched samples": matched_facts,
     "real": real_facts,
     "likelihood": likelihood_facts,
+    "paths": path_facts,
     "loss": loss_facts,
 }
 

@@ -131,6 +131,10 @@ def _equal_numbers(of: Number) -> str:
     return f"{size} and {size}, {SPLITS} draws"
 
 
+def _told_apart(of: Number) -> str:
+    return f"{of['c2st_each']} generated, {of['c2st_each']} real; 0.5 is best"
+
+
 def _likelihood(of: Number) -> str:
     name = of.name
     return (
@@ -141,6 +145,10 @@ def _likelihood(of: Number) -> str:
 
 def _bound(of: Number) -> str:
     return f"variational, {of[f'{of.name}_draws']} draws per image"
+
+
+def _straightness(of: Number) -> str:
+    return f"{of['straightness_images']} paths, {of['straightness_nfe']:.0f} NFE; 0 is straight"
 
 
 def _all_generated(of: Number) -> str:
@@ -185,6 +193,7 @@ QUANTITIES: dict[str, Quantity] = {
         better="",
         error=("_std", "over draws"),
     ),
+    "c2st": Quantity("C2ST", "samples", 3, _told_apart),
     "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
     "sliced_wasserstein_real": Quantity(
         "Sliced Wasserstein distance, test to train", "real", 4, _test_to_train, ""
@@ -200,6 +209,9 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "nats_per_dim_bound": Quantity(
         "Nats/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over points")
+    ),
+    "straightness": Quantity(
+        "Straightness of the flow", "paths", 4, _straightness, error=("_stderr", "over paths")
     ),
     "loss": Quantity("Test loss", "loss", 4, _loss, leading=True),
 }
@@ -221,7 +233,8 @@ def data_words(facts: Mapping[str, Any]) -> str:
     words = [facts["dataset"] or "an unknown data set"]
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
-    shape = [facts[name] for name in ("image_size", "image_size", "channels") if name in facts]
+    sides = ("image_size", "image_size", "channels")
+    shape = facts.get("shape") or [facts[name] for name in sides if name in facts]
     if any(shape):  # files of earlier versions do not say it
         words.append("x".join(map(str, shape)))
     if facts.get("transform"):

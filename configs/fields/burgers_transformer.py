@@ -1,0 +1,12 @@
+"""Fields of Burgers' equation in time and space and a transformer, to sharpen averages."""
+
+from ml_collections import ConfigDict
+
+from configs.values import field
+
+
+def get_config() -> ConfigDict:
+    config = field("burgers", (32, 32, 1), steps=2000)
+    config.control.task = "super_resolution"
+    config.control.factor = 4
+    return config

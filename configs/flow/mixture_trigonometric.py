@@ -1,0 +1,11 @@
+"""Trigonometric interpolants on a Gaussian mixture."""
+
+from ml_collections import ConfigDict
+
+from configs import defaults, flows
+
+
+def get_config() -> ConfigDict:
+    config = defaults.points("mixture")
+    flows.flow(config, "trigonometric")
+    return config

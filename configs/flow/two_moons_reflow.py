@@ -1,0 +1,12 @@
+"""Reflow on two moons: pairs of noise and samples of a run of `flow/two_moons_rectified`."""
+
+from ml_collections import ConfigDict
+
+from configs.flow import two_moons_rectified
+
+
+def get_config() -> ConfigDict:
+    config = two_moons_rectified.get_config()
+    config.training.coupling = "reflow"
+    config.training.teacher = "runs/two_moons_rectified"
+    return config
