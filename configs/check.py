@@ -40,7 +40,7 @@ def check(config: ConfigDict) -> None:
     _check_ends(config)
 
 
-def _check_value(name: str, field: schema.Field, value: Any) -> None:
+def _check_value(name: str, field: rules.Field, value: Any) -> None:
     kind = type(field.default)
     if type(value) is not kind and (kind, type(value)) != (float, int):
         raise _refusal(name, value, f"of type {kind.__name__}")

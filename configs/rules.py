@@ -1,8 +1,9 @@
-"""Rules of config fields: what a value must fulfil beyond its type, and how that is said."""
+"""Fields of configs and their rules: what a value must fulfil beyond its type, in words too."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import dataclasses
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 INTEGERS = 2**31  # below which every integer is that does not say otherwise: int32 holds it
@@ -20,6 +21,22 @@ class Rule(NamedTuple):
     holds: Callable[[Any], bool]
     words: str
     below: int = INTEGERS
+
+
+@dataclasses.dataclass(frozen=True)
+class Field:
+    """A field of the config: its default, what a value must fulfil, and what it means."""
+
+    default: Any
+    rule: Rule
+    words: str
+
+
+class Section(NamedTuple):
+    """The fields `config.<name>.*` by name, and what they are about."""
+
+    words: str
+    fields: Mapping[str, Field]
 
 
 def one_of(*values: Any) -> Rule:

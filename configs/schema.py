@@ -10,15 +10,13 @@ Choices that a network, a sampler or a data set has by name are refused where th
 
 from __future__ import annotations
 
-import dataclasses
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ml_collections import ConfigDict
 
+from configs.control import CONTROL
 from configs.rules import (
     ANY,
-    CLASSES,
     FILTER,
     FRACTION,
     INTERVAL,
@@ -35,33 +33,16 @@ from configs.rules import (
     RATES,
     SAMPLERS,
     SEED,
-    SHARE,
     SIZES,
     SPLIT,
     STEPS,
     TWO_OR_MORE,
     WIDTHS,
     ZERO_OR_SEVERAL,
-    Rule,
+    Field,
+    Section,
     only,
 )
-
-
-@dataclasses.dataclass(frozen=True)
-class Field:
-    """A field of the config: its default, what a value must fulfil, and what it means."""
-
-    default: Any
-    rule: Rule
-    words: str
-
-
-class Section(NamedTuple):
-    """The fields `config.<name>.*` by name, and what they are about."""
-
-    words: str
-    fields: Mapping[str, Field]
-
 
 RUN = {
     "seed": Field(42, SEED, "seed of training: initial weights, order of the data, noise"),
@@ -307,47 +288,6 @@ CLIP = {
     "text_layers": Field(2, POSITIVE, "transformer blocks of the text tower"),
     "text_heads": Field(4, POSITIVE, "heads of attention, a divisor of text_width"),
     "text_length": Field(48, POSITIVE, "bytes of a text, its end included"),
-}
-
-CONTROL = {
-    "task": Field("inpaint", ANY, "inpaint, class, prompt, ...: docs/controllable.md has all"),
-    "method": Field("", ANY, "a method of the task: docs/controllable.md; empty: the first"),
-    "split": Field("test", SPLIT, "split that the input images are from"),
-    "num_images": Field(8, POSITIVE, "input images, the first of the split"),
-    "num_variants": Field(4, POSITIVE, "images drawn for each input"),
-    "seed": Field(0, SEED, "seed of variants, measurement noise and random masks"),
-    "batch_size": Field(64, POSITIVE, "images drawn at a time, over all devices"),
-    "mask": Field("box", ANY, "inpaint: half, box, random, a picture (white: known), 2: or .npy"),
-    "mask_share": Field(0.25, SHARE, "share of the pixels that masks box and random hide"),
-    "factor": Field(2, POSITIVE, "super_resolution: pixels a side that are averaged"),
-    "blur_std": Field(1.0, POSITIVE, "deblur: standard deviation of the blur, in pixels"),
-    "num_measurements": Field(0, NOT_NEGATIVE, "compressed_sensing: projections; 0: entries / 4"),
-    "noise_std": Field(0.0, NOT_NEGATIVE, "standard deviation of the measurement's noise"),
-    "operator": Field("clipping", ANY, "operator: a name, or file.py:function of your own"),
-    "clip_limit": Field(0.5, SHARE, "clipping: half ranges from mid-grey at which values are cut"),
-    "jpeg_quality": Field(10, POSITIVE, "jpeg: its quality, 1 to 100"),
-    "data_std": Field(0.5, POSITIVE, "pigdm, daps, twisted: assumed deviation of the data"),
-    "eta": Field(0.0, PROBABILITY, "ddrm, ddnm, diffpir: share of new noise; 0: their own"),
-    "ode_steps": Field(1, POSITIVE, "daps: steps of the flow to x0 at each level; 1: the mean"),
-    "langevin_steps": Field(20, POSITIVE, "daps: steps at each level, if A is not linear"),
-    "resample_below": Field(0.5, PROBABILITY, "twisted: effective share where to resample"),
-    "iterations": Field(3, POSITIVE, "posterior: conjugate-gradient iterations"),
-    "damping": Field(0.02, NOT_NEGATIVE, "posterior: assumed relative error of the network"),
-    "scale": Field(1.0, NOT_NEGATIVE, "strength of guidance; attribute: length of the step"),
-    "interval": Field((), INTERVAL, "class, prompt: sigma / alpha where scale acts; (): all"),
-    "parallel": Field(1.0, NOT_NEGATIVE, "class: share of guidance along x0 that is kept (APG: 0)"),
-    "limit": Field(0.0, NOT_NEGATIVE, "class: largest length of guidance, in x0 (APG); 0: none"),
-    "particles": Field(16, POSITIVE, "feynman_kac, steering, twisted: particles of each image"),
-    "reward": Field("brightness", ANY, "reward: a built-in one, or file.py:function of images"),
-    "classes": Field((), CLASSES, "class: those to draw, (): all; attribute: (from, to)"),
-    "num_examples": Field(64, POSITIVE, "attribute: training images in a class's mean latent"),
-    "official": Field(False, ANY, "replace: as the original code does it"),
-    "jump": Field(10, POSITIVE, "repaint: steps that are taken back, and again"),
-    "repeats": Field(5, POSITIVE, "repaint: times that the steps of a jump are taken"),
-    "guide": Field("", ANY, "run: classifier or weaker net (class), CLIP (prompt); folder@step"),
-    "prompt": Field("", ANY, "prompt: a text, or several separated by semicolons"),
-    "start": Field(0.3, POSITIVE_SHARE, "sdedit: time of the noised images, as a share of T"),
-    "temperature": Field(1.0, NOT_NEGATIVE, "reconstruct, interpolate: factor on the latents"),
 }
 
 OPTIM = {

@@ -14,7 +14,7 @@ from typing import Any
 
 from ml_collections import ConfigDict
 
-from configs import schema
+from configs import rules, schema
 from configs.names import dotted
 
 BEGIN = "<!-- Made by `python -m configs.table docs/configs.md` from configs/schema.py. -->"
@@ -30,7 +30,7 @@ def table() -> str:
     return "\n\n".join(parts)
 
 
-def _rows(fields: Mapping[str, schema.Field], prefix: str = "") -> str:
+def _rows(fields: Mapping[str, rules.Field], prefix: str = "") -> str:
     rows = [("field", "default", "valid", "meaning"), ("---",) * 4]
     for name, field in fields.items():
         valid = field.rule.words or type(field.default).__name__
@@ -46,7 +46,7 @@ def listing(name: str, config: ConfigDict | None = None) -> str:
       config: whose values are shown; None: the defaults.
     """
     values = dotted((schema.base() if config is None else config).to_dict())
-    sections = {"": schema.Section("", schema.RUN), **schema.SECTIONS}
+    sections = {"": rules.Section("", schema.RUN), **schema.SECTIONS}
     blocks = []
     for section, (words, fields) in sections.items():
         shown = {f"{section}.{field}".removeprefix("."): entry for field, entry in fields.items()}
@@ -62,7 +62,7 @@ def listing(name: str, config: ConfigDict | None = None) -> str:
     return "\n\n".join(blocks)
 
 
-def _meaning(field: schema.Field, value: Any) -> str:
+def _meaning(field: rules.Field, value: Any) -> str:
     """The words of a field, with what is valid, and the default where the value is another."""
     notes = [f"must be {field.rule.words}"] if field.rule.words else []
     notes += [f"default: {field.default!r}"] if value != field.default else []

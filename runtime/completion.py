@@ -10,7 +10,7 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Collection, Mapping, Sequence
 
-from configs.schema import Field
+from configs.rules import Field
 
 COMMAND = "score-sde"
 FOLDERS = ("workdir",)  # flags whose values are folders

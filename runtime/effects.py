@@ -18,7 +18,7 @@ import models
 import sampling
 from configs import schema
 from diffusion import few_steps
-from runtime import measurement_effects
+from runtime import control_effects, training_effects
 from runtime.fields_read import network_has, sde_reads
 
 Config: TypeAlias = ml_collections.ConfigDict
@@ -114,12 +114,12 @@ def controlled_by(fields: str, *methods: str) -> Effect:
 
 
 def measured_by(fields: str, task: str, operator: str) -> Effect:
-    """Fields of section `control` that measure images; see `measurement_effects`."""
+    """Fields of section `control` that measure images; see `control_effects`."""
 
     def acts(config: Config, mode: str) -> bool:
-        return measurement_effects.measures(config, task, operator)
+        return control_effects.measures(config, task, operator)
 
-    return Effect(fields, acts, measurement_effects.words(task, operator))
+    return Effect(fields, acts, control_effects.words(task, operator))
 
 
 def by_inception(config: Config, mode: str) -> bool:
@@ -159,14 +159,9 @@ OF_NETWORK = (
     "attention_order patch_size"
 )
 OF_SDE = (
-    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max"),
-    *("time_power", "data_power", "noise_power"),
+    *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
+    "noise_power",
 )
-OWN_STEPS = (
-    *measurement_effects.OWN_STEPS,
-    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
-)
-WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
 
 
@@ -179,14 +174,8 @@ def prefixed(section: str, fields: str) -> str:
 
 
 EFFECTS: tuple[Effect, ...] = (
-    setting("training.num_directions training.directions", "training.objective", "ssm", "ssm_vr"),
-    setting("training.kde_*", "training.objective", "esm"),
-    setting("training.log_sigma_*", "training.time", "log_normal"),
+    *(setting(fields, *where) for fields, where in training_effects.SETTINGS.items()),
     Effect("training.coupling", score_only, "the run trains a score, not a guide"),
-    setting("training.teacher training.teacher_steps", "training.coupling", "reflow"),
-    setting("training.logit_*", "training.time", "logit_normal"),
-    setting("training.mode_scale", "training.time", "mode"),
-    setting("training.sigma", "training.time", "fixed"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(
         "model.ema_ramp_up",
@@ -219,18 +208,6 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: "edm" in (config.model.prediction, config.training.weighting),
         "model.prediction or training.weighting is edm",
     ),
-    setting("classifier.*", "training.objective", "classifier", "clip"),
-    setting("classifier.num_classes classifier.name", "training.objective", "classifier"),
-    setting(
-        "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale",
-        *("classifier.name", "wrn"),
-    ),
-    setting(
-        "classifier.ch_mult classifier.attn_resolutions classifier.head_channels",
-        *("classifier.name", "adm"),
-    ),
-    setting("classifier.dropout", "classifier.name", "wrn", "adm"),
-    setting("clip.*", "training.objective", "clip"),
     method_is(
         "sampling.predictor sampling.corrector sampling.probability_flow",
         "pc",
@@ -243,7 +220,9 @@ EFFECTS: tuple[Effect, ...] = (
     ),
     Effect(
         "sampling.method",
-        lambda config, mode: mode != "control" or control_method(config) not in OWN_STEPS,
+        lambda config, mode: (
+            mode != "control" or control_method(config) not in control_effects.OWN_STEPS
+        ),
         "control.method is one that any sampler serves",
     ),
     method_is("sampling.corrector_norm", "pc"),
@@ -315,13 +294,10 @@ EFFECTS: tuple[Effect, ...] = (
         f"data.dataset has no size of its own: {', '.join(data.fitting())}",
     ),
     Effect("optim.clip_rule", lambda config, mode: config.optim.grad_clip > 0, "grad_clip is set"),
-    setting("optim.decay_steps", "optim.schedule", "cosine", "linear", "inverse_sqrt"),
-    setting("optim.decay_to", "optim.schedule", "cosine", "linear"),
-    setting("optim.eps", "optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
-    *(measured_by(f, *names) for f, names in measurement_effects.OPERATORS.items()),
+    *(measured_by(f, *names) for f, names in control_effects.OPERATORS.items()),
     setting("control.mask_share", "control.mask", "box", "random"),
     setting("control.operator", "control.task", "operator"),
-    setting("control.noise_std", "control.task", *measurement_effects.TASKS),
+    setting("control.noise_std", "control.task", *control_effects.TASKS),
     setting("control.interval", "control.task", "class", "prompt"),
     setting("control.classes", "control.task", "class", "attribute"),
     setting("control.num_examples", "control.task", "attribute"),
@@ -337,22 +313,12 @@ EFFECTS: tuple[Effect, ...] = (
         lambda config, mode: config.control.task != "reconstruct",
         "control.task is another than reconstruct, which has one variant",
     ),
-    *(controlled_by(f, *methods) for f, methods in measurement_effects.METHODS.items()),
-    controlled_by("control.guide", "classifier", "similarity", "contrast", "autoguidance"),
-    controlled_by("control.interval", *WITH_INTERVAL),
-    controlled_by("control.parallel control.limit", "classifier_free", "autoguidance"),
-    controlled_by("control.particles", "feynman_kac", "steering", "twisted"),
+    *(controlled_by(f, *methods) for f, methods in control_effects.METHODS.items()),
     setting("control.reward", "control.task", "reward"),
     Effect(
         "control.scale",
         lambda config, mode: (
-            config.control.task == "attribute"
-            or control_method(config)
-            in (
-                *measurement_effects.SCALED,
-                *("feynman_kac", "steering", "gradient"),
-                *WITH_INTERVAL,
-            )
+            config.control.task == "attribute" or control_method(config) in control_effects.SCALED
         ),
         "control.method is guidance, or control.task is attribute",
     ),

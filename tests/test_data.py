@@ -178,9 +178,10 @@ def test_damaged_prepared_data_are_refused(tmp_path, damage):
     [
         (
             ("digit", "train"),
-            "unknown data.dataset 'digit'; known: arrays, celeba, celebahq, checkerboard, cifar10, "
-            "digits, emoji, emoji_names, fashion_mnist, ffhq, folder, hf, imagenet32, imagenet64, "
-            "lsun_bedroom, lsun_church, mixture, svhn, swiss_roll, tfds, two_moons "
+            "unknown data.dataset 'digit'; known: arrays, burgers, celeba, celebahq, checkerboard, "
+            "cifar10, digits, emoji, emoji_names, fashion_mnist, ffhq, folder, gaussian_linear, "
+            "hf, imagenet32, imagenet64, lsun_bedroom, lsun_church, mixture, oscillating_series, "
+            "slcp, svhn, swiss_roll, tfds, two_moons, two_moons_sbi "
             r"\(the nearest: digits\)",
         ),
         (("digits", "valid"), "unknown split of digits 'valid'; known: test, train"),

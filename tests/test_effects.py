@@ -12,7 +12,7 @@ import configs
 import main
 from configs import command_line, schema
 from control.run import TASKS
-from runtime import effects
+from runtime import control_effects, effects
 from tests import tiny
 
 
@@ -107,7 +107,7 @@ def test_methods_of_control_are_those_of_its_tasks() -> None:
     for name, task in TASKS.items():
         config.control.task = name
         assert effects.control_method(config) == task.default
-    assert set(effects.OWN_STEPS) <= methods
+    assert set(control_effects.OWN_STEPS) <= methods
     fields = {
         name for pattern in effects.MODES for name in fnmatch.filter(schema.fields(), pattern)
     }

@@ -170,11 +170,17 @@ def objective_from_config(
 
 def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupling.Coupling | None:
     """The coupling of a score's objective; None where pairs are independent."""
-    if not models.has_score(config) or config.training.coupling == "independent":
+    name = config.training.coupling
+    if not models.has_score(config) or name == "independent":
         return None
     coupling.from_config(config)  # refuses before a teacher is read
-    reflow = config.training.coupling == "reflow"
-    return coupling.from_config(config, teachers.load(config.training, parts) if reflow else None)
+    if parts.known is not None:
+        raise ValueError(
+            f"config.training.coupling is {name!r}, which pairs what the network is told with some "
+            "of the noise; a network that knows some entries (training.known) needs 'independent'"
+        )
+    teacher = teachers.load(config.training, parts) if name == "reflow" else None
+    return coupling.from_config(config, teacher)
 
 
 def _points(

@@ -13,7 +13,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
-from configs import schema
+from configs import rules, schema
 from docs.site.pages import ROOT
 
 # The rooms of the house that have a reference, with what lives there; in the order in which one
@@ -148,7 +148,7 @@ def fields_page() -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def _fields(fields: Mapping[str, schema.Field], prefix: str = "") -> str:
+def _fields(fields: Mapping[str, rules.Field], prefix: str = "") -> str:
     rows = []
     for name, field in fields.items():
         full = f"{prefix}{name}"

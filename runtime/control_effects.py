@@ -1,8 +1,10 @@
-"""Where fields of section `control` act that measure images, or solve for what was measured."""
+"""Where fields of section `control` act: the methods and the operators that read them."""
 
 from __future__ import annotations
 
 import ml_collections
+
+WITH_INTERVAL = ("classifier", "classifier_free", "autoguidance", "similarity", "contrast")
 
 # The methods that read the fields.
 METHODS: dict[str, tuple[str, ...]] = {
@@ -13,9 +15,19 @@ METHODS: dict[str, tuple[str, ...]] = {
     "control.eta": ("ddrm", "ddnm", "diffpir"),
     "control.ode_steps control.langevin_steps": ("daps",),
     "control.resample_below": ("twisted",),
+    "control.particles": ("feynman_kac", "steering", "twisted"),
+    "control.guide": ("classifier", "similarity", "contrast", "autoguidance"),
+    "control.interval": WITH_INTERVAL,
+    "control.parallel control.limit": ("classifier_free", "autoguidance"),
 }
-SCALED = ("posterior", "dps", "pigdm", "tmpd", "diffpir")  # methods that read control.scale
-OWN_STEPS = ("replace", "repaint", "dps", "ddrm", "ddnm", "diffpir", "daps", "twisted")
+SCALED = (  # methods that read control.scale
+    *("posterior", "dps", "pigdm", "tmpd", "diffpir", "feynman_kac", "steering", "gradient"),
+    *WITH_INTERVAL,
+)
+OWN_STEPS = (  # methods that take steps of their own, and no sampler
+    *("replace", "repaint", "dps", "ddrm", "ddnm", "diffpir", "daps", "twisted"),
+    *("flow", "ddim", "sdedit", "feynman_kac", "steering"),
+)
 TASKS = (
     *("inpaint", "colorize", "super_resolution", "compressed_sensing", "deblur", "denoise"),
     "operator",
