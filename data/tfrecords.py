@@ -116,7 +116,7 @@ def stylegan_image(data: bytes) -> np.ndarray:
       ValueError: another kind of record.
     """
     parts = features(data)
-    shape, content = list(parts["shape"] if "shape" in parts else ()), list(parts.get("data", ()))
+    shape, content = list(parts.get("shape", ())), list(parts.get("data", ()))
     if len(shape) != 3 or len(content) != 1 or not isinstance(content[0], bytes):
         raise ValueError(
             f"a record has the features {', '.join(sorted(parts)) or 'none'}; a StyleGAN record "
