@@ -116,7 +116,8 @@ def stylegan_image(data: bytes) -> np.ndarray:
       ValueError: another kind of record.
     """
     parts = features(data)
-    shape, content = list(parts["shape"] if "shape" in parts else ()), list(parts.get("data", ()))
+    both = {"shape": (), "data": (), **parts}
+    shape, content = list(both["shape"]), list(both["data"])
     if len(shape) != 3 or len(content) != 1 or not isinstance(content[0], bytes):
         raise ValueError(
             f"a record has the features {', '.join(sorted(parts)) or 'none'}; a StyleGAN record "
