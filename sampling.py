@@ -372,8 +372,9 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     with alpha and sigma of `sde.chain`: DDPM's table, by which its network was trained.
 
     Raises:
-      ValueError: unknown method, predictor, corrector or solver, a number out of range, or a method
-        that asks a network with discrete labels between its levels.
+      ValueError: unknown method, predictor, corrector or solver, a number out of range, a method
+        that asks a network with discrete labels between its levels, or one that asks for the score
+        of a network that learned of dependent pairs (training.coupling).
     """
     sampling = config.sampling
     factory = lookup(SAMPLERS, sampling.method, "sampling.method")
@@ -391,8 +392,29 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
             "it was trained with discrete labels (training.continuous is False); such a network is "
             f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS))}"
         )
+    if config.training.coupling != "independent" and not follows_flow(sampling):
+        raise ValueError(
+            f"sampling.method {sampling.method!r}, as it is set, asks for the score, but pairs of "
+            f"training.coupling={config.training.coupling!r} teach a flow alone; use ode, pc with "
+            "probability_flow=True and no corrector, or a solver without noise"
+        )
     low = -1.0 if config.data.centered else 0.0
     return factory(sampling, axis_name, Network(discrete, (low, 1.0)))
+
+
+def follows_flow(sampling: ConfigDict) -> bool:
+    """True if the sampler of section `sampling` follows the probability flow and does nothing else.
+
+    Only then may the velocity be that of dependent pairs, see `diffusion.coupling`.
+    """
+    method = sampling.method
+    if method == "pc":
+        alone = sampling.corrector == "none" and sampling.predictor != "none"
+        return bool(sampling.probability_flow and alone)
+    if method in few_steps.METHODS:
+        noise = [sampling[n] for n in ("eta", "churn") if n in few_steps.METHODS[method].settings]
+        return not any(noise) and method != "dpmpp_2m_sde"
+    return bool(method == "ode" or (method == "ancestral" and sampling.variance == "none"))
 
 
 class Network(NamedTuple):

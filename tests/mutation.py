@@ -156,6 +156,21 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
+        "diffusion/times.py",
+        "logit_normal_times mode_times _on_the_way",
+        {"times": ""},
+    ),
+    (
+        "diffusion/coupling.py",
+        "minibatch_ot reflow inner_products assignment",
+        {"coupling": "", "flow": "of_reflowed_pairs_one_step_draws_the_data"},
+    ),
+    (
+        "diffusion/straightness.py",
+        "straightness",
+        {"straightness": ""},
+    ),
+    (
         "controllable.py",
         "MaskConstraint infilled noised pc_infill _official_pc_infill travel",
         {"controllable": ""},
@@ -225,12 +240,13 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "sde_lib.py",
         "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
-        "VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE",
+        "VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE Interpolant RectifiedSDE FlowOTSDE "
+        "TrigonometricSDE PowerInterpolant",
         {"sde_lib": ""},
     ),
     (
         "diffusion/parametrisation.py",
-        "PREDICTIONS _edm input_std coefficients convert",
+        "PREDICTIONS _edm input_std level coefficients convert",
         {
             "parametrisation": "every_conversion_agrees_with_the_definitions_and_inverts",
             "objectives": "edm_preconditioning_is_of_unit_variance_and_least_amplification",

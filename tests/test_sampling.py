@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import functools
 import pathlib
@@ -671,6 +672,39 @@ def test_discrete_labels_are_not_asked_between_their_levels(changes: dict, messa
     score_fn = gaussians.linear_score(sde, MEAN, STD)
     with pytest.raises(ValueError, match=message):
         sampling.from_config(config)(sde, score_fn, normal_noise(1))
+
+
+@pytest.mark.parametrize(
+    ("changes", "flows"),
+    [
+        ({"method": "ode"}, True),
+        ({"method": "sde"}, False),
+        ({"method": "annealed_langevin"}, False),
+        ({"method": "pc", "predictor": "euler_maruyama", "probability_flow": True}, True),
+        ({"method": "pc", "predictor": "euler_maruyama"}, False),
+        (
+            {"method": "pc", "predictor": "none", "corrector": "ald", "probability_flow": True},
+            False,
+        ),
+        ({"method": "ddim"}, True),
+        ({"method": "ddim", "eta": 0.1}, False),
+        ({"method": "dpmpp_2m", "churn": 3.0}, True),  # which takes no churn
+        ({"method": "dpmpp_2m_sde"}, False),
+        ({"method": "heun", "churn": 3.0}, False),
+        ({"method": "unipc_3"}, True),
+        ({"method": "ancestral"}, False),
+        ({"method": "ancestral", "variance": "none"}, True),
+    ],
+)
+def test_of_dependent_pairs_the_flow_alone_is_asked(changes: dict[str, Any], flows: bool) -> None:
+    config = schema.base()
+    config.sampling.update({"solver": "ShARK"} if changes["method"] == "sde" else {})
+    config.sampling.update(changes)
+    assert sampling.from_config(config)
+    config.training.coupling = "minibatch_ot"
+    assert sampling.follows_flow(config.sampling) is flows
+    with contextlib.nullcontext() if flows else pytest.raises(ValueError, match="a flow alone"):
+        sampling.from_config(config)
 
 
 def test_the_flow_of_the_cosine_chain_is_refused() -> None:

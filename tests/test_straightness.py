@@ -12,7 +12,11 @@ import pytest
 import scipy.integrate
 from jax import Array
 
+from configs.flow import two_moons_rectified
 from diffusion.straightness import Paths, straightness
+from evaluation import evaluate
+from evaluation.report import console, content, quantities
+from runtime import experiment
 from sde_lib import EDMSDE, SDE, RectifiedSDE, TrigonometricSDE
 from tests import gaussians
 from tests.marks import but_slow
@@ -86,3 +90,39 @@ def test_a_path_that_is_given_up_is_said_to_be() -> None:
     sde = dataclasses.replace(RectifiedSDE())
     found = jax.jit(lambda z: straightness(sde, lambda x, t: x * jnp.nan, z))(jnp.ones((2, 1)))
     assert not found.ok.any()
+
+
+def test_the_report_has_it_with_its_error_and_how_it_was_made() -> None:
+    measured = {
+        "straightness": 0.25, "straightness_stderr": 0.01, "straightness_images": 100,
+        "straightness_nfe": 44.6,
+    }  # fmt: skip
+    options = {"bpd_solver": "Tsit5", "bpd_rtol": 1e-3, "bpd_atol": 1e-4}
+    results = {"step": 7, "weights": "EMA weights", "seed": 0, "versions": {}}
+    results |= {"made_by": {"eval": options}}
+    number = quantities.numbers(results | measured)["straightness"]
+    assert console.table(results | measured)[1:] == [
+        ("Straightness of the flow", "0.2500 ± 0.0100  (100 paths, 45 NFE; 0 is straight)")
+    ]
+    config = two_moons_rectified.get_config()
+    facts = content.number_content(number, config, None)["made_from"]
+    assert facts["clock"] == "that of training.sde=rectified"
+    assert facts["solver"] == "Tsit5, rtol 0.001, atol 0.0001"
+    assert facts["NFE"] == "45 per path"
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"training.continuous": False}, "paths ask the network at all times"),
+        ({"training.time": "fixed"}, "straightness_images is 5, but"),
+        ({"training.objective": "classifier"}, "which has no score"),
+    ],
+)
+def test_a_network_without_a_flow_is_refused(changes: dict[str, Any], words: str) -> None:
+    config = two_moons_rectified.get_config()
+    config.model.prediction, config.training.weighting = "", ""
+    config.eval.straightness_images, config.eval.enable_bpd = 5, False
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=words):
+        evaluate.refuse(config, experiment.build(config))
