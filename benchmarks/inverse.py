@@ -32,6 +32,7 @@ import jax.numpy as jnp
 import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 import controllable
 import sde_lib
@@ -428,11 +429,15 @@ def draw_curves(path: pathlib.Path, results: dict[str, tuple[Errors, float]]) ->
                 style,
                 color=f"C{k % 10}",
                 label=name,
-                linewidth=1.3,
-                markersize=3.5,
+                linewidth=3.2 - 0.18 * k,  # what lies on another is seen below it
+                markersize=6.0 - 0.3 * k,
             )
         axes.set(xscale="log", yscale="log", xlabel="NFE")
         axes.set_xticks(SIZES, map(str, SIZES))
+        axes.xaxis.set_minor_formatter(NullFormatter())
+        axes.yaxis.set_major_formatter(FormatStrFormatter("%.2f"))
+        axes.yaxis.set_minor_formatter(FormatStrFormatter("%.2f"))
+        axes.tick_params(labelsize="small", which="both")
         axes.set_title(title, fontsize="medium", loc="left")
         axes.grid(color="0.9", linewidth=0.7)
     handles, labels = figure.axes[-1].get_legend_handles_labels()
