@@ -78,7 +78,7 @@ TRAINING = {
     "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
     "coupling": Field("independent", ANY, "of images and noise: independent, minibatch_ot, reflow"),
     "teacher": Field("", ANY, "reflow: folder of the run whose flow makes the pairs"),
-    "teacher_steps": Field(20, POSITIVE, "reflow: evaluations of the teacher for a pair, but one"),
+    "teacher_steps": Field(10, POSITIVE, "reflow: Heun steps of the teacher for a pair"),
     "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
     "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
     "logit_mean": Field(0.0, ANY, "logit_normal: mean of the logit of t / T"),

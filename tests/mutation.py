@@ -234,6 +234,11 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "diffusion/ode.py",
+        "heun_steps",
+        {"ode": ""},
+    ),
+    (
+        "diffusion/ode.py",
         "probability_flow evaluations",
         {"sampling": "ode_sampler_follows_the_exact_flow ode_reports_true_evaluations"},
     ),

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import jax
+import jax.numpy as jnp
 import ml_collections
+from jax.typing import ArrayLike
 
-from diffusion import few_steps, grids
+from diffusion import grids, ode
 from diffusion.coupling import Teacher
+from diffusion.trajectory import denoised
 from runtime import devices, experiment, files
 from runtime.workdir import CONFIG, load_weights, stored_config
 
@@ -16,10 +19,10 @@ FIELD = "training.teacher"
 def load(training: ml_collections.ConfigDict, student: experiment.Parts) -> Teacher:
     """The flow of the run in the folder `training.teacher`, from z to its image.
 
-    It is followed by UniPC of order 3 in `training.teacher_steps` steps that are even in its
-    time, and a last one that takes the noise away. The weights are those that its run evaluates,
-    of its latest checkpoint: it is to be finished, for a student that resumes asks again. They
-    become a part of the program that trains.
+    It is followed by Heun's method in `training.teacher_steps` steps that are even in its time, of
+    two evaluations each, and a last one that takes the noise away. The weights are those that its
+    run evaluates, of its latest checkpoint: it is to be finished, for a student that resumes asks
+    again. They become a part of the program that trains.
 
     Args:
       training: section of the student's config.
@@ -59,9 +62,14 @@ def load(training: ml_collections.ConfigDict, student: experiment.Parts) -> Teac
     if devices.is_primary():
         print(f"teacher: {folder}, step {trained.step}, {trained.label}", flush=True)
     score_fn = parts.score(trained.params)
+    reverse = parts.sde.reverse(score_fn, probability_flow=True)
     times = grids.time_grid(parts.sde, "uniform", training.teacher_steps)
 
+    def velocity(t: ArrayLike, x: jax.Array) -> jax.Array:
+        return reverse.drift(x, jnp.full(len(x), t))
+
     def carried(z: jax.Array) -> jax.Array:
-        return few_steps.unipc(parts.sde, score_fn, lambda _: z, times, order=3).x
+        x = ode.heun_steps(velocity, parts.sde.prior_sampling(z), times)
+        return denoised(parts.sde, score_fn, x, times[-1])
 
     return carried

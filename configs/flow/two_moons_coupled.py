@@ -8,5 +8,5 @@ from configs.flow import two_moons_rectified
 def get_config() -> ConfigDict:
     config = two_moons_rectified.get_config()
     config.training.coupling = "minibatch_ot"
-    config.training.batch_size = 256
+    config.training.batch_size = 128
     return config
