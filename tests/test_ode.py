@@ -37,5 +37,7 @@ def test_heun_steps_follow_a_known_flow_at_order_two() -> None:
     coarse, fine = errors()
     assert coarse < 5e-3
     assert abs(np.log2(coarse / fine) - 2.0) < 0.3
-    line = ode.heun_steps(lambda t, x: 2.0 * t + 0.0 * x, z, np.array([1.0, 0.25, 0.0]))
+    line = ode.heun_steps(
+        lambda t, x: 2.0 * jnp.asarray(t) + 0.0 * x, z, np.array([1.0, 0.25, 0.0])
+    )
     np.testing.assert_allclose(line, z - 1.0, rtol=1e-6)
