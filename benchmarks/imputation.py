@@ -40,7 +40,7 @@ def compare(config: Any, workdir: pathlib.Path) -> Rows:
     control(config, workdir)
     with np.load(workdir / "control" / config.control.task / "results.npz") as stored:
         drawn, y = stored["x"], stored["y"]
-        mask = stored.get("mask")
+        mask = stored["mask"] if "mask" in stored.files else None
     dataset = data.from_config(config, config.control.split)
     originals = dataset.take(np.arange(config.control.num_images))[0]
     truth = pixels.to_model(originals)

@@ -43,7 +43,7 @@ def series(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
 def field(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
     """A field, and a transformer of its patches of 4 x 4 places."""
     config = values(dataset, shape, steps)
-    config.training.batch_size = 64
+    config.training.batch_size = 16
     config.training.n_jitted_steps = 10
     config.model.name = "transformer"
     config.model.patch_size = 4
@@ -61,7 +61,7 @@ def _shown(config: ConfigDict) -> ConfigDict:
     config.eval.enable_bpd = False
     config.eval.bpd_probe = "rademacher"
     config.control.method = "posterior"
-    config.control.num_images, config.control.num_variants = 8, 32
+    config.control.num_images, config.control.num_variants = 8, 16
     return config
 
 

@@ -51,15 +51,14 @@ def nearness(problem: Problem, arrays: Arrays, pixels: Pixels) -> dict[str, floa
     originals = problem.columns_after["original"]
     if not pixels.levels:
         shape = (len(originals), len(problem.variants), *originals.shape[1:])
-        unknown = 1.0 - problem.conditions.get("mask", np.zeros(originals.shape[0]))
         x, truth = arrays["x"].reshape(shape), pixels.to_model(originals)
-        return closeness(x, truth, np.broadcast_to(_like(unknown, truth), truth.shape) > 0)
+        unknown = np.ones(truth.shape, bool)
+        if "mask" in problem.conditions:
+            mask = problem.conditions["mask"]
+            mask = mask.reshape(*mask.shape, *[1] * (truth.ndim - mask.ndim))
+            unknown &= np.broadcast_to(mask, truth.shape) == 0
+        return closeness(x, truth, unknown)
     return likeness(arrays["image"], originals.repeat(len(problem.variants), 0), pixels.levels)
-
-
-def _like(rows: np.ndarray, examples: np.ndarray) -> np.ndarray:
-    """Numbers [n, ...] with as many axes as the examples have."""
-    return rows.reshape(*rows.shape, *[1] * (examples.ndim - rows.ndim))
 
 
 def closeness(x: np.ndarray, originals: np.ndarray, unknown: np.ndarray) -> dict[str, float]:

@@ -136,8 +136,8 @@ def settled(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_coll
         return config
     configs.check(config)
     path = workdir / CONFIG
-    stored = _stored_sections(path).get("data", {}) if path.exists() else {}
-    if list(stored.get("shape", ())) == list(section.shape) and stored.get("mean"):
+    stored = configs.complete(_stored_sections(path) if path.exists() else {})["data"]
+    if tuple(stored["shape"]) == tuple(section.shape) and stored["mean"]:
         mean, std = stored["mean"], stored["std"]
     else:
         mean, std = data.standard(section) or data.Standard()

@@ -156,7 +156,7 @@ def test_official_replacement_runs_with_a_predictor(
         ({"task": "paint"}, "unknown control.task 'paint'; known: attribute, class, colorize"),
         (
             {"method": "magic"},
-            "unknown control.method 'magic'; known: daps, ddnm, ddrm, diffpir, dps, infill",
+            "unknown control.method 'magic'; known: conditional, daps, ddnm, ddrm",
         ),
         ({"task": "colorize"}, r"needs colour: digits has 1 channel\(s\)"),
         ({"task": "denoise"}, "needs a positive control.noise_std"),

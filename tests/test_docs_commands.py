@@ -11,6 +11,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import textwrap
 from typing import Any
 
 import numpy as np
@@ -235,6 +236,12 @@ class Reader:
             weights = tiny_checkpoint(config)
             del weights["optimizer"]
             save(self.home / "checkpoint_24.pth", weights)
+        if "--config.control.operator=camera.py:measure" in words:
+            page = (ROOT / "docs" / "controllable.md").read_text()
+            code = page.partition("which is yours, and is executed:\n\n")[2].partition(
+                "\n\nIt may"
+            )[0]
+            (self.home / "camera.py").write_text(textwrap.dedent(code))
         if "--source=church" in words:
             module, shape = models.from_config(config), experiment.image_shape(config)
             params = tiny_params(module, shape)

@@ -41,7 +41,9 @@ def mean_of(y: jax.Array) -> jax.Array:
     return 0.1 * y - 0.4
 
 
-def of_classes(parts: experiment.Parts, params: Any, classes: jax.Array | None = None) -> ScoreFn:
+def of_classes(
+    parts: experiment.Parts, params: Any, classes: jax.Array | None = None, given: None = None
+) -> ScoreFn:
     """The exact score of N(mean_of(class), STD^2), and of N(0, STD^2) where no class is told."""
 
     def score(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -273,8 +275,7 @@ def test_samples_are_led_away_from_those_of_a_weaker_network(
     """
     means = {"strong": 0.2, "weak": -0.1}
 
-    def score_of(parts: experiment.Parts, params: Any, classes: Any = None) -> ScoreFn:
-        del classes
+    def score_of(parts: experiment.Parts, params: Any, *told: Any) -> ScoreFn:
         name = "weak" if parts.sigma_data == 0.25 else "strong"
         return gaussians.linear_score(parts.sde, means[name], STD)
 
@@ -372,7 +373,7 @@ def test_classes_are_led_away_from_a_weaker_network_and_corrected_by_particles(
     w mean_of(y) by each of the three, with the particles up to their noise."""
     few: dict[str, Any] = {"sampling__method": "ddim", "sampling__num_steps": 20, "scale": 2.0}
 
-    def score_of(parts: experiment.Parts, params: Any, classes: Any = None) -> ScoreFn:
+    def score_of(parts: experiment.Parts, params: Any, classes: Any = None, *_: Any) -> ScoreFn:
         return of_classes(parts, params, None if parts.sigma_data == 0.25 else classes)
 
     monkeypatch.setattr(experiment.Parts, "score", score_of)

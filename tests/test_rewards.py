@@ -22,7 +22,7 @@ STD = 0.1
 pytestmark = pytest.mark.quick_compilation
 
 
-def exact(parts: experiment.Parts, params: Any, classes: Any = None) -> ScoreFn:
+def exact(parts: experiment.Parts, params: Any, *told: Any) -> ScoreFn:
     """The score of N(0, STD^2) in every pixel."""
     return gaussians.linear_score(parts.sde, 0.0, STD)
 

@@ -6,7 +6,9 @@ from configs.values import field
 
 
 def get_config() -> ConfigDict:
-    config = field("burgers", (32, 32, 1), steps=2000)
+    config = field("burgers", (32, 32, 1), steps=800)
     config.control.task = "super_resolution"
     config.control.factor = 4
+    config.control.num_images = config.control.num_variants = 6
+    config.sampling.num_steps = 18
     return config

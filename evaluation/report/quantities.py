@@ -234,7 +234,7 @@ def data_words(facts: Mapping[str, Any]) -> str:
     if facts.get("folder"):
         words[0] += f" ({facts['folder']})"
     sides = ("image_size", "image_size", "channels")
-    shape = facts.get("shape") or [facts[name] for name in sides if name in facts]
+    shape = facts["shape"] if "shape" in facts else [facts[s] for s in sides if s in facts]
     if any(shape):  # files of earlier versions do not say it
         words.append("x".join(map(str, shape)))
     if facts.get("transform"):
