@@ -67,7 +67,7 @@ def of_series(
     exact = pixels.to_model(exact)
     unknown = np.broadcast_to(~known[:, None], truth.shape)
     gap = drawn[:, :, ~known, 0]
-    best = pixels.to_model(np.where(known[:, None], originals, 0.0))
+    best = np.array(pixels.to_model(np.where(known[:, None], originals, 0.0)))
     best[:, ~known] = pixels.to_model(mean[..., None])
     std = np.sqrt(np.diag(covariance)) / pixels.standard.std[0] if pixels.standard else 1.0
     return {
