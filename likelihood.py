@@ -266,9 +266,14 @@ def bound_from_config(config: ConfigDict) -> Bound:
     It reads bpd_bound_draws, how many of both an image has; their times are `likelihood_times`.
 
     Raises:
-      ValueError: fewer than one draw.
+      ValueError: fewer than one draw, or a network without a score.
     """
-    num_draws = config.eval.bpd_bound_draws
+    coupling, num_draws = config.training.coupling, config.eval.bpd_bound_draws
+    if coupling != "independent":
+        raise ValueError(
+            f"eval.bpd_bound is a bound by the score, which a flow of dependent pairs "
+            f"(training.coupling={coupling!r}) does not tell; eval.enable_bpd is exact for it"
+        )
     if num_draws < 1:
         raise ValueError(f"eval.bpd_bound_draws must be at least 1, not {num_draws}")
 

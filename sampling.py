@@ -412,7 +412,8 @@ def follows_flow(sampling: ConfigDict) -> bool:
         alone = sampling.corrector == "none" and sampling.predictor != "none"
         return bool(sampling.probability_flow and alone)
     if method in few_steps.METHODS:
-        noise = [sampling[n] for n in ("eta", "churn") if n in few_steps.METHODS[method].settings]
+        settings = few_steps.METHODS[method].settings
+        noise = [sampling[n] for n in settings if n in ("eta", "churn", "tau", "restart_repeats")]
         return not any(noise) and method != "dpmpp_2m_sde"
     return bool(method == "ode" or (method == "ancestral" and sampling.variance == "none"))
 

@@ -123,6 +123,12 @@ def pose(
         parts.require_unconditional()
     if method is not methods.conditional:
         parts.require_joint()
+    if config.training.coupling != "independent" and task.methods is not ENCODED:
+        raise ValueError(
+            f"this network learnt the flow of dependent pairs (training.coupling="
+            f"{config.training.coupling!r}), which has no score for control.task={options.task!r}; "
+            "interpolate, reconstruct and attribute follow the flow"
+        )
     if options.prompt and options.task != "prompt":
         raise ValueError(
             f"control.prompt is {options.prompt!r}, but control.task={options.task!r} reads no "

@@ -180,6 +180,10 @@ def test_official_replacement_runs_with_a_predictor(
         ({"interval": (2.0, 1.0)}, "two noise levels"),
         ({"mask_share": 1.0}, "between 0 and 1"),
         ({"model__num_labels": 10}, "was told the class of every image"),
+        (
+            {"training__coupling": "minibatch_ot"},
+            "no score for control.task='inpaint'; interpolate",
+        ),
     ],
 )
 def test_what_cannot_be_controlled_is_refused_before_a_checkpoint_is_looked_for(

@@ -350,6 +350,13 @@ def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
         run(0)
 
 
+def test_a_flow_of_dependent_pairs_has_no_bound() -> None:
+    settings = config(bpd_bound=True)
+    settings.training.coupling = "minibatch_ot"
+    with pytest.raises(ValueError, match=r"eval\.bpd_bound is a bound by the score"):
+        likelihood.bound_from_config(settings)
+
+
 def test_draws_that_do_not_fit_are_refused() -> None:
     sde, x = VPSDE(), gaussian_data(2)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
