@@ -214,9 +214,12 @@ def test_statistics_of_activations_serve_every_metric(small, monkeypatch):
     [
         (
             {"eval__metrics": ("fid", "lpips")},
-            "unknown metric of eval.metrics 'lpips'; known: density_cov",
+            "unknown metric of eval.metrics 'lpips'; known: c2st, density_cov",
         ),
-        ({"eval__num_samples": 99}, "has kid, which needs 100 images or more; eval.num_samples is"),
+        (
+            {"eval__num_samples": 99},
+            "has c2st, which needs 100 images or more; eval.num_samples is",
+        ),
         ({"eval__features": "vgg"}, "unknown eval.features 'vgg'; known: auto, classifier, ince"),
         ({"eval__features": "auto"}, "inception_score, which needs --config.eval.features=incep"),
         ({"eval__repeat_grey": False}, r"digits have 1 channel\(s\); --config.eval.repeat_grey"),

@@ -44,7 +44,7 @@ def test_an_unusable_command_line_exits_with_2(
     ("mode", "override", "message"),
     [
         ("train", "--config.training.batch_size=7", "training.batch_size=7.*devices.*4"),
-        ("train", "--config.training.sde=vpp", "subvpsde, vesde, vpsde"),
+        ("train", "--config.training.sde=vpp", "subvpsde, trigonometric, vesde, vpsde"),
         ("train", "--config.data.dataset=imagenet", "checkerboard, cifar10, digits"),
         ("train", "--config.model.name=unet", "ncsnpp"),
         ("train", "--config.model.nonlinearity=gelu", "swish"),

@@ -293,7 +293,8 @@ def test_every_set_of_points_is_used_and_every_objective_meets_the_mixture() -> 
     assert {config.data.dataset for config in configs} == set(SETS)
     mixtures = [load(name).training for name in MIXTURES]
     assert {training.objective for training in mixtures} == {"dsm", "esm", "ism", "ssm", "ssm_vr"}
-    assert {training.time for training in mixtures} == set(times.TIMES)
+    flows = [load(name).training for name in NAMES if name.startswith("flow/")]
+    assert {training.time for training in [*mixtures, *flows]} == set(times.TIMES)
 
 
 # --- the network ---
