@@ -1,7 +1,7 @@
 """What a run fills in, beside what is best: the exact conditional of a series, or interpolation.
 
     python -m benchmarks.imputation --config=series/oscillating_unet1d --workdir=runs/series
-    python -m benchmarks.imputation --config=fields/burgers_transformer --workdir=runs/burgers
+    python -m benchmarks.imputation --config=fields/burgers_unet --workdir=runs/burgers
 
 It draws what --mode=control draws with that config. Of the Gaussian process a second row has as
 many draws of the exact conditional, and below it stand the distance between the two means and the

@@ -41,15 +41,16 @@ def series(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
 
 
 def field(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
-    """A field, and a transformer of its patches of 4 x 4 places."""
+    """A field, and a small U-Net for it."""
     config = values(dataset, shape, steps)
     config.training.batch_size = 16
     config.training.n_jitted_steps = 10
-    config.model.name = "transformer"
-    config.model.patch_size = 4
-    config.model.nf = 96
-    config.model.num_heads = 3
-    config.model.num_res_blocks = 4
+    config.model.name = "ncsnpp"
+    config.model.nf = 16
+    config.model.ch_mult = (1, 2, 2)
+    config.model.num_res_blocks = 1
+    config.model.attn_resolutions = (8,)
+    config.model.fir = False
     config.optim.lr = 1e-3
     return _shown(config)
 
