@@ -568,8 +568,23 @@ class SubVPSDE(LinearBetaSDE):
 
 
 @dataclasses.dataclass(frozen=True)
-class VarianceExplodingSDE(SDE):
-    """`dx = g(t) dw`: the data are never scaled, and sigma grows from `sigma_min` to `sigma_max`.
+class DriftlessSDE(SDE):
+    """`dx = g(t) dw`: the data are never scaled, so that the variance explodes."""
+
+    variance_exploding: ClassVar[bool] = True
+
+    def log_alpha(self, t: AnyTimes) -> AnyTimes:
+        """Zero: the data are never scaled (eq. 29)."""
+        return jnp.zeros_like(t)
+
+    def drift(self, x: Images, t: Times) -> Images:
+        """Zero: there is noise alone (eq. 9)."""
+        return jnp.zeros_like(x)
+
+
+@dataclasses.dataclass(frozen=True)
+class VarianceExplodingSDE(DriftlessSDE):
+    """`dx = g(t) dw` whose sigma grows from `sigma_min` to `sigma_max`.
 
     Attributes:
       sigma_min: the smallest noise level.
@@ -578,8 +593,6 @@ class VarianceExplodingSDE(SDE):
     Raises:
       ValueError: not 0 < sigma_min < sigma_max.
     """
-
-    variance_exploding: ClassVar[bool] = True
 
     sigma_min: float = 0.01
     sigma_max: float = 50.0
@@ -595,14 +608,6 @@ class VarianceExplodingSDE(SDE):
     @property
     def prior_std(self) -> float:
         return self.sigma_max
-
-    def log_alpha(self, t: AnyTimes) -> AnyTimes:
-        """Zero: the data are never scaled (eq. 29)."""
-        return jnp.zeros_like(t)
-
-    def drift(self, x: Images, t: Times) -> Images:
-        """Zero: there is noise alone (eq. 9)."""
-        return jnp.zeros_like(x)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -921,7 +926,7 @@ class PowerInterpolant(Interpolant):
 
 
 @dataclasses.dataclass(frozen=True)
-class SigmaPowerSDE(SDE):
+class SigmaPowerSDE(DriftlessSDE):
     """`dx = sigma^t dw`, the SDE of the paper's tutorial, whose noise begins at 0.
 
     Attributes:
@@ -930,8 +935,6 @@ class SigmaPowerSDE(SDE):
     Raises:
       ValueError: `sigma_base` not above 1.
     """
-
-    variance_exploding: ClassVar[bool] = True
 
     sigma_base: float = 25.0
 
@@ -945,10 +948,6 @@ class SigmaPowerSDE(SDE):
         """`log sigma_base`."""
         return math.log(self.sigma_base)
 
-    def log_alpha(self, t: AnyTimes) -> AnyTimes:
-        """Zero: the data are never scaled (eq. 29)."""
-        return jnp.zeros_like(t)
-
     def sigma(self, t: AnyTimes) -> AnyTimes:
         """`sqrt((sigma_base^(2 t) - 1) / (2 log sigma_base))`, the integral of `g^2` from 0."""
         return jnp.sqrt(jnp.expm1(2.0 * self.log_base * t) / (2.0 * self.log_base))
@@ -956,10 +955,6 @@ class SigmaPowerSDE(SDE):
     def time_of_log_snr(self, log_snr: AnyTimes) -> AnyTimes:
         """`log(1 + 2 log(sigma_base) sigma^2) / (2 log sigma_base)`."""
         return jnp.log1p(2.0 * self.log_base * jnp.exp(-log_snr)) / (2.0 * self.log_base)
-
-    def drift(self, x: Images, t: Times) -> Images:
-        """Zero: there is noise alone (eq. 9)."""
-        return jnp.zeros_like(x)
 
     def diffusion(self, t: AnyTimes) -> AnyTimes:
         """`g(t) = sigma_base^t`."""

@@ -31,32 +31,28 @@ def series(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
     """A series, and a 1-D U-Net for it."""
     config = values(dataset, shape, steps)
     config.training.batch_size = 32
-    config.training.n_jitted_steps = 10
     config.model.name = "unet1d"
-    config.model.nf = 16
-    config.model.ch_mult = (1, 2, 2)
-    config.model.num_res_blocks = 1
     config.model.attn_resolutions = ()
-    return _shown(config)
+    return _small(config)
 
 
 def field(dataset: str, shape: tuple[int, ...], steps: int) -> ConfigDict:
     """A field, and a small U-Net for it."""
     config = values(dataset, shape, steps)
     config.training.batch_size = 16
-    config.training.n_jitted_steps = 10
     config.model.name = "ncsnpp"
-    config.model.nf = 16
-    config.model.ch_mult = (1, 2, 2)
-    config.model.num_res_blocks = 1
     config.model.attn_resolutions = (8,)
     config.model.fir = False
     config.optim.lr = 1e-3
-    return _shown(config)
+    return _small(config)
 
 
-def _shown(config: ConfigDict) -> ConfigDict:
-    """The config with few and small evaluations, as examples are larger than vectors."""
+def _small(config: ConfigDict) -> ConfigDict:
+    """The config with a narrow U-Net and small evaluations, as examples are larger than vectors."""
+    config.training.n_jitted_steps = 10
+    config.model.nf = 16
+    config.model.ch_mult = (1, 2, 2)
+    config.model.num_res_blocks = 1
     config.sampling.num_samples = config.sampling.batch_size = 64
     config.eval.num_samples, config.eval.batch_size = 500, 250
     config.eval.enable_bpd = False

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from models.layers import ACTIVATIONS
 from models.ops.conv import default_init
 
 Activation = Callable[[jax.Array], jax.Array]
@@ -101,3 +103,30 @@ def class_embedding(
         y = jnp.full((batch,), num_labels)
     classes = nn.Embed(num_labels + 1, width, name="ClassEmbed_0")(y)
     return classes if temb is None else temb + classes
+
+
+def condition_embedding(
+    network: Any, labels: jax.Array, y: jax.Array | None, width: int
+) -> jax.Array | None:
+    """The embedding [B, 4 width] of noise level and class in every block of a network, or None.
+
+    Args:
+      network: the calling module, with the fields nf, nonlinearity, conditional, embedding_type,
+        fourier_scale and num_labels of `models.mlp.MLP`.
+      labels: [B].
+      y: [B], classes; None for the null class.
+    """
+    features = label_features(labels, network.nf, network.embedding_type, network.fourier_scale)
+    act = ACTIVATIONS[network.nonlinearity]
+    temb = noise_embedding(features, width, act) if network.conditional else None
+    if network.num_labels:
+        temb = class_embedding(temb, y, len(labels), network.num_labels, 4 * width)
+    return temb
+
+
+def over_noise_level(network: Any, out: jax.Array, labels: jax.Array) -> jax.Array:
+    """`out [B, ...]` divided by the noise levels of `labels [B]` if `network.scale_by_sigma`."""
+    if not network.scale_by_sigma:
+        return out
+    sigmas = noise_levels(labels, network.sigma_min, network.sigma_max, network.num_scales)
+    return out / sigmas.reshape(-1, *[1] * (out.ndim - 1))

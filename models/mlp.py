@@ -10,12 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import (
-    class_embedding,
-    label_features,
-    noise_embedding,
-    noise_levels,
-)
+from models.embeddings import condition_embedding, over_noise_level
 from models.layers import ACTIVATIONS, check_choices, dropout, per_block_keys
 from models.ops.conv import default_init
 
@@ -80,7 +75,7 @@ class MLP(nn.Module):
         """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class."""
         act = ACTIVATIONS[self.nonlinearity]
         size = math.prod(x.shape[1:])
-        temb = self.embed(labels, y)
+        temb = condition_embedding(self, labels, y, self.nf // 4)
         keys = per_block_keys(dropout_keys)
         h = nn.Dense(self.nf, dtype=self.dtype)(x.reshape(len(x), size))
         for _ in range(self.num_res_blocks):
@@ -95,16 +90,4 @@ class MLP(nn.Module):
         if self.num_outputs:
             return out
         out = out.reshape(x.shape)
-        if self.scale_by_sigma:
-            sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
-            out = out / sigmas.reshape(-1, *[1] * (x.ndim - 1))
-        return out
-
-    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
-        """The embedding of noise level and class in every block, [B, nf] or None."""
-        features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
-        act = ACTIVATIONS[self.nonlinearity]
-        temb = noise_embedding(features, self.nf // 4, act) if self.conditional else None
-        if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf // 4 * 4)
-        return temb
+        return over_noise_level(self, out, labels)

@@ -10,7 +10,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import class_embedding, label_features, noise_embedding, noise_levels
+from models.embeddings import condition_embedding, over_noise_level
 from models.layers import ACTIVATIONS, check_choices, dropout, per_block_keys
 from models.mlp import CHOICES
 from models.ops.conv import default_init
@@ -151,7 +151,10 @@ class Transformer(nn.Module):
     ) -> jax.Array:
         """`dropout_keys [B]` switch dropout on; `y [B]` are classes, None for the null class."""
         act, keys = ACTIVATIONS[self.nonlinearity], per_block_keys(dropout_keys)
-        temb, tokens = self.embed(labels, y), tokens_of(x, self.patch_size)
+        temb, tokens = (
+            condition_embedding(self, labels, y, self.nf // 4),
+            tokens_of(x, self.patch_size),
+        )
         h = nn.Dense(self.nf, kernel_init=default_init(), dtype=self.dtype)(tokens)
         place = self.param("place", nn.initializers.normal(), (tokens.shape[1], self.nf))
         h = h + place.astype(h.dtype)
@@ -164,16 +167,4 @@ class Transformer(nn.Module):
         size = tokens.shape[-1]
         out = nn.Dense(size, kernel_init=default_init(0.0), dtype=self.dtype)(h)
         out = examples_of(out.astype(jnp.float32), x.shape[1:], self.patch_size)
-        if self.scale_by_sigma:
-            sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
-            out = out / sigmas.reshape(-1, *[1] * (x.ndim - 1))
-        return out
-
-    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
-        """The embedding of noise level and class in every block, [B, nf] or None."""
-        features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
-        act = ACTIVATIONS[self.nonlinearity]
-        temb = noise_embedding(features, self.nf // 4, act) if self.conditional else None
-        if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, self.nf // 4 * 4)
-        return temb
+        return over_noise_level(self, out, labels)

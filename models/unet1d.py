@@ -9,7 +9,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
-from models.embeddings import class_embedding, label_features, noise_embedding, noise_levels
+from models.embeddings import condition_embedding, over_noise_level
 from models.layers import (
     ACTIVATIONS,
     AttnBlockpp,
@@ -125,7 +125,7 @@ class UNet1D(nn.Module):
                 f"per level of model.ch_mult after the first; it must be a multiple of {factor}"
             )
         act, keys = ACTIVATIONS[self.nonlinearity], per_block_keys(dropout_keys)
-        temb = self.embed(labels, y)
+        temb = condition_embedding(self, labels, y, self.nf)
 
         def block(h: jax.Array, features: int, attends: bool = False) -> jax.Array:
             h = ResidualBlock(features, act, self.dropout, self.dtype)(h, temb, next(keys))
@@ -150,16 +150,4 @@ class UNet1D(nn.Module):
                 h = Conv1D(h.shape[-1], dtype=self.dtype)(jnp.repeat(h, 2, axis=1))
         h = GroupNorm(act=act, dtype=self.dtype)(h)
         out = Conv1D(x.shape[-1], 0.0, dtype=self.dtype)(h).astype(jnp.float32)
-        if self.scale_by_sigma:
-            sigmas = noise_levels(labels, self.sigma_min, self.sigma_max, self.num_scales)
-            out = out / sigmas[:, None, None]
-        return out
-
-    def embed(self, labels: jax.Array, y: jax.Array | None) -> jax.Array | None:
-        """The embedding of noise level and class in every block, [B, 4 nf] or None."""
-        features = label_features(labels, self.nf, self.embedding_type, self.fourier_scale)
-        act = ACTIVATIONS[self.nonlinearity]
-        temb = noise_embedding(features, self.nf, act) if self.conditional else None
-        if self.num_labels:
-            temb = class_embedding(temb, y, len(labels), self.num_labels, 4 * self.nf)
-        return temb
+        return over_noise_level(self, out, labels)

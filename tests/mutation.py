@@ -245,7 +245,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "sde_lib.py",
         "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
-        "VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE Interpolant RectifiedSDE FlowOTSDE "
+        "DriftlessSDE VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE Interpolant RectifiedSDE "
+        "FlowOTSDE "
         "TrigonometricSDE PowerInterpolant",
         {"sde_lib": ""},
     ),
