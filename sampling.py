@@ -412,9 +412,8 @@ def follows_flow(sampling: ConfigDict) -> bool:
         alone = sampling.corrector == "none" and sampling.predictor != "none"
         return bool(sampling.probability_flow and alone)
     if method in few_steps.METHODS:
-        settings = few_steps.METHODS[method].settings
-        noise = [sampling[n] for n in settings if n in ("eta", "churn", "tau", "restart_repeats")]
-        return not any(noise) and method != "dpmpp_2m_sde"
+        solver = few_steps.METHODS[method]
+        return not (solver.stochastic or any(sampling[name] for name in solver.noise))
     return bool(method == "ode" or (method == "ancestral" and sampling.variance == "none"))
 
 

@@ -97,6 +97,8 @@ class Method(NamedTuple):
       between_levels: True if it evaluates at times that are not on its grid.
       noise_levels: True if it takes decreasing noise levels in place of times, `discrete` and
         `image_range`, and the last of its steps leads from the last level to none.
+      stochastic: True if its steps add noise whatever the settings are.
+      noise: those of the settings that have it add noise where they are not 0.
     """
 
     solver: Callable[..., Samples]
@@ -104,6 +106,8 @@ class Method(NamedTuple):
     settings: tuple[str, ...] = ()
     between_levels: bool = False
     noise_levels: bool = False
+    stochastic: bool = False
+    noise: tuple[str, ...] = ()
 
 
 CHURN = ("churn", "churn_min", "churn_max", "churn_noise")
@@ -111,7 +115,7 @@ RESTART = ("restart_min", "restart_max", "restart_steps", "restart_repeats")
 GENERAL = ("schedule", "scaling", *CHURN)
 
 METHODS: dict[str, Method] = {
-    "ddim": Method(ddim, grid="uniform", settings=("eta",)),
+    "ddim": Method(ddim, grid="uniform", settings=("eta",), noise=("eta",)),
     "deis_2": Method(functools.partial(deis, order=2)),
     "deis_3": Method(functools.partial(deis, order=3)),
     "dpm_1": Method(functools.partial(dpm_solver, order=1)),
@@ -119,13 +123,17 @@ METHODS: dict[str, Method] = {
     "dpm_3": Method(functools.partial(dpm_solver, order=3), between_levels=True),
     "dpmpp_2m": Method(functools.partial(dpm_solver_pp, order=2)),
     "dpmpp_3m": Method(functools.partial(dpm_solver_pp, order=3)),
-    "dpmpp_2m_sde": Method(functools.partial(dpm_solver_pp, order=2, stochastic=True)),
-    "edm": Method(edm, "karras", CHURN),
-    "euler": Method(functools.partial(heun, order=1), "karras", GENERAL, noise_levels=True),
-    "heun": Method(heun, "karras", (*GENERAL, "alpha"), noise_levels=True),
-    "restart": Method(restart, "karras", RESTART),
-    "sa_solver_2": Method(functools.partial(sa_solver, order=2), settings=("tau",)),
-    "sa_solver_3": Method(functools.partial(sa_solver, order=3), settings=("tau",)),
+    "dpmpp_2m_sde": Method(
+        functools.partial(dpm_solver_pp, order=2, stochastic=True), stochastic=True
+    ),
+    "edm": Method(edm, "karras", CHURN, noise=("churn",)),
+    "euler": Method(
+        functools.partial(heun, order=1), "karras", GENERAL, noise_levels=True, noise=("churn",)
+    ),
+    "heun": Method(heun, "karras", (*GENERAL, "alpha"), noise_levels=True, noise=("churn",)),
+    "restart": Method(restart, "karras", RESTART, noise=("restart_repeats",)),
+    "sa_solver_2": Method(functools.partial(sa_solver, order=2), settings=("tau",), noise=("tau",)),
+    "sa_solver_3": Method(functools.partial(sa_solver, order=3), settings=("tau",), noise=("tau",)),
     "unipc_2": Method(functools.partial(unipc, order=2)),
     "unipc_3": Method(functools.partial(unipc, order=3)),
 }
