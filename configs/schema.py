@@ -161,6 +161,9 @@ EVAL = {
     "seed": Field(0, SEED, "seed of dequantisation, probes, bounds, subsets of features"),
     "features": Field("auto", ANY, "inception or classifier; auto: inception for colour images"),
     "metrics": Field(("fid",), NAMES, "numbers of samples: fid, inception_score, kid, ..."),
+    "memorisation_images": Field(
+        0, NOT_NEGATIVE, "first samples whose nearest training images are sought; 0: none"
+    ),
     "bootstrap": Field(0, ZERO_OR_SEVERAL, "draws for the error bar of the FID; 0: none"),
     "resize": Field("tensorflow", ANY, "how Inception's images are resized: tensorflow or pytorch"),
     "repeat_grey": Field(False, ANY, "let Inception see grey images, their channel three times"),

@@ -17,7 +17,7 @@ from evaluation import batch_cache, features, follow, judge, likelihoods, sample
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
 from evaluation.stored_results import GUIDE, Results, keep_earlier, other_folders, results_in
-from generation import examples, guides
+from generation import examples
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder, settled
 from training import held_out
@@ -113,10 +113,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     if options.enable_bpd:
         likelihood.from_config(config)
     if options.enable_sampling:
-        sampling.from_config(config, devices.AXIS)
-        guides.check(config.sampling, parts)
-        features.uses_inception(parts, options)
-        judge.metrics_of(parts, options)
+        samples.refuse(config, parts)
 
 
 def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: Trained) -> Results:

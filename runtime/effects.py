@@ -162,7 +162,7 @@ OF_SDE = (
     *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
     "noise_power",
 )
-SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
+SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap memorisation_images"
 
 
 def score_only(config: Config, mode: str) -> bool:

@@ -115,6 +115,15 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {"sampling": "each_time_has_its_own_level_of_the_discrete_chain"},
     ),
     (
+        "evaluation/metrics/memorisation.py",
+        "Neighbours nearest",
+        {
+            "memorisation": "neighbours_by_their_definition_in_blocks_of_any_size "
+            "a_sample_is_memorised_up_to_a_quarter_of_the_way "
+            "what_is_there_twice_is_memorised_as_a_copy_alone",
+        },
+    ),
+    (
         "likelihood.py",
         "log_likelihood drift_and_divergence bits_per_dim",
         {

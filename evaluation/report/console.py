@@ -40,7 +40,7 @@ def number_rows(results: Results, *sources: str) -> Rows:
 
 def sample_rows(results: Results) -> Rows:
     """The numbers of generated samples, and what they were compared by and with."""
-    rows = number_rows(results, *quantities.SAMPLED, "real")
+    rows = number_rows(results, *quantities.SAMPLED, *quantities.OF_DATA)
     if "features" in results:
         rows.append(("  measured on", results["features"]))
     if "statistics" in results:

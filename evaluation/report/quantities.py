@@ -15,7 +15,8 @@ from evaluation.metrics.frechet import SPLITS
 from evaluation.metrics.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
 
 Results = Mapping[str, Any]
-SAMPLED = ("samples", "matched samples")  # the sources that depend on a sampler and its seed
+SAMPLED = ("samples", "matched samples", "pixels")  # sources that depend on a sampler and its seed
+OF_DATA = ("real", "real pixels")  # those that do not depend on the network
 
 
 class Quantity(NamedTuple):
@@ -163,6 +164,23 @@ def _loss(of: Number) -> str:
     return f"{of['loss_images']} test {of['examples']}"
 
 
+def _memorised(of: Number) -> str:
+    return f"{_generated_and_real(of)}; ratio of nearest distances below 1/3"
+
+
+def _nearest(of: Number) -> str:
+    images, train = of["memorisation_images"], of["memorisation_num_train"]
+    return f"{images} generated, {train} train; white is 1"
+
+
+def _nearest_of_test(of: Number) -> str:
+    return f"{of['memorisation_real_images']} test, {of['memorisation_num_train']} train"
+
+
+def _memorised_pixels(of: Number) -> str:
+    return f"{_nearest(of).partition(';')[0]}; ratio of nearest distances below 1/3"
+
+
 QUANTITIES: dict[str, Quantity] = {
     "fid": Quantity(
         "FID", "samples", 3, _fid, error=("_stderr", "bootstrap over samples"), leading=True
@@ -192,6 +210,15 @@ QUANTITIES: dict[str, Quantity] = {
         note=_equal_numbers,
         better="",
         error=("_std", "over draws"),
+    ),
+    "memorised": Quantity("Memorised", "samples", 4, _memorised),
+    "memorised_pixels": Quantity("Memorised, by pixels", "pixels", 4, _memorised_pixels),
+    "memorised_pixels_real": Quantity(
+        "Memorised, by pixels, test to train", "real pixels", 4, _nearest_of_test, ""
+    ),
+    "nearest_pixels": Quantity("Distance to the nearest image", "pixels", 4, _nearest, ""),
+    "nearest_pixels_real": Quantity(
+        "Distance to the nearest image, test to train", "real pixels", 4, _nearest_of_test, ""
     ),
     "c2st": Quantity("C2ST", "samples", 3, _told_apart),
     "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
