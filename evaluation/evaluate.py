@@ -11,7 +11,6 @@ import ml_collections
 from absl import logging
 
 import configs
-import likelihood
 import sampling
 from evaluation import batch_cache, features, follow, judge, likelihoods, samples, straightness
 from evaluation.metrics import statistics
@@ -84,6 +83,7 @@ def remove_shards(
     if config.eval.enable_bpd:
         dataset = parts.dataset(config.eval.bpd_dataset)
         likelihoods.shards_of(config, parts, dataset, store)
+        likelihoods.shards_of(likelihoods.with_exact_trace(config), parts, dataset, store)
     store.close()
 
 
@@ -111,7 +111,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     if options.straightness_images:
         straightness.refuse(options, training, parts)
     if options.enable_bpd:
-        likelihood.from_config(config)
+        likelihoods.refuse(config)
     if options.enable_sampling:
         samples.refuse(config, parts)
 
@@ -191,7 +191,7 @@ def needs_dataset(config: ml_collections.ConfigDict, parts: experiment.Parts) ->
     options = config.eval
     if options.enable_bpd or not options.enable_sampling:
         return True
-    if not (options.stats_path and features.uses_inception(parts, options)):
+    if not (options.stats_path and features.network_of(parts, options)):
         return True
     single = any(entry.real for entry in judge.metrics_of(parts, options).values())
     return single and statistics.read(options.stats_path).features is None

@@ -44,8 +44,8 @@ def sampling_results(
     sampler = sampling.from_config(config, devices.AXIS)
     generator = Generator(parts, sampler, config.sampling)
     kind = examples.kind_of(parts.pixels)
-    by_inception = features.uses_inception(parts, config.eval)
-    judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
+    by_network = features.network_of(parts, config.eval)
+    judge = (network_judge if by_network else frechet_judge)(parts, config.eval)
     nearest = NearestImages(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
@@ -73,7 +73,6 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     """
     sampling.from_config(config, devices.AXIS)
     guides.check(config.sampling, parts)
-    features.uses_inception(parts, config.eval)
     metrics_of(parts, config.eval)
     NearestImages(parts, config.eval)
 
@@ -160,19 +159,19 @@ def frechet_judge(
     return judge
 
 
-def inception_judge(
+def network_judge(
     parts: experiment.Parts, options: ml_collections.ConfigDict
 ) -> Callable[[Iterator[Batch]], Results]:
-    """Judges sets of generated images by Inception, which is read once, as are its statistics."""
-    inception = Judge(parts, options)
+    """Judges sets of generated images by a network, which is read once, as are its statistics."""
+    network = Judge(parts, options)
 
     def judge(batches: Iterator[Batch]) -> Results:
-        inception.begin()
+        network.begin()
         evaluations: list[Batch] = []
         for batch in batches:
-            inception.add(batch["image"])
+            network.add(batch["image"])
             evaluations.append({"nfe": batch["nfe"]})
-        return {**inception.results(), "nfe": mean_nfe(evaluations)}
+        return {**network.results(), "nfe": mean_nfe(evaluations)}
 
     return judge
 

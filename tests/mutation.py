@@ -115,6 +115,19 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {"sampling": "each_time_has_its_own_level_of_the_discrete_chain"},
     ),
     (
+        "evaluation/metrics/cmmd.py",
+        "cmmd _mean_kernel",
+        {"feature_networks": "cmmd_by_its_definition"},
+    ),
+    (
+        "models/dinov2.py",
+        "Layer DINOv2 cubic_interpolation _keys",
+        {
+            "dinov2": "a_folder_of_weights_computes_what_transformers_does "
+            "interpolation_has_the_kernels_weights",
+        },
+    ),
+    (
         "evaluation/metrics/memorisation.py",
         "Neighbours nearest",
         {
@@ -129,7 +142,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "likelihood": "bits_per_dim_of_a_uniform_density "
             "one_rademacher_probe_is_exact_for_an_isotropic_score "
-            "exact_trace_and_both_probes_on_a_mixture"
+            "exact_trace_and_both_probes_on_a_mixture",
+            "likelihoods": "a_trace_of_many_entries_is_exact_in_parts",
         },
     ),
     (
@@ -140,6 +154,16 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "the_bound_holds_for_the_sde_of_a_wrong_score "
             "the_bound_of_a_point_has_a_finite_variance"
         },
+    ),
+    (
+        "likelihood.py",
+        "Bound bound_levels",
+        {"likelihood": "parts_of_the_bound_are_those_of_gaussian_data"},
+    ),
+    (
+        "evaluation/metrics/calibration.py",
+        "calibration",
+        {"likelihoods": "calibration_by_its_definition"},
     ),
     (
         "diffusion/times.py",

@@ -279,7 +279,11 @@ SAMPLES = (
         "distances, number of the image",
     ),
 )
-CURVES = (("loss", "loss_by_time.png", "Loss by noise level"),)
+BOUND = "bound_by_noise.png", "The variational bound by noise level"
+CURVES = (
+    ("loss", "loss_by_time.png", "Loss by noise level"),
+    *((f"{unit}_per_dim_bound_by_noise", *BOUND) for unit in ("bits", "nats")),
+)
 
 
 def pictures_of(
@@ -358,7 +362,7 @@ def distances_of(report: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         distances = [
             numbers[name]
             for name in quantities.leading()
-            if name in numbers and quantities.QUANTITIES[name].source in quantities.SAMPLED
+            if name in numbers and "sampler" in numbers[name]["made_from"]
         ]
         points += [(run, number) for number in distances if number["better"] == "lower"][:1]
     return points
