@@ -22,6 +22,7 @@ def test_signs_factors_powers_and_times_are_changed_one_at_a_time() -> None:
         [
             ("+", "-"),
             ("-", "+"),
+            ("-", ""),  # of -1
             ("0.5", "1.0"),
             ("2", "1"),
             ("t", "s"),
