@@ -26,6 +26,7 @@ import multiprocessing
 import os
 import pathlib
 import random
+import resource
 import runpy
 import shutil
 import sys
@@ -38,7 +39,8 @@ from mutation_rules import EQUIVALENT, RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 BEGIN, END = "<!-- begin: tests/mutation.py -->", "<!-- end: tests/mutation.py -->"
-SECONDS = 300.0  # after which a mutant counts as noticed: it does not end
+CPU_SECONDS = 300  # after which a mutant counts as noticed: it does not end
+SECONDS = 3600.0  # the same on the clock, for one that waits for ever
 
 
 class Mutant(NamedTuple):
@@ -135,6 +137,7 @@ def run_tests(folder: str, nodes: list[str]) -> None:
     """In a process of its own, with the libraries imported already: exits with pytest's code."""
     import pytest
 
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(folder)
     sys.path.insert(0, folder)
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
