@@ -375,6 +375,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "RCUBlock MSFBlock ResidualBlock RefineBlock",
         {"ncsn": ""},
     ),
+    ("models/edm2.py", "unit mp_sum mp_cat MPFourier MPConv EDM2Block EDM2", {"edm2": ""}),
     ("models/ncsn.py", "NCSNv2 NCSN", {"ncsn": ""}),
     (
         "models/resample.py",
