@@ -99,7 +99,7 @@ def draw(name: str, sibling: Sibling, workdir: pathlib.Path, steps: int) -> np.n
         command("--mode=sample", *of_sibling, f"--workdir={workdir}",
                 f"--config.sampling.num_samples={COLUMNS}")  # fmt: skip
         with np.load(workdir / "samples" / "shard_000000.npz") as shard:
-            return np.concatenate(shard["samples"][:COLUMNS], axis=1)
+            return np.concatenate(shard["image"][:COLUMNS], axis=1)
     folder = workdir
     if sibling.of_emoji:
         folder = workdir.parent / f"guided_by_{name}"
