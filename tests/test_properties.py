@@ -274,7 +274,7 @@ def solutions(sde: SDE, factor: float = 1.0, end: float = 0.3) -> dict[str, jax.
 
 
 # Times are float32, of which the noise levels that they stand for keep four digits.
-AS_TIMES = {"rtol": 1e-4, "atol": 1e-4}
+AS_TIMES: dict[str, Any] = {"rtol": 1e-4, "atol": 1e-4}
 
 
 @functools.cache
