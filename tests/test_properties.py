@@ -79,7 +79,8 @@ PARAMETERS: dict[str, dict[str, st.SearchStrategy[float]]] = {
 @st.composite
 def sdes(draw: st.DrawFn) -> SDE:
     name = draw(st.sampled_from(list(PARAMETERS)))
-    return sde_lib.SDES[name](**{k: draw(v) for k, v in PARAMETERS[name].items()})
+    parameters: dict[str, Any] = {k: draw(v) for k, v in PARAMETERS[name].items()}
+    return sde_lib.SDES[name](**parameters)
 
 
 def ordered_times(count: int) -> st.SearchStrategy[list[float]]:
