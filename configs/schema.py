@@ -211,7 +211,9 @@ DATA = {
 }
 
 MODEL = {
-    "name": Field("ncsnpp", ANY, "ncsnpp, ddpm, adm, ncsn, ncsnv2_*, mlp, unet1d or transformer"),
+    "name": Field(
+        "ncsnpp", ANY, "ncsnpp, ddpm, adm, edm2, ncsn, ncsnv2_*, mlp, unet1d, transformer"
+    ),
     "sigma_min": Field(0.01, POSITIVE, "vesde, edm, flow_ot: smallest noise level"),
     "sigma_max": Field(50.0, POSITIVE, "vesde, edm: largest noise level"),
     "sigma_base": Field(25.0, POSITIVE, "sigma_power: sigma of dx = sigma^t dw, above 1"),
@@ -265,7 +267,7 @@ MODEL = {
     "fourier_scale": Field(16.0, POSITIVE, "standard deviation of fourier's random frequencies"),
     "class_embedding": Field("output", ANY, "ncsnpp: where classes are added, output or input"),
     "augment_dim": Field(0, NOT_NEGATIVE, "ncsnpp, adm: numbers that tell of augmentation"),
-    "head_channels": Field(64, POSITIVE, "adm, transformer: channels of a head of attention"),
+    "head_channels": Field(64, POSITIVE, "adm, edm2, transformer: channels of a head"),
     "num_heads": Field(0, NOT_NEGATIVE, "adm, transformer: heads; 0: by head_channels"),
     "patch_size": Field(1, POSITIVE, "transformer: places along each axis of a patch"),
     "num_groups": Field(0, NOT_NEGATIVE, "adm: groups of norms; 0: of 4 channels, 32 at most"),

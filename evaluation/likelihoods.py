@@ -180,11 +180,15 @@ def save_bound_by_noise(path: pathlib.Path, by_noise: Results, unit: str) -> Non
     """Draws the bound's integrand over log-SNR, whose area is the sum of its parts."""
     levels = np.array(by_noise["log_snr"])
     density = np.array(by_noise["parts"]) / (levels[:-1] - levels[1:])
-    steps = np.repeat(levels, 2)[1:-1], np.repeat(density, 2)
+    half = 0.5 / (math.log(2.0) if unit == "bits" else 1.0)
+    curves: dict[str, tuple[Any, Any]] = {
+        "the network": (np.repeat(levels, 2)[1:-1], np.repeat(density, 2)),
+        "no estimate of the noise": (levels[[0, -1]], [half, half]),
+    }
     with files.whole(path) as temporary:
         figures.plot_curves(
             temporary,
-            {"": steps},
+            curves,
             "log-SNR, from noise to data",
             f"{unit}/dim for a unit of log-SNR",
             title="Integrand of the variational bound",

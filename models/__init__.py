@@ -16,6 +16,7 @@ from models.build import (
     MODELS,
     classifier_from_config,
     clip_from_config,
+    constraint,
     from_config,
     has_score,
     init,
@@ -23,6 +24,7 @@ from models.build import (
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
+from models.edm2 import EDM2
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
@@ -41,6 +43,7 @@ __all__ = [
     "CLIP",
     "CLIP_OBJECTIVE",
     "DDPM",
+    "EDM2",
     "GUIDES",
     "MLP",
     "MODELS",
@@ -53,6 +56,7 @@ __all__ = [
     "class_log_prob",
     "classifier_from_config",
     "clip_from_config",
+    "constraint",
     "continuous_labels",
     "discrete_labels",
     "from_config",
