@@ -12,23 +12,27 @@ from models.adm_classifier import ADMClassifier
 from models.build import (
     CLASSIFIER,
     CLIP_OBJECTIVE,
+    FLOW_MAPS,
     GUIDES,
     MODELS,
     classifier_from_config,
     clip_from_config,
     from_config,
+    has_samples,
     has_score,
     init,
 )
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
+from models.flow_maps import flow_map
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
 from models.score import (
     class_log_prob,
     continuous_labels,
+    denoiser,
     discrete_labels,
     score_and_variance,
     score_fn,
@@ -41,6 +45,7 @@ __all__ = [
     "CLIP",
     "CLIP_OBJECTIVE",
     "DDPM",
+    "FLOW_MAPS",
     "GUIDES",
     "MLP",
     "MODELS",
@@ -54,8 +59,11 @@ __all__ = [
     "classifier_from_config",
     "clip_from_config",
     "continuous_labels",
+    "denoiser",
     "discrete_labels",
+    "flow_map",
     "from_config",
+    "has_samples",
     "has_score",
     "init",
     "score_and_variance",
