@@ -29,14 +29,21 @@ from models.wide_resnet import WideResNet
 CLASSIFIER = "classifier"  # the objective of a noisy classifier
 CLIP_OBJECTIVE = "clip"  # the objective of noisy images and captions
 GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
+FLOW_MAPS = {"consistency": "a consistency function"}  # nor have these, which draw in few steps
 
 # Types of the arithmetic; None is float32, which needs no casts.
 DTYPES: Mapping[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
-def has_score(config: Any) -> bool:
-    """True if the run trains a score, False if it trains a network that is to guide one."""
+def has_samples(config: Any) -> bool:
+    """True if the run trains the network of `config.model`, which draws samples, False if it trains
+    a network that is to guide one."""
     return config.training.objective not in GUIDES
+
+
+def has_score(config: Any) -> bool:
+    """True if the run trains a score, False if it trains a guide of one, or a flow map."""
+    return has_samples(config) and config.training.objective not in FLOW_MAPS
 
 
 def _unet(config: Any) -> dict[str, Any]:
