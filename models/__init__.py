@@ -15,14 +15,13 @@ from models.build import (
     FLOW_MAPS,
     GUIDES,
     MODELS,
-    classifier_from_config,
-    clip_from_config,
     constraint,
     from_config,
     has_samples,
     has_score,
     init,
 )
+from models.build_guides import classifier_from_config, clip_from_config
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
