@@ -28,13 +28,8 @@ from configs.shapes import example_shape
 from diffusion import probes, training_draws
 from diffusion.times import TIME_DRAWS, times_from_config
 from diffusion.weighting import WEIGHTINGS, Losses, weight, weighted, weighting_from_config
-from models.guide_losses import (
-    Classes,
-    classifier_cross_entropy,
-    classifier_loss,
-    clip_loss,
-    contrastive,
-)
+from models import flow_maps, guide_losses
+from models.guide_losses import Classes, classifier_cross_entropy, contrastive
 from models.score import Labels, Network
 from sde_lib import (
     SDE,
@@ -281,10 +276,9 @@ OBJECTIVES: dict[str, ScoreMatching] = {
     "ssm_vr": ScoreMatching(ssm_vr, _random_directions),
 }
 
-GUIDES: dict[str, Callable[[ConfigDict, SDE, Array | None], Loss]] = {
-    models.CLASSIFIER: classifier_loss,
-    models.CLIP_OBJECTIVE: clip_loss,
-}
+# Objectives of other networks than a score's, whose losses have a file of their own.
+GUIDES: dict[str, Callable[[ConfigDict, SDE, Array | None], Loss]] = guide_losses.LOSSES
+FLOW_MAPS: dict[str, Callable[[ConfigDict, SDE, ScoreFn | None], Loss]] = flow_maps.LOSSES
 
 
 def wants_points(config: ConfigDict) -> bool:
@@ -293,7 +287,11 @@ def wants_points(config: ConfigDict) -> bool:
 
 
 def from_config(
-    config: ConfigDict, sde: SDE, points: Array | None = None, captions: Array | None = None
+    config: ConfigDict,
+    sde: SDE,
+    points: Array | None = None,
+    captions: Array | None = None,
+    teacher: ScoreFn | None = None,
 ) -> Loss:
     """The loss of `config.training`: `loss(network, x0 [B, ...], keys [B], u [B], y=None)`.
 
@@ -302,20 +300,24 @@ def from_config(
     independent (see `training_draws`). `continuous` trains at all times, otherwise at the N levels
     of SMLD (VE) or DDPM (VP), integers. The classes y [B] are for the objectives of `models.GUIDES`
     alone: the classifier's network gives logits [B, K]; CLIP's reads tokens as well. The loss of
-    "clip" takes a further `gather`, see `contrastive`, that of a score a `pair`, see `coupling`.
+    "clip" takes a further `gather`, see `contrastive`, that of a score a `pair`, see `coupling`,
+    that of a flow map the `step`.
 
     Args:
       points: [M, ...], scaled as x0, where `wants_points`; the loss refuses to be called without.
       captions: tokens of each class's captions, int32 [K, captions, length], for "clip".
+      teacher: E[x_0 | x] of the run whose flow a map of `flow_maps` learns; None: of single paths.
 
     Raises:
       ValueError: an unknown name, or settings that do not belong together.
     """
     training = config.training
-    lookup({**OBJECTIVES, **GUIDES}, training.objective, "training.objective")
+    lookup({**OBJECTIVES, **FLOW_MAPS, **GUIDES}, training.objective, "training.objective")
     lookup(TIME_DRAWS, training.time_draws, "training.time_draws")
     if training.objective in GUIDES:
         return GUIDES[training.objective](config, sde, captions)
+    if training.objective in FLOW_MAPS:
+        return FLOW_MAPS[training.objective](config, sde, teacher)
     return _continuous(config, sde, points) if training.continuous else _discrete(config, sde)
 
 

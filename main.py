@@ -26,7 +26,7 @@ TOPICS: dict[str, Sequence[str] | Mapping[str, str]] = {  # of --mode=list: tabl
     "configs": ("configs.stored:documented",),
     "sdes": ("sde_lib:SDES",),
     "networks": ("models.build:MODELS",),
-    "objectives": ("losses:OBJECTIVES", "losses:GUIDES"),
+    "objectives": ("losses:OBJECTIVES", "losses:FLOW_MAPS", "losses:GUIDES"),
     "samplers": ("sampling:SAMPLERS",),
     "predictors": ("sampling:PREDICTORS",),
     "correctors": ("sampling:CORRECTORS",),

@@ -20,7 +20,7 @@ from jax import Array
 from ml_collections import ConfigDict
 
 from configs.names import documented_by, lookup
-from diffusion import few_steps, grids, ode, reverse_sde
+from diffusion import few_steps, flow_maps, grids, ode, reverse_sde
 from diffusion.ancestral import VARIANCES, ancestral
 from diffusion.heun import SCALINGS, SCHEDULES
 from diffusion.langevin import CORRECTORS as CORRECTORS
@@ -374,11 +374,12 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
     Raises:
       ValueError: unknown method, predictor, corrector or solver, a number out of range, a method
         that asks a network with discrete labels between its levels, or one that asks for the score
-        of a network that learned of dependent pairs (training.coupling).
+        of a network that learned of dependent pairs (training.coupling) or a map along the flow.
     """
     sampling = config.sampling
     factory = lookup(SAMPLERS, sampling.method, "sampling.method")
     last_time(sde_from_config(config), sampling.eps or None)
+    flow_maps.refuse_sampler(config.training.objective, sampling.method)
     discrete = not config.training.continuous
     if sampling.method == "ancestral" and sampling.clip and not config.data.centered:
         raise ValueError(

@@ -12,7 +12,7 @@ import models
 import sampling
 from demo.fields import Field, When
 from demo.weights import FIRST_IMAGES, FIRST_POINTS, Weights
-from diffusion import few_steps
+from diffusion import few_steps, flow_maps
 from generation import guides
 from runtime import files
 from runtime.errors import one_line
@@ -40,7 +40,8 @@ def bounded(value: int, low: int, high: int) -> int:
 def methods(weights: Weights) -> tuple[str, ...]:
     """The samplers that serve the weights, the config's own first."""
     discrete = not weights.parts.continuous
-    names = [n for n in sampling.SAMPLERS if not (discrete and n in sampling.BETWEEN_LEVELS)]
+    others = sampling.BETWEEN_LEVELS if discrete else set()
+    names = [n for n in sampling.SAMPLERS if n not in others | flow_maps.ASKERS]
     own = weights.config.sampling.method
     return (own, *(name for name in names if name != own))
 

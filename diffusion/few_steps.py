@@ -16,6 +16,7 @@ from jax import Array
 
 from diffusion import grids
 from diffusion.edm import edm, restart
+from diffusion.flow_maps import consistency_sampler
 from diffusion.heun import heun
 from diffusion.multistep import ddim, deis, dpm_solver_pp, finished, sa_solver, unipc
 from diffusion.noise import Noise
@@ -91,7 +92,8 @@ class Method(NamedTuple):
     """A solver of this file as `config.sampling` reaches it.
 
     Attributes:
-      solver: takes SDE, score, noise, times, `denoise`, `num_frames` and the settings.
+      solver: takes SDE, score (or what else its networks know: see `flow_maps.SAMPLERS`), noise,
+        times, `denoise`, `num_frames` and the settings.
       grid: the time grid that it has unless `time_grid` names another, in `grids.GRIDS`.
       settings: the fields of `config.sampling` that it takes, by their own names.
       between_levels: True if it evaluates at times that are not on its grid.
@@ -115,6 +117,7 @@ RESTART = ("restart_min", "restart_max", "restart_steps", "restart_repeats")
 GENERAL = ("schedule", "scaling", *CHURN)
 
 METHODS: dict[str, Method] = {
+    "consistency": Method(consistency_sampler, "karras", stochastic=True),
     "ddim": Method(ddim, grid="uniform", settings=("eta",), noise=("eta",)),
     "deis_2": Method(functools.partial(deis, order=2)),
     "deis_3": Method(functools.partial(deis, order=3)),

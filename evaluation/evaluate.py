@@ -96,7 +96,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     """
     options, training = config.eval, config.training
     if options.enable_bpd or options.enable_sampling:
-        parts.require_score()
+        parts.require_samples()
         parts.require_joint()
     lack = ""
     if not training.continuous:
@@ -111,6 +111,7 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
     if options.straightness_images:
         straightness.refuse(options, training, parts)
     if options.enable_bpd:
+        parts.require_score()
         likelihoods.refuse(config)
     if options.enable_sampling:
         samples.refuse(config, parts)

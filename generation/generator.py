@@ -45,13 +45,13 @@ class Generator:
       guide: the classifier or weaker network, or None.
 
     Raises:
-      ValueError: a run without a score; what `guides.load_guide` refuses.
+      ValueError: a run that draws no samples; what `guides.load_guide` refuses.
     """
 
     def __init__(
         self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
     ) -> None:
-        parts.require_score()
+        parts.require_samples()
         parts.require_joint()
         guide = guides.of_samples(options, parts)
         count = 0 if parts.unconditional else parts.num_labels
@@ -64,7 +64,7 @@ class Generator:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
             noise = image_noise(keys, parts.image_shape)
             classes = random_classes(keys, count) if count else None
-            score = parts.score(weights[0], classes if parts.num_labels else None)
+            score = parts.for_samplers(weights[0], classes if parts.num_labels else None)
             if guide:
                 score = guide.guided(weights[1], score, classes, scale)
             samples = sampler(parts.sde, score, noise)

@@ -133,8 +133,8 @@ def kind_of(objective: str) -> Kind:
 
 
 def _trains(objective: str) -> str:
-    """The objective of a guide, or SCORE."""
-    return objective if objective in models.GUIDES else SCORE
+    """The objective of a network without a score, or SCORE."""
+    return objective if objective in {**models.GUIDES, **models.FLOW_MAPS} else SCORE
 
 
 def load_guide(
@@ -189,6 +189,7 @@ def described(
       ValueError: no guide is named, there is no run, or it is another objective's, or it knows
         other images, another SDE, or other classes than the network is told.
     """
+    prior.require_score()
     needed = "one of a score" if objective == SCORE else repr(objective)
     if not folder:
         raise ValueError(

@@ -54,7 +54,7 @@ def import_run(
 ) -> None:
     """Imports the weights of others into a workdir, see `import_once`, and says how to go on."""
     config = import_once(config, source, workdir)
-    if models.has_score(config):
+    if models.has_samples(config):
         command = f"--mode=sample --config={workdir / 'config.py'} --workdir={workdir}"
         print(f"python main.py {command}")
     else:
@@ -200,7 +200,7 @@ def summary(
     types = f" ({', '.join(sorted(opened.types))}, to float32)" if opened.types else ""
     levels = f"{config.model.num_scales} levels"
     times = "all times" if config.training.continuous else levels
-    what = prediction(config) if models.has_score(config) else "classes, of noisy images"
+    what = prediction(config) if models.has_samples(config) else "classes, of noisy images"
     return [
         ("source", f"{opened.path} ({opened.format})"),
         ("SHA-256", files.sha256(opened.path)),

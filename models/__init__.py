@@ -12,25 +12,28 @@ from models.adm_classifier import ADMClassifier
 from models.build import (
     CLASSIFIER,
     CLIP_OBJECTIVE,
+    FLOW_MAPS,
     GUIDES,
     MODELS,
-    classifier_from_config,
-    clip_from_config,
     constraint,
     from_config,
+    has_samples,
     has_score,
     init,
 )
+from models.build_guides import classifier_from_config, clip_from_config
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
 from models.edm2 import EDM2
+from models.flow_maps import flow_map
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
 from models.score import (
     class_log_prob,
     continuous_labels,
+    denoiser,
     discrete_labels,
     score_and_variance,
     score_fn,
@@ -44,6 +47,7 @@ __all__ = [
     "CLIP_OBJECTIVE",
     "DDPM",
     "EDM2",
+    "FLOW_MAPS",
     "GUIDES",
     "MLP",
     "MODELS",
@@ -58,8 +62,11 @@ __all__ = [
     "clip_from_config",
     "constraint",
     "continuous_labels",
+    "denoiser",
     "discrete_labels",
+    "flow_map",
     "from_config",
+    "has_samples",
     "has_score",
     "init",
     "score_and_variance",

@@ -151,3 +151,9 @@ def clip_loss(config: ConfigDict, sde: SDE, captions: Array | None = None) -> Ca
         return per_image, {"accuracy": correct.astype(jnp.float32), "t": t}
 
     return loss
+
+
+LOSSES: dict[str, Callable[[ConfigDict, SDE, Array | None], Callable[..., Losses]]] = {
+    "classifier": classifier_loss,
+    "clip": clip_loss,
+}

@@ -70,7 +70,7 @@ def score_fn(
     Raises:
       ValueError: an unknown prediction, or one that a discrete network does not make.
     """
-    usual = "score" if sde.variance_exploding else "noise"
+    usual = usual_prediction(sde)
     discrete = not continuous and isinstance(sde, VESDE | VariancePreservingSDE)
     prediction = prediction or usual
     lookup(PREDICTIONS, prediction, "model.prediction")
@@ -96,14 +96,41 @@ def score_fn(
     if prediction == "noise":
         return predicts_noise
 
-    def predicts_other(x: Images, t: Times) -> Images:
+    return _predicting(sde, network, prediction, "score", sigma_data)
+
+
+def denoiser(sde: SDE, network: Network, prediction: str = "", sigma_data: float = 0.5) -> Network:
+    """The estimate of x_0 that `network` stands for, (x [B, ...], t [B]) -> [B, ...].
+
+    It is what `score_fn` says of a network trained at all times, without the way by the score,
+    whose rounding grows with sigma / alpha.
+
+    Raises:
+      ValueError: an unknown prediction.
+    """
+    prediction = prediction or usual_prediction(sde)
+    lookup(PREDICTIONS, prediction, "model.prediction")
+    return _predicting(sde, network, prediction, "x0", sigma_data)
+
+
+def usual_prediction(sde: SDE) -> str:
+    """What networks of an SDE predict where `model.prediction` is empty."""
+    return "score" if sde.variance_exploding else "noise"
+
+
+def _predicting(
+    sde: SDE, network: Network, prediction: str, wanted: str, sigma_data: float
+) -> ScoreFn:
+    """The `wanted` prediction of a network trained at all times, which makes another one."""
+
+    def predicts(x: Images, t: Times) -> Images:
         scaled = x
         if prediction == "edm":
             scaled = batch_mul(1.0 / input_std(sde.alpha(t), sde.sigma(t), sigma_data), x)
         value = network(scaled, continuous_labels(sde, t))
-        return convert(sde, x, t, value, prediction, "score", sigma_data)
+        return convert(sde, x, t, value, prediction, wanted, sigma_data)
 
-    return predicts_other
+    return predicts
 
 
 def score_and_variance(network: Network, score_of: Callable[[Network], ScoreFn]) -> ScoreFn:

@@ -127,13 +127,13 @@ def _without_accumulation(config: ml_collections.ConfigDict) -> ml_collections.C
 
 
 def score(config: ml_collections.ConfigDict, images: int) -> Program:
-    """An evaluation of the score, and how many of them the config's sampler takes.
+    """An evaluation of the network, and how many of them the config's sampler takes.
 
     Raises:
-      ValueError: a run without a score.
+      ValueError: a run that draws no samples.
     """
     parts = experiment.build(config)
-    parts.require_score()
+    parts.require_samples()
     sampler = sampling.from_config(config)
     counts: list[Any] = []
 
@@ -146,7 +146,7 @@ def score(config: ml_collections.ConfigDict, images: int) -> Program:
     jax.eval_shape(draw, jax.ShapeDtypeStruct((), jnp.uint32))
     fixed = isinstance(counts[-1], int)
     return Program(
-        lambda params, x, t: parts.score(params)(x, t),
+        lambda params, x, t: parts.for_samplers(params)(x, t),
         (weights(parts), *_states(parts, images)),
         (EVERYWHERE, BATCH, BATCH),
         BATCH,

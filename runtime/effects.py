@@ -170,7 +170,7 @@ SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap memorisatio
 
 
 def score_only(config: Config, mode: str) -> bool:
-    return models.has_score(config)
+    return models.has_samples(config)
 
 
 def prefixed(section: str, fields: str) -> str:
@@ -179,6 +179,7 @@ def prefixed(section: str, fields: str) -> str:
 
 EFFECTS: tuple[Effect, ...] = (
     *(setting(fields, *where) for fields, where in training_effects.SETTINGS.items()),
+    Effect("training.teacher", training_effects.has_teacher, training_effects.WITH_TEACHER),
     Effect("training.coupling", score_only, "the run trains a score, not a guide"),
     setting("model.ema_rate model.ema_warmup", "model.ema_half_life", 0.0),
     Effect(

@@ -17,6 +17,7 @@ import models
 import sde_lib
 from configs.shapes import example_shape
 from data import captions, entries, transforms
+from diffusion.flow_maps import FlowMap
 from runtime import devices, ema
 
 # Fields on where images come from: where no training goes on, others may serve as well.
@@ -113,9 +114,7 @@ class Parts:
         A network with labels sees the `classes` [B], or else the null class. One that was trained
         with `known` entries is told them by `given` [B, ...]; of these its output is 0.
         """
-        labels = {} if classes is None else {"y": classes}
-        network: Callable[..., jax.Array]
-        network = functools.partial(self.module.apply, {"params": params}, **labels)
+        network = self._network(params, classes)
         if given is not None and self.known is not None:
             network = entries.telling(network, self.known, given)
         score_of = functools.partial(
@@ -129,8 +128,33 @@ class Parts:
             return models.score_and_variance(functools.partial(network, variance=True), score_of)
         return score_of(network)
 
+    def for_samplers(
+        self, params: ema.Params, classes: jax.Array | None = None
+    ) -> sde_lib.ScoreFn | FlowMap:
+        """What samplers ask: `score`, or the map along the flow, if that is what was trained."""
+        if self.objective not in models.FLOW_MAPS:
+            return self.score(params, classes)
+        network = self._network(params, classes)
+        settings = {"prediction": self.prediction, "sigma_data": self.sigma_data}
+        return models.flow_map(self.objective, self.sde, network, **settings)
+
+    def _network(self, params: ema.Params, classes: jax.Array | None) -> Callable[..., jax.Array]:
+        """The network with these weights, told the `classes` [B], as (x, labels) -> [B, ...]."""
+        labels = {} if classes is None else {"y": classes}
+        return functools.partial(self.module.apply, {"params": params}, **labels)
+
     def require_score(self) -> None:
-        """Refuses to draw images, or to measure likelihoods, without a score."""
+        """Refuses likelihoods, guidance and whatever else asks for a score, where there is none."""
+        self.require_samples()
+        if self.objective in models.FLOW_MAPS:
+            raise ValueError(
+                f"this run trained {models.FLOW_MAPS[self.objective]} (training.objective is "
+                f"{self.objective!r}), which has no score: neither likelihoods nor guidance nor "
+                "control; it draws samples (--mode=sample, --mode=eval)"
+            )
+
+    def require_samples(self) -> None:
+        """Refuses to draw images, or to measure likelihoods, of a network that is a guide."""
         if self.objective in models.GUIDES:
             raise ValueError(
                 f"this run trained {models.GUIDES[self.objective]} of noisy images "

@@ -55,6 +55,6 @@ def sde_reads(name: str) -> Callable[[Config, str], bool]:
     def acts(config: Config, mode: str) -> bool:
         sde = sde_lib.SDES[config.training.sde.lower()]
         read = {f"model.{field.name}" for field in dataclasses.fields(sde)}
-        return name in read or (models.has_score(config) and name in network_reads(config))
+        return name in read or (models.has_samples(config) and name in network_reads(config))
 
     return acts

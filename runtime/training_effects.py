@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import models
+
 # Fields, and the other field with the values beside which they act.
 SETTINGS: dict[str, tuple[Any, ...]] = {
     "training.num_directions training.directions": ("training.objective", "ssm", "ssm_vr"),
@@ -12,7 +14,8 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "training.logit_*": ("training.time", "logit_normal"),
     "training.mode_scale": ("training.time", "mode"),
     "training.sigma": ("training.time", "fixed"),
-    "training.teacher training.teacher_steps": ("training.coupling", "reflow"),
+    "training.teacher_steps": ("training.coupling", "reflow"),
+    "training.tangent_*": ("training.objective", "consistency"),
     "classifier.*": ("training.objective", "classifier", "clip"),
     "classifier.num_classes classifier.name": ("training.objective", "classifier"),
     "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale": (
@@ -27,3 +30,11 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "optim.decay_to": ("optim.schedule", "cosine", "linear"),
     "optim.eps": ("optim.optimizer", "Adam", "AdamW", "NAdam", "RAdam"),
 }
+
+WITH_TEACHER = f"training.coupling is reflow, or training.objective {' or '.join(models.FLOW_MAPS)}"
+
+
+def has_teacher(config: Any, mode: str) -> bool:
+    """The condition that a run can learn of another one."""
+    del mode
+    return config.training.coupling == "reflow" or config.training.objective in models.FLOW_MAPS

@@ -87,7 +87,7 @@ def _refuse_other_run(
 ) -> None:
     path, old = _config_of(workdir, checkpoints)
     if old:
-        guide_fields = () if models.has_score(config) else ("classifier.*", "clip.*")
+        guide_fields = () if models.has_samples(config) else ("classifier.*", "clip.*")
         free = [name for name in FREE_TO_CHANGE if name not in guide_fields]
         free += [] if training else experiment.SOURCE
         new = configs.complete(config.to_dict())

@@ -199,7 +199,7 @@ def names_of_choices() -> dict[str, list[str]]:
 
     return {
         "training.sde": list(sde_lib.SDES),
-        "training.objective": [*losses.OBJECTIVES, *models.GUIDES],
+        "training.objective": [*losses.OBJECTIVES, *models.FLOW_MAPS, *models.GUIDES],
         "training.time": list(times.TIMES),
         "training.time_draws": list(times.TIME_DRAWS),
         "training.weighting": ["", *losses.WEIGHTINGS],

@@ -15,6 +15,11 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         },
     ),
     (
+        "diffusion/flow_maps.py",
+        "consistency_sampler consistency_tangent consistency_error",
+        {"flow_maps": ""},
+    ),
+    (
         "sampling.py",
         "annealed_langevin_dynamics",
         {"few_steps": "annealed_langevin_dynamics_is_the_update_of_smld"},

@@ -19,7 +19,7 @@ from ml_collections import ConfigDict
 import likelihood
 import sampling
 from configs import schema
-from diffusion import grids, langevin, ode, reverse_sde
+from diffusion import flow_maps, grids, langevin, ode, reverse_sde
 from diffusion.noise import ImageNoise, image_noise, recorded_noise
 from diffusion.trajectory import Samples
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
@@ -514,10 +514,14 @@ def test_pc_marks_images_that_are_not_finite() -> None:
 
 
 def config_of(**changes: Any) -> ConfigDict:
-    """All defaults, but predictor, corrector and solver, and `changes` in section sampling."""
+    """All defaults, but predictor, corrector and solver, and `changes` in section sampling; the
+    objective is one that its method serves."""
     config = schema.base()
     settings = {"predictor": "reverse_diffusion", "corrector": "langevin", "solver": "Tsit5"}
     config.sampling.update(settings | changes)
+    maps = flow_maps.SAMPLERS.items()
+    for objective in [name for name, served in maps if config.sampling.method in served]:
+        config.training.objective = objective
     return config
 
 

@@ -80,13 +80,17 @@ class HeldOutLoss:
 
 def save_loss_by_time(folder: pathlib.Path, held_out: HeldOut, weights: str) -> None:
     """Draws loss_by_time.png: losses of test images against t, and against the SNR the errors of
-    the noise, or of a classifier the share of images that it knows."""
+    the noise, the tangents of a flow map, or the share of images that a classifier knows."""
     values, means = held_out.per_image, held_out.by_time()
 
     def panel(x: str, xlabel: str, y: str, ylabel: str) -> figures.Panel:
         return figures.Panel(xlabel, ylabel, (values[x], values[y]), (means[x], means[y]))
 
-    labels = {"noise_mse": "squared error of the noise", "accuracy": "accuracy"}
+    labels = {
+        "noise_mse": "squared error of the noise",
+        "tangent": "squared tangent",
+        "accuracy": "accuracy",
+    }
     name, label = next((name, label) for name, label in labels.items() if name in values)
     panels = [
         panel("t", "time t", "loss", "loss"),

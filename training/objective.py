@@ -35,6 +35,7 @@ class Objective:
       num_labels: the number of classes of the network; 0: it sees none.
       label_dropout: probability of the null class in training.
       across_images: the loss of an image compares it with the others.
+      told_step: the loss is told the number of the training step.
       couple: how images and noise are paired, in training those of the whole batch; None: each
         image with its own draw.
       augment: probability of each augmentation, of which the network is told.
@@ -51,6 +52,7 @@ class Objective:
     num_labels: int = 0
     label_dropout: float = 0.0
     across_images: bool = False
+    told_step: bool = False
     couple: coupling.Coupling | None = None
     augment: float = 0.0
     standard: data.Standard = AS_IT_IS
@@ -68,12 +70,14 @@ class Objective:
         train: bool,
         flip: bool,
         axis_name: str | None = None,
+        step: jax.Array | None = None,
     ) -> tuple[jax.Array, dict[str, jax.Array]]:
         """Losses [B] and their terms, for images [B, H, W, C] uint8 and their classes [B].
 
         They are the images `numbers` [B] of a global batch of `total`; the key of each is that of
         the step with its number folded in. Where the loss is `across_images`, or pairs are made in
-        a batch, that is so across all devices of `axis_name`.
+        a batch, that is so across all devices of `axis_name`. `step` is that of training, of which
+        the loss of a flow map is told; None: it is measured as at the end.
         """
         keys = devices.image_keys(step_key, numbers)
         split = jax.vmap(functools.partial(jax.random.split, num=5))(keys)
@@ -101,6 +105,8 @@ class Objective:
         gather = functools.partial(_of_all_devices, axis_name=axis_name)
         if self.across_images:
             shared["gather"] = gather
+        if self.told_step:
+            shared["step"] = step
         if self.couple:
             batch = coupling.Batch(gather, numbers) if train else None
             shared["pair"] = functools.partial(self.couple, batch=batch)
@@ -139,12 +145,13 @@ def objective_from_config(
     _check_augmentation(config, parts)
     if dataset is not None:
         _check_classes(config, dataset)
-    if config.model.learned_variance and models.has_score(config):
+    if config.model.learned_variance and models.has_samples(config):
         logging.warning(
             "config.model.learned_variance=True: the objective is the error of the noise alone, so "
             "what the network tells of the variance is not trained"
         )
     clip = config.training.objective == models.CLIP_OBJECTIVE
+    maps = config.training.objective in models.FLOW_MAPS
     wants_points = losses.wants_points(config)
     return Objective(
         apply=parts.module.apply,
@@ -153,14 +160,16 @@ def objective_from_config(
             parts.sde,
             points=_points(config, parts, dataset) if dataset and wants_points else None,
             captions=_captions(config) if clip else None,
+            teacher=teachers.denoiser(config.training, parts) if maps else None,
         ),
         levels=parts.levels,
         centered=parts.pixels.centered,
         dequantize=parts.pixels.dequantized,
         time_draws=config.training.time_draws,
-        num_labels=config.model.num_labels if models.has_score(config) else 0,
+        num_labels=config.model.num_labels if models.has_samples(config) else 0,
         label_dropout=config.training.label_dropout,
         across_images=clip,
+        told_step=maps,
         couple=_couple(config, parts),
         augment=config.training.augment,
         standard=parts.pixels.standard or AS_IT_IS,
@@ -171,7 +180,7 @@ def objective_from_config(
 def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupling.Coupling | None:
     """The coupling of a score's objective; None where pairs are independent."""
     name = config.training.coupling
-    if not models.has_score(config) or name == "independent":
+    if not models.has_samples(config) or name == "independent":
         return None
     coupling.from_config(config)  # refuses before a teacher is read
     if parts.known is not None:
@@ -179,7 +188,7 @@ def _couple(config: ml_collections.ConfigDict, parts: experiment.Parts) -> coupl
             f"config.training.coupling is {name!r}, which pairs what the network is told with some "
             "of the noise; a network that knows some entries (training.known) needs 'independent'"
         )
-    teacher = teachers.load(config.training, parts) if name == "reflow" else None
+    teacher = teachers.pairs(config.training, parts) if name == "reflow" else None
     return coupling.from_config(config, teacher)
 
 
@@ -222,7 +231,7 @@ def _check_classes(config: ml_collections.ConfigDict, dataset: data.Dataset) -> 
                 f"classifier.num_classes is {config.classifier.num_classes}, but {dataset.name} "
                 f"has {count} classes; valid values: {count} or more"
             )
-    elif models.has_score(config) and labels and count > labels:
+    elif models.has_samples(config) and labels and count > labels:
         raise ValueError(
             f"model.num_labels is {labels}, but {dataset.name} has {count} classes; "
             f"valid values: 0, {count} or more"

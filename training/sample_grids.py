@@ -185,7 +185,7 @@ def from_config(
 
     A guide has no score.
     """
-    if not config.training.snapshot_sampling or not models.has_score(config):
+    if not config.training.snapshot_sampling or not models.has_samples(config):
         return None
     try:
         return SampleGrids(config, parts, workdir, start, log)

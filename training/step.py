@@ -94,7 +94,7 @@ def make_train_step(
             examples, numbers = part
             per_image, terms = objective(
                 params, examples["image"], examples["label"], step_key, numbers, total,
-                train=True, flip=flip, axis_name=axis_name,
+                train=True, flip=flip, axis_name=axis_name, step=state.step,
             )  # fmt: skip
             metrics = {"loss": per_image, **terms}
             means = {name: jnp.mean(values) for name, values in metrics.items() if name != "t"}

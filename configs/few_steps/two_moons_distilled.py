@@ -1,0 +1,11 @@
+"""Consistency distillation on two moons: the flow of a run of `toy/two_moons_edm`."""
+
+from ml_collections import ConfigDict
+
+from configs.few_steps import two_moons_consistency
+
+
+def get_config() -> ConfigDict:
+    config = two_moons_consistency.get_config()
+    config.training.teacher = "runs/two_moons_edm"
+    return config
