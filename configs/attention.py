@@ -7,7 +7,7 @@ from typing import Any
 
 from configs.shapes import example_shape
 
-UNETS = ("ddpm", "ncsnpp", "unet1d")  # the networks that read model.attn_resolutions
+UNETS = ("ddpm", "edm2", "ncsnpp", "unet1d")  # the networks that read model.attn_resolutions
 
 
 def heights(image_size: int, ch_mult: Sequence[int]) -> tuple[int, ...]:

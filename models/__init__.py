@@ -10,25 +10,30 @@ one key per image, mean training, None evaluation.
 from models.adm import ADM
 from models.adm_classifier import ADMClassifier
 from models.build import (
-    CLASSIFIER,
-    CLIP_OBJECTIVE,
-    FLOW_MAPS,
-    GUIDES,
     MODELS,
     classifier_from_config,
     clip_from_config,
+    constraint,
     from_config,
-    has_samples,
-    has_score,
     init,
 )
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
+from models.edm2 import EDM2
 from models.flow_maps import flow_map
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.objectives import (
+    CLASSIFIER,
+    CLIP_OBJECTIVE,
+    FLOW_MAPS,
+    GUIDES,
+    MEAN_FLOW,
+    has_samples,
+    has_score,
+)
 from models.score import (
     class_log_prob,
     continuous_labels,
@@ -37,6 +42,7 @@ from models.score import (
     score_and_variance,
     score_fn,
 )
+from models.two_times import TwoTimes
 from models.wide_resnet import WideResNet
 
 __all__ = [
@@ -45,8 +51,10 @@ __all__ = [
     "CLIP",
     "CLIP_OBJECTIVE",
     "DDPM",
+    "EDM2",
     "FLOW_MAPS",
     "GUIDES",
+    "MEAN_FLOW",
     "MLP",
     "MODELS",
     "NCSN",
@@ -54,10 +62,12 @@ __all__ = [
     "NCSNpp",
     "NCSNv2",
     "NoisyClassifier",
+    "TwoTimes",
     "WideResNet",
     "class_log_prob",
     "classifier_from_config",
     "clip_from_config",
+    "constraint",
     "continuous_labels",
     "denoiser",
     "discrete_labels",

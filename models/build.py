@@ -18,31 +18,17 @@ from models.adm_classifier import ADMClassifier
 from models.classifier import BASE_WIDTH, NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM
+from models.edm2 import EDM2, unit_weights
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.objectives import has_samples
 from models.transformer import Transformer
 from models.unet1d import UNet1D
 from models.wide_resnet import WideResNet
 
-CLASSIFIER = "classifier"  # the objective of a noisy classifier
-CLIP_OBJECTIVE = "clip"  # the objective of noisy images and captions
-GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
-FLOW_MAPS = {"consistency": "a consistency function"}  # nor have these, which draw in few steps
-
 # Types of the arithmetic; None is float32, which needs no casts.
 DTYPES: Mapping[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
-
-
-def has_samples(config: Any) -> bool:
-    """True if the run trains the network of `config.model`, which draws samples, False if it trains
-    a network that is to guide one."""
-    return config.training.objective not in GUIDES
-
-
-def has_score(config: Any) -> bool:
-    """True if the run trains a score, False if it trains a guide of one, or a flow map."""
-    return has_samples(config) and config.training.objective not in FLOW_MAPS
 
 
 def _unet(config: Any) -> dict[str, Any]:
@@ -114,6 +100,26 @@ def _adm(config: Any) -> ADM:
         embedding_type=model.embedding_type.lower(),
         num_labels=model.num_labels,
         augment_dim=model.augment_dim,
+        centered=config.data.centered,
+        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
+        remat=model.remat,
+    )
+
+
+@documented_by(EDM2)
+def _edm2(config: Any) -> EDM2:
+    model = config.model
+    _check_normalization(model, "none", "GroupNorm")
+    check_attention(config)
+    return EDM2(
+        nf=model.nf,
+        ch_mult=tuple(model.ch_mult),
+        num_res_blocks=model.num_res_blocks,
+        attn_resolutions=tuple(model.attn_resolutions),
+        dropout=model.dropout,
+        head_channels=model.head_channels,
+        embedding_type=model.embedding_type.lower(),
+        num_labels=model.num_labels,
         centered=config.data.centered,
         dtype=lookup(DTYPES, model.dtype, "model.dtype"),
         remat=model.remat,
@@ -223,6 +229,7 @@ def _check_blocks(model: Any) -> None:
 MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "adm": _adm,
     "ddpm": _ddpm,
+    "edm2": _edm2,
     "mlp": _mlp,
     "ncsn": documented_by(NCSN)(functools.partial(_ncsn, architecture="64", conditional=True)),
     "ncsnpp": _ncsnpp,
@@ -232,6 +239,8 @@ MODELS: dict[str, Callable[[Any], nn.Module]] = {
     "transformer": _transformer,
     "unet1d": _unet1d,
 }
+# What training does to the parameters before each step, where it does anything.
+CONSTRAINTS: dict[str, Callable[[Any], Any]] = {"edm2": unit_weights}
 # The numbers of axes that an example may have, 4 standing for more; (3,) where it does not say so.
 AXES = {"unet1d": (2,), "mlp": (1, 2, 3, 4), "transformer": (1, 2, 3, 4)}
 
@@ -252,6 +261,11 @@ def from_config(config: Any) -> nn.Module:
             f"model.name: {', '.join(name for name in MODELS if axes in AXES.get(name, (3,)))}"
         )
     return network(config)
+
+
+def constraint(config: Any) -> Callable[[Any], Any] | None:
+    """What a step of training first does to the network's parameters; None: nothing."""
+    return CONSTRAINTS.get(config.model.name) if has_samples(config) else None
 
 
 Classifier = NoisyClassifier | ADMClassifier | WideResNet | MLP

@@ -1,327 +1,46 @@
 """Mutants of the update rules: a changed sign, factor or time index, which the tests must notice.
 
     python tests/mutation.py [--sample N] [--seed 0] [--file sampling.py]
+    python tests/mutation.py --record=runs/mutants [--shard=1/2]
+    python tests/mutation.py --record=runs/mutants --page=docs/testing.md
 
 Mutants of the update rules are made from their syntax trees, one at a time, in a copy of the
-project. A mutant that its quick tests (`RULES`) let pass has survived, and the exit code is 1.
+project. A mutant that its quick tests (`RULES` of `tests/mutation_rules.py`) let pass has survived,
+and the exit code is 1.
+
+All of them take hours. With `--record` each verdict is kept in a folder, the same command goes on
+where it was stopped, and only mutants of what has changed since run again; `--shard=2/3` is the
+second of three shares, for several processes or machines whose folders are put together. `--page`
+writes the table of all verdicts into a page.
 """
 
 from __future__ import annotations
 
 import argparse
 import ast
+import collections
+import contextlib
+import hashlib
+import json
 import multiprocessing
 import os
 import pathlib
 import random
+import resource
 import runpy
 import shutil
 import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
+
+from mutation_rules import EQUIVALENT, RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-SECONDS = 300.0  # after which a mutant counts as noticed: it does not end
-
-# Functions (or classes) of each file, and the tests that must notice a mutant of theirs.
-RULES: list[tuple[str, str, dict[str, str]]] = [
-    (
-        "sampling.py",
-        "euler_maruyama reverse_diffusion ancestral_sampling",
-        {
-            "sampling": "single_updates_of_the_original predictors_converge_at_order_one "
-            "ancestral_subvp_is_exact_for_one_data_point",
-            "few_steps": "ancestral_sampling_without_noise_is_ddim",
-            "orders": "samplers_have_their_weak_order",
-        },
-    ),
-    (
-        "diffusion/flow_maps.py",
-        "consistency_sampler consistency_tangent consistency_error",
-        {"flow_maps": ""},
-    ),
-    (
-        "sampling.py",
-        "annealed_langevin_dynamics",
-        {"few_steps": "annealed_langevin_dynamics_is_the_update_of_smld"},
-    ),
-    (
-        "diffusion/langevin.py",
-        "_batch_norm langevin annealed_langevin _steps",
-        {
-            "sampling": "single_updates_of_the_original "
-            "batch_norm_is_the_mean_of_norms_over_batch_and_devices",
-            "few_steps": "annealed_langevin_dynamics_is_the_update_of_smld",
-        },
-    ),
-    (
-        "sampling.py",
-        "pc_sampler ode_sampler",
-        {
-            "sampling": "denoise_returns_the_mean_of_the_last_update pc_reports_true_evaluations "
-            "ode_denoising_takes_one_noise_free_step_at_eps ode_reports_true_evaluations "
-            "predictor_corrector_runs_of_the_original frames_are_states_of_the_same_run "
-            "what_follows_an_update_takes_a_draw_of_its_own"
-        },
-    ),
-    (
-        "diffusion/reverse_sde.py",
-        "LogSNRForm Steps sde_sampler",
-        {"sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses"},
-    ),
-    (
-        "diffusion/trajectory.py",
-        "denoised",
-        {"few_steps": "tweedie_is_the_posterior_mean"},
-    ),
-    (
-        "diffusion/probes.py",
-        "exact",
-        {"likelihood": "exact_trace_and_both_probes_on_a_mixture"},
-    ),
-    (
-        "diffusion/few_steps.py",
-        "dpm_solver",
-        {"few_steps": "every_deterministic_solver_has_its_order evaluations_are_counted"},
-    ),
-    (
-        "diffusion/edm.py",
-        "heun_along edm restart",
-        {
-            "few_steps": "churn_raises_the_noise_by_at_most_the_square_root_of_two "
-            "churn_acts_between_its_limits a_restart_forgets_what_was_before "
-            "without_a_restart_it_is_edm every_deterministic_solver_has_its_order "
-            "stochastic_solvers_have_their_weak_order evaluations_are_counted"
-        },
-    ),
-    (
-        "diffusion/multistep.py",
-        "_ddim _dpmpp_2m _adams _weights _quadrature _lagrange _stochastic_adams _deis multistep "
-        "finished",
-        {
-            "few_steps": "third_order_multistep_is_exact_for_parabolas "
-            "sa_solver_without_noise_is_unipc_and_with_it_the_sde "
-            "churn_raises_the_noise_by_at_most_the_square_root_of_two "
-            "churn_acts_between_its_limits "
-            "every_deterministic_solver_has_its_order stochastic_solvers_have_their_weak_order "
-            "tweedie_is_the_posterior_mean evaluations_are_counted"
-        },
-    ),
-    (
-        "diffusion/grids.py",
-        "_uniform _quadratic _log_snr _karras time_grid half_log_snr times_of",
-        {"few_steps": "time_grids_are_even_in_their_own_variable"},
-    ),
-    (
-        "diffusion/grids.py",
-        "sampling_times",
-        {"sampling": "each_time_has_its_own_level_of_the_discrete_chain"},
-    ),
-    (
-        "likelihood.py",
-        "log_likelihood drift_and_divergence bits_per_dim",
-        {
-            "likelihood": "bits_per_dim_of_a_uniform_density "
-            "one_rademacher_probe_is_exact_for_an_isotropic_score "
-            "exact_trace_and_both_probes_on_a_mixture"
-        },
-    ),
-    (
-        "likelihood.py",
-        "elbo",
-        {
-            "likelihood": "the_bound_is_tight_for_the_score_of_the_data "
-            "the_bound_holds_for_the_sde_of_a_wrong_score "
-            "the_bound_of_a_point_has_a_finite_variance"
-        },
-    ),
-    (
-        "diffusion/times.py",
-        "uniform_times likelihood_times noise_share low_discrepancy",
-        {
-            "likelihood": "times_of_the_bound_carry_their_density "
-            "low_discrepancy_fills_every_stratum_and_belongs_to_its_image "
-            "the_bound_is_tight_for_the_score_of_the_data "
-            "the_bound_holds_for_the_sde_of_a_wrong_score "
-            "exact_trace_and_both_probes_on_a_mixture"
-        },
-    ),
-    (
-        "diffusion/times.py",
-        "independent stratified log_snr_times _at_log_snr log_normal_times log_normal_range "
-        "noise_range time_of_noise _likelihood",
-        {
-            "objectives": "time_draws_are_uniform_for_every_image_and_their_mean_is_steadier "
-            "importance_sampled_times_are_those_of_the_likelihood "
-            "log_normal_noise_levels_are_truncated_to_those_of_the_sde "
-            "a_fixed_noise_level_is_that_relative_to_the_data",
-            "losses": "draws_are_uniform_in_time_normal_and_one_per_image",
-        },
-    ),
-    (
-        "diffusion/times.py",
-        "logit_normal_times mode_times _on_the_way",
-        {"times": ""},
-    ),
-    (
-        "diffusion/coupling.py",
-        "minibatch_ot reflow inner_products assignment",
-        {"coupling": "", "flow": "of_reflowed_pairs_one_step_draws_the_data"},
-    ),
-    (
-        "diffusion/straightness.py",
-        "straightness",
-        {"straightness": ""},
-    ),
-    (
-        "controllable.py",
-        "MaskConstraint infilled noised pc_infill _official_pc_infill travel",
-        {"controllable": ""},
-    ),
-    (
-        "diffusion/guidance.py",
-        "guided classifier_free within times_of_noise",
-        {
-            "controllable": "guidance_by_the_exact_classifier_is_the_score_of_the_class "
-            "guidance_acts_inside_its_interval_only"
-        },
-    ),
-    (
-        "diffusion/guidance.py",
-        "projected Product _changed",
-        {"guidance": ""},
-    ),
-    (
-        "diffusion/feynman_kac.py",
-        "cloud sample",
-        {
-            "feynman_kac": "a_product_and_a_reward_are_one_target "
-            "without_resampling_the_weights_say_the_same "
-            "without_weights_it_is_a_sampler_of_second_weak_order "
-            "an_image_is_drawn_from_its_own_particles_alone"
-        },
-    ),
-    (
-        "diffusion/inverse.py",
-        "average_pool gaussian_blur adjoint conjugate_gradients MeasurementConstraint "
-        "pseudo_inverse posterior_guided denoised_with_pullback linearised",
-        {"inverse": ""},
-    ),
-    ("diffusion/svd.py", "SVD decomposition _squares_of_rows _without_overlap", {"svd": ""}),
-    (
-        "diffusion/moment_guidance.py",
-        "variance_of_data pigdm tmpd",
-        {"moment_guidance": ""},
-    ),
-    (
-        "diffusion/restoration.py",
-        "ddrm ddnm diffpir _kept _renoised _walk",
-        {"restoration": ""},
-    ),
-    (
-        "diffusion/daps.py",
-        "linear_conditional langevin_conditional largest_eigenvalue daps",
-        {"daps": ""},
-    ),
-    ("diffusion/twisted.py", "twisted twisted_particles gain_of", {"twisted": ""}),
-    (
-        "diffusion/particles.py",
-        "Cloud cloud noise_of_particles uniform log_mean effective_number systematic _passed "
-        "children resampled one_of_each",
-        {"particles": ""},
-    ),
-    (
-        "diffusion/latent.py",
-        "slerp direction times_from",
-        {"latent": ""},
-    ),
-    (
-        "diffusion/ode.py",
-        "heun_steps",
-        {"ode": ""},
-    ),
-    (
-        "diffusion/ode.py",
-        "probability_flow evaluations",
-        {"sampling": "ode_sampler_follows_the_exact_flow ode_reports_true_evaluations"},
-    ),
-    (
-        "sde_lib.py",
-        "SDE ReverseSDE BetaSDE VariancePreservingSDE LinearBetaSDE SubVPSDE CosineVPSDE "
-        "DriftlessSDE VarianceExplodingSDE VESDE EDMSDE SigmaPowerSDE Interpolant RectifiedSDE "
-        "FlowOTSDE "
-        "TrigonometricSDE PowerInterpolant",
-        {"sde_lib": ""},
-    ),
-    (
-        "diffusion/parametrisation.py",
-        "PREDICTIONS _edm input_std level coefficients convert",
-        {
-            "parametrisation": "every_conversion_agrees_with_the_definitions_and_inverts",
-            "objectives": "edm_preconditioning_is_of_unit_variance_and_least_amplification",
-        },
-    ),
-    (
-        "losses.py",
-        "dsm smld ddpm _mean_square",
-        {
-            "losses": "dsm_of_a_multiple_of_the_target ddpm_error_is_against_the_noise_itself "
-            "draws_are_uniform_in_time_normal_and_one_per_image "
-            "smld_is_dsm_at_its_levels_from_the_largest_down "
-            "discrete_labels_are_uniform_and_one_per_image "
-            "ddpm_equals_dsm_as_the_number_of_steps_grows"
-        },
-    ),
-    (
-        "diffusion/training_draws.py",
-        "part_of noise integers",
-        {
-            "losses": "draws_are_uniform_in_time_normal_and_one_per_image "
-            "discrete_labels_are_uniform_and_one_per_image"
-        },
-    ),
-    (
-        "diffusion/weighting.py",
-        "_in_space _likelihood weighted",
-        {
-            "losses": "dsm_of_a_multiple_of_the_target",
-            "objectives": "weightings_are_squared_errors_in_the_space_of_their_name",
-        },
-    ),
-    (
-        "losses.py",
-        "esm ssm ssm_vr ism _along _by_parts",
-        {
-            "objectives": "sliced_losses_of_a_linear_score_are_closed_forms "
-            "every_objective_is_half_the_fisher_divergence_plus_a_constant "
-            "weightings_are_squared_errors_in_the_space_of_their_name"
-        },
-    ),
-    (
-        "runtime/ema.py",
-        "constant power update width_of gamma_of combination inner_product",
-        {"ema": ""},
-    ),
-    (
-        "training/optimizers.py",
-        "_inverse_sqrt _after_warmup SCHEDULES learning_rate clip_by_norm make_optimizer",
-        {"optimizers": ""},
-    ),
-]
-
-# Mutants that compute the same: (file, the mutated line) and why.
-EQUIVALENT: dict[tuple[str, str], str] = {
-    (
-        "sde_lib.py",
-        "early = jnp.tan(self.RATE * (jnp.minimum(t, 1.0) + self.OFFSET))",
-    ): "later than 1/2 the other branch is taken",
-    (
-        "diffusion/ode.py",
-        "return reverse.drift(x[None], jnp.reshape(t, (1,)))[1]",
-    ): "there is one image, and JAX takes the last for an index beyond it",
-}
+BEGIN, END = "<!-- begin: tests/mutation.py -->", "<!-- end: tests/mutation.py -->"
+CPU_SECONDS = 150  # after which a mutant counts as noticed: it does not end
+SECONDS = 3600.0  # the same on the clock, for one that waits for ever
 
 
 class Mutant(NamedTuple):
@@ -414,10 +133,12 @@ def end_of(node: ast.expr) -> tuple[int, int]:
     return node.end_lineno or 0, node.end_col_offset or 0
 
 
-def run_tests(folder: str, nodes: list[str]) -> None:
+def run_tests(folder: str, nodes: list[str], limited: bool) -> None:
     """In a process of its own, with the libraries imported already: exits with pytest's code."""
     import pytest
 
+    if limited:
+        resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(folder)
     sys.path.insert(0, folder)
     log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
@@ -426,11 +147,13 @@ def run_tests(folder: str, nodes: list[str]) -> None:
     os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *nodes]))
 
 
-def exit_code(folder: str, nodes: list[str]) -> int | None:
+def exit_code(folder: str, nodes: list[str], limited: bool = True) -> int | None:
     """The exit code of the tests: 0 passed, 1 failed, None not finished in time."""
-    process = multiprocessing.get_context("fork").Process(target=run_tests, args=(folder, nodes))
+    process = multiprocessing.get_context("fork").Process(
+        target=run_tests, args=(folder, nodes, limited)
+    )
     process.start()
-    process.join(SECONDS)
+    process.join(SECONDS if limited else None)
     if process.is_alive():
         process.kill()
         process.join()
@@ -438,19 +161,100 @@ def exit_code(folder: str, nodes: list[str]) -> int | None:
     return process.exitcode
 
 
+def key_of(mutant: Mutant) -> str:
+    """What a verdict depends on here: the mutant and the text of its tests."""
+    files = dict.fromkeys(node.split("::")[0] for node in mutant.tests)
+    text = [mutant.source, *mutant.tests, *((ROOT / file).read_text() for file in files)]
+    return hashlib.sha256("\0".join(text).encode()).hexdigest()[:16]
+
+
+def verdicts(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
+    """What earlier calls with this `--record` found, by key; a line cut short counts as none."""
+    known = {}
+    for file in sorted(folder.glob("*.jsonl")):
+        for line in file.read_text().splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
+                entry = json.loads(line)
+                known[entry["key"]] = entry
+    return known
+
+
+def table(files: list[str], known: dict[str, dict[str, Any]]) -> str:
+    """Markdown: for every file the mutants of its rules, killed, survived, alike, not yet run."""
+    lines = [
+        "| file | mutants | killed | survived | alike | not run |",
+        "|---|---|---|---|---|---|",
+    ]
+    total: collections.Counter[str] = collections.Counter()
+    for file in files:
+        counts: collections.Counter[str] = collections.Counter()
+        for mutant in mutants(file):
+            alike = (mutant.file, mutant.new) in EQUIVALENT
+            counts["alike" if alike else known.get(key_of(mutant), {}).get("verdict", "-")] += 1
+        total += counts
+        lines.append(_row(f"`{file}`", counts))
+    lines += [_row("all", total), "", "Alike, as they compute the same:", ""]
+    lines += [f"- `{file}`: `{line}`: {why}." for (file, line), why in EQUIVALENT.items()]
+    return "\n".join(lines)
+
+
+def _row(name: str, counts: collections.Counter[str]) -> str:
+    columns = [counts.total(), *(counts[v] for v in ("killed", "survived", "alike", "-"))]
+    return f"| {name} | " + " | ".join(map(str, columns)) + " |"
+
+
+def shard_of(text: str) -> tuple[int, int]:
+    """`2/3`, the second of three shares, as (1, 3)."""
+    number, _, count = text.partition("/")
+    if not (number.isdecimal() and count.isdecimal() and 1 <= int(number) <= int(count)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not of the form 1/2: a share of so many")
+    return int(number) - 1, int(count)
+
+
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sample", type=int, help="only so many mutants, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--file", help="only the mutants of this file")
+    parser.add_argument("--record", type=pathlib.Path, help="folder of verdicts, which are kept")
+    parser.add_argument("--shard", type=shard_of, default=(0, 1), help="2/3: the second of three")
+    parser.add_argument("--page", type=pathlib.Path, help="with --record: the page of the table")
     args = parser.parse_args()
     files = list(dict.fromkeys(file for file, *_ in RULES if args.file in (None, file)))
     if not files:
         parser.error(f"--file={args.file}: known are {', '.join({file for file, *_ in RULES})}")
+    if args.page:
+        if not args.record or args.file:
+            parser.error("--page is of all files, and of what --record has")
+        write_page(args.page, table(files, verdicts(args.record)))
+        return 0
     chosen = [m for file in files for m in mutants(file) if (m.file, m.new) not in EQUIVALENT]
+    index, count = args.shard
+    chosen = [m for m in chosen if int(key_of(m), 16) % count == index]
     if args.sample:
         chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
+    known = {}
+    if args.record:
+        args.record.mkdir(parents=True, exist_ok=True)
+        known = verdicts(args.record)
+    due = [m for m in chosen if key_of(m) not in known]
+    print(f"{len(chosen)} mutants, {len(chosen) - len(due)} with a verdict already", flush=True)
+    log = args.record / f"{index + 1}_of_{count}.jsonl" if args.record else None
+    code = run(due, log) if due else 0
+    if code:
+        return code
+    if args.record:
+        known = verdicts(args.record)
+        survivors = [m for m in chosen if known[key_of(m)]["verdict"] == "survived"]
+        for m in survivors:
+            print(f"survived: {m.file}:{m.line} {m.function}\n    {m.old}\n    {m.new}")
+        print(f"{len(chosen)} mutants, {len(survivors)} survived in all")
+        return 1 if survivors else 0
+    return code
 
+
+def run(due: list[Mutant], log: pathlib.Path | None) -> int:
+    """The verdict of each mutant, printed and added to the log; 1 if one survived without a log."""
     runpy.run_path(str(ROOT / "tests" / "conftest.py"))  # the environment, then JAX: once for all
     for library in ("diffrax", "flax.linen", "ml_collections", "optax", "pytest", "scipy.stats"):
         __import__(library)
@@ -459,12 +263,12 @@ def main() -> int:
         folder = os.path.join(scratch, "project")
         hidden = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "docs")
         shutil.copytree(ROOT, folder, ignore=hidden)
-        nodes = list(dict.fromkeys(node for mutant in chosen for node in mutant.tests))
-        if exit_code(folder, nodes) != 0:
+        nodes = list(dict.fromkeys(node for mutant in due for node in mutant.tests))
+        if exit_code(folder, nodes, limited=False) != 0:
             print(pathlib.Path(folder, "log.txt").read_text())
             print("the tests fail without a mutant")
             return 2
-        for mutant in chosen:
+        for number, mutant in enumerate(due):
             path = pathlib.Path(folder, mutant.file)
             original = path.read_text()
             path.write_text(mutant.source)
@@ -473,13 +277,31 @@ def main() -> int:
             path.write_text(original)
             survived += code == 0
             verdict = "SURVIVED" if code == 0 else "killed" if code == 1 else f"killed ({code})"
+            seconds = time.monotonic() - began
             print(
-                f"{verdict:9} {time.monotonic() - began:5.1f} s  {mutant.file}:{mutant.line} "
-                f"{mutant.function}\n    {mutant.old}\n    {mutant.new}",
+                f"{verdict:9} {seconds:5.1f} s  {number + 1}/{len(due)}  "
+                f"{mutant.file}:{mutant.line} {mutant.function}\n"
+                f"    {mutant.old}\n    {mutant.new}",
                 flush=True,
             )
-    print(f"{len(chosen)} mutants, {survived} survived; {len(EQUIVALENT)} change nothing")
-    return 1 if survived else 0
+            if log:
+                entry = {
+                    "key": key_of(mutant),
+                    "verdict": "killed" if code else "survived",
+                    "seconds": round(seconds, 1),
+                } | {name: getattr(mutant, name) for name in ("file", "function", "old", "new")}
+                with log.open("a") as stream:
+                    stream.write(json.dumps(entry) + "\n")
+    print(f"{len(due)} mutants, {survived} survived; {len(EQUIVALENT)} change nothing")
+    return 1 if survived and not log else 0
+
+
+def write_page(page: pathlib.Path, text: str) -> None:
+    """Puts the table between the two comments of the page that mark its place."""
+    old = page.read_text()
+    head, rest = old.split(BEGIN)
+    _, tail = rest.split(END)
+    page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
 
 
 if __name__ == "__main__":

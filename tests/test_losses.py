@@ -357,8 +357,9 @@ def test_from_config_discrete(sde: Any, reduce_mean: bool) -> None:
     expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     paired = config(False, reduce_mean, training__time_draws="antithetic")
-    ours, _ = losses.from_config(paired, sde)(network, x0, keys, u)
+    ours, parts = losses.from_config(paired, sde)(network, x0, keys, u)
     labels = jnp.array([0, 15, 45])
+    np.testing.assert_array_equal(models.discrete_labels(sde, parts["t"]), labels)
     expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
 

@@ -356,7 +356,7 @@ def test_unknown_choices_are_refused_with_the_known_ones(key: str, value: str, k
 @pytest.mark.parametrize(
     ("key", "value", "known"),
     [
-        ("name", "unet", "adm, ddpm, mlp, ncsn, ncsnpp, ncsnv2_128, .*, unet1d"),
+        ("name", "unet", "adm, ddpm, edm2, mlp, ncsn, ncsnpp, ncsnv2_128, .*, unet1d"),
         ("dtype", "float16", "bfloat16, float32"),
     ],
 )

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import ml_collections
 import optax
 
+import models
 from runtime import devices, ema
 from training import layout
 from training.objective import Objective
@@ -67,6 +68,7 @@ def make_train_step(
     axis_name: str | None,
     accumulation: int = 1,
     in_slices: bool = False,
+    constraint: Callable[[Any], Any] | None = None,
 ) -> Step:
     """`(state, batches) -> (state, metrics of [n])`: n steps in one scan.
 
@@ -74,12 +76,15 @@ def make_train_step(
     its randomness from (state.key, step, d b + j), so the gradient of a global batch depends
     neither on how many devices share it nor on the number of parts, `accumulation`, in which a
     device computes its share. `in_slices`: of moments and averages a device has slices, see
-    `training.layout`.
+    `training.layout`. A step first applies the `constraint`, if any, to the
+    parameters.
     """
 
     def one_step(
         state: TrainState, batch: dict[str, jax.Array]
     ) -> tuple[TrainState, dict[str, jax.Array]]:
+        if constraint is not None:
+            state = state.replace(params=constraint(state.params))
         count = len(batch["label"])
         first = jax.lax.axis_index(axis_name) * count if axis_name else 0
         total = count * (jax.lax.axis_size(axis_name) if axis_name else 1)
@@ -128,6 +133,7 @@ def step_from_config(
         devices.AXIS,
         config.training.accumulation,
         config.training.shard_state,
+        models.constraint(config),
     )
 
 
