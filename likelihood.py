@@ -35,6 +35,8 @@ from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
 from sde_lib import SDE, AnyTimes, Arrays, Images, Keys, ScoreFn, Times, batch_mul
 
+AT_ONCE = 64  # probes of one image whose products are computed together
+
 Counts = Int[Array, "batch"]  # [B]
 Flags = Bool[Array, "batch"]  # [B]
 
@@ -111,15 +113,46 @@ def drift_and_divergence(
 
     Args:
       flow: f, of (t, x).
-      probes: [K, ...], over which the estimate is the mean.
+      probes: [K, ...], over which the estimate is the mean; of many, as of an exact trace, no more
+        than `AT_ONCE` are in memory.
     """
 
     def along(v: Array) -> tuple[Array, Array]:
         drift, product = jax.jvp(lambda x: flow(t, x), (x,), (v,))
         return drift, jnp.sum(v * product)
 
-    drift, divergence = jax.vmap(along, out_axes=(None, 0))(probes)
+    if len(probes) <= AT_ONCE:
+        drift, divergence = jax.vmap(along, out_axes=(None, 0))(probes)
+        return drift, jnp.mean(divergence)
+    drift, product = jax.linearize(lambda x: flow(t, x), x)
+    divergence = jax.lax.map(lambda v: jnp.sum(v * product(v)), probes, batch_size=AT_ONCE)
     return drift, jnp.mean(divergence)
+
+
+class Bound(NamedTuple):
+    """A lower bound on the log-likelihoods of a batch, in nats, and what it is made from.
+
+    Attributes:
+      ends: [B], what stands outside the integral over time.
+      integrand: [K, B], the integrand at each time over the density of times; the mean over K is
+        the integral, which lowers the bound.
+    """
+
+    ends: Times
+    integrand: Arrays
+
+    @property
+    def logp(self) -> Times:
+        """The bound [B]: the ends less the integral."""
+        return self.ends - jnp.mean(self.integrand, 0)
+
+    def parts(self, num: int) -> Arrays:
+        """The parts [num, B] of the integral that times one after the other give.
+
+        Of `bound_from_config` they belong to the intervals between `bound_levels`.
+        """
+        draws, count = self.integrand.shape
+        return self.integrand.reshape(num, draws // num, count).sum(1) / draws
 
 
 def elbo(
@@ -131,8 +164,8 @@ def elbo(
     z: Arrays,
     *,
     eps: float | None = None,
-) -> Times:
-    """A lower bound [B] on log p_eps(x), in nats, estimated from K times and noises per image.
+) -> Bound:
+    """A lower bound on log p_eps(x) of each image, estimated from K times and noises per image.
 
     With x_t = a x + v z, p(x_t | x_eps = x) = N(a x, v^2 I), and z standard normal,
 
@@ -188,11 +221,17 @@ def elbo(
     r = jnp.concatenate([jnp.zeros_like(r[:1]), r[:-1]])
     control = r / sigma * (2.0 / std - r / sigma) * (noise_square - size)
     integrand = score_square + 2.0 * score_noise / std + control
-    integral = jnp.mean(0.5 * weight * jnp.square(sde.diffusion(t)) * integrand, 0)
-
     factor, std = transition(end)
     spread = 0.5 * size * jnp.square(std / sde.prior_std)
-    return sde.prior_logp(batch_mul(factor, x)) - spread + size * jnp.log(factor) - integral
+    ends = sde.prior_logp(batch_mul(factor, x)) - spread + size * jnp.log(factor)
+    return Bound(ends, 0.5 * weight * jnp.square(sde.diffusion(t)) * integrand)
+
+
+def bound_levels(sde: SDE, num: int, eps: float | None = None) -> Times:
+    """The log-SNRs [num + 1], from eps to T, between which `num` equal shares of the times of
+    `likelihood_times` lie."""
+    t, _ = likelihood_times(sde, jnp.linspace(0.0, 1.0, num + 1), eps)
+    return sde.log_snr(t)
 
 
 def bits_per_dim(logp: AnyTimes, x_shape: tuple[int, ...], levels: int, scale: float) -> AnyTimes:
@@ -230,7 +269,7 @@ def decode(
 
 # The seam to configs: (sde, score_fn, x [B, ...], keys [B]), all settings decided.
 LogLikelihood = Callable[[SDE, ScoreFn, Images, Keys], Likelihood]
-Bound = Callable[[SDE, ScoreFn, Images, Keys], Times]
+LowerBound = Callable[[SDE, ScoreFn, Images, Keys], Bound]
 
 
 def from_config(config: ConfigDict) -> LogLikelihood:
@@ -260,13 +299,15 @@ def from_config(config: ConfigDict) -> LogLikelihood:
     return likelihood
 
 
-def bound_from_config(config: ConfigDict) -> Bound:
+def bound_from_config(config: ConfigDict) -> LowerBound:
     """The `elbo` that `config.eval` describes, its times and noises drawn from keys [B].
 
-    It reads bpd_bound_draws, how many of both an image has; their times are `likelihood_times`.
+    It reads bpd_bound_draws, how many of both an image has; their times are `likelihood_times`, one
+    in each of as many equal shares of them, in their order.
 
     Raises:
-      ValueError: fewer than one draw, or a network without a score.
+      ValueError: fewer than one draw, draws that bpd_bound_levels does not share out evenly, or a
+        network without a score.
     """
     coupling, num_draws = config.training.coupling, config.eval.bpd_bound_draws
     if coupling != "independent":
@@ -276,8 +317,14 @@ def bound_from_config(config: ConfigDict) -> Bound:
         )
     if num_draws < 1:
         raise ValueError(f"eval.bpd_bound_draws must be at least 1, not {num_draws}")
+    num_levels = config.eval.bpd_bound_levels
+    if num_levels and num_draws % num_levels:
+        raise ValueError(
+            f"eval.bpd_bound_levels is {num_levels}; it must be a divisor of "
+            f"eval.bpd_bound_draws, {num_draws}, or 0"
+        )
 
-    def bound(sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Times:
+    def bound(sde: SDE, score_fn: ScoreFn, x: Images, keys: Keys) -> Bound:
         time_keys, noise_keys = jax.vmap(jax.random.split, out_axes=1)(keys)
         t, weight = likelihood_times(sde, low_discrepancy(time_keys, num_draws))
         return elbo(sde, score_fn, x, t, weight, gaussian(noise_keys, x.shape[1:], num_draws))

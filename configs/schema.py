@@ -167,15 +167,24 @@ EVAL = {
     ),
     "ema": Field("", ANY, "weights: raw, a rate, posthoc:width[@step]; empty: by model.ema_rate"),
     "seed": Field(0, SEED, "seed of dequantisation, probes, bounds, subsets of features"),
-    "features": Field("auto", ANY, "inception or classifier; auto: inception for colour images"),
+    "features": Field(
+        "auto", ANY, "inception, dinov2, clip, classifier; auto: inception for colour images"
+    ),
+    "features_path": Field("", ANY, "dinov2, clip: folder or hf:owner/name; empty: the published"),
     "metrics": Field(("fid",), NAMES, "numbers of samples: fid, inception_score, kid, ..."),
+    "memorisation_images": Field(
+        0, NOT_NEGATIVE, "first samples whose nearest training images are sought; 0: none"
+    ),
     "bootstrap": Field(0, ZERO_OR_SEVERAL, "draws for the error bar of the FID; 0: none"),
     "resize": Field("tensorflow", ANY, "how Inception's images are resized: tensorflow or pytorch"),
-    "repeat_grey": Field(False, ANY, "let Inception see grey images, their channel three times"),
+    "repeat_grey": Field(False, ANY, "let a network see grey images, their channel three times"),
     "inception_path": Field("", ANY, "file of pytorch-fid's weights; empty: cached or downloaded"),
     "stats_path": Field("", ANY, "file of the data set's statistics; empty: made once, cached"),
     "stats_images": Field(0, NOT_NEGATIVE, "training images in the statistics; 0: all"),
     "straightness_images": Field(0, NOT_NEGATIVE, "paths in the flow's straightness; 0: none"),
+    "calibration_images": Field(
+        0, NOT_NEGATIVE, "first images whose likelihoods have the exact trace, too; 0: none"
+    ),
     "bpd_dataset": Field("test", SPLIT, "split whose likelihoods are measured"),
     "bpd_num_images": Field(0, NOT_NEGATIVE, "first images of the split; 0: the whole split"),
     "bpd_rtol": Field(1e-5, POSITIVE, "relative tolerance of a step of the probability flow"),
@@ -186,6 +195,9 @@ EVAL = {
     "bpd_num_repeats": Field(1, POSITIVE, "draws of dequantisation and probes; published: 5"),
     "bpd_bound": Field(False, ANY, "measure the variational bound of score flow too"),
     "bpd_bound_draws": Field(64, POSITIVE, "draws of time and noise for each image's bound"),
+    "bpd_bound_levels": Field(
+        0, NOT_NEGATIVE, "intervals of log-SNR that the bound is taken apart by; 0: none"
+    ),
 }
 
 DATA = {

@@ -11,13 +11,12 @@ import ml_collections
 from absl import logging
 
 import configs
-import likelihood
 import sampling
 from evaluation import batch_cache, features, follow, judge, likelihoods, samples, straightness
 from evaluation.metrics import statistics
 from evaluation.report import console, content, quantities
 from evaluation.stored_results import GUIDE, Results, keep_earlier, other_folders, results_in
-from generation import examples, guides
+from generation import examples
 from runtime import devices, errors, experiment, figures, files, hosts
 from runtime.workdir import Trained, open_run, restore, results_folder, settled
 from training import held_out
@@ -84,6 +83,7 @@ def remove_shards(
     if config.eval.enable_bpd:
         dataset = parts.dataset(config.eval.bpd_dataset)
         likelihoods.shards_of(config, parts, dataset, store)
+        likelihoods.shards_of(likelihoods.with_exact_trace(config), parts, dataset, store)
     store.close()
 
 
@@ -112,12 +112,9 @@ def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
         straightness.refuse(options, training, parts)
     if options.enable_bpd:
         parts.require_score()
-        likelihood.from_config(config)
+        likelihoods.refuse(config)
     if options.enable_sampling:
-        sampling.from_config(config, devices.AXIS)
-        guides.check(config.sampling, parts)
-        features.uses_inception(parts, options)
-        judge.metrics_of(parts, options)
+        samples.refuse(config, parts)
 
 
 def origin(config: ml_collections.ConfigDict, parts: experiment.Parts, trained: Trained) -> Results:
@@ -195,7 +192,7 @@ def needs_dataset(config: ml_collections.ConfigDict, parts: experiment.Parts) ->
     options = config.eval
     if options.enable_bpd or not options.enable_sampling:
         return True
-    if not (options.stats_path and features.uses_inception(parts, options)):
+    if not (options.stats_path and features.network_of(parts, options)):
         return True
     single = any(entry.real for entry in judge.metrics_of(parts, options).values())
     return single and statistics.read(options.stats_path).features is None

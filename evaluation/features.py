@@ -1,4 +1,4 @@
-"""Features by which examples are compared: Inception's, a classifier's, coordinates."""
+"""Features by which examples are compared: a network's, a classifier's, coordinates."""
 
 from __future__ import annotations
 
@@ -13,37 +13,38 @@ import numpy as np
 import data
 from configs.names import lookup
 from data import transforms
-from evaluation.metrics import classifier, inception, inception_weights, sliced
+from evaluation.feature_networks import NETWORKS
+from evaluation.metrics import classifier, sliced
 from evaluation.metrics.feature_set import FeatureSet
-from evaluation.metrics.statistics import Origin
 from runtime import devices, experiment
 
-PER_DEVICE = 32  # images in one call of Inception
+PER_DEVICE = 32  # images in one call of a network
 
-# The values of eval.features: is Inception used for images of so many channels?
-FEATURES: dict[str, Callable[[int], bool]] = {
-    "auto": lambda channels: channels == 3,
-    "inception": lambda channels: True,
-    "classifier": lambda channels: False,
+# The values of eval.features: the key of `NETWORKS`, "" for the data set's own features, by the
+# number of channels of images.
+FEATURES: dict[str, Callable[[int], str]] = {
+    "auto": lambda channels: "inception" if channels == 3 else "",
+    "classifier": lambda channels: "",
+    **{name: lambda channels, name=name: name for name in NETWORKS},  # type: ignore[misc]
 }
 
 
-def uses_inception(parts: experiment.Parts, options: ml_collections.ConfigDict) -> bool:
-    """True if generated images are compared by Inception's features, False if by the data set's.
+def network_of(parts: experiment.Parts, options: ml_collections.ConfigDict) -> str:
+    """The key of `NETWORKS` by whose features generated images are compared; "": the data set's.
 
     Raises:
       ValueError: an unknown `eval.features`, or one that this data set cannot have.
     """
     choice = options.features
-    by_inception = lookup(FEATURES, choice, "eval.features")
+    by_channels = lookup(FEATURES, choice, "eval.features")
     if parts.levels:
-        return by_inception(parts.image_shape[-1])
+        return by_channels(parts.image_shape[-1])
     if choice != "auto":
         raise ValueError(
             f"eval.features is {choice!r}, but {parts.dataset_name} has points, which are compared "
             "as they are; it must be 'auto'"
         )
-    return False
+    return ""
 
 
 class FeatureExtractor(Protocol):
@@ -107,34 +108,48 @@ def of_dataset(
     return ClassifierFeatures(train, test) if train.levels else Coordinates(standard)
 
 
-class InceptionExtractor:
-    """Images of the experiment's data set to Inception's outputs, batch by batch, on all devices.
+class NetworkExtractor:
+    """Images of the experiment's data set to a network's outputs, batch by batch, on all devices.
+
+    Args:
+      name: a key of `NETWORKS`.
+
+    Attributes:
+      outputs: the names of the outputs.
+      origin: the network, its weights and the resize.
+      num_features: of the output "pool".
 
     Raises:
       FileNotFoundError: the network's weights are not here and cannot be downloaded.
-      ValueError: they are damaged; an unknown resize; grey images without `eval.repeat_grey`.
+      ValueError: they are damaged; what the network cannot be; grey images without
+        `eval.repeat_grey`.
     """
 
-    def __init__(self, parts: experiment.Parts, options: ml_collections.ConfigDict) -> None:
+    def __init__(
+        self, name: str, parts: experiment.Parts, options: ml_collections.ConfigDict
+    ) -> None:
         channels, levels = parts.image_shape[-1], parts.levels
-        inception.check_resize(options.resize)
+        network = NETWORKS[name]
         if channels != 3 and not (channels == 1 and options.repeat_grey):
             raise ValueError(
-                f"Inception sees colour images, and those of {parts.dataset_name} have "
-                f"{channels} channel(s); --config.eval.repeat_grey=True repeats one"
+                f"{network.title or 'Inception'} sees colour images, and those of "
+                f"{parts.dataset_name} have {channels} channel(s); "
+                "--config.eval.repeat_grey=True repeats one"
             )
-        weights = inception_weights.load_weights(options.inception_path)
-        self.origin = Origin(inception.NAME, weights.sha256, options.resize)
-        self.params = devices.replicate(weights.params)
+        loaded = network.load(options)
+        self.outputs, self.origin = network.outputs, loaded.origin
+        self.num_features = loaded.num_features
+        self.params = devices.replicate(loaded.params)
 
         def outputs(params: Any, indices: jax.Array, images: jax.Array) -> dict[str, jax.Array]:
             del indices
             pixels = transforms.to_display(images, levels)
             if pixels.shape[-1] == 1:
                 pixels = jnp.repeat(pixels, 3, axis=-1)
-            return inception.apply(params, pixels, options.resize)._asdict()
+            return loaded.apply(params, pixels)
 
         self.run = devices.ImageMap(outputs, PER_DEVICE * jax.device_count(), "images")
+        self.title = network.title or "Inception"
 
     @property
     def label(self) -> str:
@@ -151,7 +166,7 @@ class InceptionExtractor:
 
     def see(self, dataset: data.Dataset, count: int, features: FeatureSet) -> None:
         """Adds the outputs of the first `count` images of a data set to `features`."""
-        with devices.progress(count, f"Inception of {dataset.name}", "img") as bar:
+        with devices.progress(count, f"{self.title} of {dataset.name}", "img") as bar:
             for start in range(0, count, self.run.batch_size):
                 rows = np.arange(start, min(start + self.run.batch_size, count))
                 for outputs in self(dataset.take(rows)[0]):

@@ -15,6 +15,7 @@ import numpy as np
 
 from configs.names import lookup
 from evaluation import features, reference
+from evaluation.feature_networks import NETWORKS
 from evaluation.metrics import metric
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.metric import Metric
@@ -29,16 +30,19 @@ def metrics_of(parts: experiment.Parts, options: ml_collections.ConfigDict) -> d
     """The metrics that `eval.metrics` names.
 
     Raises:
-      ValueError: an unknown one, one that needs Inception where that is not used, or fewer samples
-        than one needs.
+      ValueError: an unknown one, one that needs a network that is not used, or fewer samples than
+        one needs.
     """
     metrics = {
         name: lookup(metric.table(), name, "metric of eval.metrics") for name in options.metrics
     }
+    network = features.network_of(parts, options)
+    outputs = NETWORKS[network].outputs if network else ("pool",)
     for name, entry in metrics.items():
-        if entry.output != "pool" and not features.uses_inception(parts, options):
+        if entry.output not in outputs or entry.network not in ("", network):
+            needed = entry.network or "inception"
             raise ValueError(
-                f"eval.metrics has {name}, which needs --config.eval.features=inception"
+                f"eval.metrics has {name}, which needs --config.eval.features={needed}"
             )
         refuse_few(name, entry, options.num_samples, f"eval.num_samples is {options.num_samples}")
     return metrics
@@ -78,7 +82,10 @@ def compare_features(
 
 
 class Judge:
-    """Generated images against the data set, by Inception's features.
+    """Generated images against the data set, by a network's features.
+
+    The numbers have their own names by Inception's, and begin with the name of another network:
+    "dinov2_fid".
 
     Raises:
       FileNotFoundError: weights or statistics that are not here.
@@ -88,7 +95,9 @@ class Judge:
     def __init__(self, parts: experiment.Parts, options: ml_collections.ConfigDict) -> None:
         self.options = options
         self.metrics = metrics_of(parts, options)
-        self.extractor = features.InceptionExtractor(parts, options)
+        name = features.network_of(parts, options)
+        self.prefix = "" if name == "inception" else f"{name}_"
+        self.extractor = features.NetworkExtractor(name, parts, options)
         with_features = any(entry.real for entry in self.metrics.values())
         self.real = reference.reference(parts, options, self.extractor, with_features)
         for name, entry in self.metrics.items():
@@ -127,12 +136,13 @@ class Judge:
             )
         numbers: Results = {}
         for entry in self.metrics.values():
-            numbers |= entry.compute(self.generated, self.real, self.options)
+            made = entry.compute(self.generated, self.real, self.options)
+            numbers |= {f"{self.prefix}{name}": value for name, value in made.items()}
         real, network = self.real, self.extractor.origin
         return numbers | {
             "metrics": list(self.metrics),
             "features": self.extractor.label,
-            "inception": {
+            "network": {
                 "network": network.network,
                 "weights_sha256": network.weights_sha256,
                 "resize": network.resize,

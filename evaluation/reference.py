@@ -12,7 +12,7 @@ from absl import logging
 
 import data
 from evaluation import features
-from evaluation.metrics import inception, statistics
+from evaluation.metrics import statistics
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.statistics import Origin, Statistics
 from evaluation.report import console
@@ -20,23 +20,25 @@ from runtime import devices, errors, experiment, figures, files
 
 
 def make_statistics(
-    extractor: features.InceptionExtractor, dataset: data.Dataset, count: int, path: str = ""
+    extractor: features.NetworkExtractor, dataset: data.Dataset, count: int, path: str = ""
 ) -> Statistics:
     """Statistics of the first `count` images, which are written, and their features.
 
     Without a path they go to the cache, where `reference` looks for them.
     """
-    images = FeatureSet(["pool", "spatial"], ["pool"])
+    of_gaussians = [name for name in ("pool", "spatial") if name in extractor.outputs]
+    images = FeatureSet(of_gaussians, ["pool"])
     extractor.see(dataset, count, images)
     origin = origin_of(extractor, dataset, count)
     file = files.as_path(path or cache_file(origin), "eval.stats_path")
-    pool, spatial = (images.gaussian(name) for name in ("pool", "spatial"))
+    gaussians = {name: images.gaussian(name) for name in of_gaussians}
     # on every host, in one move: they may share a disk or not
-    statistics.write(file, Statistics(pool, spatial, None, origin))
+    made = Statistics(gaussians["pool"], gaussians.get("spatial"), None, origin)
+    statistics.write(file, made)
     return dataclasses.replace(statistics.read(file), features=images.array("pool"))
 
 
-def origin_of(extractor: features.InceptionExtractor, dataset: data.Dataset, count: int) -> Origin:
+def origin_of(extractor: features.NetworkExtractor, dataset: data.Dataset, count: int) -> Origin:
     """The origin of statistics of the first `count` images."""
     return dataclasses.replace(extractor.origin, **dataset.facts(), images=count)
 
@@ -51,14 +53,14 @@ def cache_file(origin: Origin) -> pathlib.Path:
     return data.default_folder() / "statistics" / name
 
 
-def cached_statistics(origin: Origin) -> Statistics | None:
+def cached_statistics(origin: Origin, num_features: int) -> Statistics | None:
     """The statistics of that origin in the cache, or None if there are none that can be read."""
     file = cache_file(origin)
     if not file.is_file():
         return None
     try:
         stored = statistics.read(file)
-        statistics.check(stored, origin, inception.NUM_FEATURES)
+        statistics.check(stored, origin, num_features)
         if statistics.other_data(stored.origin, origin):
             raise ValueError(f"the statistics in {file} are not of {origin.fingerprint}")
     except ValueError as error:
@@ -87,7 +89,7 @@ def training_images(
 def reference(
     parts: experiment.Parts,
     options: ml_collections.ConfigDict,
-    extractor: features.InceptionExtractor,
+    extractor: features.NetworkExtractor,
     with_features: bool,
 ) -> Statistics:
     """The statistics that `eval.stats_path` names, or those of the training images.
@@ -111,15 +113,16 @@ def reference(
             channels=channels,
             images=options.stats_images,
         )
-        statistics.check(stored, expected, inception.NUM_FEATURES)
+        statistics.check(stored, expected, extractor.num_features)
         if not with_features or stored.features is not None:
             warn_of_other_data(stored, expected)
             return stored
         dataset, count = training_images(parts, options)
-        stored = beside(stored, origin_of(extractor, dataset, count))
+        stored = beside(stored, origin_of(extractor, dataset, count), extractor.num_features)
     else:
         dataset, count = training_images(parts, options)
-        cached = cached_statistics(origin_of(extractor, dataset, count))
+        origin = origin_of(extractor, dataset, count)
+        cached = cached_statistics(origin, extractor.num_features)
         if not devices.on_all(cached is not None) or cached is None:
             return make_statistics(extractor, dataset, count)
         stored = cached
@@ -130,14 +133,14 @@ def reference(
     return dataclasses.replace(stored, features=images.array("pool"))
 
 
-def beside(stored: Statistics, origin: Origin) -> Statistics:
+def beside(stored: Statistics, origin: Origin, num_features: int) -> Statistics:
     """Statistics beside which features of that origin stand, of another data set perhaps.
 
     Raises:
       ValueError: of the same data set, but made otherwise or of another number of images.
     """
     if not warn_of_other_data(stored, origin):
-        statistics.check(stored, origin, inception.NUM_FEATURES)
+        statistics.check(stored, origin, num_features)
         return stored
     return dataclasses.replace(stored, features_of=f"{origin.name}, {origin.fingerprint}")
 
@@ -165,18 +168,19 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
     """Writes statistics of the training images to `eval.stats_path` or the cache.
 
     Raises:
-      ValueError: a data set that is not compared by Inception's features, a file that is there
-        already, or what `InceptionExtractor` refuses.
+      ValueError: a data set that is not compared by a network's features, a file that is there
+        already, or what `NetworkExtractor` refuses.
     """
     parts, options = experiment.build(config), config.eval
     if not parts.levels:
         raise ValueError(
-            f"statistics are of Inception's features, and {parts.dataset_name} has points, which "
+            f"statistics are of a network's features, and {parts.dataset_name} has points, which "
             "are compared as they are"
         )
-    if not features.uses_inception(parts, options):
+    network = features.network_of(parts, options)
+    if not network:
         raise ValueError(
-            f"statistics are of Inception's features, and {parts.dataset_name} is compared by "
+            f"statistics are of a network's features, and {parts.dataset_name} is compared by "
             "its own; ask for them with --config.eval.features=inception"
         )
     if options.stats_path and statistics.place(options.stats_path).exists():
@@ -189,7 +193,7 @@ def write_statistics(config: ml_collections.ConfigDict) -> Statistics:
         bucket_path := files.in_bucket(statistics.place(options.stats_path))
     ):
         bucket_path.require_writable()
-    extractor = features.InceptionExtractor(parts, options)
+    extractor = features.NetworkExtractor(network, parts, options)
     written = make_statistics(extractor, dataset, count, options.stats_path)
     if devices.is_primary():
         print(figures.table(console.statistics_rows(written.facts())))

@@ -11,7 +11,8 @@ import numpy as np
 
 import sampling
 from evaluation import batch_cache, features
-from evaluation.judge import Judge, compare_features
+from evaluation.judge import Judge, compare_features, metrics_of
+from evaluation.memorisation import NearestImages
 from evaluation.metrics import frechet
 from evaluation.metrics.moments import Moments
 from evaluation.report import quantities
@@ -43,8 +44,9 @@ def sampling_results(
     sampler = sampling.from_config(config, devices.AXIS)
     generator = Generator(parts, sampler, config.sampling)
     kind = examples.kind_of(parts.pixels)
-    by_inception = features.uses_inception(parts, config.eval)
-    judge = (inception_judge if by_inception else frechet_judge)(parts, config.eval)
+    by_network = features.network_of(parts, config.eval)
+    judge = (network_judge if by_network else frechet_judge)(parts, config.eval)
+    nearest = NearestImages(parts, config.eval)
     count, batch_size = config.eval.num_samples, config.sampling.batch_size
     runs: list[Results] = []
     guide = generator.guide
@@ -54,12 +56,25 @@ def sampling_results(
         batches = sample_batches(
             generator, trained.params, seed, count, batch_size, shards, kind, pictures
         )
-        runs.append(judge(batches) | {"sampling_seconds": shards.seconds})
+        numbers = judge(nearest.watch(batches)) | {"sampling_seconds": shards.seconds}
+        runs.append(numbers | nearest.results(pictures))
     results = runs[0] | (over_seeds([*by_seed], runs) if len(runs) > 1 else {})
     if guide:
         source = guide.source(config.sampling.guide)
         results |= {"guide": source, GUIDE: guide.sha256}
     return results
+
+
+def refuse(config: ml_collections.ConfigDict, parts: experiment.Parts) -> None:
+    """Refuses samples that cannot be drawn or judged, before anything is read or drawn.
+
+    Raises:
+      ValueError: says what, and what would be valid.
+    """
+    sampling.from_config(config, devices.AXIS)
+    guides.check(config.sampling, parts)
+    metrics_of(parts, config.eval)
+    NearestImages(parts, config.eval)
 
 
 def shards_by_seed(
@@ -144,19 +159,19 @@ def frechet_judge(
     return judge
 
 
-def inception_judge(
+def network_judge(
     parts: experiment.Parts, options: ml_collections.ConfigDict
 ) -> Callable[[Iterator[Batch]], Results]:
-    """Judges sets of generated images by Inception, which is read once, as are its statistics."""
-    inception = Judge(parts, options)
+    """Judges sets of generated images by a network, which is read once, as are its statistics."""
+    network = Judge(parts, options)
 
     def judge(batches: Iterator[Batch]) -> Results:
-        inception.begin()
+        network.begin()
         evaluations: list[Batch] = []
         for batch in batches:
-            inception.add(batch["image"])
+            network.add(batch["image"])
             evaluations.append({"nfe": batch["nfe"]})
-        return {**inception.results(), "nfe": mean_nfe(evaluations)}
+        return {**network.results(), "nfe": mean_nfe(evaluations)}
 
     return judge
 

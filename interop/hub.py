@@ -45,12 +45,13 @@ def folder() -> pathlib.Path:
     return expanded(named, "SCORE_SDE_WEIGHTS")
 
 
-def local(source: str) -> pathlib.Path:
+def local(source: str, flag: str = "--source") -> pathlib.Path:
     """The file or folder on this machine that `source` names, which is fetched if it must be.
 
     Args:
       source: a path; the name of a card, "edm/cifar10-cond-vp"; "hf:owner/name[@revision]"; or
         an address, "https://...".
+      flag: where it stands, for errors.
 
     Raises:
       FileNotFoundError: nothing of that name; or it is not here and cannot be fetched: says what
@@ -62,19 +63,19 @@ def local(source: str) -> pathlib.Path:
         return shipped(card)
     if card is not None:
         place = folder() / card.name
-        return _fetched(card, place, f"--source={source}")
+        return _fetched(card, place, f"{flag}={source}")
     if page := re.fullmatch(rf"{HUB_ADDRESS}/([\w.-]+/[\w.-]+)/?", source):
-        return local(HUB + page[1])
+        return local(HUB + page[1], flag)
     if source.startswith(HUB) and not re.fullmatch(REPOSITORY, source):
-        raise ValueError(f"--source={source}: a repository is {HUB}owner/name[@revision]")
+        raise ValueError(f"{flag}={source}: a repository is {HUB}owner/name[@revision]")
     if source.startswith(HUB) or source.startswith(("https://", "http://")):
         nobodys = cards.Card(source, source, config="")
-        return _fetched(nobodys, _place(source), f"--source={source}")
-    files.refuse_url(source, "--source", "copy the weights here")
+        return _fetched(nobodys, _place(source), f"{flag}={source}")
+    files.refuse_url(source, flag, "copy the weights here")
     path = pathlib.Path(source).expanduser()
     if not path.exists():
         raise FileNotFoundError(
-            f"--source={source}: there is no such file or folder, and no card of that name"
+            f"{flag}={source}: there is no such file or folder, and no card of that name"
             f"{cards.nearest(source)}; docs/weights.md lists the cards"
         )
     return path

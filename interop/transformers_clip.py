@@ -1,4 +1,4 @@
-"""CLIP from a folder of Hugging Face's format: config.json, model.safetensors, tokenizer.json."""
+"""CLIP from a folder of Hugging Face's format: config.json, weights, tokenizer.json."""
 
 from __future__ import annotations
 
@@ -8,16 +8,14 @@ import pathlib
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.traverse_util
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from configs.names import lookup
-from interop import formats, official
+from interop import transformers_files
 from models.clip_vit import ACTIVATIONS, ClipViT, Encoder
 
-WEIGHTS = "model.safetensors"
 # Values that the format leaves out where they apply: of both towers, and of each.
 TOWER = {
     "num_hidden_layers": 12,
@@ -57,7 +55,7 @@ def read(folder: pathlib.Path) -> Pretrained:
     """The network that the folder holds.
 
     Raises:
-      FileNotFoundError: no model.safetensors.
+      FileNotFoundError: no weights.
       ValueError: an activation that is not known, or weights that do not fit the description.
     """
     description = json.loads((folder / "config.json").read_text())
@@ -74,13 +72,13 @@ def read(folder: pathlib.Path) -> Pretrained:
         _encoder(folder, vision),
         _encoder(folder, text),
     )
-    if not (folder / WEIGHTS).is_file():
-        raise FileNotFoundError(
-            f"{folder} has no {WEIGHTS}; pickled weights (pytorch_model.bin) are not read"
-        )
-    params = _params(module, formats.read_safetensors(folder / WEIGHTS), folder / WEIGHTS)
-    pixels = folder / "preprocessor_config.json"
-    stored = json.loads(pixels.read_text()) if pixels.is_file() else {}
+    pixels = jnp.zeros((1, module.image_size, module.image_size, 3))
+    shapes = jax.eval_shape(module.init, jax.random.key(0), pixels, jnp.zeros((1, 1), jnp.int32))
+    path = transformers_files.weights_file(folder)
+    tensors = transformers_files.read_weights(path)
+    params = transformers_files.params_of(shapes["params"], tensors, path, name_of)
+    preprocessor = folder / "preprocessor_config.json"
+    stored = json.loads(preprocessor.read_text()) if preprocessor.is_file() else {}
     mean, std = (
         np.asarray(stored.get(name, usual), np.float32)
         for name, usual in (("image_mean", MEAN), ("image_std", STD))
@@ -101,24 +99,9 @@ def _encoder(folder: pathlib.Path, tower: dict[str, Any]) -> functools.partial[E
     )
 
 
-def _params(module: ClipViT, tensors: dict[str, np.ndarray], path: pathlib.Path) -> Any:
-    """The parameters of `module` from tensors by their names in PyTorch, all in float32."""
-    pixels = jnp.zeros((1, module.image_size, module.image_size, 3))
-    shapes = jax.eval_shape(module.init, jax.random.key(0), pixels, jnp.zeros((1, 1), jnp.int32))
-    params = {}
-    for place, leaf in flax.traverse_util.flatten_dict(shapes["params"]).items():
-        *layers, last = place
-        kind = {"kernel": "weight", "scale": "weight", "embedding": "weight"}.get(last, last)
-        name = ".".join([*layers, kind]).replace("layers_", "layers.")
-        if name not in tensors:
-            raise ValueError(f"{path} lacks {name}")
-        tensor = official.float32(str(path), {name: tensors[name]})[name]
-        if last == "kernel":  # [out, in, ...] to [..., in, out]
-            tensor = np.moveaxis(tensor, (0, 1), (-1, -2))
-        if tensor.shape != leaf.shape:
-            raise ValueError(f"{path}: {name} is {tensor.shape}, config.json says {leaf.shape}")
-        params[place] = tensor
-    return flax.traverse_util.unflatten_dict(params)
+def name_of(parameter: str) -> str:
+    """The format's name of a parameter."""
+    return parameter.replace("layers_", "layers.")
 
 
 def tokens(folder: pathlib.Path, module: ClipViT, texts: Sequence[str]) -> np.ndarray:

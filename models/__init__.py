@@ -11,12 +11,11 @@ from models.adm import ADM
 from models.adm_classifier import ADMClassifier
 from models.build import (
     MODELS,
-    classifier_from_config,
-    clip_from_config,
     constraint,
     from_config,
     init,
 )
+from models.build_guides import classifier_from_config, clip_from_config
 from models.classifier import NoisyClassifier
 from models.clip import CLIP
 from models.ddpm import DDPM

@@ -47,7 +47,7 @@ MODES: dict[str, tuple[str, ...]] = {
     "eval.bpd_num_repeats": ("eval", "plan"),
     "eval.bpd_probe": ("eval", "plan", "demo"),
     "eval.bpd_solver": ("eval", "demo"),
-    "eval.features": ("eval", "stats"),
+    "eval.features*": ("eval", "stats"),
     "eval.resize": ("eval", "stats"),
     "eval.repeat_grey": ("eval", "stats"),
     "eval.inception_path": ("eval", "stats"),
@@ -122,16 +122,20 @@ def measured_by(fields: str, task: str, operator: str) -> Effect:
     return Effect(fields, acts, control_effects.words(task, operator))
 
 
-def by_inception(config: Config, mode: str) -> bool:
-    """The condition that images are compared by Inception's features."""
-    if mode == "eval" and not config.eval.enable_sampling:
-        return False
-    features = config.eval.features
-    by_default = (
-        config.data.num_channels == 3
-        and data.grey_levels(config.data.dataset, config.data.shape) > 0
-    )
-    return features == "inception" or (features == "auto" and by_default)
+def compared_by(*networks: str) -> Callable[[Config, str], bool]:
+    """The condition that images are compared by the features of one of these networks."""
+
+    def acts(config: Config, mode: str) -> bool:
+        if mode == "eval" and not config.eval.enable_sampling:
+            return False
+        by_default = (
+            config.data.num_channels == 3
+            and data.grey_levels(config.data.dataset, config.data.shape) > 0
+        )
+        auto = "inception" if by_default else ""
+        return (auto if config.eval.features == "auto" else config.eval.features) in networks
+
+    return acts
 
 
 def has_steps(config: Config, mode: str) -> bool:
@@ -162,7 +166,7 @@ OF_SDE = (
     *("sigma_min", "sigma_max", "sigma_base", "beta_min", "beta_max", "time_power", "data_power"),
     "noise_power",
 )
-SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap"
+SAMPLES = "num_samples seeds keep_samples samplers metrics bootstrap memorisation_images"
 
 
 def score_only(config: Config, mode: str) -> bool:
@@ -264,12 +268,23 @@ EFFECTS: tuple[Effect, ...] = (
         "eval.enable_sampling is True",
     ),
     Effect(
-        "eval.resize eval.inception_path eval.repeat_grey eval.stats_*",
-        by_inception,
+        "eval.resize eval.inception_path",
+        compared_by("inception"),
         "images are drawn and compared by Inception's features (eval.features)",
     ),
     Effect(
-        "eval.bpd_dataset eval.bpd_num_* eval.bpd_probe eval.bpd_bound*",
+        "eval.repeat_grey eval.stats_*",
+        compared_by("inception", "dinov2", "clip"),
+        "images are drawn and compared by Inception's features, or another network's "
+        "(eval.features)",
+    ),
+    Effect(
+        "eval.features_path",
+        compared_by("dinov2", "clip"),
+        "images are drawn and compared by features of dinov2 or clip (eval.features)",
+    ),
+    Effect(
+        "eval.bpd_dataset eval.bpd_num_* eval.bpd_probe eval.bpd_bound* eval.calibration_images",
         lambda config, mode: mode in ("plan", "demo") or config.eval.enable_bpd,
         "eval.enable_bpd is True",
     ),
@@ -280,7 +295,7 @@ EFFECTS: tuple[Effect, ...] = (
         ),
         "eval.enable_bpd is True, or eval.straightness_images is set",
     ),
-    setting("eval.bpd_bound_draws", "eval.bpd_bound", True),
+    setting("eval.bpd_bound_draws eval.bpd_bound_levels", "eval.bpd_bound", True),
     setting("eval.begin_ckpt eval.end_ckpt", "eval.checkpoint", "range", "follow"),
     setting("eval.follow_minutes", "eval.checkpoint", "follow"),
     setting("eval.bpd_num_probes", "eval.bpd_probe", "rademacher", "gaussian"),

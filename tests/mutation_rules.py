@@ -103,7 +103,40 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "likelihood": "bits_per_dim_of_a_uniform_density "
             "one_rademacher_probe_is_exact_for_an_isotropic_score "
-            "exact_trace_and_both_probes_on_a_mixture"
+            "exact_trace_and_both_probes_on_a_mixture",
+            "likelihoods": "a_trace_of_many_entries_is_exact_in_parts",
+        },
+    ),
+    (
+        "likelihood.py",
+        "Bound bound_levels",
+        {"likelihood": "parts_of_the_bound_are_those_of_gaussian_data"},
+    ),
+    (
+        "evaluation/metrics/calibration.py",
+        "calibration",
+        {"likelihoods": "calibration_by_its_definition"},
+    ),
+    (
+        "evaluation/metrics/cmmd.py",
+        "cmmd _mean_kernel",
+        {"feature_networks": "cmmd_by_its_definition"},
+    ),
+    (
+        "evaluation/metrics/memorisation.py",
+        "Neighbours nearest",
+        {
+            "memorisation": "neighbours_by_their_definition_in_blocks_of_any_size "
+            "a_sample_is_memorised_up_to_a_quarter_of_the_way "
+            "what_is_there_twice_is_memorised_as_a_copy_alone",
+        },
+    ),
+    (
+        "models/dinov2.py",
+        "Layer DINOv2 cubic_interpolation _keys",
+        {
+            "dinov2": "a_folder_of_weights_computes_what_transformers_does "
+            "interpolation_has_the_kernels_weights",
         },
     ),
     (

@@ -83,7 +83,8 @@ ADDED = {
         "bpd_num_probes", "bpd_probe", "bpd_num_repeats", "bpd_bound", "bpd_bound_draws",
         "samplers", "features", "metrics", "bootstrap", "resize", "repeat_grey", "inception_path",
         "stats_path", "stats_images", "seeds", "keep_samples", "follow_minutes",
-        "straightness_images",
+        "straightness_images", "memorisation_images", "bpd_bound_levels",
+        "calibration_images", "features_path",
     },
     "data": {"data_dir", "cache", "crop", "resize", "shape", "mean", "std"},
     "model": {

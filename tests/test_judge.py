@@ -36,7 +36,7 @@ from tests import tiny
 from tests.test_inception import drawn_params
 from tests.test_training import use_devices
 
-ALL = tuple(sorted(metric.table()))
+ALL = tuple(sorted(name for name, entry in metric.table().items() if not entry.network))
 MIX = np.random.default_rng(0).standard_normal((192, 12)).astype(np.float32) / 100
 
 
@@ -99,7 +99,7 @@ def judge_of(config: Any) -> Judge:
 
 
 def uses_inception(config: Any) -> bool:
-    return features.uses_inception(experiment.build(config), config.eval)
+    return features.network_of(experiment.build(config), config.eval) == "inception"
 
 
 def judged(made_config, images, parts=(3, 150)) -> dict[str, Any]:
@@ -164,11 +164,11 @@ def test_every_number_has_its_origin_and_statistics_are_made_once(small, monkeyp
         "images": 1500,
         **{"folder": "", "image_size": 8, "channels": 1, "transform": ""},
     }
-    assert first["inception"]["resize"] == "tensorflow"
+    assert first["network"]["resize"] == "tensorflow"
     printed = "\n".join(map(" ".join, console.sample_rows(first)))
     for word in (first["statistics"]["sha256"][:16], "1500 images of digits/train", "abababab"):
         assert word in printed
-    monkeypatch.setattr(features.InceptionExtractor, "see", None)  # a second time nothing is seen
+    monkeypatch.setattr(features.NetworkExtractor, "see", None)  # a second time nothing is seen
     assert judged(only, samples)["fid"] == first["fid"]
     by_path = config(eval__metrics=("fid",), eval__stats_path=str(stored))
     monkeypatch.setattr(data, "from_config", None)  # nor is the data set opened
@@ -214,13 +214,16 @@ def test_statistics_of_activations_serve_every_metric(small, monkeypatch):
     [
         (
             {"eval__metrics": ("fid", "lpips")},
-            "unknown metric of eval.metrics 'lpips'; known: c2st, density_cov",
+            "unknown metric of eval.metrics 'lpips'; known: c2st, cmmd, dens",
         ),
         (
             {"eval__num_samples": 99},
             "has c2st, which needs 100 images or more; eval.num_samples is",
         ),
-        ({"eval__features": "vgg"}, "unknown eval.features 'vgg'; known: auto, classifier, ince"),
+        (
+            {"eval__features": "vgg"},
+            "unknown eval.features 'vgg'; known: auto, classifier, clip, dino",
+        ),
         ({"eval__features": "auto"}, "inception_score, which needs --config.eval.features=incep"),
         ({"eval__repeat_grey": False}, r"digits have 1 channel\(s\); --config.eval.repeat_grey"),
         ({"eval__resize": "nearest"}, "unknown eval.resize 'nearest'"),
@@ -494,7 +497,7 @@ def test_stats_mode_writes_a_file_and_says_so(small, capsys):
     assert (code, lines[-1].partition("; ")[0]) == (1, f"error: {path} is there already")
     code, lines = tiny.run(capsys, *argv[:3])
     assert code == 1
-    assert "statistics are of Inception's features" in lines[-1]
+    assert "statistics are of a network's features" in lines[-1]
 
 
 @pytest.mark.slow

@@ -238,7 +238,7 @@ def draws_of_bound(
         u = low_discrepancy(time_keys, 8)
         t, weight = TIMES[times](sde, u, eps)
         z = gaussian(noise_keys, x.shape, 8)
-        return likelihood.elbo(sde, score_fn, batch, t, weight, z, eps=eps)
+        return likelihood.elbo(sde, score_fn, batch, t, weight, z, eps=eps).logp
 
     return np.asarray(run(batch), np.float64)
 
@@ -333,6 +333,32 @@ def test_low_discrepancy_fills_every_stratum_and_belongs_to_its_image() -> None:
     np.testing.assert_array_equal(low_discrepancy(keys_of(64)[3:5], 8), u[:, 3:5])
 
 
+@pytest.mark.parametrize("kind", but_slow(gaussians.EVERY_SDE, ["vp", "ve"]))
+def test_parts_of_the_bound_are_those_of_gaussian_data(kind: str) -> None:
+    """Of N(m, c^2 I) a part is D/2 log((c^2 + 1/snr_a) / (c^2 + 1/snr_b)), whichever the SDE.
+
+    g^2 / 2 E[|s|^2 + 2 s z / v] = -D/2 g^2 / (alpha^2 c^2 + sigma^2), which log-SNR makes a
+    logarithm. The parts are of the integral that the bound has, to rounding.
+    """
+    sde, count, num = gaussians.EVERY_SDE[kind], 2048, 8
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    data = gaussian_data(count)
+    z = jax.random.normal(jax.random.key(8), data.shape)
+    start = jnp.full(1, sde.training_eps)
+    x = sde.alpha(start) * data + sde.sigma(start) * z
+    bound = likelihood.bound_from_config(config(bpd_bound_draws=16, bpd_bound_levels=num))
+    found = jax.jit(functools.partial(bound, sde, score_fn))(x, keys_of(count))
+    parts, levels = found.parts(num), likelihood.bound_levels(sde, num)
+    np.testing.assert_allclose(found.ends - parts.sum(0), found.logp, rtol=1e-5, atol=1e-4)
+    variances = STD**2 + np.exp(-np.asarray(levels, np.float64))
+    expected = 0.5 * math.prod(SHAPE) * np.log(variances[:-1] / variances[1:])
+    error = np.asarray(parts).std(1, ddof=1) / math.sqrt(count)
+    assert (np.abs(parts.mean(1) - expected) < 4 * error + 1e-4).all()
+    assert error.max() < 0.05 * np.abs(expected).max()
+    ends = sde.log_snr(jnp.array([sde.training_eps, sde.T]))
+    np.testing.assert_allclose(levels[jnp.array([0, -1])], ends, rtol=1e-4, atol=1e-4)
+
+
 @pytest.mark.slow
 def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
     sde, score_fn = VPSDE(), gaussians.linear_score(VPSDE(), MEAN, STD)
@@ -340,7 +366,7 @@ def test_bound_from_config_averages_as_many_draws_as_asked_for() -> None:
 
     def run(num_draws: int) -> jax.Array:
         bound = likelihood.bound_from_config(config(bpd_bound_draws=num_draws))
-        return jax.jit(functools.partial(bound, sde, score_fn))(x, keys_of(64))
+        return jax.jit(functools.partial(bound, sde, score_fn))(x, keys_of(64)).logp
 
     exact = gaussians.gaussian(MEAN, STD, SHAPE).log_prob(sde, x, jnp.full(64, EPS))
     few, many = (np.asarray(run(n) - exact) for n in (2, 64))

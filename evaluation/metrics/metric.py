@@ -39,6 +39,7 @@ class Metric:
       moments: True if it needs the mean and covariance of that output.
       keep: True if it needs that output of every image, or a function of config.eval that says so.
       real: True if it needs the features of every real image; else their statistics are enough.
+      network: the only value of eval.features that it is defined for; "": any.
       least: the smallest number of images that it can be computed of.
     """
 
@@ -47,6 +48,7 @@ class Metric:
     moments: bool = False
     keep: bool | Callable[[Any], bool] = False
     real: bool = False
+    network: str = ""
     least: int = 2
 
     def keeps(self, options: Any) -> bool:

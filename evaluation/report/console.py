@@ -40,7 +40,7 @@ def number_rows(results: Results, *sources: str) -> Rows:
 
 def sample_rows(results: Results) -> Rows:
     """The numbers of generated samples, and what they were compared by and with."""
-    rows = number_rows(results, *quantities.SAMPLED, "real")
+    rows = number_rows(results, *quantities.SAMPLED, *quantities.OF_DATA)
     if "features" in results:
         rows.append(("  measured on", results["features"]))
     if "statistics" in results:
@@ -66,7 +66,8 @@ def seed_rows(results: Results) -> Rows:
 def comparison(runs: Mapping[str, Results]) -> tuple[list[list[Any]], list[str]]:
     """Rows and header of the table of several runs: the leading numbers that any of them has."""
     titles = {"step": "step", "nfe": "NFE"}
-    titles |= {name: quantities.QUANTITIES[name].title for name in quantities.leading()}
+    every = {name: n.label for run in runs.values() for name, n in quantities.numbers(run).items()}
+    titles |= {name: every[name] for name in quantities.leading() if name in every}
     names = [name for name in titles if any(name in run for run in runs.values())]
     rows = [[key, *(run.get(name, "") for name in names)] for key, run in runs.items()]
     return rows, ["evaluation", *(titles[name] for name in names)]

@@ -68,7 +68,9 @@ def number_content(
     if reference is not None:
         entry["published"] = reference._asdict()
     facts = FACTS[quantity.source](results, config)
-    return entry | {"made_from": facts | shared_facts(results, quantity.source != "real")}
+    return entry | {
+        "made_from": facts | shared_facts(results, quantity.source not in quantities.OF_DATA)
+    }
 
 
 def shared_facts(results: Results, of_network: bool) -> Facts:
@@ -124,6 +126,27 @@ def real_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
     }
 
 
+def pixel_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a number that compares samples with the training images nearest to them."""
+    return {
+        "samples": f"{results['memorisation_images']:,}, the first of this seed",
+        "NFE": f"{results['nfe']:,.0f} per sample",
+        "sampler": sampler(results["made_by"]["sampling"], config.model.num_scales),
+        "seed": str(results["seed"]),
+        "distance": "root mean square of the difference of pixels, 1 from black to white",
+        **data_facts(results, "memorisation_train_data"),
+    }
+
+
+def held_out_pixel_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
+    """Facts on a number that compares test images with the training images nearest to them."""
+    del config
+    return {
+        "samples": f"{results['memorisation_real_images']:,} test images",
+        **data_facts(results, "memorisation_test_data"),
+    }
+
+
 def likelihood_facts(results: Results, config: ml_collections.ConfigDict) -> Facts:
     """Facts on a likelihood."""
     del config
@@ -173,6 +196,8 @@ FACTS: dict[str, Callable[[Results, ml_collections.ConfigDict], Facts]] = {
     "samples": sample_facts,
     "matched samples": matched_facts,
     "real": real_facts,
+    "pixels": pixel_facts,
+    "real pixels": held_out_pixel_facts,
     "likelihood": likelihood_facts,
     "paths": path_facts,
     "loss": loss_facts,
@@ -227,11 +252,9 @@ def write(
     files.write_json(folder / "report.json", report)
     if len(runs) == 1:
         ((name, results),) = runs.items()
-        samples = sample_pictures(folder / name) if "num_samples" in results else []
+        samples = pictures_of(results, folder / name, SAMPLES)
         curves = [picture(workdir / "loss.png", "Loss in training", plot=True)]
-        if "loss" in results:
-            by_time = folder / name / "loss_by_time.png"
-            curves.append(picture(by_time, "Loss by noise level", plot=True))
+        curves += pictures_of(results, folder / name, CURVES)
     else:
         samples = [
             picture(folder / name / "samples.png", page.name_of(run), side=480)
@@ -245,12 +268,30 @@ def write(
     page.write(folder / "report.html", report, *existing)
 
 
-def sample_pictures(folder: pathlib.Path) -> list[page.Picture | None]:
-    """The pictures of one evaluation's samples."""
-    return [
-        picture(folder / "samples.png", "Samples, not selected: the first of this seed"),
-        picture(folder / "reverse_process.gif", "How they came about, from noise"),
-    ]
+# Pictures of an evaluation: the result that each belongs to, its file and its title.
+SAMPLES = (
+    ("num_samples", "samples.png", "Samples, not selected: the first of this seed"),
+    ("num_samples", "reverse_process.gif", "How they came about, from noise"),
+    (
+        "memorised_pixels",
+        "nearest.png",
+        "The samples nearest to training images, each beside that image: ratio of the two nearest "
+        "distances, number of the image",
+    ),
+)
+BOUND = "bound_by_noise.png", "The variational bound by noise level"
+CURVES = (
+    ("loss", "loss_by_time.png", "Loss by noise level"),
+    *((f"{unit}_per_dim_bound_by_noise", *BOUND) for unit in ("bits", "nats")),
+)
+
+
+def pictures_of(
+    results: Results, folder: pathlib.Path, entries: tuple[tuple[str, str, str], ...]
+) -> list[page.Picture | None]:
+    """Those of the `entries` whose results are there; other files are of earlier evaluations."""
+    plot = entries is CURVES
+    return [picture(folder / f, title, plot=plot) for name, f, title in entries if name in results]
 
 
 def picture(
@@ -321,7 +362,7 @@ def distances_of(report: Mapping[str, Any]) -> list[tuple[Any, Any]]:
         distances = [
             numbers[name]
             for name in quantities.leading()
-            if name in numbers and quantities.QUANTITIES[name].source in quantities.SAMPLED
+            if name in numbers and "sampler" in numbers[name]["made_from"]
         ]
         points += [(run, number) for number in distances if number["better"] == "lower"][:1]
     return points

@@ -15,7 +15,8 @@ from evaluation.metrics.frechet import SPLITS
 from evaluation.metrics.manifold import DENSITY_NEIGHBOURS, PRECISION_NEIGHBOURS
 
 Results = Mapping[str, Any]
-SAMPLED = ("samples", "matched samples")  # the sources that depend on a sampler and its seed
+SAMPLED = ("samples", "matched samples", "pixels")  # sources that depend on a sampler and its seed
+OF_DATA = ("real", "real pixels")  # those that do not depend on the network
 
 
 class Quantity(NamedTuple):
@@ -63,12 +64,17 @@ class Number:
 
     @property
     def title(self) -> str:
-        return f"{self.quantity.title}{FEATURES[self.features]}"
+        return f"{self._title}{FEATURES[self.features].words}"
 
     @property
     def label(self) -> str:
         """The title, short enough for a column of the console."""
-        return f"{self.quantity.title}{self.features and f' ({self.features})'}"
+        return f"{self._title}{self.features and f' ({self.features})'}"
+
+    @property
+    def _title(self) -> str:
+        """The quantity's title of these features."""
+        return FEATURES[self.features].titles.get(self.quantity.title, self.quantity.title)
 
     @property
     def value(self) -> float:
@@ -86,11 +92,26 @@ class Number:
         return self.quantity.note(self)
 
 
-# The features that the beginning of a number's name tells, as a title has them; "" is Inception.
+class Features(NamedTuple):
+    """Features by which samples are compared.
+
+    Attributes:
+      words: behind the titles of their numbers.
+      titles: of numbers whose names would say that they are of Inception.
+    """
+
+    words: str
+    titles: Mapping[str, str] = {}
+
+
+_OF_OTHERS = {"FID": "FD", "FID-infinity": "FD-infinity", "KID": "KD"}
+# By the beginning of a number's name; "" is Inception.
 FEATURES = {
-    "": "",
-    "classifier": " (features of the data set's classifier)",
-    "coordinates": " (coordinates)",
+    "": Features(""),
+    "classifier": Features(" (features of the data set's classifier)"),
+    "coordinates": Features(" (coordinates)"),
+    "dinov2": Features(" (DINOv2)", _OF_OTHERS),
+    "clip": Features(" (CLIP)", _OF_OTHERS),
 }
 
 
@@ -131,6 +152,10 @@ def _equal_numbers(of: Number) -> str:
     return f"{size} and {size}, {SPLITS} draws"
 
 
+def _cmmd(of: Number) -> str:
+    return f"{_generated_and_real(of)}, sigma = 10, times 1000"
+
+
 def _told_apart(of: Number) -> str:
     return f"{of['c2st_each']} generated, {of['c2st_each']} real; 0.5 is best"
 
@@ -145,6 +170,18 @@ def _likelihood(of: Number) -> str:
 
 def _bound(of: Number) -> str:
     return f"variational, {of[f'{of.name}_draws']} draws per image"
+
+
+def _calibration(of: Number) -> str:
+    name = of.name
+    return (
+        f"{of[f'{name}_images']} {of['examples']}, exact {of[f'{name}_exact']:.4f}, "
+        f"{of[f'{name}_spread']:.2g} for one"
+    )
+
+
+def _z_score(of: Number) -> str:
+    return "difference over its standard error; beyond 3 is no chance"
 
 
 def _straightness(of: Number) -> str:
@@ -163,6 +200,23 @@ def _loss(of: Number) -> str:
     return f"{of['loss_images']} test {of['examples']}"
 
 
+def _memorised(of: Number) -> str:
+    return f"{_generated_and_real(of)}; ratio of nearest distances below 1/3"
+
+
+def _nearest(of: Number) -> str:
+    images, train = of["memorisation_images"], of["memorisation_num_train"]
+    return f"{images} generated, {train} train; white is 1"
+
+
+def _nearest_of_test(of: Number) -> str:
+    return f"{of['memorisation_real_images']} test, {of['memorisation_num_train']} train"
+
+
+def _memorised_pixels(of: Number) -> str:
+    return f"{_nearest(of).partition(';')[0]}; ratio of nearest distances below 1/3"
+
+
 QUANTITIES: dict[str, Quantity] = {
     "fid": Quantity(
         "FID", "samples", 3, _fid, error=("_stderr", "bootstrap over samples"), leading=True
@@ -173,6 +227,7 @@ QUANTITIES: dict[str, Quantity] = {
         "Inception Score", "samples", 3, _inception_score, "higher", ("_std", "over splits"), True
     ),
     "kid": Quantity("KID", "samples", 5, _kid, error=("_std", "over subsets")),
+    "cmmd": Quantity("CMMD", "samples", 3, _cmmd),
     "precision": Quantity("Precision", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
     "recall": Quantity("Recall", "samples", 4, _neighbours(PRECISION_NEIGHBOURS), "higher"),
     "density": Quantity("Density", "samples", 4, _neighbours(DENSITY_NEIGHBOURS), "higher"),
@@ -193,6 +248,15 @@ QUANTITIES: dict[str, Quantity] = {
         better="",
         error=("_std", "over draws"),
     ),
+    "memorised": Quantity("Memorised", "samples", 4, _memorised),
+    "memorised_pixels": Quantity("Memorised, by pixels", "pixels", 4, _memorised_pixels),
+    "memorised_pixels_real": Quantity(
+        "Memorised, by pixels, test to train", "real pixels", 4, _nearest_of_test, ""
+    ),
+    "nearest_pixels": Quantity("Distance to the nearest image", "pixels", 4, _nearest, ""),
+    "nearest_pixels_real": Quantity(
+        "Distance to the nearest image, test to train", "real pixels", 4, _nearest_of_test, ""
+    ),
     "c2st": Quantity("C2ST", "samples", 3, _told_apart),
     "sliced_wasserstein": Quantity("Sliced Wasserstein distance", "samples", 4, _all_generated),
     "sliced_wasserstein_real": Quantity(
@@ -204,11 +268,27 @@ QUANTITIES: dict[str, Quantity] = {
     "bits_per_dim_bound": Quantity(
         "Bits/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over images")
     ),
+    "bits_per_dim_calibration": Quantity(
+        "Bits/dim, estimate less exact trace",
+        *("likelihood", 4, _calibration, ""),
+        error=("_stderr", "over images"),
+    ),
+    "bits_per_dim_calibration_z": Quantity(
+        "Bits/dim, z-score of the estimate", "likelihood", 2, _z_score, ""
+    ),
     "nats_per_dim": Quantity(
         "Nats/dim", "likelihood", 3, _likelihood, error=("_stderr", "over points"), leading=True
     ),
     "nats_per_dim_bound": Quantity(
         "Nats/dim, variational bound", "likelihood", 3, _bound, error=("_stderr", "over points")
+    ),
+    "nats_per_dim_calibration": Quantity(
+        "Nats/dim, estimate less exact trace",
+        *("likelihood", 4, _calibration, ""),
+        error=("_stderr", "over points"),
+    ),
+    "nats_per_dim_calibration_z": Quantity(
+        "Nats/dim, z-score of the estimate", "likelihood", 2, _z_score, ""
     ),
     "straightness": Quantity(
         "Straightness of the flow", "paths", 4, _straightness, error=("_stderr", "over paths")
@@ -223,8 +303,13 @@ def numbers(results: Results) -> dict[str, Number]:
         name: Number(name, quantity, features, results)
         for features in FEATURES
         for unprefixed, quantity in QUANTITIES.items()
-        if (name := f"{features}_{unprefixed}" if features else unprefixed) in results
+        if (name := _named(features, unprefixed)) in results
     }
+
+
+def _named(features: str, name: str) -> str:
+    """The name of a number of some features in results.json."""
+    return f"{features}_{name}" if features else name
 
 
 def data_words(facts: Mapping[str, Any]) -> str:
@@ -256,8 +341,9 @@ def training_data(results: Results) -> list[str]:
 
 
 def leading() -> list[str]:
-    """The names of the numbers that stand first, in their order."""
-    return [name for name, quantity in QUANTITIES.items() if quantity.leading]
+    """The names of the numbers that stand first, in their order, of whichever features."""
+    names = [name for name, quantity in QUANTITIES.items() if quantity.leading]
+    return [_named(features, name) for features in FEATURES for name in names]
 
 
 def of_samples(results: Results) -> list[str]:
