@@ -69,14 +69,13 @@ def make_mask_of_values(kind: str, share: float, seed: int, shape: tuple[int, ..
     what = f"control.mask={images.shown(kind)!r}"
     if kind.endswith(".npy") and pathlib.Path(kind).is_file():
         mask = arrays.npy_file(pathlib.Path(kind)).astype(np.float32)
+    elif entries.are_slices(kind):
+        mask = entries.mask_of(kind, shape, "control.mask")
     else:
-        try:
-            mask = entries.mask_of(kind, shape, "control.mask")
-        except ValueError as error:
-            raise ValueError(
-                f"{what} is none of half, box, random, nor slices of the first axis that are known "
-                "('2:', '0:32,96:'), nor an .npy file"
-            ) from error
+        raise ValueError(
+            f"{what} is none of half, box, random, nor slices of the first axis that are known "
+            "('2:', '0:32,96:'), nor an .npy file"
+        )
     try:
         controllable.check_mask(mask, shape)
     except ValueError as error:

@@ -96,6 +96,11 @@ def reward_of(name: str, prior: Prior) -> tuple[Reward, dict[str, str]]:
             f"control.reward={name!r} makes {what} of images {list(images.shape)}; it must make "
             "a float for each, float32[2]"
         )
+    levels = np.random.RandomState(0).uniform(size=images.shape)
+    if not np.all(np.isfinite(jax.jit(reward)(jnp.asarray(levels, jnp.float32)))):
+        raise ValueError(
+            f"control.reward={name!r} makes numbers that are not finite of images in [0, 1]"
+        )
     return reward, sources
 
 

@@ -145,7 +145,10 @@ def _require_served(config: ml_collections.ConfigDict, parts: experiment.Parts, 
     if parts.levels or (task.values and parts.pixels.standard is not None):
         return
     if parts.pixels.standard is None:
-        raise ValueError(f"data.dataset={config.data.dataset!r} has points; control draws images")
+        raise ValueError(
+            f"data.dataset={config.data.dataset!r} has points; control draws images, and vectors, "
+            "series and fields of data.shape. Points of a class: --mode=sample with sampling.guide"
+        )
     served = ", ".join(name for name, entry in TASKS.items() if entry.values)
     raise ValueError(
         f"control.task={config.control.task!r} draws images, and data.dataset="
@@ -195,6 +198,12 @@ def control(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> dict[st
     if error is not None:
         summary["measurement_rmse"] = float(np.sqrt(error.mean()))
     if "reward" in arrays:
+        if not np.all(np.isfinite(arrays["reward"])):
+            raise ValueError(
+                f"control.reward={options.reward!r} is not finite of "
+                f"{int(np.sum(~np.isfinite(arrays['reward'])))} of {len(arrays['reward'])} images; "
+                "no results are written"
+            )
         summary["reward"] = float(arrays["reward"].mean())
     if "original" in problem.columns_after:
         summary |= results.nearness(problem, arrays, parts.pixels)

@@ -19,6 +19,7 @@ from data.images import first_line, shown
 from data.pictures import Pictures, Request, counted, shares
 from data.zip_file import ZipFile
 
+TEXTS = (".csv", ".tsv", ".txt")
 IMAGES, LABELS = ("images", "image", "x", "arr_0"), ("labels", "label", "y", "arr_1")
 _PROBES = 64  # examples that count for the checksum
 _ROWS = 4096  # examples that are looked at a time
@@ -245,6 +246,11 @@ class ArrayFiles:
             labels = place.with_name(f"{place.stem}_labels.npy")
             if labels.is_file():
                 self.openers["labels"] = functools.partial(npy_file, labels)
+        elif place.suffix.lower() in TEXTS:
+            raise ValueError(
+                f"data set arrays: {shown(place)} is a text; numpy.save('table.npy', numpy.loadtxt("
+                f"{place.name!r}, delimiter=',', skiprows=1)) makes an array of a table with a head"
+            )
         else:
             archive = ZipFile(place, default_folder() / "index")
             for row, name in enumerate(archive.names):
@@ -265,7 +271,7 @@ class ArrayFiles:
             names = ", ".join(map(shown, list(self.openers)[:8])) or "no arrays"
             raise ValueError(
                 f"{shown(self.place)} holds {names}; it must have {'either ' * bool(whole)}images, "
-                "or train_images and test_images"
+                f"or train_images and test_images; in place of images also {', '.join(IMAGES[1:])}"
             )
         if both and any(labels.values()) != all(labels.values()):
             name, lacking = max(labels.values()), min(labels, key=lambda split: labels[split])
@@ -280,6 +286,10 @@ class ArrayFiles:
         names = [self._name(kind, split) for kind in (IMAGES, LABELS)]
         self.read.update(names)
         images = self.openers[names[0]]()
+        if not images.ndim:
+            raise ValueError(
+                f"{shown(self.place)}: {names[0]} is one number; it must be examples [N, ...]"
+            )
         return images, self.openers[names[1]]() if names[1] else np.zeros(len(images), np.int32)
 
     def _name(self, names: Sequence[str], split: str) -> str:

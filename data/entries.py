@@ -10,6 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+SLICE = re.compile(r"\s*-?\d*:-?\d*\s*")
+
+
+def are_slices(text: str) -> bool:
+    """True of slices as `mask_of` reads them."""
+    return all(map(SLICE.fullmatch, text.split(",")))
+
 
 def mask_of(text: str, shape: tuple[int, ...], what: str) -> np.ndarray:
     """A mask [n, 1, ...] of examples of this shape that is 1 in slices of the first axis, else 0.
@@ -19,15 +26,18 @@ def mask_of(text: str, shape: tuple[int, ...], what: str) -> np.ndarray:
       what: the field of the config that has the text.
 
     Raises:
-      ValueError: no slices.
+      ValueError: no slices, or one that has none of the places.
     """
+    if not are_slices(text):
+        raise ValueError(
+            f"{what}={text!r} is none of slices of the first axis, such as '2:' or '0:32,96:'"
+        )
     mask = np.zeros((shape[0], *[1] * (len(shape) - 1)), np.float32)
     for part in map(str.strip, text.split(",")):
-        if not re.fullmatch(r"-?\d*:-?\d*", part):
-            raise ValueError(
-                f"{what}={text!r} is none of slices of the first axis, such as '2:' or '0:32,96:'"
-            )
-        mask[slice(*(int(n) if n else None for n in part.split(":")))] = 1.0
+        chosen = slice(*(int(n) if n else None for n in part.split(":")))
+        if not len(range(shape[0])[chosen]):
+            raise ValueError(f"{what}={text!r}: {part!r} is none of the {shape[0]} places")
+        mask[chosen] = 1.0
     return mask
 
 

@@ -137,7 +137,12 @@ def settled(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> ml_coll
     configs.check(config)
     path = workdir / CONFIG
     stored = configs.complete(_stored_sections(path) if path.exists() else {})["data"]
-    if tuple(stored["shape"]) == tuple(section.shape) and stored["mean"]:
+    if stored["mean"] and tuple(stored["shape"]) != tuple(section.shape):
+        raise ValueError(
+            f"{path}: the run has data.shape={tuple(stored['shape'])}, and this config "
+            f"{tuple(section.shape)}; add --config.data.shape='{tuple(stored['shape'])}'"
+        )
+    if stored["mean"]:
         mean, std = stored["mean"], stored["std"]
     else:
         mean, std = data.standard(section) or data.Standard()

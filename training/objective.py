@@ -231,6 +231,13 @@ def _check_classes(config: ml_collections.ConfigDict, dataset: data.Dataset) -> 
                 f"classifier.num_classes is {config.classifier.num_classes}, but {dataset.name} "
                 f"has {count} classes; valid values: {count} or more"
             )
+    elif models.has_samples(config) and labels > 1 and count == 1:
+        logging.warning(
+            "model.num_labels is %d, but all examples of %s are of one class: there is nothing to "
+            "tell the network",
+            labels,
+            dataset.name,
+        )
     elif models.has_samples(config) and labels and count > labels:
         raise ValueError(
             f"model.num_labels is {labels}, but {dataset.name} has {count} classes; "
