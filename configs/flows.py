@@ -47,3 +47,14 @@ def consistency_of_points(config: ConfigDict) -> None:
     consistency(config)
     config.training.tangent_norm = 0.0
     config.model.fourier_scale = 0.05
+
+
+def mean_flow(config: ConfigDict) -> None:
+    """A mean velocity in place of `flow`'s, and its sampler with one step."""
+    config.training.objective = "mean_flow"
+    config.training.weighting = ""
+    config.training.mean_flow_share = 0.5
+    config.optim.lr = 1e-3
+    config.sampling.method = "mean_flow"
+    config.sampling.num_steps = 1
+    config.eval.enable_bpd = False

@@ -70,19 +70,23 @@ TRAINING = {
     "ema_rates": Field((), RATES, "rates of further averages, beside model.ema_rate"),
     "ema_profiles": Field((), WIDTHS, "relative widths of power-function averages: (0.05, 0.1)"),
     "ema_snapshot_freq": Field(20000, POSITIVE, "steps between stored averages of ema_profiles"),
-    "objective": Field("dsm", ANY, "dsm, esm, ism, ssm, ssm_vr; consistency; classifier or clip"),
+    "objective": Field(
+        "dsm", ANY, "dsm, esm, ism, ssm, ssm_vr; consistency, mean_flow; classifier, clip"
+    ),
     "weighting": Field("", ANY, "noise, score, x0, velocity, edm, flow, likelihood; empty: noise"),
     "time": Field(
         "uniform", ANY, "of t: uniform, likelihood, log_normal, logit_normal, mode or fixed"
     ),
     "time_draws": Field("independent", ANY, "in a batch: independent, antithetic or stratified"),
     "coupling": Field("independent", ANY, "of images and noise: independent, minibatch_ot, reflow"),
-    "teacher": Field("", ANY, "reflow, consistency: folder of the run whose flow is learned"),
+    "teacher": Field("", ANY, "reflow, flow maps: folder of the run whose flow is learned"),
     "teacher_steps": Field(10, POSITIVE, "reflow: Heun steps of the teacher for a pair"),
     "tangent_warmup": Field(0, NOT_NEGATIVE, "consistency: steps in which the tangent grows"),
     "tangent_norm": Field(
         0.1, NOT_NEGATIVE, "consistency: c that softens the tangent's normalisation; 0: none"
     ),
+    "mean_flow_share": Field(0.25, PROBABILITY, "mean_flow: share of images with two times"),
+    "mean_flow_power": Field(1.0, NOT_NEGATIVE, "mean_flow: p of errors' weight; 0: as they are"),
     "log_sigma_mean": Field(-1.2, ANY, "log_normal: mean of log(sigma / alpha)"),
     "log_sigma_std": Field(1.2, POSITIVE, "log_normal: standard deviation of log(sigma / alpha)"),
     "logit_mean": Field(0.0, ANY, "logit_normal: mean of the logit of t / T"),

@@ -16,7 +16,7 @@ from jax import Array
 
 from diffusion import grids
 from diffusion.edm import edm, restart
-from diffusion.flow_maps import consistency_sampler
+from diffusion.flow_maps import consistency_sampler, mean_flow_sampler
 from diffusion.heun import heun
 from diffusion.multistep import ddim, deis, dpm_solver_pp, finished, sa_solver, unipc
 from diffusion.noise import Noise
@@ -134,6 +134,7 @@ METHODS: dict[str, Method] = {
         functools.partial(heun, order=1), "karras", GENERAL, noise_levels=True, noise=("churn",)
     ),
     "heun": Method(heun, "karras", (*GENERAL, "alpha"), noise_levels=True, noise=("churn",)),
+    "mean_flow": Method(mean_flow_sampler, "uniform"),
     "restart": Method(restart, "karras", RESTART, noise=("restart_repeats",)),
     "sa_solver_2": Method(functools.partial(sa_solver, order=2), settings=("tau",), noise=("tau",)),
     "sa_solver_3": Method(functools.partial(sa_solver, order=3), settings=("tau",), noise=("tau",)),

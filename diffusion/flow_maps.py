@@ -3,8 +3,9 @@
 The flow map takes a point x of a path at time t to the point at an earlier time s of the same path.
 Its end at s = 0 is the consistency function f(x, t) (Song et al. 2023, arXiv:2303.01469), constant
 along each path, so that `df/dt = 0`. Training in continuous time is that of Lu and Song 2024
-(arXiv:2410.11081), in any SDE and with any prediction of the network. A network of a flow map has
-no score: no other sampler, no likelihood and no guidance can ask it for one.
+(arXiv:2410.11081), in any SDE and with any prediction of the network. The whole map is given by the
+mean velocity between two times (mean flows: Geng et al. 2025, arXiv:2505.13447). A network of a
+flow map has no score: no other sampler, no likelihood and no guidance can ask it for one.
 """
 
 from __future__ import annotations
@@ -23,11 +24,14 @@ from diffusion.trajectory import Samples, drive, samples_ending_on
 from sde_lib import SDE, Factors, Images, ScoreFn, Times, batch_mul
 
 Denoiser = Callable[[Images, Times], Images]  # (x [B, ...], t [B]) -> an estimate of x_0
+Between = Callable[[Images, Times, Times], Images]  # of x, t and s <= t
 
 # The objectives of flow maps, and the samplers that their networks serve.
 SAMPLERS: dict[str, tuple[str, ...]] = {
     "consistency": ("consistency",),
+    "mean_flow": ("mean_flow", "consistency"),
 }
+SOFTENING = 1e-3  # of the errors by which `mean_flow_error` divides
 ASKERS = {name for names in SAMPLERS.values() for name in names}  # no score serves these
 
 
@@ -37,9 +41,11 @@ class FlowMap:
 
     Attributes:
       to_data: (x [B, ...], t [B]) -> the end at time 0 of the path through x at t.
+      between: (x, t, s [B]) -> the point at s <= t of that path; None: it knows the ends alone.
     """
 
     to_data: Denoiser
+    between: Between | None = None
 
     def __call__(self, x: Images, t: Times) -> Images:
         return self.to_data(x, t)
@@ -170,6 +176,76 @@ def consistency_error(
     target = batch_mul(1.0 / (jnp.sqrt(square) + softening), g) if softening else g
     moved = batch_mul(1.0 / of_network, end - jax.lax.stop_gradient(end)) - target
     return with_gradient_of(square, jnp.mean(jnp.square(moved), axes))
+
+
+# Mean velocities.
+
+
+def mean_flow_sampler(
+    sde: SDE,
+    flow_map: FlowMap,
+    noise: Noise,
+    times: np.ndarray,
+    *,
+    denoise: bool = True,
+    num_frames: int = 0,
+) -> Samples:
+    """The flow map from each of the N + 1 times to the next (Geng et al. 2025, algorithm 2).
+
+    Draw 0 of `noise` is the prior's; N evaluations, and no more noise.
+
+    Args:
+      times: decreasing, from T.
+      denoise: end at time 0, not at the last of the times.
+
+    Raises:
+      ValueError: a map that knows the ends of paths alone.
+    """
+    between = flow_map.between
+    if between is None:
+        raise ValueError("mean_flow needs the map between any two times, not to the ends alone")
+    ends = np.append(times[1:-1], 0.0 if denoise else times[-1])
+
+    def step(x: Images, memory: None, at: tuple[Array, Array]) -> tuple[Images, None]:
+        t, s = (jnp.full(x.shape[0], time) for time in at)
+        return between(x, t, s), None
+
+    x = sde.prior_sampling(noise(0))
+    inputs = jnp.asarray(times[:-1], x.dtype), jnp.asarray(ends, x.dtype)
+    x, _, frames = drive(step, x, None, inputs, num_frames)
+    return samples_ending_on(x, len(ends), frames)
+
+
+def mean_flow_error(
+    sde: SDE,
+    mean_velocity: Between,
+    x: Images,
+    t: Times,
+    s: Times,
+    x0: Images,
+    power: float = 0.0,
+) -> Times:
+    """The squared error of the mean velocity, per dimension [B] (Geng et al. 2025, eqs. 6 to 11).
+
+    `u(x, t, s) = (x - X) / (t - s)`, with X the point at s of the path, fulfils
+    `u = v - (t - s) du/dt` along the flow, for fixed s; `|u - (v - (t - s) du/dt)|^2 / D` with the
+    second part held fixed is the error, and v is the velocity `alpha' x_0 + sigma' z` that x_0 and
+    x determine. Where s = t it is flow matching.
+
+    Args:
+      mean_velocity: u.
+      x0: [B, ...], the image that x was made of, or a teacher's E[x_0 | x].
+      power: p; the gradient is divided by `(error + 1e-3)^p`, which makes large errors count less.
+        The number is the error all the same.
+    """
+    fall, rise = sde.rates(t)
+    z = batch_mul(1.0 / sde.sigma(t), x - batch_mul(sde.alpha(t), x0))
+    velocity = batch_mul(fall, x0) + batch_mul(rise, z)
+    u, change = jax.jvp(lambda x, t: mean_velocity(x, t, s), (x, t), (velocity, jnp.ones_like(t)))
+    target = jax.lax.stop_gradient(velocity - batch_mul(t - s, change))
+    error = jnp.mean(jnp.square(u - target), tuple(range(1, x.ndim)))
+    weight = jax.lax.stop_gradient((error + SOFTENING) ** -power)
+    return with_gradient_of(error, weight * error)
 
 
 def with_gradient_of(number: Array, loss: Array) -> Array:

@@ -27,6 +27,11 @@ def noise(keys: Keys, shape: tuple[int, ...]) -> Normal:
     return jax.vmap(lambda key: jax.random.normal(key, shape))(part_of(keys, NOISE))
 
 
+def uniform(keys: Keys, count: int) -> Normal:
+    """`count` uniform draws in [0, 1) for each image [B, count], from its key's further part."""
+    return jax.vmap(lambda key: jax.random.uniform(key, (count,)))(part_of(keys, FURTHER))
+
+
 def integers(keys: Keys, part: int, count: int) -> Indices:
     """Uniform draws [B] from 0 .. count - 1, from one part of the images' keys [B]."""
     return jax.vmap(lambda key: jax.random.randint(key, (), 0, count))(part_of(keys, part))

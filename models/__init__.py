@@ -10,15 +10,9 @@ one key per image, mean training, None evaluation.
 from models.adm import ADM
 from models.adm_classifier import ADMClassifier
 from models.build import (
-    CLASSIFIER,
-    CLIP_OBJECTIVE,
-    FLOW_MAPS,
-    GUIDES,
     MODELS,
     constraint,
     from_config,
-    has_samples,
-    has_score,
     init,
 )
 from models.build_guides import classifier_from_config, clip_from_config
@@ -30,6 +24,15 @@ from models.flow_maps import flow_map
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.objectives import (
+    CLASSIFIER,
+    CLIP_OBJECTIVE,
+    FLOW_MAPS,
+    GUIDES,
+    MEAN_FLOW,
+    has_samples,
+    has_score,
+)
 from models.score import (
     class_log_prob,
     continuous_labels,
@@ -38,6 +41,7 @@ from models.score import (
     score_and_variance,
     score_fn,
 )
+from models.two_times import TwoTimes
 from models.wide_resnet import WideResNet
 
 __all__ = [
@@ -49,6 +53,7 @@ __all__ = [
     "EDM2",
     "FLOW_MAPS",
     "GUIDES",
+    "MEAN_FLOW",
     "MLP",
     "MODELS",
     "NCSN",
@@ -56,6 +61,7 @@ __all__ = [
     "NCSNpp",
     "NCSNv2",
     "NoisyClassifier",
+    "TwoTimes",
     "WideResNet",
     "class_log_prob",
     "classifier_from_config",

@@ -19,27 +19,12 @@ from models.edm2 import EDM2, unit_weights
 from models.mlp import MLP
 from models.ncsn import NCSN, NCSNv2
 from models.ncsnpp import NCSNpp
+from models.objectives import has_samples
 from models.transformer import Transformer
 from models.unet1d import UNet1D
 
-CLASSIFIER = "classifier"  # the objective of a noisy classifier
-CLIP_OBJECTIVE = "clip"  # the objective of noisy images and captions
-GUIDES = {CLASSIFIER: "a classifier", CLIP_OBJECTIVE: "a CLIP"}  # their networks have no score
-FLOW_MAPS = {"consistency": "a consistency function"}  # nor have these, which draw in few steps
-
 # Types of the arithmetic; None is float32, which needs no casts.
 DTYPES: Mapping[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
-
-
-def has_samples(config: Any) -> bool:
-    """True if the run trains the network of `config.model`, which draws samples, False if it trains
-    a network that is to guide one."""
-    return config.training.objective not in GUIDES
-
-
-def has_score(config: Any) -> bool:
-    """True if the run trains a score, False if it trains a guide of one, or a flow map."""
-    return has_samples(config) and config.training.objective not in FLOW_MAPS
 
 
 def _unet(config: Any) -> dict[str, Any]:
@@ -276,7 +261,7 @@ def from_config(config: Any) -> nn.Module:
 
 def constraint(config: Any) -> Callable[[Any], Any] | None:
     """What a step of training first does to the network's parameters; None: nothing."""
-    return CONSTRAINTS.get(config.model.name) if has_score(config) else None
+    return CONSTRAINTS.get(config.model.name) if has_samples(config) else None
 
 
 def init(module: nn.Module, key: jax.Array, image_shape: tuple[int, ...]) -> Any:

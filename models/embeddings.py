@@ -22,6 +22,7 @@ def positional_embedding(
 ) -> jax.Array:
     """Sinusoids of `labels [B]` at frequencies f_k = max_period^(-k / (size // 2 - 1)): [B, size].
 
+    Of several numbers for each image, `labels [B, K]`, they stand side by side: [B, K size].
     The first half holds the sines, the second the cosines; an odd size ends with a zero
     (Vaswani et al. 2017, section 3.5, in the arrangement of Ho et al. 2020). Without `endpoint`
     f_k = max_period^(-k / (size // 2)), of which none is 1 / max_period.
@@ -29,9 +30,10 @@ def positional_embedding(
     half = size // 2
     rate = math.log(max_period) / max(half - endpoint, 1)
     frequencies = jnp.exp(jnp.arange(half, dtype=jnp.float32) * -rate)
-    phase = labels.astype(jnp.float32)[:, None] * frequencies
-    embedding = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=1)
-    return jnp.pad(embedding, ((0, 0), (0, size % 2)))
+    phase = labels.astype(jnp.float32)[..., None] * frequencies
+    embedding = jnp.concatenate([jnp.sin(phase), jnp.cos(phase)], axis=-1)
+    padding = [(0, 0)] * labels.ndim + [(0, size % 2)]
+    return jnp.pad(embedding, padding).reshape(len(labels), -1)
 
 
 class GaussianFourierProjection(nn.Module):

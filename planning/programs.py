@@ -16,6 +16,7 @@ from jax.sharding import PartitionSpec
 import models
 import sampling
 from diffusion import ode
+from diffusion.flow_maps import FlowMap
 from diffusion.noise import image_noise
 from diffusion.probes import PROBES
 from likelihood import drift_and_divergence
@@ -136,10 +137,11 @@ def score(config: ml_collections.ConfigDict, images: int) -> Program:
     parts.require_samples()
     sampler = sampling.from_config(config)
     counts: list[Any] = []
+    anything = FlowMap(lambda x, t: -x, lambda x, t, s: -x)  # as a score, too
 
     def draw(seed: jax.Array) -> jax.Array:
         noise = image_noise(jax.random.split(jax.random.key(seed), 1), parts.image_shape)
-        samples = sampler(parts.sde, lambda x, t: -x, noise)
+        samples = sampler(parts.sde, anything, noise)
         counts.append(samples.nfe)
         return samples.x
 

@@ -224,12 +224,13 @@ def _opener(config: ml_collections.ConfigDict) -> Callable[[str], data.Dataset]:
 
 
 def network(config: ml_collections.ConfigDict) -> Any:
-    """The network that the run trains: of a score, or of a guide."""
+    """The network that the run trains: of a score, of a map along its flow, or of a guide."""
     if config.training.objective == models.CLASSIFIER:
         return models.classifier_from_config(config)
     if config.training.objective == models.CLIP_OBJECTIVE:
         return models.clip_from_config(config, captions.VOCABULARY, captions.END)
-    return models.from_config(config)
+    module = models.from_config(config)
+    return models.TwoTimes(module) if config.training.objective == models.MEAN_FLOW else module
 
 
 def image_shape(config: ml_collections.ConfigDict) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ SETTINGS: dict[str, tuple[Any, ...]] = {
     "training.sigma": ("training.time", "fixed"),
     "training.teacher_steps": ("training.coupling", "reflow"),
     "training.tangent_*": ("training.objective", "consistency"),
+    "training.mean_flow_*": ("training.objective", "mean_flow"),
     "classifier.*": ("training.objective", "classifier", "clip"),
     "classifier.num_classes classifier.name": ("training.objective", "classifier"),
     "classifier.nonlinearity classifier.embedding_type classifier.fourier_scale": (

@@ -16,7 +16,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "diffusion/flow_maps.py",
-        "consistency_sampler consistency_tangent consistency_error",
+        "consistency_sampler consistency_tangent consistency_error mean_flow_sampler "
+        "mean_flow_error",
         {"flow_maps": ""},
     ),
     (

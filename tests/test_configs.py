@@ -67,7 +67,8 @@ ADDED = {
         "objective", "weighting", "time", "time_draws", "log_sigma_mean", "log_sigma_std", "sigma",
         "num_directions", "directions", "kde_bandwidth", "kde_points", "accumulation",
         "augment", "known", "coupling", "logit_mean", "logit_std", "mode_scale", "teacher",
-        "teacher_steps", "tangent_warmup", "tangent_norm",
+        "teacher_steps", "tangent_warmup", "tangent_norm", "mean_flow_share",
+        "mean_flow_power",
         "label_dropout", "ema_rates", "ema_profiles", "ema_snapshot_freq", "loggers", "shard_state",
     },
     "sampling": {

@@ -20,6 +20,7 @@ import configs
 import control.run
 import data
 import losses
+import models
 import sampling
 from diffusion import grids, parametrisation
 from diffusion.flow_maps import (
@@ -27,6 +28,8 @@ from diffusion.flow_maps import (
     consistency_error,
     consistency_sampler,
     consistency_tangent,
+    mean_flow_error,
+    mean_flow_sampler,
 )
 from diffusion.noise import recorded_noise
 from evaluation import evaluate
@@ -216,6 +219,84 @@ def test_the_gradient_is_that_of_the_normalised_tangent() -> None:
     np.testing.assert_allclose(gradient, -2 * target / 3, rtol=1e-4, atol=1e-5)
 
 
+# Mean velocities.
+
+
+def between_times(sde: SDE) -> Callable[[Array, Array, Array], Array]:
+    """The flow map of N(MEAN, STD^2 I), where (x - alpha MEAN) / r stays."""
+
+    def carried(x: Array, t: Array, s: Array) -> Array:
+        (a, r), (b, q) = (
+            (sde.alpha(v), jnp.sqrt((sde.alpha(v) * STD) ** 2 + sde.sigma(v) ** 2)) for v in (t, s)
+        )
+        mean = MEAN + 0 * x
+        return batch_mul(b, mean) + batch_mul(q / r, x - batch_mul(a, mean))
+
+    return carried
+
+
+def true_velocity(sde: SDE) -> Callable[[Array, Array, Array], Array]:
+    return lambda x, t, s: batch_mul(1.0 / (t - s), x - between_times(sde)(x, t, s))
+
+
+@every_kind
+def test_along_the_flow_the_mean_velocity_fulfils_its_identity(kind: str) -> None:
+    """The error is 0 with the velocities of the flow, relative to these; with single paths, not."""
+    sde = KINDS[kind]
+    x, t, x0 = states(sde)
+    s = t * jnp.linspace(0.1, 0.8, len(t))
+
+    @quick_jit
+    def errors() -> Any:
+        u = true_velocity(sde)
+        return tuple(
+            jnp.sqrt(mean_flow_error(sde, u, x, t, s, start))
+            for start in (expected_x0(sde)(x, t), x0)
+        )
+
+    along, single = errors()
+    np.testing.assert_allclose(along, 0, atol=2e-3 * single.max())
+    assert single.min() > 0
+
+
+@every_kind
+@pytest.mark.parametrize("power", [0.0, 1.0])
+def test_the_gradient_of_a_mean_velocity(kind: str, power: float) -> None:
+    """Over single paths it vanishes in the mean at the true one (p = 0, by quadrature), and is
+    otherwise that of the error with its target held fixed, over `(error + 1e-3)^p`."""
+    sde = KINDS[kind]
+    nodes, weights = np.polynomial.hermite_e.hermegauss(8)
+    weights = weights / weights.sum()
+    x0, z = (jnp.asarray(v.reshape(-1, 1), jnp.float32) for v in np.meshgrid(nodes, nodes))
+    both = jnp.asarray(np.outer(weights, weights).ravel(), jnp.float32)
+    x0 = MEAN + STD * x0
+    t, s = jnp.full(len(x0), 0.6 * sde.T), jnp.full(len(x0), 0.2 * sde.T)
+    x = batch_mul(sde.alpha(t), x0) + batch_mul(sde.sigma(t), z)
+
+    @quick_jit
+    def found() -> Any:
+        def loss(shift: Array, scale: float) -> tuple[Array, Array]:
+            def u(x: Array, t: Array, s: Array) -> Array:
+                return scale * true_velocity(sde)(x, t, s) + shift
+
+            errors = mean_flow_error(sde, u, x, t, s, x0, power)
+            return jnp.sum(errors), errors
+
+        shift = jnp.zeros_like(x)
+        return [jax.grad(loss, has_aux=True)(shift, scale) for scale in (1.0, 1.5)]
+
+    (gradient, errors), (wrong, of_wrong) = found()
+    for slopes, squares in ((gradient, errors), (wrong, of_wrong)):
+        expected = 2 * np.sqrt(squares) / (squares + 1e-3) ** power
+        np.testing.assert_allclose(np.abs(slopes[:, 0]), expected, rtol=2e-3, atol=1e-5)
+    if not power:
+        means = [both @ slopes[:, 0] for slopes in (gradient, wrong)]
+        along_x = [both @ (slopes * x)[:, 0] for slopes in (gradient, wrong)]
+        size = max(np.abs(means[1]), np.abs(along_x[1]))
+        assert size > 0.1
+        np.testing.assert_allclose([means[0], along_x[0]], 0, atol=1e-3 * size)
+
+
 # Samples.
 
 
@@ -249,6 +330,26 @@ def test_the_law_of_consistency_samples_is_exact_for_any_number_of_steps(
     last = jnp.full((1,), times[-1], jnp.float32)
     alpha, sigma = float(sde.alpha(last)[0]), float(sde.sigma(last)[0])
     assert std == pytest.approx(math.hypot(alpha * STD, sigma), abs=0.6 * STD * start + 1e-4)
+
+
+@every_kind
+@pytest.mark.parametrize("steps", [1, 3])
+def test_mean_flow_samples_are_the_ends_of_their_paths(kind: str, steps: int) -> None:
+    sde = KINDS[kind]
+    times, z = grids.time_grid(sde, "uniform", steps), jnp.linspace(-1.5, 1.5, 7)[:, None]
+    carried = FlowMap(end_of_path(sde), between_times(sde))
+
+    def samples(denoise: bool) -> Any:
+        noise = recorded_noise(z[None])
+        return mean_flow_sampler(sde, carried, noise, times, denoise=denoise)
+
+    whole, noisy = quick_jit(lambda: (samples(True), samples(False)))()
+    for found, end in ((whole, 0.0), (noisy, times[-1])):
+        expected = gaussians.flow_map(sde, MEAN, STD, sde.prior_std * z, sde.T, end)
+        np.testing.assert_allclose(found.x, expected, rtol=1e-3, atol=1e-4)
+        assert found.nfe == steps
+    with pytest.raises(ValueError, match="needs the map between any two times"):
+        mean_flow_sampler(sde, FlowMap(end_of_path(sde)), recorded_noise(z[None]), times)
 
 
 def test_its_evaluations_are_its_steps_and_its_frames_lead_to_the_sample() -> None:
@@ -349,12 +450,12 @@ def test_the_tangent_grows_over_its_steps_and_is_whole_where_none_is_told() -> N
     x0, u = jax.random.normal(jax.random.key(0), (6, 1, 1, 2)), jnp.linspace(0.1, 0.9, 6)
     keys = jax.random.split(jax.random.key(1), 6)
 
-    @quick_jit
-    def found() -> list[Array]:
-        steps = [*map(jnp.int32, (0, 5, 10, 20)), None]
-        return [loss(lambda x, labels: jnp.sin(x), x0, keys, u, step=step)[0] for step in steps]
+    def loss_at(step: Array | None) -> Array:
+        per_image: Array = loss(lambda x, labels: jnp.sin(x), x0, keys, u, step=step)[0]
+        return per_image
 
-    start, middle, end, later, measured = found()
+    start, middle, end, later = quick_jit(jax.vmap(loss_at))(jnp.array([0, 5, 10, 20]))
+    measured = quick_jit(lambda: loss_at(None))()
     assert not np.allclose(start, end)
     # Squares of a tangent that is linear in its share.
     assert not np.allclose(middle, (start + end) / 2)
@@ -392,14 +493,59 @@ def test_training_tells_the_loss_its_step_and_a_measurement_does_not() -> None:
     assert steps[1].dtype == jnp.int32
 
 
+def test_a_network_of_two_times_is_told_both_and_serves_both_samplers() -> None:
+    config = configs.load("few_steps/two_moons_mean_flow")
+    config.model.nf, config.model.num_res_blocks = 8, 1
+    parts = experiment.build(config)
+    params = models.init(parts.module, jax.random.key(1), parts.image_shape)
+    params = jax.tree.map(lambda leaf: leaf + 0.1, params)  # whose last layer begins at zero
+    x, t = jax.random.normal(jax.random.key(0), (3, 1, 1, 2)), jnp.array([0.3, 0.6, 0.9])
+
+    @quick_jit
+    def ends() -> Any:
+        carried = parts.for_samplers(params)
+        assert isinstance(carried, FlowMap)
+        assert carried.between is not None
+        return (
+            carried(x, t),
+            *(carried.between(x, t, share * t) for share in (0.0, 0.5, 1.0)),
+        )
+
+    to_data, start, middle, same = ends()
+    np.testing.assert_allclose(to_data, start, rtol=1e-6)
+    np.testing.assert_array_equal(same, x)
+    # Were the span no input, the way would be half as long.
+    assert np.abs((middle - x) - (start - x) / 2).max() > 1e-3
+    for method in ("mean_flow", "consistency"):
+        config.sampling.method = method
+        built(config)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"model.prediction": "velocity"}, "prediction is 'velocity'; .* needs 'flow'"),
+        ({"model.embedding_type": "fourier"}, "embedding_type is 'fourier'; .* 'positional'"),
+        ({"model.conditional": False}, "can be told two times: model.name adm, ddpm, mlp, ncsnpp"),
+        ({"sampling.method": "ode"}, "'ode' asks for the score, .* serves mean_flow, consistency"),
+    ],
+)
+def test_what_does_not_suit_a_mean_flow_is_refused(changes: dict[str, Any], words: str) -> None:
+    config = configs.load("few_steps/two_moons_mean_flow")
+    config.update_from_flattened_dict(changes)
+    with pytest.raises(ValueError, match=words):
+        built(config)
+
+
 @pytest.mark.slow
 def test_one_step_of_a_trained_map_is_far_better_than_one_of_its_teacher(
     tmp_path: pathlib.Path,
 ) -> None:
-    """Two moons, distilled and trained: sliced Wasserstein distances to the data."""
+    """Two moons, by consistency, distilled and trained, and by a mean flow: sliced distances."""
     teacher = configs.load("toy/two_moons_edm")
-    taught, alone = (
-        configs.load(f"few_steps/two_moons_{name}") for name in ("distilled", "consistency")
+    taught, alone, mean = (
+        configs.load(f"few_steps/two_moons_{name}")
+        for name in ("distilled", "consistency", "mean_flow")
     )
     taught.training.teacher = str(tmp_path / "teacher")
     points = data.from_config(teacher, "train").images.reshape(-1, 2)
@@ -413,10 +559,16 @@ def test_one_step_of_a_trained_map_is_far_better_than_one_of_its_teacher(
         return float(sliced_wasserstein(np.concatenate(batches).reshape(-1, 2), points))
 
     found = {}
-    for name, config in (("teacher", teacher), ("taught", taught), ("alone", alone)):
+    for name, config in (
+        ("teacher", teacher),
+        ("taught", taught),
+        ("alone", alone),
+        ("mean", mean),
+    ):
         train(config, tmp_path / name)
         config.sampling.num_steps, config.sampling.noise_removal = 1, config is not teacher
-        config.sampling.method = "ddim" if config is teacher else "consistency"
+        if config is teacher:
+            config.sampling.method = "ddim"
         found[name] = distance(config, name)
     assert found["teacher"] > 0.5
-    assert max(found["taught"], found["alone"]) < 0.06, found
+    assert max(found["taught"], found["alone"], found["mean"]) < 0.1, found

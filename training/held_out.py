@@ -89,6 +89,7 @@ def save_loss_by_time(folder: pathlib.Path, held_out: HeldOut, weights: str) -> 
     labels = {
         "noise_mse": "squared error of the noise",
         "tangent": "squared tangent",
+        "velocity_mse": "squared error of the mean velocity",
         "accuracy": "accuracy",
     }
     name, label = next((name, label) for name, label in labels.items() if name in values)
