@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from evaluation import batch_cache, evaluate, stored_results
-from evaluation.report import console, content
+from evaluation.report import console, content, facts
 from runtime import experiment, files
 from runtime.workdir import Trained, results_folder
 from tests import tiny
@@ -209,7 +209,7 @@ def test_another_data_set_than_the_runs_is_said(caplog):
     assert len(caplog.messages) == 1
     rows = dict(console.table(results))
     assert rows["trained on"] == "lsun_church; compared with digits"
-    assert content.shared_facts(results, True)["trained on"] == "lsun_church"
+    assert facts.shared_facts(results, True)["trained on"] == "lsun_church"
 
 
 def test_another_folder_than_the_runs_is_said(caplog, tmp_path):

@@ -187,5 +187,5 @@ def test_the_report_has_its_distance_on_top_and_in_comparisons() -> None:
     number = quantities.numbers(results)["dinov2_fid"]
     assert number.title == "FD (DINOv2)"
     run = content.content({"": made}, {"": results})["evaluations"][""]
-    assert [one["name"] for one in page.leading(run["numbers"])][-1] == "dinov2_fid"
+    assert page.leading(run["numbers"])[0]["name"] == "dinov2_fid"
     assert "FD (dinov2)" in console.comparison({"a": results, "b": results})[1]

@@ -16,7 +16,7 @@ from configs.toy import two_moons_edm
 from diffusion.probes import exact
 from evaluation import batch_cache, evaluate, likelihoods
 from evaluation.metrics.calibration import calibration
-from evaluation.report import console, quantities
+from evaluation.report import console, content, facts, quantities
 from likelihood import drift_and_divergence
 from runtime import experiment
 from runtime.workdir import Trained
@@ -103,10 +103,13 @@ def test_points_of_a_gaussian_are_measured_by_level_and_calibrated(
     assert 0.0 < results["nats_per_dim_calibration_spread"] < 2.0
     assert abs(results["nats_per_dim_calibration_z"]) < 4.0
     assert not (tmp_path / "shards").exists(), "both computations are tidied up"
-    shown = dict(console.number_rows(results | {"examples": "points"}, "likelihood"))
+    shown = dict(console.number_rows(results | {"examples": "points"}, "calibration"))
     exact_shown = f"exact {results['nats_per_dim_calibration_exact']:.4f}"
     assert exact_shown in shown["Nats/dim, estimate less exact trace"]
     assert "±" in shown["Nats/dim, estimate less exact trace"]
+    made_by = {"made_by": {"eval": config.eval.to_dict()}, "examples": "points"}
+    of_calibration = facts.FACTS["calibration"](results | made_by, content.settings_of(config))
+    assert of_calibration["samples"].startswith("the first 48 test points, ")
     z = quantities.text(results["nats_per_dim_calibration_z"], 2)
     assert shown["Nats/dim, z-score of the estimate"].startswith(z)
 

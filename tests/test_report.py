@@ -20,7 +20,7 @@ from PIL import Image
 
 from configs import stored
 from evaluation import evaluate
-from evaluation.report import content, page, published, quantities
+from evaluation.report import content, facts, page, published, quantities
 from interop import cards
 from runtime import figures
 from tests import tiny
@@ -210,7 +210,7 @@ def test_every_number_says_how_it_was_made():
 )  # fmt: skip
 def test_samplers_in_words(changes, words):
     options = tiny.quickstart.get_config().sampling.to_dict() | {"num_steps": 0} | changes
-    assert content.sampler(options, 1000) == words
+    assert facts.sampler(options, 1000) == words
 
 
 class Resources(html.parser.HTMLParser):
@@ -354,7 +354,7 @@ def test_a_published_number_is_one_line(monkeypatch):
 def test_published_numbers_are_of_numbers_that_can_be_made():
     rows = [each.numbers for card in cards.cards().values() for each in card.evaluations.values()]
     assert {name for row in rows for name in row} <= quantities.QUANTITIES.keys()
-    assert {entry.source for entry in quantities.QUANTITIES.values()} == content.FACTS.keys()
+    assert {entry.source for entry in quantities.QUANTITIES.values()} == facts.FACTS.keys()
 
 
 ALWAYS = (

@@ -22,7 +22,7 @@ def table(results: Results) -> Rows:
         rows += sample_rows(results) + seed_rows(results)
         seconds = f"{results['sampling_seconds']:.0f} s"
         rows.append(("evaluations", f"{results['nfe']:.0f} NFE per sample, {seconds}"))
-    return rows + number_rows(results, "likelihood", "paths", "loss")
+    return rows + number_rows(results, "likelihood", "calibration", "paths", "loss")
 
 
 def number_rows(results: Results, *sources: str) -> Rows:

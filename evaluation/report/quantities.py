@@ -24,7 +24,7 @@ class Quantity(NamedTuple):
 
     Attributes:
       title: what the field calls it, with its unit where it has one ("Bits/dim").
-      source: what it is made from: a key of `content.FACTS`.
+      source: what it is made from: a key of `facts.FACTS`.
       digits: after the point.
       note: the console's words on how it was made, from a `Number`.
       better: "lower", "higher", or "" where a perfect generator has it too.
@@ -270,11 +270,11 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "bits_per_dim_calibration": Quantity(
         "Bits/dim, estimate less exact trace",
-        *("likelihood", 4, _calibration, ""),
+        *("calibration", 4, _calibration, ""),
         error=("_stderr", "over images"),
     ),
     "bits_per_dim_calibration_z": Quantity(
-        "Bits/dim, z-score of the estimate", "likelihood", 2, _z_score, ""
+        "Bits/dim, z-score of the estimate", "calibration", 2, _z_score, ""
     ),
     "nats_per_dim": Quantity(
         "Nats/dim", "likelihood", 3, _likelihood, error=("_stderr", "over points"), leading=True
@@ -284,11 +284,11 @@ QUANTITIES: dict[str, Quantity] = {
     ),
     "nats_per_dim_calibration": Quantity(
         "Nats/dim, estimate less exact trace",
-        *("likelihood", 4, _calibration, ""),
+        *("calibration", 4, _calibration, ""),
         error=("_stderr", "over points"),
     ),
     "nats_per_dim_calibration_z": Quantity(
-        "Nats/dim, z-score of the estimate", "likelihood", 2, _z_score, ""
+        "Nats/dim, z-score of the estimate", "calibration", 2, _z_score, ""
     ),
     "straightness": Quantity(
         "Straightness of the flow", "paths", 4, _straightness, error=("_stderr", "over paths")
@@ -301,8 +301,8 @@ def numbers(results: Results) -> dict[str, Number]:
     """The numbers that `results` hold, by their names there."""
     return {
         name: Number(name, quantity, features, results)
-        for features in FEATURES
         for unprefixed, quantity in QUANTITIES.items()
+        for features in FEATURES
         if (name := _named(features, unprefixed)) in results
     }
 
@@ -343,7 +343,7 @@ def training_data(results: Results) -> list[str]:
 def leading() -> list[str]:
     """The names of the numbers that stand first, in their order, of whichever features."""
     names = [name for name, quantity in QUANTITIES.items() if quantity.leading]
-    return [_named(features, name) for features in FEATURES for name in names]
+    return [_named(features, name) for name in names for features in FEATURES]
 
 
 def of_samples(results: Results) -> list[str]:
