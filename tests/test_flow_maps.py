@@ -571,4 +571,5 @@ def test_one_step_of_a_trained_map_is_far_better_than_one_of_its_teacher(
             config.sampling.method = "ddim"
         found[name] = distance(config, name)
     assert found["teacher"] > 0.5
-    assert max(found["taught"], found["alone"], found["mean"]) < 0.1, found
+    assert max(found["taught"], found["alone"]) < 0.06, found
+    assert found["mean"] < 0.12, found

@@ -72,7 +72,7 @@ def test_random_places_are_a_share_of_all_and_files_are_taken_as_they_are(
     [
         ("theta", "is none of half, box, random, nor slices of the first axis that are known"),
         ("0:4", "there is nothing to paint"),
-        ("4:", "that is plain sampling"),
+        ("4:", "control.mask='4:': '4:' is none of the 4 places"),
         ("lost.npy", "nor slices of the first axis .* nor an .npy file"),
     ],
 )
@@ -282,7 +282,7 @@ def test_told_entries_give_the_posterior_of_the_others() -> None:
         ("1:", {"method": "conditional"}, "control.mask='0:1' knows other entries than the netw"),
         ("0:1", {"method": "repaint"}, "this network is given some entries of every example"),
         ("0:9", {}, "training.known='0:9' is all of the 2 places of an example"),
-        ("2:", {}, "training.known='2:' is none of the 2 places"),
+        ("2:", {}, "training.known='2:': '2:' is none of the 2 places"),
         ("x", {}, "training.known='x' is none of slices of the first axis"),
     ],
 )
