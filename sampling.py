@@ -391,7 +391,7 @@ def from_config(config: ConfigDict, axis_name: str | None = None) -> Sampler:
         raise ValueError(
             f"sampling.method {sampling.method!r} asks the network at times of its own choice, but "
             "it was trained with discrete labels (training.continuous is False); such a network is "
-            f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS))}"
+            f"served by {', '.join(sorted(SAMPLERS.keys() - BETWEEN_LEVELS - flow_maps.ASKERS))}"
         )
     if config.training.coupling != "independent" and not follows_flow(sampling):
         raise ValueError(

@@ -445,7 +445,11 @@ def test_networks_that_predict_the_exact_thing_have_the_same_score(sde: SDE) -> 
 @pytest.mark.parametrize(
     ("sde", "changes", "words"),
     [
-        (VPSDE(), {"training__objective": "csm"}, "objective 'csm'; known: classifier, clip, dsm"),
+        (
+            VPSDE(),
+            {"training__objective": "csm"},
+            "objective 'csm'; known: classifier, clip, consistency, dsm",
+        ),
         (
             VPSDE(),
             {"training__weighting": "g"},

@@ -31,7 +31,7 @@ import configs
 import sde_lib
 from configs import schema
 from configs.rules import Field
-from diffusion import few_steps, grids, parametrisation
+from diffusion import few_steps, flow_maps, grids, parametrisation
 from diffusion.noise import recorded_noise
 from diffusion.trajectory import Samples
 from interop import flax_msgpack, formats, pth, pth_writer
@@ -210,10 +210,12 @@ def _largest(level: parametrisation.Level) -> float:
 
 # Solvers. What they draw is a matter of the noise levels of their steps, and of nothing else.
 
+# These step back, or ask for more than a score.
+WITHOUT_A_FLOW = {"restart", *flow_maps.ASKERS}
 SOLVERS = [
     name
     for name, method in few_steps.METHODS.items()
-    if not method.stochastic and not method.noise_levels and name != "restart"
+    if not method.stochastic and not method.noise_levels and name not in WITHOUT_A_FLOW
 ]
 START = np.random.default_rng(0).standard_normal((4, 2))
 MIXTURE = gaussians.two_modes((2,))

@@ -661,7 +661,10 @@ def test_refusals_name_the_setting_and_the_valid_values(changes: dict, message: 
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"method": "ode"}, "'ode' asks .*served by ancestral, annealed_langevin, ddim, .*pc"),
+        (
+            {"method": "ode"},
+            "'ode' asks .*served by ancestral, .*_langevin, ddim, .*heun, pc",
+        ),
         ({"method": "sde", "solver": "ShARK"}, "trained with discrete labels"),
         ({"method": "dpm_3"}, "trained with discrete labels"),
         ({"method": "edm", "churn": 1.0}, "trained with discrete labels"),
