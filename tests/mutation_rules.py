@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-# Functions (or classes) of each file, and the tests that must notice a mutant of theirs.
+# Functions (or classes) of each file, and the tests that must notice a mutant of theirs. Networks
+# of our own are not among them: the sign before a layer that is learned is one of its weights'.
 RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "sampling.py",
@@ -422,8 +423,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "conv_downsample_2d Conv2d",
         {"resample": ""},
     ),
-    ("models/transformer.py", "tokens_of examples_of Block Transformer", {"transformer": ""}),
-    ("models/unet1d.py", "Conv1D ResidualBlock UNet1D", {"transformer": ""}),
+    ("models/transformer.py", "tokens_of examples_of", {"transformer": ""}),
     (
         "models/adm.py",
         "ADM down_path ADMBlock Heads attention",
