@@ -36,6 +36,7 @@ from matplotlib.ticker import FormatStrFormatter, NullFormatter
 
 import controllable
 import sde_lib
+from benchmarks import pages
 from diffusion import daps as decoupled
 from diffusion import (
     few_steps,
@@ -46,14 +47,12 @@ from diffusion import (
     svd,
     twisted,
 )
-from runtime import files
 
 Array = jax.Array
 Errors = dict[str, dict[int, float]]  # by method and NFE
 
 SIZES = (20, 100, 500)
 MEASUREMENTS = 3
-BEGIN, END = "<!-- begin: benchmarks/inverse.py -->", "<!-- end: benchmarks/inverse.py -->"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -401,20 +400,6 @@ def markdown(results: dict[str, tuple[Errors, float]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def write(page: pathlib.Path, table: str) -> None:
-    """Puts the table between the two comments of the page.
-
-    Raises:
-      ValueError: the page does not have them.
-    """
-    text = page.read_text()
-    if BEGIN not in text or END not in text:
-        raise ValueError(f"{page} has no lines {BEGIN} and {END}")
-    before, after = text.partition(BEGIN)[0], text.partition(END)[2]
-    with files.whole(page) as path:
-        path.write_text(f"{before}{BEGIN}\n\n{table}\n{END}{after}")
-
-
 def draw_curves(path: pathlib.Path, results: dict[str, tuple[Errors, float]]) -> None:
     """A panel for each problem, with the distance of exact draws as a grey line."""
     figure = Figure(figsize=(4.2 * len(results) + 1.6, 4.2), dpi=90, layout="constrained")
@@ -456,7 +441,7 @@ def main() -> None:
     table = markdown(results)
     print(table)
     if args.page:
-        write(args.page, table)
+        pages.write(args.page, "benchmarks/inverse.py", table)
     if args.picture:
         draw_curves(args.picture, results)
     print(f"{time.process_time():.0f} s of CPU time", file=sys.stderr)

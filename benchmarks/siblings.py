@@ -19,17 +19,17 @@ import json
 import pathlib
 import subprocess
 import sys
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import numpy as np
 from PIL import Image
 
+from benchmarks import pages
 from configs.names import lookup
 from runtime import figures, files
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BEGIN = "<!-- begin: benchmarks/siblings.py -->"
-END = "<!-- end: benchmarks/siblings.py -->"
 COLUMNS = 9
 PROMPTS = ("red heart", "green apple", "blue book")
 
@@ -39,18 +39,15 @@ class Sibling(NamedTuple):
 
     Attributes:
       title: of its row.
-      task: options of `--mode=control`; empty: its samples.
+      task: of `--mode=control`; empty: its samples.
+      options: of the task.
       of_emoji: it guides the shipped weights.
     """
 
     title: str
-    task: tuple[str, ...] = ()
+    task: str = ""
+    options: Mapping[str, Any] = {}
     of_emoji: bool = False
-
-
-def _guidance(task: str, **options: object) -> tuple[str, ...]:
-    options = {"task": task} | options
-    return tuple(f"--config.control.{name}={value}" for name, value in options.items())
 
 
 SIBLINGS = {
@@ -59,18 +56,20 @@ SIBLINGS = {
     "likelihood": Sibling("likelihood weighting"),
     "cosine_vp": Sibling("cosine VP"),
     "sigma_power": Sibling("sigma^t"),
-    "classes": Sibling("classes", _guidance("class", method="conditional", num_variants=1)),
+    "classes": Sibling("classes", "class", {"method": "conditional", "num_variants": 1}),
     "classifier_free": Sibling(
-        "classifier-free, scale 2", _guidance("class", scale=2, num_variants=1)
+        "classifier-free, scale 2", "class", {"scale": 2, "num_variants": 1}
     ),
     "classifier": Sibling(
         "classifier, scale 5",
-        _guidance("class", method="classifier", scale=5, num_variants=1),
+        "class",
+        {"method": "classifier", "scale": 5, "num_variants": 1},
         of_emoji=True,
     ),
     "clip": Sibling(
         "CLIP: " + ", ".join(PROMPTS),
-        _guidance("prompt", scale=10, num_variants=3, prompt=";".join(PROMPTS)),
+        "prompt",
+        {"scale": 10, "num_variants": 3, "prompt": ";".join(PROMPTS)},
         of_emoji=True,
     ),
 }
@@ -80,8 +79,8 @@ def command(*flags: str) -> None:
     subprocess.run([sys.executable, str(ROOT / "main.py"), *flags], check=True)
 
 
-def settings(steps: int) -> list[str]:
-    """What differs from the shipped config: fewer steps, the learning rate's end among them."""
+def run_of(name: str, steps: int) -> list[str]:
+    """Flags of a sibling's config with fewer steps, the learning rate's end among them."""
     changed = {
         "training.n_iters": steps,
         "training.snapshot_freq": steps,
@@ -89,12 +88,13 @@ def settings(steps: int) -> list[str]:
         "optim.decay_steps": steps,
         "optim.warmup": 50,
     }
-    return [f"--config.{name}={value}" for name, value in changed.items()]
+    config = f"--config={ROOT / 'configs' / 'emoji' / name}.py"
+    return [config, *(f"--config.{field}={value}" for field, value in changed.items())]
 
 
 def draw(name: str, sibling: Sibling, workdir: pathlib.Path, steps: int) -> np.ndarray:
     """The row [32, 9 * 32, 3] of a sibling that is trained, uint8."""
-    of_sibling = [f"--config={ROOT / 'configs' / 'emoji' / name}.py", *settings(steps)]
+    of_sibling = run_of(name, steps)
     if not sibling.task:
         command("--mode=sample", *of_sibling, f"--workdir={workdir}",
                 f"--config.sampling.num_samples={COLUMNS}")  # fmt: skip
@@ -104,9 +104,10 @@ def draw(name: str, sibling: Sibling, workdir: pathlib.Path, steps: int) -> np.n
     if sibling.of_emoji:
         folder = workdir.parent / f"guided_by_{name}"
         of_sibling = ["--source=emoji", f"--config.control.guide={workdir}"]
-    command("--mode=control", *of_sibling, f"--workdir={folder}", *sibling.task)
-    task = sibling.task[0].partition("=")[2]
-    with np.load(folder / "control" / task / "results.npz") as results:
+    options = {"task": sibling.task, **sibling.options}
+    asked = [f"--config.control.{field}={value}" for field, value in options.items()]
+    command("--mode=control", *of_sibling, f"--workdir={folder}", *asked)
+    with np.load(folder / "control" / sibling.task / "results.npz") as results:
         return np.concatenate(results["image"][:COLUMNS], axis=1)
 
 
@@ -141,16 +142,13 @@ def run() -> None:
     for name in options.name or SIBLINGS:
         sibling = lookup(SIBLINGS, name, "sibling of configs/emoji")
         workdir = options.workdir / name
-        config = f"--config={ROOT / 'configs' / 'emoji' / name}.py"
-        command("--mode=train", config, f"--workdir={workdir}", *settings(options.steps))
+        command("--mode=train", *run_of(name, options.steps), f"--workdir={workdir}")
         rows[name] = draw(name, sibling, workdir, options.steps)
         losses[name] = losses_of(workdir)
     text = table(losses)
     print(text)
     if options.page:
-        page = options.page.read_text()
-        head, tail = page.split(BEGIN)[0], page.split(END)[1]
-        files.write_text(options.page, f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
+        pages.write(options.page, "benchmarks/siblings.py", text)
     if options.picture:
         options.picture.parent.mkdir(parents=True, exist_ok=True)
         titles = [SIBLINGS[name].title for name in rows]

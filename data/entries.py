@@ -45,15 +45,15 @@ def known_of(text: str, shape: tuple[int, ...]) -> np.ndarray | None:
     """The mask of the entries that `training.known` names, None where it names none.
 
     Raises:
-      ValueError: no slices, or slices of all entries, or of none.
+      ValueError: no slices, one of no places, or slices of all entries.
     """
     if not text:
         return None
     mask = mask_of(text, shape, "training.known")
-    if mask.min() == mask.max():
+    if mask.all():
         raise ValueError(
-            f"training.known={text!r} is {'all' if mask.max() else 'none'} of the {shape[0]} "
-            "places of an example; some are to be known, and some not"
+            f"training.known={text!r} is all of the {shape[0]} places of an example; some are to "
+            "be known, and some not"
         )
     return mask
 

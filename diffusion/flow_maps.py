@@ -20,6 +20,7 @@ from jax import Array
 
 from diffusion import grids
 from diffusion.noise import Noise
+from diffusion.parametrisation import convert
 from diffusion.trajectory import Samples, drive, samples_ending_on
 from sde_lib import SDE, Factors, Images, ScoreFn, Times, batch_mul
 
@@ -135,13 +136,10 @@ def consistency_tangent(
       of_x: m [B].
       share: r in their algorithm 1.
     """
-    alpha, sigma = sde.alpha(t), sde.sigma(t)
-    fall, rise = sde.rates(t)
-    clock = 2.0 * jnp.square(sigma / sde.diffusion(t))
-    z = batch_mul(1.0 / sigma, x - batch_mul(alpha, x0))
-    velocity = batch_mul(clock, batch_mul(fall, x0) + batch_mul(rise, z))
+    clock = 2.0 * jnp.square(sde.sigma(t) / sde.diffusion(t))
+    velocity = batch_mul(clock, convert(sde, x, t, x0, "x0", "flow"))
     end, change = jax.jvp(denoiser, (x, t), (velocity, clock))
-    pull = batch_mul(of_x * alpha, end - x0)
+    pull = batch_mul(of_x * sde.alpha(t), end - x0)
     return end, pull + share * (change - pull)
 
 
@@ -238,9 +236,7 @@ def mean_flow_error(
       power: p; the gradient is divided by `(error + 1e-3)^p`, which makes large errors count less.
         The number is the error all the same.
     """
-    fall, rise = sde.rates(t)
-    z = batch_mul(1.0 / sde.sigma(t), x - batch_mul(sde.alpha(t), x0))
-    velocity = batch_mul(fall, x0) + batch_mul(rise, z)
+    velocity = convert(sde, x, t, x0, "x0", "flow")
     u, change = jax.jvp(lambda x, t: mean_velocity(x, t, s), (x, t), (velocity, jnp.ones_like(t)))
     target = jax.lax.stop_gradient(velocity - batch_mul(t - s, change))
     error = jnp.mean(jnp.square(u - target), tuple(range(1, x.ndim)))

@@ -78,48 +78,43 @@ def _ncsnpp(config: Any) -> NCSNpp:
     )
 
 
+def _with_heads(config: Any) -> dict[str, Any]:
+    """Arguments that ADM and EDM2 share."""
+    model = config.model
+    return {
+        "nf": model.nf,
+        "ch_mult": tuple(model.ch_mult),
+        "num_res_blocks": model.num_res_blocks,
+        "attn_resolutions": tuple(model.attn_resolutions),
+        "dropout": model.dropout,
+        "head_channels": model.head_channels,
+        "embedding_type": model.embedding_type.lower(),
+        "num_labels": model.num_labels,
+        "centered": config.data.centered,
+        "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
+        "remat": model.remat,
+    }
+
+
 @documented_by(ADM)
 def _adm(config: Any) -> ADM:
     model = config.model
     _check_normalization(model, "GroupNorm")
     return ADM(
-        nf=model.nf,
-        ch_mult=tuple(model.ch_mult),
-        num_res_blocks=model.num_res_blocks,
-        attn_resolutions=tuple(model.attn_resolutions),
-        dropout=model.dropout,
-        head_channels=model.head_channels,
+        **_with_heads(config),
         num_heads=model.num_heads,
         num_groups=model.num_groups,
         learned_variance=model.learned_variance,
         attention_order=model.attention_order,
-        embedding_type=model.embedding_type.lower(),
-        num_labels=model.num_labels,
         augment_dim=model.augment_dim,
-        centered=config.data.centered,
-        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
-        remat=model.remat,
     )
 
 
 @documented_by(EDM2)
 def _edm2(config: Any) -> EDM2:
-    model = config.model
-    _check_normalization(model, "none", "GroupNorm")
+    _check_normalization(config.model, "none", "GroupNorm")
     check_attention(config)
-    return EDM2(
-        nf=model.nf,
-        ch_mult=tuple(model.ch_mult),
-        num_res_blocks=model.num_res_blocks,
-        attn_resolutions=tuple(model.attn_resolutions),
-        dropout=model.dropout,
-        head_channels=model.head_channels,
-        embedding_type=model.embedding_type.lower(),
-        num_labels=model.num_labels,
-        centered=config.data.centered,
-        dtype=lookup(DTYPES, model.dtype, "model.dtype"),
-        remat=model.remat,
-    )
+    return EDM2(**_with_heads(config))
 
 
 @documented_by(NCSNv2)

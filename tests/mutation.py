@@ -38,7 +38,6 @@ from typing import Any, NamedTuple
 from mutation_rules import EQUIVALENT, RULES
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
-BEGIN, END = "<!-- begin: tests/mutation.py -->", "<!-- end: tests/mutation.py -->"
 CPU_SECONDS = 150  # after which a mutant counts as noticed: it does not end
 SECONDS = 3600.0  # the same on the clock, for one that waits for ever
 
@@ -226,7 +225,10 @@ def main() -> int:
     if args.page:
         if not args.record or args.file:
             parser.error("--page is of all files, and of what --record has")
-        write_page(args.page, table(files, verdicts(args.record)))
+        sys.path.insert(0, str(ROOT))
+        from benchmarks import pages
+
+        pages.write(args.page, "tests/mutation.py", table(files, verdicts(args.record)))
         return 0
     chosen = [m for file in files for m in mutants(file) if (m.file, m.new) not in EQUIVALENT]
     index, count = args.shard
@@ -294,14 +296,6 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
                     stream.write(json.dumps(entry) + "\n")
     print(f"{len(due)} mutants, {survived} survived; {len(EQUIVALENT)} change nothing")
     return 1 if survived and not log else 0
-
-
-def write_page(page: pathlib.Path, text: str) -> None:
-    """Puts the table between the two comments of the page that mark its place."""
-    old = page.read_text()
-    head, rest = old.split(BEGIN)
-    _, tail = rest.split(END)
-    page.write_text(f"{head}{BEGIN}\n\n{text}\n\n{END}{tail}")
 
 
 if __name__ == "__main__":

@@ -131,7 +131,7 @@ def clip_by_norm(
 def frozen(path: tuple, leaf: Any) -> bool:
     """True if a parameter is fixed by design: the random frequencies of the Fourier embedding."""
     del leaf
-    return any("Fourier" in str(entry) or "fourier" in str(entry) for entry in path)
+    return any("fourier" in str(entry).lower() for entry in path)
 
 
 def make_optimizer(
