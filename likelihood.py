@@ -35,6 +35,7 @@ from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
 from sde_lib import SDE, AnyTimes, Arrays, Images, Keys, ScoreFn, Times, batch_mul
 
+LOG_DENSITY_WEIGHT = 3.0  # of a step's error in the log-likelihood, beside that in the image
 AT_ONCE = 64  # probes of one image whose products are computed together
 
 Counts = Int[Array, "batch"]  # [B]
@@ -74,7 +75,7 @@ def log_likelihood(
     Args:
       x: [B, ...].
       probes: [K, B, ...], the same at every evaluation; the estimate is the mean over K.
-      rtol: relative tolerance of a step, on image and log-likelihood together.
+      rtol: relative tolerance of a step, on the image and on its log-likelihood: see `step_error`.
       atol: absolute tolerance of a step.
       solver: a name in `ode.solvers`.
       eps: the time that stands for 0; None: `sde.training_eps`.
@@ -86,9 +87,11 @@ def log_likelihood(
     if probes.ndim != x.ndim + 1 or probes.shape[1:] != x.shape or not len(probes):
         raise ValueError(f"probes are {probes.shape}; x {x.shape} needs (K, *x.shape), K >= 1")
     flow = ode.probability_flow(sde, score_fn)
+    size = math.prod(x.shape[1:])
 
     def field(t: ArrayLike, state: tuple[Array, Array], probes: Array) -> tuple[Array, Array]:
-        return drift_and_divergence(flow, t, state[0], probes)
+        drift, divergence = drift_and_divergence(flow, t, state[0], probes)
+        return drift, divergence / size
 
     solution = ode.solve(
         field,
@@ -100,10 +103,21 @@ def log_likelihood(
         atol=atol,
         solver=solver,
         max_steps=max_steps,
+        error_norm=step_error,
     )
-    z, integral = solution.y
-    logp = sde.prior_logp(z) + integral
+    z, nats_per_dim = solution.y
+    logp = sde.prior_logp(z) + size * nats_per_dim
     return Likelihood(logp, z, solution.nfe, solution.ok & jnp.isfinite(logp))
+
+
+def step_error(error: tuple[Array, Array]) -> Array:
+    """The larger of the image's root mean square error and the log-likelihood's, weighted.
+
+    Both are relative to the tolerances of a step, the second in nats per dimension. In the mean
+    square of all D + 1 numbers the last one would go unseen, and with it the error of bits/dim.
+    """
+    image, nats_per_dim = error
+    return jnp.maximum(ode.norm(image), LOG_DENSITY_WEIGHT * ode.norm(nats_per_dim))
 
 
 def drift_and_divergence(

@@ -68,6 +68,13 @@ def evaluations(solver: diffrax.AbstractERK, steps: Array) -> Array:
     return (stages - 1) * steps + 1 if tableau.fsal else stages * steps
 
 
+def norm(error: PyTree[Array]) -> Array:
+    """Root mean square over all leaves; infinite where not a number, so that the step shrinks."""
+    leaves = jax.tree.leaves(error)
+    total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
+    return jnp.nan_to_num(jnp.sqrt(total / sum(leaf.size for leaf in leaves)), nan=jnp.inf)
+
+
 def solve(
     field: Callable[[ArrayLike, PyTree[Array], PyTree[Array]], PyTree[Array]],
     y: PyTree[Array],
@@ -80,12 +87,13 @@ def solve(
     solver: str = "Tsit5",
     max_steps: int = 4096,
     num_frames: int = 0,
+    error_norm: Callable[[PyTree[Array]], Array] = norm,
 ) -> Solution:
     """Integrates dy/dt = field(t, y, args) from `t0` to `t1` (either may be the larger).
 
     `field` sees one image: a scalar t, leaves without batch axis. `y` and `args` have leaves
-    [B, ...] (args may be None). The local error of a step, as root mean square over all leaves of
-    one image of error / (atol + rtol |y|), is kept below 1. `num_frames` states at equally spaced
+    [B, ...] (args may be None). The `error_norm` of a step's local error, of one image's leaves of
+    error / (atol + rtol |y|), is kept below 1. `num_frames` states at equally spaced
     times from t0 to t1 are interpolated if asked for. `ok` is False where the solver gave up
     (max_steps reached, or steps too small) or the result is not finite: `y` is no solution there.
 
@@ -102,7 +110,7 @@ def solve(
     control = diffrax.PIDController(
         rtol=rtol,
         atol=atol,
-        norm=norm,
+        norm=error_norm,
         dtmin=SMALLEST_STEP * abs(t1 - t0),
         force_dtmin=False,
     )
@@ -150,13 +158,6 @@ def heun_steps(field: Callable[[ArrayLike, Array], Array], x: Array, times: np.n
 
     ends = jnp.asarray(times, x.dtype)
     return jax.lax.scan(step, x, (ends[:-1], ends[1:]))[0]
-
-
-def norm(error: PyTree[Array]) -> Array:
-    """Root mean square over all leaves; infinite where not a number, so that the step shrinks."""
-    leaves = jax.tree.leaves(error)
-    total = sum(jnp.sum(jnp.square(leaf)) for leaf in leaves)
-    return jnp.nan_to_num(jnp.sqrt(total / sum(leaf.size for leaf in leaves)), nan=jnp.inf)
 
 
 def probability_flow(sde: SDE, score_fn: ScoreFn) -> Callable[[ArrayLike, Array], Array]:
