@@ -57,7 +57,7 @@ lint: install
 	$(RUN) -m mypy .
 
 test: lint
-	$(RUN) -m pytest -n 2
+	$(RUN) -m pytest -n 2 --dist loadfile
 
 test-slow: install
 	$(RUN) -m pytest -m slow

@@ -1,5 +1,6 @@
 """Environment shared by all tests. It must run before JAX is imported."""
 
+import importlib.metadata
 import os
 import pathlib
 from collections.abc import Iterator
@@ -18,22 +19,33 @@ os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 
 
-@pytest.fixture(autouse=True)
-def quick_compilation(request: pytest.FixtureRequest) -> Iterator[None]:
-    """LLVM's optimisation is left out in tests so marked, which compile much and compute little.
+# LLVM's optimisation is left out, here and in the processes that tests start: most tests compile
+# much and compute little. XLA's passes are those that users run; only roundings differ. Its older
+# emitters of CPU code compile in half the time; JAX 0.12 has them no more.
+QUICK = not os.environ.get("FULL_COMPILATION")
+if QUICK:
+    os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    if importlib.metadata.version("jax") < "0.11":
+        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
 
-    Their programs, and XLA's passes over them, are those that users run; only roundings differ.
-    Slow tests have all of it, as have those of golden files from elsewhere. FULL_COMPILATION=1
-    tests everything as users compile.
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """Compiles in full what computes much: slow tests, and those marked full_compilation.
+
+    So are those of golden files from elsewhere. FULL_COMPILATION=1 compiles all as for users.
     """
-    marks = {mark.name for mark in request.node.iter_markers()}
+    marks = {mark.name for mark in item.iter_markers()}
     elsewhere = "golden" in marks and os.environ.get("GOLDEN_DIR")
-    full = "slow" in marks or elsewhere or os.environ.get("FULL_COMPILATION")
-    if full or "quick_compilation" not in marks:
-        yield
-        return
+    if not QUICK or not (elsewhere or marks & {"slow", "full_compilation"}):
+        return (yield)
     import jax  # not above: tests that need none do not wait for it
 
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    name = "JAX_DISABLE_MOST_OPTIMIZATIONS"
+    jax.config.update(name.lower(), False)
+    os.environ[name] = "0"
+    try:
+        return (yield)
+    finally:
+        jax.config.update(name.lower(), True)
+        os.environ[name] = "1"

@@ -16,7 +16,6 @@ from runtime import experiment
 from tests import tiny
 from training.objective import objective_from_config
 
-pytestmark = pytest.mark.quick_compilation
 SIDE = 16
 
 

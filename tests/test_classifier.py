@@ -23,8 +23,6 @@ from tests import gaussians, tiny
 from tests.test_models import quick_jit, random_params, relative_error
 from training.objective import objective_from_config
 
-pytestmark = pytest.mark.quick_compilation
-
 every_sde = pytest.mark.parametrize("sde", [VPSDE(), VESDE()], ids=["vp", "ve"])
 SMALL = models.NoisyClassifier(
     num_classes=3, widen_factor=1, blocks_per_group=1, dropout=0.5, fourier_scale=0.5

@@ -29,8 +29,6 @@ from tests import golden_cases, tiny
 from tests.test_models import quick_jit, random_params, relative_error
 from training.objective import objective_from_config
 
-pytestmark = pytest.mark.quick_compilation
-
 LENGTH = 24
 EMOJI = pathlib.Path(EmojiNames.PLACES[LIST]) / LIST
 SMALL = models.CLIP(captions.VOCABULARY, captions.END, 8, 8, 1, 2, LENGTH, fourier_scale=0.5)

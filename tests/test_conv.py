@@ -15,8 +15,6 @@ from models.ops.conv import Conv, Geometry, conv, default_init
 from models.ops.materialise import spread, sum_pixels
 from tests.marks import but_slow, slow
 
-pytestmark = pytest.mark.quick_compilation
-
 GEOMETRIES: dict[str, Any] = {  # image, kernel, stride, padding, dilation
     "same": ((7, 6), 3, 1, "SAME", 1),
     "dilated": ((9, 8), 3, 1, "SAME", 2),

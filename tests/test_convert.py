@@ -33,8 +33,6 @@ from tests.test_training import use_devices
 from training import optimizers
 from training.state import new_state, state_from_host
 
-pytestmark = pytest.mark.quick_compilation
-
 LIMIT = 2e-5  # of the largest output
 
 

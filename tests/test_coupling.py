@@ -21,8 +21,6 @@ from runtime import experiment
 from tests.test_models import quick_jit
 from training.objective import objective_from_config
 
-pytestmark = pytest.mark.quick_compilation
-
 
 def draws(seed: int, count: int, shape: tuple[int, ...]) -> tuple[jax.Array, jax.Array]:
     """Images far from a normal law, and noise."""

@@ -14,7 +14,6 @@ from tests import affine, gaussians
 from tests.marks import but_slow
 from tests.test_restoration import like
 
-pytestmark = pytest.mark.quick_compilation
 Array = jax.Array
 SHAPE = (1, 2, 1)
 STD, NOISE_STD = 0.7, 0.3

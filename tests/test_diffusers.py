@@ -19,8 +19,6 @@ from interop import diffusers, diffusers_config, sources
 from tests import golden_cases
 from tests.test_interop_files import Reduced, Tensor, write_pth
 
-pytestmark = pytest.mark.quick_compilation
-
 SHAPE = (8, 8, 3)
 DDPM = models.DDPM(nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), centered=True)
 # Attention over 128 channels: fewer have other norms in diffusers.

@@ -15,7 +15,6 @@ from interop import formats, pth_writer, transformers_dinov2
 from models.dinov2 import cubic_interpolation
 from tests import golden_cases
 
-pytestmark = pytest.mark.quick_compilation
 FOLDER = golden_cases.ROOTS[0] / "dinov2"
 
 

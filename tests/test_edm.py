@@ -23,7 +23,6 @@ from interop import convert, edm, edm_pickle, official
 from tests import edm_cases, golden_cases
 from tests.edm_cases import PICKLES, RULES, channels_last
 
-pytestmark = pytest.mark.quick_compilation
 TOLERANCE = 2e-5
 
 

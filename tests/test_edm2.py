@@ -22,8 +22,6 @@ from training.objective import objective_from_config
 from training.state import state_from_config
 from training.step import make_train_step
 
-pytestmark = pytest.mark.quick_compilation
-
 SMALL = edm2.EDM2(
     nf=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), head_channels=8, num_labels=3
 )

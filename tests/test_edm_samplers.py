@@ -19,7 +19,6 @@ from diffusion import few_steps, grids, heun
 from diffusion.noise import recorded_noise
 from tests import edm_cases, gaussians, golden_cases, test_sampling
 
-pytestmark = pytest.mark.quick_compilation
 case = functools.lru_cache(maxsize=1)(edm_cases.case)
 VP = grids.VPBetas(0.1, 19.9).noise(np.array([1e-3, 1.0]))  # EDM's own range for its VP grid
 RANGES = {"vp": (VP[0], VP[1]), "ve": (0.02, 100), "iddpm": (0.002, 81), "edm": (0.002, 80)}

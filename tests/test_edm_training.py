@@ -22,7 +22,6 @@ from training.objective import objective_from_config
 from training.state import state_from_config
 from training.step import make_train_step
 
-pytestmark = pytest.mark.quick_compilation
 PUBLISHED = {
     "cifar10_cond_vp": 55_735_299,
     "cifar10_uncond_vp": 55_733_891,

@@ -39,8 +39,6 @@ from tests import tiny
 from tests.test_convert import save, tiny_checkpoint
 from tests.test_diffusers import DDPM, NCSNPP, SHAPE, folder_of
 
-pytestmark = pytest.mark.quick_compilation
-
 
 def described(**fields: Any) -> ConfigDict:
     """A config with these fields, `section__field=value`."""

@@ -26,7 +26,6 @@ from tests.test_report import load
 from tests.test_report import results as report_results
 from tests.test_training import use_devices
 
-pytestmark = pytest.mark.quick_compilation
 ROOT = golden_cases.ROOTS[0]
 
 

@@ -20,8 +20,6 @@ from sde_lib import SDE, VESDE, VPSDE, BetaSDE, CosineVPSDE, batch_mul
 from tests import gaussians
 from tests.test_sampling import MEAN, STD, Counter, config_of, keys_of, normal_noise
 
-pytestmark = pytest.mark.quick_compilation
-
 DETERMINISTIC: dict[str, tuple[Any, dict[str, Any], float]] = {
     "ddim": (few_steps.ddim, {}, 1),
     "dpm_1": (few_steps.dpm_solver, {"order": 1}, 1),

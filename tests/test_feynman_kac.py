@@ -19,7 +19,6 @@ from tests import gaussians
 from tests.test_models import quick_jit
 
 Array = jax.Array
-pytestmark = pytest.mark.quick_compilation
 
 IMAGES, COUNT = 8, 512
 

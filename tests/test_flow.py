@@ -35,8 +35,6 @@ from tests.marks import but_slow
 from tests.test_sampling import normal_noise
 from training.loop import train
 
-pytestmark = pytest.mark.quick_compilation
-
 MEAN, STD = 0.3, 0.5
 KINDS = but_slow(gaussians.FLOWS, ["rectified"])
 every_kind = pytest.mark.parametrize("kind", KINDS)

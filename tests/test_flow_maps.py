@@ -49,8 +49,6 @@ from training.objective import objective_from_config
 from training.state import state_from_config
 from training.step import make_train_step
 
-pytestmark = pytest.mark.quick_compilation
-
 MEAN, STD = 0.8, 0.3
 KINDS: dict[str, SDE] = {
     "edm": EDMSDE(sigma_max=5.0),

@@ -14,8 +14,6 @@ from models.ops.group_norm import group_norm
 from tests.marks import slow
 from tests.test_conv import assert_close, normal
 
-pytestmark = pytest.mark.quick_compilation
-
 CASES = {  # images, pixels, channels, groups
     "four channels a group": (3, 12, 32, 8),
     "odd": (2, 7, 18, 3),

@@ -16,7 +16,6 @@ from tests import gaussians
 from tests.test_models import quick_jit
 
 Array = jax.Array
-pytestmark = pytest.mark.quick_compilation
 
 FREE, TOLD = 0.3, -0.7  # means of two Gaussians
 

@@ -30,8 +30,6 @@ from tests.test_edm import channels_last
 from tests.test_interop_files import Tensor, write_pth
 from tests.test_models import quick_jit
 
-pytestmark = pytest.mark.quick_compilation
-
 FOLDER = "guided_diffusion"
 TOLERANCE = 2e-5
 NORMS = ("in_layers.0", "out_layers.0", "norm", "out.0")

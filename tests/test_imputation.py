@@ -250,7 +250,6 @@ class ExactConditional:
         return jnp.stack([score, jnp.full_like(score, jnp.nan)], -1)  # of x_1 it says nothing
 
 
-@pytest.mark.quick_compilation
 def test_told_entries_give_the_posterior_of_the_others() -> None:
     config = defaults.points("arrays")
     defaults.vp(config, continuous=True)

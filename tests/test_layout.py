@@ -18,8 +18,6 @@ from training.step import make_train_step
 
 SHAPES = {"a": (3, 5), "b": {"c": (8,), "d": (), "GaussianFourierProjection_0": (2, 1, 3)}}
 
-pytestmark = pytest.mark.quick_compilation
-
 
 def tree(seed: int, scale: float = 1.0):
     rng = np.random.default_rng(seed)

@@ -22,8 +22,6 @@ from sde_lib import SDE, SDES, VESDE, VPSDE, SubVPSDE
 from tests import analytic_models, gaussians, golden_cases
 from tests.marks import but_slow, slow
 
-pytestmark = pytest.mark.quick_compilation
-
 MEAN, STD, EPS = 0.3, 0.5, 1e-5
 SHAPE = (4, 2, 1)
 

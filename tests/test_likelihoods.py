@@ -24,7 +24,6 @@ from sde_lib import VPSDE
 from tests import gaussians
 from tests.test_training import use_devices
 
-pytestmark = pytest.mark.quick_compilation
 MEAN, STD = 0.3, np.array([0.2, 0.9], np.float32)
 
 

@@ -26,8 +26,6 @@ from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
 from tests import golden_cases
 from tests.marks import slow
 
-pytestmark = pytest.mark.quick_compilation
-
 SDES = [VPSDE(), SubVPSDE(), VESDE()]
 every_sde = pytest.mark.parametrize("sde", SDES, ids=lambda sde: type(sde).__name__)
 weightings = pytest.mark.parametrize("weighted", [False, True], ids=["sigma2", "g2"])

@@ -19,8 +19,6 @@ from models import layers
 from models.embeddings import noise_levels, positional_embedding
 from tests import golden_cases
 
-pytestmark = pytest.mark.quick_compilation
-
 SLOW_TO_COMPILE = ("a1b_", "a3_", "a4c_", "a5b_", "a7_")
 quick_jit = functools.partial(jax.jit, compiler_options={"xla_backend_optimization_level": 0})
 

@@ -15,7 +15,6 @@ from tests import affine, gaussians
 from tests.marks import but_slow
 from tests.test_inverse import OPERATORS, SHAPE, correlated, matrix
 
-pytestmark = pytest.mark.quick_compilation
 Array = jax.Array
 NOISE_STD, STD = 0.2, 0.7
 

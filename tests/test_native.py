@@ -17,8 +17,6 @@ from models.ops import native
 from models.ops.conv import conv
 from tests.test_conv import GEOMETRIES, assert_close, lax_conv, normal
 
-pytestmark = pytest.mark.quick_compilation
-
 SUPPORTED = (sys.platform, platform.machine()) == ("linux", "x86_64")
 EXPECTED = SUPPORTED and shutil.which("g++") and os.environ.get("SCORE_SDE_NATIVE") != "0"
 needs_native = pytest.mark.skipif(not EXPECTED, reason="needs Linux on x86-64 and g++")

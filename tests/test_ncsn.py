@@ -14,8 +14,6 @@ from models import ncsn, refinenet
 from tests import golden_cases
 from tests.test_models import quick_jit, relative_error
 
-pytestmark = pytest.mark.quick_compilation
-
 MODELS = {
     "ncsn": (ncsn.NCSN, "64"),
     "ncsnv2_64": (ncsn.NCSNv2, "64"),

@@ -12,8 +12,6 @@ from PIL import Image
 
 from diffusion import nonlinear_operators
 
-pytestmark = pytest.mark.quick_compilation
-
 
 def pictures(height: int, width: int, channels: int) -> np.ndarray:
     """Two smooth pictures with an edge, uint8."""

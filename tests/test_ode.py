@@ -7,13 +7,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
 
 from diffusion import ode
 from sde_lib import RectifiedSDE
 from tests import gaussians
-
-pytestmark = pytest.mark.quick_compilation
 
 
 def test_heun_steps_follow_a_known_flow_at_order_two() -> None:

@@ -16,7 +16,6 @@ from runtime import experiment
 from tests.marks import but_slow
 from tests.test_control import run, settings
 
-pytestmark = pytest.mark.quick_compilation
 NONLINEAR = {"clipping", "phase_retrieval", "jpeg"}
 
 

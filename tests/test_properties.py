@@ -38,7 +38,6 @@ from interop import flax_msgpack, formats, pth, pth_writer
 from sde_lib import SDE
 from tests import gaussians, marks
 
-pytestmark = pytest.mark.quick_compilation
 MORE = int(os.environ.get("HYPOTHESIS_EXAMPLES", "0"))
 
 

@@ -20,8 +20,6 @@ from models.resample import (
     upsample_conv_2d,
 )
 
-pytestmark = pytest.mark.quick_compilation
-
 KERNELS = [(1, 3, 3, 1), (1, 2, 1), (1, 1, 1, 1, 1), (1, -2, 5, 0, 3, 1)]
 
 

@@ -14,7 +14,6 @@ from sde_lib import SDE, VPSDE
 from tests import affine, gaussians
 from tests.marks import but_slow
 
-pytestmark = pytest.mark.quick_compilation
 Array = jax.Array
 SHAPE = (1, 2, 1)
 INDEPENDENT = affine.Law(np.array([0.3, -0.2]), np.diag([0.5, 0.3]))

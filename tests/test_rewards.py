@@ -19,7 +19,6 @@ from tests.test_control import run as control
 from tests.test_control import settings
 
 STD = 0.1
-pytestmark = pytest.mark.quick_compilation
 
 
 def exact(parts: experiment.Parts, params: Any, *told: Any) -> ScoreFn:

@@ -15,8 +15,6 @@ from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, golden_cases
 from tests.test_models import load_network, quick_jit
 
-pytestmark = pytest.mark.quick_compilation
-
 
 def golden_tags() -> list[Any]:
     cases = []

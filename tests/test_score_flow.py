@@ -27,8 +27,6 @@ from tests import golden_cases, tiny
 from tests.test_interop_files import jax_state, write_flax
 from tests.test_models import quick_jit
 
-pytestmark = pytest.mark.quick_compilation
-
 CLASSIFIER = "score_sde/cifar10_classifier"
 TOLERANCE = 2e-5
 

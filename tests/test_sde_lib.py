@@ -43,8 +43,6 @@ from training.objective import objective_from_config
 from training.state import new_state
 from training.step import make_train_step
 
-pytestmark = pytest.mark.quick_compilation
-
 INTERPOLANTS = (RectifiedSDE, FlowOTSDE, TrigonometricSDE, PowerInterpolant)
 CLASSES = (VPSDE, SubVPSDE, VESDE, CosineVPSDE, EDMSDE, SigmaPowerSDE, *INTERPOLANTS)
 CASES = [

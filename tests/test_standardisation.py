@@ -89,7 +89,6 @@ def test_a_channel_of_a_series_has_one_mean_over_all_places() -> None:
     np.testing.assert_allclose(standard.std, z.std((0, 1)), rtol=1e-5)
 
 
-@pytest.mark.quick_compilation
 def test_likelihoods_are_those_of_the_numbers_in_their_own_units() -> None:
     """With the score of standardised Gaussian data the density is that of the data themselves."""
     sde, kind = VPSDE(), examples.Values(STANDARD)

@@ -21,8 +21,6 @@ from sde_lib import EDMSDE, SDE, RectifiedSDE, TrigonometricSDE
 from tests import gaussians
 from tests.marks import but_slow
 
-pytestmark = pytest.mark.quick_compilation
-
 MEAN, STD = 0.8, 0.3
 KINDS: dict[str, SDE] = {
     "rectified": RectifiedSDE(),

@@ -11,8 +11,6 @@ from diffusion import inverse, svd
 from tests.marks import but_slow
 from tests.test_inverse import OPERATORS, SHAPE, matrix
 
-pytestmark = pytest.mark.quick_compilation
-
 
 @pytest.mark.parametrize("name", but_slow(OPERATORS, ["masking", "gaussian_blur"]))
 def test_the_parts_make_the_operator_and_its_pseudo_inverse(name: str) -> None:

@@ -15,8 +15,6 @@ from ml_collections import ConfigDict
 from diffusion import times
 from sde_lib import EDMSDE, SDE, VPSDE, RectifiedSDE
 
-pytestmark = pytest.mark.quick_compilation
-
 U = (jnp.arange(20000) + 0.5) / 20000
 PROCESSES = pytest.mark.parametrize("sde", [RectifiedSDE(), EDMSDE()], ids=["rectified", "edm"])
 

@@ -17,8 +17,6 @@ from configs import defaults
 from models.transformer import Transformer, examples_of, tokens_of
 from models.unet1d import Conv1D, UNet1D
 
-pytestmark = pytest.mark.quick_compilation
-
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "mlp": [(5,), (8, 2), (4, 4, 2)],
     "transformer": [(5,), (8, 2), (4, 4, 2), (2, 4, 2, 3)],

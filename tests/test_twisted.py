@@ -16,7 +16,6 @@ from tests import affine
 from tests.marks import but_slow
 from tests.test_restoration import CORRELATED, SHAPE, like, mean
 
-pytestmark = pytest.mark.quick_compilation
 Array = jax.Array
 NOISE_STD, Y = 0.3, np.array([0.9])
 MATRIX = np.array([[0.5, 0.5]])
