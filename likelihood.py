@@ -35,7 +35,7 @@ from diffusion.probes import PROBES, gaussian
 from diffusion.times import first_time, likelihood_times, low_discrepancy, noise_share
 from sde_lib import SDE, AnyTimes, Arrays, Images, Keys, ScoreFn, Times, batch_mul
 
-LOG_DENSITY_WEIGHT = 3.0  # of a step's error in the log-likelihood, beside that in the image
+LOG_DENSITY_WEIGHT = 4.0  # of a step's error in the log-likelihood, beside that in the image
 AT_ONCE = 64  # probes of one image whose products are computed together
 
 Counts = Int[Array, "batch"]  # [B]

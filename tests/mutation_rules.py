@@ -100,9 +100,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
     (
         "likelihood.py",
-        "log_likelihood drift_and_divergence bits_per_dim",
+        "log_likelihood step_error drift_and_divergence bits_per_dim",
         {
             "likelihood": "bits_per_dim_of_a_uniform_density "
+            "the_error_of_a_step_in_the_density_is_seen "
             "one_rademacher_probe_is_exact_for_an_isotropic_score "
             "exact_trace_and_both_probes_on_a_mixture",
             "likelihoods": "a_trace_of_many_entries_is_exact_in_parts",
