@@ -22,7 +22,6 @@ from diffusion.parametrisation import convert
 from diffusion.trajectory import Frames, Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn
 
-
 _LEGENDRE = np.polynomial.legendre.leggauss(24)  # on [-1, 1]
 
 

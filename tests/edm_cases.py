@@ -190,14 +190,15 @@ class Case:
     def program(self) -> Callable[..., Any]:
         """D and F, and the gradients of sum(D v) with respect to weights and x, compiled once."""
 
-        def run(x: jax.Array, v: jax.Array, *settings: Any) -> Any:
+        @jax.jit
+        def run(params: Any, x: jax.Array, v: jax.Array, *settings: Any) -> Any:
             def total(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
                 D, F = self.denoised(params, x, *settings)
                 return jnp.sum(D * v), (D, F)
 
-            return jax.grad(total, (0, 1), has_aux=True)(self.params, x)
+            return jax.grad(total, (0, 1), has_aux=True)(params, x)
 
-        return jax.jit(run)
+        return functools.partial(run, self.params)
 
 
 def case(path: pathlib.Path) -> Case:

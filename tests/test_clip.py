@@ -218,8 +218,12 @@ def small_params() -> Any:
 
 
 @quick_jit
+def towers_of(params: Any, x: Any, levels: Any, tokens: Any) -> Any:
+    return SMALL.apply({"params": params}, x, levels, tokens)
+
+
 def towers(x: Any, levels: Any, tokens: Any) -> Any:
-    return SMALL.apply({"params": small_params()}, x, levels, tokens)
+    return towers_of(small_params(), x, levels, tokens)
 
 
 def text_rows(*texts: str) -> np.ndarray:
@@ -454,7 +458,7 @@ def test_a_folder_of_weights_computes_what_transformers_does(folder: pathlib.Pat
     np.testing.assert_allclose(mean, transformers_clip.MEAN, rtol=1e-6)
 
     @quick_jit
-    def run(pixels: Any) -> Any:
+    def run(params: Any, pixels: Any) -> Any:
         def pairs(pixels: Any) -> Any:
             found: Any = clip.apply({"params": params}, pixels, stored["tokens"])
             return found[2] * jnp.sum(found[0] * found[1]), found
@@ -464,7 +468,7 @@ def test_a_folder_of_weights_computes_what_transformers_does(folder: pathlib.Pat
             "gradient": gradient
         }
 
-    for name, found in run(stored["pixels"]).items():
+    for name, found in run(params, stored["pixels"]).items():
         np.testing.assert_allclose(found, stored[name], rtol=2e-4, atol=2e-5, err_msg=name)
     legacy = clip.clone(end=None)  # reads the highest token, which here is the end
     embed = quick_jit(lambda tokens: legacy.apply({"params": params}, tokens, method="embed_text"))
@@ -522,7 +526,7 @@ def test_a_clip_of_clean_images_looks_at_the_denoised_image(
     t, h = np.array([0.4], np.float32), 1e-2
 
     @quick_jit
-    def run(x: Any, v: Any) -> Any:
+    def run(params: Any, x: Any, v: Any) -> Any:
         condition = {name: jnp.asarray(a)[:1] for name, a in problem.conditions.items()}
         score = problem.guidance.score(params, condition, lambda x, t: -x)
         points = parts.sde.alpha(t) * jnp.concatenate([x + h * v, x - h * v])
@@ -531,7 +535,7 @@ def test_a_clip_of_clean_images_looks_at_the_denoised_image(
         image, text, scale = found
         return jnp.sum((score(x, t) + x) * v), scale * image @ text.T
 
-    along, similarity = run(x, v)
+    along, similarity = run(params, x, v)
     energy = similarity[:, 0]  # behind it the other prompt, then the ten classes
     if method == "contrast":
         rivals = [0, *(2 + y for y in range(10) if y != 6)]
