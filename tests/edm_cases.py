@@ -137,7 +137,8 @@ class Case:
 
     def classes(self, count: int) -> jax.Array:
         """The classes of the first images, or those of no class for a network without."""
-        return jnp.full(count, self.null) if self.labels is None else self.labels[:count]
+        unknown = np.full(count, self.null, np.int32)
+        return jnp.asarray(unknown if self.labels is None else self.labels[:count], jnp.int32)
 
     def forward(self, params: Any, y: jax.Array, augment: jax.Array) -> models.score.Network:
         """The network with its classes [B] and numbers of augmentation [B, 9], if it has any."""

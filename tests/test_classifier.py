@@ -106,7 +106,7 @@ def test_the_classifier_is_told_what_a_continuous_score_network_is() -> None:
 
     t = jnp.array([0.25, 1.0])
     for sde, labels in ((VPSDE(), 999 * t), (VESDE(), [0.01 * 5000**0.25, 50.0])):
-        found = models.class_log_prob(sde, classifier)(X[:2], t)
+        found = models.class_log_prob(sde, classifier)(jnp.asarray(X[:2]), t)
         np.testing.assert_allclose(found[:, 0] - found[:, 1], labels, rtol=1e-4)
         np.testing.assert_allclose(jax.nn.logsumexp(found, axis=1), 0, atol=1e-5)
 

@@ -25,7 +25,8 @@ from training.objective import objective_from_config
 def draws(seed: int, count: int, shape: tuple[int, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Images far from a normal law, and noise."""
     signs, around, z = np.random.default_rng(seed).standard_normal((3, count, *shape))
-    return np.float32(2.0 * np.sign(signs) + 0.3 + 0.1 * around), np.float32(z)
+    x0 = 2.0 * np.sign(signs) + 0.3 + 0.1 * around
+    return x0.astype(np.float32), z.astype(np.float32)
 
 
 def whole(count: int) -> coupling.Batch:
@@ -68,8 +69,8 @@ def test_on_the_line_the_order_is_kept() -> None:
 def test_an_image_alone_and_its_draw_keep_their_laws() -> None:
     """Over many batches of a fixed order, image 0's noise is normal; with the image it is not."""
     random = np.random.default_rng(0)
-    x0, z = np.float32(random.gamma(2.0, size=(1500, 8, 1))), random.standard_normal((1500, 8, 1))
-    z = z.astype(np.float32)
+    x0 = random.gamma(2.0, size=(1500, 8, 1)).astype(np.float32)
+    z = random.standard_normal((1500, 8, 1)).astype(np.float32)
     _, paired = quick_jit(jax.vmap(lambda x0, z: coupling.minibatch_ot(x0, z, whole(8))))(x0, z)
     assert scipy.stats.kstest(np.asarray(paired[:, 0, 0]), "norm").pvalue > 0.01
     assert np.corrcoef(x0[:, 0, 0], paired[:, 0, 0])[0, 1] > 0.6

@@ -131,7 +131,7 @@ def exact_draws(data: str) -> tuple[jax.Array, np.ndarray]:
     return first, np.asarray(null)
 
 
-def excess(x: jax.Array, y: jax.Array, data: str) -> float:
+def excess(x: Any, y: Any, data: str) -> float:
     """By how many standard deviations x and y differ more than two exact sets do on average.
 
     The largest of the `differences`. Deviations 1 % too large make the mean log p 0.01 D smaller:

@@ -117,7 +117,7 @@ def test_stochastic_solvers_have_their_weak_order(kind: str) -> None:
     score_fn = gaussians.linear_score(sde, MEAN, STD)
 
     names = list(STOCHASTIC) if kind == "vp" else ["ddim_eta_1", "dpmpp_2m_sde"]
-    end = np.full(1, sde.sampling_eps, np.float32)
+    end = jnp.asarray(np.full(1, sde.sampling_eps), jnp.float32)
     alpha, sigma = float(sde.alpha(end)[0]), float(sde.sigma(end)[0])
 
     def errors(steps: int) -> dict[str, tuple[float, float]]:
@@ -300,7 +300,7 @@ def test_ancestral_sampling_without_noise_is_ddim(kind: str) -> None:
     """One step of the predictor's probability flow, between times T / (N - 1) apart."""
     sde = dataclasses.replace(gaussians.SDES[kind], N=6)
     score_fn = gaussians.two_modes((3,)).score_fn(sde)
-    x = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((5, 3)), jnp.float32)
 
     @jax.jit
     def both() -> tuple[jax.Array, jax.Array]:

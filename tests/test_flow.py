@@ -76,8 +76,8 @@ def mixture_flow(sde: SDE, mixture: gaussians.Mixture) -> ScoreFn:
 @every_kind
 def test_its_score_is_that_of_the_data(kind: str) -> None:
     sde = gaussians.FLOWS[kind]
-    t = np.float32(np.linspace(1e-3, 1.0, 9) * sde.T)
-    x = np.random.default_rng(0).standard_normal((9, 3)).astype(np.float32)
+    t = jnp.asarray(np.linspace(1e-3, 1.0, 9) * sde.T, jnp.float32)
+    x = jnp.asarray(np.random.default_rng(0).standard_normal((9, 3)), jnp.float32)
 
     @jax.jit
     def both() -> tuple[Array, Array]:
@@ -95,7 +95,8 @@ def test_its_likelihood_is_exact(kind: str) -> None:
     sde = gaussians.FLOWS[kind]
     data = gaussians.two_modes((2,))
     z = np.random.default_rng(1).standard_normal((4, 2))
-    x = np.float32(np.asarray(data.means)[[0, 1, 1, 1]] + np.asarray(data.stds)[[0, 1, 1, 1]] * z)
+    part = np.array([0, 1, 1, 1])
+    x = jnp.asarray(np.asarray(data.means)[part] + np.asarray(data.stds)[part] * z, jnp.float32)
     eps = sde.training_eps
 
     @jax.jit
@@ -114,7 +115,7 @@ def test_its_likelihood_is_exact(kind: str) -> None:
 def test_solvers_of_the_flow_follow_it(kind: str) -> None:
     """The exact map, a known rescaling: adaptive, and at their orders with fixed steps."""
     base = gaussians.FLOWS[kind]
-    z = np.linspace(-1.5, 1.5, 8, dtype=np.float32).reshape(1, 8, 1)
+    z = jnp.asarray(np.linspace(-1.5, 1.5, 8).reshape(1, 8, 1), jnp.float32)
     noise = recorded_noise(z[None])
     eps = 0.02
 
@@ -163,7 +164,7 @@ def test_samplers_of_its_sde_have_their_weak_order(kind: str) -> None:
     """
     base = gaussians.FLOWS[kind]
     end = 0.25 * base.T
-    at_end = np.full(1, end, np.float32)
+    at_end = jnp.asarray(np.full(1, end), jnp.float32)
     exact_std = np.hypot(base.alpha(at_end)[0] * STD, base.sigma(at_end)[0])
 
     def states(steps: int) -> dict[str, Array]:
@@ -240,10 +241,11 @@ def test_guidance_and_in_painting_take_it_as_a_score() -> None:
     sde = RectifiedSDE(N=30)
     mixture = gaussians.two_modes((2, 2, 1))
     part = gaussians.Mixture(jnp.ones(1), mixture.means[1:], mixture.stds[1:])
-    t = np.float32(np.linspace(0.02, 0.98, 6) * sde.T)
+    t = jnp.asarray(np.linspace(0.02, 0.98, 6) * sde.T, jnp.float32)
     random = np.random.default_rng(5)
-    x, y = np.float32(random.standard_normal((6, 2, 2, 1))), np.ones(6, np.int32)
-    draws = np.float32(random.standard_normal((200, 6, 2, 2, 1)))
+    x = jnp.asarray(random.standard_normal((6, 2, 2, 1)), jnp.float32)
+    y = jnp.asarray(np.ones(6, np.int32))
+    draws = jnp.asarray(random.standard_normal((200, 6, 2, 2, 1)), jnp.float32)
     half = np.zeros((2, 2, 1), np.float32)
     half[0] = 1.0
 
@@ -284,7 +286,7 @@ def test_of_reflowed_pairs_one_step_draws_the_data() -> None:
     the velocity is known, its paths are straight, and one step of Euler's method has the data."""
     sde = RectifiedSDE(N=1)
     teacher_sde = TrigonometricSDE()
-    z = np.random.default_rng(2).standard_normal((500, 3)).astype(np.float32)
+    z = jnp.asarray(np.random.default_rng(2).standard_normal((500, 3)), jnp.float32)
 
     def teacher(z: Array) -> Array:
         at_end = teacher_sde.prior_sampling(z)

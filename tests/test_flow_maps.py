@@ -89,10 +89,10 @@ def coefficients(sde: SDE, t: Array, prediction: str) -> Any:
 def states(sde: SDE, count: int = 40) -> tuple[Array, Array, Array]:
     """x [B, 3], t [B] over most of the process, and the x_0 [B, 3] that x was made of."""
     draws, z = np.random.default_rng(0).standard_normal((2, count, 3))
-    t = np.float32(np.linspace(0.02, 0.98, count) * sde.T)
-    x0 = np.float32(MEAN + STD * draws)
+    t = jnp.asarray(np.linspace(0.02, 0.98, count) * sde.T, jnp.float32)
+    x0 = MEAN + STD * draws
     alpha, sigma = (np.asarray(v)[:, None] for v in (sde.alpha(t), sde.sigma(t)))
-    return jnp.asarray(alpha * x0 + sigma * np.float32(z)), jnp.asarray(t), jnp.asarray(x0)
+    return jnp.asarray(alpha * x0 + sigma * z, jnp.float32), t, jnp.asarray(x0, jnp.float32)
 
 
 @every_kind

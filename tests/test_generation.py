@@ -29,7 +29,7 @@ from tests.test_training import use_devices
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
-    """A tiny run with its first weights, as its training would leave it."""
+    """A tiny run with random weights, as its training would leave it."""
     workdir = tmp_path_factory.mktemp("trained")
     fuzz.make_run(workdir)
     return workdir

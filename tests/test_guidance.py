@@ -29,7 +29,7 @@ def scores(sde: SDE) -> tuple[ScoreFn, ScoreFn]:
 
 @functools.cache
 def places(sde: SDE, count: int = 5) -> tuple[Array, Array]:
-    t = np.float32(np.linspace(0.05, 0.95, count) * sde.T)
+    t = jnp.asarray(np.linspace(0.05, 0.95, count) * sde.T, jnp.float32)
     x = np.random.default_rng(1).standard_normal((count, *gaussians.SHAPE))
     size = np.hypot(sde.alpha(t), sde.sigma(t)).reshape(-1, 1, 1, 1)
     return jnp.asarray(size * x, jnp.float32), jnp.asarray(t)
@@ -198,7 +198,7 @@ def test_the_excess_is_what_the_fokker_planck_equation_lacks(
     product = Product(tuple(m.score_fn(sde) for m in mixtures), weights)
     time = 0.4 * sde.T
     scale = float(sde.sigma(jnp.asarray(time)))
-    xs = np.float32(scale * np.random.default_rng(3).standard_normal((6, 2)))
+    xs = jnp.asarray(scale * np.random.default_rng(3).standard_normal((6, 2)), jnp.float32)
 
     def log_q(x: Array, t: Array) -> Array:
         logs = [w * m._log_prob(sde, x, t) for m, w in zip(mixtures, weights, strict=True)]
