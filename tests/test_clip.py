@@ -523,7 +523,7 @@ def test_a_clip_of_clean_images_looks_at_the_denoised_image(
     np.testing.assert_array_equal(problem.target_classes[:, 0], [6, 7])
     clip, params, mean, std = transformers_clip.read(FOLDER)
     x, v = np.random.default_rng(0).standard_normal((2, 1, 8, 8, 1)).astype(np.float32)
-    t, h = np.array([0.4], np.float32), 1e-2
+    t, h = jnp.array([0.4]), 1e-2
 
     @quick_jit
     def run(params: Any, x: Any, v: Any) -> Any:

@@ -115,7 +115,7 @@ def test_its_likelihood_is_exact(kind: str) -> None:
 def test_solvers_of_the_flow_follow_it(kind: str) -> None:
     """The exact map, a known rescaling: adaptive, and at their orders with fixed steps."""
     base = gaussians.FLOWS[kind]
-    z = jnp.asarray(np.linspace(-1.5, 1.5, 8).reshape(1, 8, 1), jnp.float32)
+    z = jnp.linspace(-1.5, 1.5, 8).reshape(1, 8, 1)
     noise = recorded_noise(z[None])
     eps = 0.02
 
