@@ -448,7 +448,7 @@ def make_run(workdir: pathlib.Path) -> None:
     )
     first, rng = jax.eval_shape(fresh), np.random.default_rng(0)
     params = jax.tree.map(
-        lambda leaf: np.float32(0.1) * rng.standard_normal(leaf.shape, np.float32), first.params
+        lambda leaf: np.float32(0.01) * rng.standard_normal(leaf.shape, np.float32), first.params
     )
     tree = {
         "step": np.int32(6),
