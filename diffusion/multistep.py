@@ -22,6 +22,8 @@ from diffusion.parametrisation import convert
 from diffusion.trajectory import Frames, Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn
 
+_LEGENDRE = np.polynomial.legendre.leggauss(24)  # on [-1, 1]
+
 
 class Table(NamedTuple):
     """Coefficients of each step [M]: on x, on the last K predictions [M, K], on the noise drawn.
@@ -84,7 +86,7 @@ def _weights(nodes: np.ndarray, start: float, end: float) -> np.ndarray:
 
 def _quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
     """The points of Gauss and Legendre between start and end, and their weights."""
-    points, shares = np.polynomial.legendre.leggauss(24)
+    points, shares = _LEGENDRE
     return 0.5 * (start + end) + 0.5 * (end - start) * points, 0.5 * (end - start) * shares
 
 

@@ -137,7 +137,8 @@ class Case:
 
     def classes(self, count: int) -> jax.Array:
         """The classes of the first images, or those of no class for a network without."""
-        return jnp.full(count, self.null) if self.labels is None else self.labels[:count]
+        unknown = np.full(count, self.null, np.int32)
+        return jnp.asarray(unknown if self.labels is None else self.labels[:count], jnp.int32)
 
     def forward(self, params: Any, y: jax.Array, augment: jax.Array) -> models.score.Network:
         """The network with its classes [B] and numbers of augmentation [B, 9], if it has any."""
@@ -190,14 +191,15 @@ class Case:
     def program(self) -> Callable[..., Any]:
         """D and F, and the gradients of sum(D v) with respect to weights and x, compiled once."""
 
-        def run(x: jax.Array, v: jax.Array, *settings: Any) -> Any:
+        @jax.jit
+        def run(params: Any, x: jax.Array, v: jax.Array, *settings: Any) -> Any:
             def total(params: Any, x: jax.Array) -> tuple[jax.Array, Any]:
                 D, F = self.denoised(params, x, *settings)
                 return jnp.sum(D * v), (D, F)
 
-            return jax.grad(total, (0, 1), has_aux=True)(self.params, x)
+            return jax.grad(total, (0, 1), has_aux=True)(params, x)
 
-        return jax.jit(run)
+        return functools.partial(run, self.params)
 
 
 def case(path: pathlib.Path) -> Case:

@@ -431,7 +431,7 @@ def run(argv: list[str], whole: bool) -> End:
 
 
 def make_run(workdir: pathlib.Path) -> None:
-    """A run of the tiny config, as its training would leave it, with its first weights."""
+    """A run of the tiny config, as its training would leave it, with random weights."""
     import jax
     import numpy as np
 
@@ -446,10 +446,21 @@ def make_run(workdir: pathlib.Path) -> None:
     fresh = functools.partial(
         state.new_state, parts.module, optimizer, config.seed, parts.image_shape, averages
     )
-    first = jax.jit(fresh)()
-    tree = vars(first.replace(key=jax.random.key_data(first.key), step=first.step + 6))
+    first, rng = jax.eval_shape(fresh), np.random.default_rng(0)
+    params = jax.tree.map(
+        lambda leaf: np.float32(0.01) * rng.standard_normal(leaf.shape, np.float32), first.params
+    )
+    tree = {
+        "step": np.int32(6),
+        "params": params,
+        "opt_state": jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), first.opt_state),
+        "ema_params": params,
+        "key": np.asarray(jax.random.key_data(jax.random.key(config.seed))),
+        "averages": dict.fromkeys(first.averages, params),
+    }
+    assert tree.keys() == vars(first).keys()
     checkpoints = open_run(config, workdir)
-    checkpoints.save(6, jax.tree.map(np.asarray, tree), None, json.dumps(config.to_dict()))
+    checkpoints.save(6, tree, None, json.dumps(config.to_dict()))
     checkpoints.wait()
     files.write_json(workdir / "config.json", config.to_dict())
 

@@ -6,6 +6,7 @@ x_t ~ sum_k w_k N(alpha m_k, diag(alpha^2 s_k^2 + sigma^2)).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -47,22 +48,15 @@ class Mixture(NamedTuple):
 
     def log_prob(self, sde: SDE, x: Array, t: Array) -> Array:
         """log p_t(x) [B] for x [B, ...], t [B]."""
-        return jax.vmap(lambda x, t: self._log_prob(sde, x, t))(x, t)
+        return _log_probs(self, sde, x, t)
 
     def score_fn(self, sde: SDE) -> Callable[[Array, Array], Array]:
         """The exact score of p_t."""
-        score = jax.vmap(jax.grad(lambda x, t: self._log_prob(sde, x, t)))
-        return lambda x, t: score(x, t)
+        return lambda x, t: _scores(self, sde, x, t)
 
     def denoised(self, sde: SDE, x: Array, t: Array) -> Array:
         """E[x_0 | x_t = x] by Bayes' rule, without the score."""
-
-        def one(x: Array, t: Array) -> Array:
-            alpha, variance = self._marginals(sde, t)
-            part = self.means + alpha * self.stds**2 / variance * (x - alpha * self.means)
-            return jnp.tensordot(jax.nn.softmax(self._log_parts(sde, x, t)), part, 1)
-
-        return jax.vmap(one)(x, t)
+        return _denoised(self, sde, x, t)
 
     def sample(self, key: Array, num: int) -> Array:
         """`num` draws of the data."""
@@ -82,6 +76,29 @@ class Mixture(NamedTuple):
 
     def _log_prob(self, sde: SDE, x: Array, t: Array) -> Array:
         return jax.nn.logsumexp(self._log_parts(sde, x, t))
+
+    def _denoised(self, sde: SDE, x: Array, t: Array) -> Array:
+        alpha, variance = self._marginals(sde, t)
+        part = self.means + alpha * self.stds**2 / variance * (x - alpha * self.means)
+        return jnp.tensordot(jax.nn.softmax(self._log_parts(sde, x, t)), part, 1)
+
+
+# Compiled once for each SDE, and traced once where a solver asks often.
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _log_probs(mixture: Mixture, sde: SDE, x: Array, t: Array) -> Array:
+    return jax.vmap(lambda x, t: mixture._log_prob(sde, x, t))(x, t)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _scores(mixture: Mixture, sde: SDE, x: Array, t: Array) -> Array:
+    return jax.vmap(jax.grad(lambda x, t: mixture._log_prob(sde, x, t)))(x, t)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _denoised(mixture: Mixture, sde: SDE, x: Array, t: Array) -> Array:
+    return jax.vmap(lambda x, t: mixture._denoised(sde, x, t))(x, t)
 
 
 def gaussian(mean: float | np.ndarray, std: float | np.ndarray, shape: tuple = SHAPE) -> Mixture:

@@ -61,7 +61,8 @@ def results(path: pathlib.Path) -> dict[str, Any]:
         one = np.full(count, np.float32(1.7)), np.full(count, z["c_noise_sigma1.7"][0])
         found["D_sigma1.7"] = run(*one, y, none)[1][0]
     if "D_nolabel" in z.files:
-        found["D_nolabel"] = run(sigma, c_noise, jnp.full(count, net.null), none)[1][0]
+        null = jnp.full(count, net.null, jnp.int32)  # of the type of y: one program serves both
+        found["D_nolabel"] = run(sigma, c_noise, null, none)[1][0]
     if "D_augment" in z.files:
         found["D_augment"] = run(sigma, c_noise, y, jnp.asarray(z["augment_labels"]))[1][0]
     return found

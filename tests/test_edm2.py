@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import pathlib
 import re
 from typing import Any
@@ -26,8 +27,18 @@ SMALL = edm2.EDM2(
     nf=16, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(4,), head_channels=8, num_labels=3
 )
 TINY = SMALL.clone(ch_mult=(1,), attn_resolutions=())
-X = jax.random.normal(jax.random.key(1), (2, 8, 8, 3))
-LEVELS = jnp.array([0.3, 4.0])
+X = np.random.default_rng(1).standard_normal((2, 8, 8, 3)).astype(np.float32)
+LEVELS = np.array([0.3, 4.0], np.float32)
+
+
+def normal_params(network: edm2.EDM2) -> Any:
+    """Parameters as they begin: weights of N(0, 1), and gains of 0."""
+    rng = np.random.default_rng(0)
+    init = functools.partial(models.init, network, image_shape=(8, 8, 3))
+    shapes = jax.eval_shape(init, jax.random.key(0))
+    return jax.tree.map(
+        lambda leaf: rng.standard_normal(leaf.shape, np.float32) * np.float32(leaf.ndim > 0), shapes
+    )
 
 
 Path = tuple[str, ...]
@@ -73,17 +84,18 @@ def test_output_and_gradients_are_those_of_the_original(path: pathlib.Path) -> N
             return jnp.sum(out * stored["v"]), out
 
         grads, out = jax.grad(loss, (0, 1), has_aux=True)(params, x)
-        return out, grads[1], jax.tree.map(jnp.linalg.norm, grads[0])
+        return out, *grads[::-1]
 
-    out, gradient, norms = run(params, stored["x"])
+    out, gradient, grads = run(params, stored["x"])
     assert relative_error(out, stored["out"]) < 2e-5
     assert relative_error(gradient, stored["gradx"]) < 2e-5
-    flat = flax.traverse_util.flatten_dict(norms)
+    flat = flax.traverse_util.flatten_dict(grads)
     for name, _, norm in stored["names_json"]:
-        np.testing.assert_allclose(flat[path_of(name)], norm or 0.0, 1e-3, err_msg=name)
+        found = np.linalg.norm(np.asarray(flat[path_of(name)]))
+        np.testing.assert_allclose(found, norm or 0.0, 1e-3, err_msg=name)
     if y is not None:
-        null = network.apply({"params": params}, stored["x"], jnp.asarray(stored["sigma"]))
-        assert relative_error(null, stored["out_null"]) < 2e-5
+        null = jax.jit(lambda params, x: network.apply({"params": params}, x, stored["sigma"]))
+        assert relative_error(null(params, stored["x"]), stored["out_null"]) < 2e-5
 
 
 def test_every_layer_keeps_the_magnitude_of_its_input() -> None:
@@ -92,30 +104,40 @@ def test_every_layer_keeps_the_magnitude_of_its_input() -> None:
     Attention is left out: where all pixels look alike to it their mean is smaller than they are.
     """
     network = SMALL.clone(nf=32, head_channels=128)
-    x = jax.random.normal(jax.random.key(2), (64, 8, 8, 3))
-    levels = jnp.exp(jax.random.normal(jax.random.key(3), (64,)))
-    params = models.init(network, jax.random.key(0), (8, 8, 3))
-    _, state = jax.jit(
-        lambda x: network.apply({"params": params}, x, levels, capture_intermediates=True)
-    )(x)
-    features = {
-        name: value["__call__"][0]
-        for name, value in state["intermediates"].items()
-        if name.startswith(("enc", "dec"))
-    }
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((64, 8, 8, 3)).astype(np.float32)
+    levels = np.exp(rng.standard_normal(64)).astype(np.float32)
+    params = normal_params(network)
+
+    @jax.jit
+    def run(params: Any, x: jax.Array) -> dict[str, jax.Array]:
+        _, state = network.apply({"params": params}, x, levels, capture_intermediates=True)
+        return {
+            name: value["__call__"][0]
+            for name, value in state["intermediates"].items()
+            if name.startswith(("enc", "dec"))
+        }
+
+    features = run(params, x)
     assert len(features) == 11
     for name, h in features.items():
-        assert 0.85 < float(jnp.sqrt(jnp.mean(h**2))) < 1.15, name
+        assert 0.85 < np.sqrt(np.mean(np.square(h))) < 1.15, name
+
+
+@jax.jit
+def tiny_outputs(params: Any, levels: jax.Array, y: jax.Array) -> jax.Array:
+    return TINY.apply({"params": params}, X, levels, y=y)  # type: ignore[return-value]
 
 
 def test_weights_count_by_their_direction_alone() -> None:
-    params = models.init(TINY, jax.random.key(0), (8, 8, 3))
-    params["out_gain"] = jnp.ones(())
+    params = normal_params(TINY)
+    params["out_gain"] = np.ones((), np.float32)
     longer = jax.tree.map(lambda w: 7.0 * w if w.ndim > 1 else w, params)
-    run = jax.jit(lambda params: TINY.apply({"params": params}, X, LEVELS, y=jnp.array([0, 2])))
-    np.testing.assert_allclose(run(longer), run(params), atol=2e-3)
-    constrained = edm2.unit_weights(longer)
-    np.testing.assert_allclose(run(constrained), run(params), atol=2e-3)
+    constrained = jax.jit(edm2.unit_weights)(longer)
+    expected = tiny_outputs(params, LEVELS, np.array([0, 2]))
+    for other in (longer, constrained):
+        found = tiny_outputs(other, LEVELS, np.array([0, 2]))
+        np.testing.assert_allclose(found, expected, atol=2e-3)
     for path, w in flax.traverse_util.flatten_dict(constrained).items():
         if w.ndim > 1:
             rms = np.sqrt(np.mean(np.square(w), tuple(range(w.ndim - 1))))
@@ -124,19 +146,20 @@ def test_weights_count_by_their_direction_alone() -> None:
 
 def test_output_begins_at_zero_and_classes_matter() -> None:
     params = models.init(TINY, jax.random.key(0), (8, 8, 3))
-    assert not np.any(np.asarray(TINY.apply({"params": params}, X, LEVELS)))
-    params["out_gain"] = jnp.ones(())
+    without_class = jax.jit(lambda params: TINY.apply({"params": params}, X, LEVELS))
+    assert not np.any(np.asarray(without_class(params)))
+    params["out_gain"] = np.ones((), np.float32)
     for block in params.values():
         if isinstance(block, dict) and "emb_gain" in block:
-            block["emb_gain"] = jnp.ones(())
+            block["emb_gain"] = np.ones((), np.float32)
 
-    def run(y: Any) -> np.ndarray:
-        return np.asarray(TINY.apply({"params": params}, X, LEVELS, y=y))
+    def run(*y: int) -> np.ndarray:
+        return np.asarray(tiny_outputs(params, LEVELS, np.array(y)))
 
-    first, null = run(jnp.array([0, 0])), run(None)
-    np.testing.assert_array_equal(null, run(jnp.array([3, 3])))
+    first, null = run(0, 0), np.asarray(without_class(params))
+    np.testing.assert_array_equal(null, run(3, 3))
     assert np.abs(first - null).max() > 0.01
-    mixed = run(jnp.array([0, 3]))
+    mixed = run(0, 3)
     np.testing.assert_allclose(mixed[0], first[0], atol=1e-5)
     np.testing.assert_allclose(mixed[1], null[1], atol=1e-5)
 
@@ -158,9 +181,10 @@ def test_a_step_of_training_begins_with_weights_of_unit_size() -> None:
     images = np.random.default_rng(0).integers(0, 17, (1, 4, 8, 8, 1)).astype(np.uint8)
     batch = {"image": jnp.asarray(images), "label": jnp.zeros((1, 4), jnp.int32)}
     state = state_from_config(config, parts, optimizer)
-    longer = jax.tree.map(lambda w: 7.0 * w if w.ndim > 1 else w, state.params)
-    once, _ = jax.jit(step)(state, batch)
-    again, _ = jax.jit(step)(state.replace(params=longer), batch)
+    longer = jax.tree.map(lambda w: 7.0 * np.asarray(w) if w.ndim > 1 else w, state.params)
+    run = jax.jit(step)
+    once, _ = run(state, batch)
+    again, _ = run(state.replace(params=longer), batch)
     for a, b in zip(jax.tree.leaves(once.params), jax.tree.leaves(again.params), strict=True):
         np.testing.assert_allclose(a, b, atol=5e-3)
 

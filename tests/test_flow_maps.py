@@ -85,13 +85,14 @@ def coefficients(sde: SDE, t: Array, prediction: str) -> Any:
     return parametrisation.coefficients(parametrisation.level(sde, t), prediction, "x0")
 
 
+@functools.cache
 def states(sde: SDE, count: int = 40) -> tuple[Array, Array, Array]:
     """x [B, 3], t [B] over most of the process, and the x_0 [B, 3] that x was made of."""
-    keys = jax.random.split(jax.random.key(0))
-    t = jnp.linspace(0.02, 0.98, count) * sde.T
-    x0 = MEAN + STD * jax.random.normal(keys[0], (count, 3))
-    z = jax.random.normal(keys[1], x0.shape)
-    return batch_mul(sde.alpha(t), x0) + batch_mul(sde.sigma(t), z), t, x0
+    draws, z = np.random.default_rng(0).standard_normal((2, count, 3))
+    t = jnp.asarray(np.linspace(0.02, 0.98, count) * sde.T, jnp.float32)
+    x0 = MEAN + STD * draws
+    alpha, sigma = (np.asarray(v)[:, None] for v in (sde.alpha(t), sde.sigma(t)))
+    return jnp.asarray(alpha * x0 + sigma * z, jnp.float32), t, jnp.asarray(x0, jnp.float32)
 
 
 @every_kind

@@ -22,18 +22,16 @@ from generation import examples, sample
 from generation.generator import Generator
 from runtime import devices, experiment, files
 from runtime.workdir import restore
-from tests import tiny
+from tests import fuzz, tiny
 from tests.test_configs import OFFICIAL
 from tests.test_training import use_devices
-from training import loop
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> pathlib.Path:
+    """A tiny run with random weights, as its training would leave it."""
     workdir = tmp_path_factory.mktemp("trained")
-    with pytest.MonkeyPatch.context() as patch:
-        use_devices(patch, 1)
-        loop.train(tiny.config(), workdir)
+    fuzz.make_run(workdir)
     return workdir
 
 
@@ -285,7 +283,7 @@ def test_failed_samples_are_refused_by_number(
     config = tiny.config()
     parts = experiment.build(config)
     restored = restore(config, parts, trained)
-    broken = jax.tree.map(lambda leaf: leaf * np.nan, restored.params)
+    broken = jax.tree.map(lambda leaf: np.nan * np.asarray(leaf), restored.params)
     with pytest.raises(ValueError, match=r"4 samples \(numbers 0, 1, 2, 3\) are not finite"):
         list(tiny.generator(config, parts)(broken, np.arange(6), description=""))
 

@@ -23,7 +23,7 @@ CASES = {  # images, pixels, channels, groups
 }
 
 
-def operands(name: str) -> tuple[jax.Array, ...]:
+def operands(name: str) -> tuple[Any, ...]:
     images, pixels, channels, _ = CASES[name]
     x = 2 * normal(0, images, pixels, channels) + normal(1, images, 1, channels) + 1
     return x, normal(2, channels), normal(3, channels)
@@ -87,10 +87,10 @@ def test_a_large_mean_costs_no_digits() -> None:
 def test_large_and_infinite_values_stay_what_they_are() -> None:
     x = normal(0, 1, 6, 16)
     ours = jax.jit(lambda b: group_norm(x, jnp.ones(16), b, 4, swish=True))
-    y = ours(jnp.where(jnp.arange(16) < 8, 1e4, -1e4))
-    assert_close(y[..., :8], y[..., :8] * 0 + 1e4, 1e-3)
+    y = np.asarray(ours(np.where(np.arange(16) < 8, 1e4, -1e4).astype(np.float32)))
+    assert_close(y[..., :8], np.full((1, 6, 8), 1e4), 1e-3)
     np.testing.assert_array_equal(y[..., 8:], 0)
-    assert not np.isfinite(ours(jnp.full(16, jnp.nan))).any()
+    assert not np.isfinite(ours(np.full(16, np.nan, np.float32))).any()
 
 
 @pytest.mark.parametrize("swish", [False, True])
@@ -117,7 +117,7 @@ def test_derivatives_of_first_and_second_order(name: str, swish: bool) -> None:
             jax.grad(slope, (0, 1, 2))(*primals),
         )
 
-    expected = all_of(module._norm)
+    expected = jax.jit(lambda: all_of(module._norm))()
     assert_close(jax.jit(lambda: all_of(group_norm))(), expected, 2e-5)
     assert_close(jax.jit(lambda: all_of(elsewhere))(), expected, 2e-5)
 
@@ -143,7 +143,7 @@ def test_the_cpu_calls_native_functions_and_others_do_not() -> None:
 def test_vmap(axes: tuple[int | None, ...]) -> None:
     """A batch of x alone is a longer batch; with one scale for each it is the equation's."""
     stacked = [
-        a if axis is None else jnp.stack([a, 2 * a + 1, a - 3], axis)
+        a if axis is None else np.stack([a, 2 * a + 1, a - 3], axis)
         for a, axis in zip(operands("odd"), axes, strict=True)
     ]
 
@@ -159,7 +159,7 @@ def test_vmap(axes: tuple[int | None, ...]) -> None:
             derivative, lambda *a: module._norm(*a, groups=3, epsilon=1e-3, swish=True)
         )
         mapped = jax.jit(jax.vmap(ours, axes))(*stacked)
-        assert_close(mapped, jax.vmap(theirs, axes)(*stacked), 2e-5)
+        assert_close(mapped, jax.jit(jax.vmap(theirs, axes))(*stacked), 2e-5)
 
 
 def test_channels_must_divide_into_groups() -> None:

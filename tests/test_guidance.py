@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -11,7 +13,7 @@ from diffusion import guidance
 from diffusion.ancestral import ScoreAndVariance
 from diffusion.guidance import Product
 from diffusion.parametrisation import convert
-from sde_lib import SDE, VESDE, VPSDE, ScoreFn, batch_mul
+from sde_lib import SDE, VESDE, VPSDE, ScoreFn
 from tests import gaussians
 from tests.test_models import quick_jit
 
@@ -25,14 +27,21 @@ def scores(sde: SDE) -> tuple[ScoreFn, ScoreFn]:
     return gaussians.linear_score(sde, FREE, 0.9), gaussians.linear_score(sde, TOLD, 0.5)
 
 
+@functools.cache
 def places(sde: SDE, count: int = 5) -> tuple[Array, Array]:
-    t = jnp.linspace(0.05, 0.95, count) * sde.T
-    x = jax.random.normal(jax.random.key(1), (count, *gaussians.SHAPE))
-    return batch_mul(jnp.hypot(sde.alpha(t), sde.sigma(t)), x), t
+    t = jnp.asarray(np.linspace(0.05, 0.95, count) * sde.T, jnp.float32)
+    x = np.random.default_rng(1).standard_normal((count, *gaussians.SHAPE))
+    size = np.hypot(sde.alpha(t), sde.sigma(t)).reshape(-1, 1, 1, 1)
+    return jnp.asarray(size * x, jnp.float32), jnp.asarray(t)
+
+
+@functools.partial(quick_jit, static_argnums=0)
+def x0_of(sde: SDE, x: Array, t: Array, score: Array) -> Array:
+    return convert(sde, x, t, score, "score", "x0")
 
 
 def estimate(sde: SDE, x: Array, t: Array, score: Array) -> np.ndarray:
-    return np.asarray(convert(sde, x, t, score, "score", "x0"), np.float64).reshape(len(x), -1)
+    return np.asarray(x0_of(sde, x, t, score), np.float64).reshape(len(x), -1)
 
 
 # Autoguidance.
@@ -55,7 +64,7 @@ def test_autoguidance_is_the_score_of_strong_to_the_scale_over_weak_to_the_rest(
             * sum(w * p * m for w, p, m in zip(shares, precisions, (FREE, TOLD), strict=True))
             / precision
         )
-        got = guidance.autoguided(strong, weak, scale)(x, t)
+        got = quick_jit(guidance.autoguided(strong, weak, scale))(x, t)
         np.testing.assert_allclose(
             sigma * got, sigma * precision * (mean - x), rtol=1e-4, atol=1e-5
         )
@@ -72,10 +81,15 @@ def test_a_variance_that_the_stronger_network_tells_is_told_on() -> None:
         guidance.projected(sde, weak, told, 2.0, parallel=1.0),
     ):
         assert isinstance(guided, ScoreAndVariance)
-        score, share = guided.both(x, t)
-        np.testing.assert_array_equal(share, 0.5 * x)
-        np.testing.assert_allclose(score, 2.0 * strong(x, t) - weak(x, t), rtol=1e-4, atol=1e-5)
-        np.testing.assert_allclose(guided(x, t), score + x, rtol=1e-6)
+        both, alone = guided.both, guided.__call__
+        score, share, same, expected = quick_jit(
+            lambda x, t, both=both, alone=alone: (
+                *both(x, t), alone(x, t), 2.0 * strong(x, t) - weak(x, t)
+            )
+        )(x, t)  # fmt: skip
+        np.testing.assert_array_equal(share, 0.5 * np.asarray(x))
+        np.testing.assert_allclose(score, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(same, score + np.asarray(x), rtol=1e-6)
 
 
 # Adaptive projected guidance.
@@ -87,11 +101,11 @@ def test_projected_guidance_is_the_algorithm_of_the_paper(sde: SDE) -> None:
     Salimans."""
     free, told = scores(sde)
     x, t = places(sde)
-    plain = guidance.classifier_free(free, told, 3.0)(x, t)
-    same = guidance.projected(sde, free, told, 3.0, parallel=1.0)(x, t)
+    plain = quick_jit(guidance.classifier_free(free, told, 3.0))(x, t)
+    same = quick_jit(guidance.projected(sde, free, told, 3.0, parallel=1.0))(x, t)
     size = np.asarray(sde.sigma(t)).reshape(-1, 1, 1, 1)
     np.testing.assert_allclose(size * same, size * plain, rtol=1e-4, atol=1e-5)
-    before, after = (estimate(sde, x, t, score(x, t)) for score in (free, told))
+    before, after = (estimate(sde, x, t, quick_jit(score)(x, t)) for score in (free, told))
     difference = after - before
     length = np.linalg.norm(difference, axis=1, keepdims=True)
     limit = float(np.median(length))  # of which half of the images are beyond
@@ -104,7 +118,7 @@ def test_projected_guidance_is_the_algorithm_of_the_paper(sde: SDE) -> None:
             sde, free, told, 3.0, parallel=parallel, limit=limit, center=center
         )
         np.testing.assert_allclose(
-            estimate(sde, x, t, guided(x, t)), expected, rtol=2e-3, atol=2e-3
+            estimate(sde, x, t, quick_jit(guided)(x, t)), expected, rtol=2e-3, atol=2e-3
         )
 
 
@@ -134,13 +148,14 @@ def test_where_both_scores_agree_projected_guidance_does_nothing() -> None:
 def test_a_product_of_gaussians_has_the_sum_of_scores_and_their_excess() -> None:
     sde = VPSDE()
     x, t = places(sde)
-    first, second = (np.asarray(score(x, t), np.float64) for score in scores(sde))
+    first, second = (np.asarray(quick_jit(score)(x, t), np.float64) for score in scores(sde))
     weights = (0.6, 0.9)
-    score, excess = Product(scores(sde), weights).with_excess(x, t)
+    product = Product(scores(sde), weights)
+    (score, excess), same = quick_jit(lambda x, t: (product.with_excess(x, t), product(x, t)))(x, t)
     total = weights[0] * first + weights[1] * second
     squares = [np.square(s).reshape(len(x), -1).sum(1) for s in (total, first, second)]
     np.testing.assert_allclose(score, total, rtol=1e-5, atol=1e-5)
-    np.testing.assert_allclose(Product(scores(sde), weights)(x, t), score)
+    np.testing.assert_allclose(same, score)
     expected = squares[0] - weights[0] * squares[1] - weights[1] * squares[2]
     np.testing.assert_allclose(excess, expected, rtol=1e-3, atol=1e-4)
 
@@ -148,17 +163,17 @@ def test_a_product_of_gaussians_has_the_sum_of_scores_and_their_excess() -> None
 def test_the_excess_of_guidance_is_right_where_there_is_little_noise() -> None:
     """Of 3072 pixels the squares are 3e8 there, and differ by less than their rounding: by
     w (w - 1) |s_y - s|^2."""
-    noise = jax.random.normal(jax.random.key(0), (1, 32, 32, 3)) / 3e-3
+    noise = np.random.default_rng(0).standard_normal((1, 32, 32, 3)).astype(np.float32) / 3e-3
 
     def free(x: Array, t: Array) -> Array:
-        return noise
+        return jnp.asarray(noise)
 
     def told(x: Array, t: Array) -> Array:
-        return noise + 0.125
+        return jnp.asarray(noise) + 0.125
 
     product = Product((free, told), (1.0 - 2.5, 2.5))
-    _, excess = product.with_excess(jnp.zeros_like(noise), jnp.ones(1))
-    difference = np.square(np.asarray(told(noise, noise) - free(noise, noise), np.float64)).sum()
+    _, excess = quick_jit(product.with_excess)(np.zeros_like(noise), np.ones(1, np.float32))
+    difference = np.square(np.float64(noise + np.float32(0.125) - noise)).sum()
     np.testing.assert_allclose(excess, [2.5 * 1.5 * difference], rtol=1e-5)
 
 
@@ -183,7 +198,7 @@ def test_the_excess_is_what_the_fokker_planck_equation_lacks(
     product = Product(tuple(m.score_fn(sde) for m in mixtures), weights)
     time = 0.4 * sde.T
     scale = float(sde.sigma(jnp.asarray(time)))
-    xs = scale * jax.random.normal(jax.random.key(3), (6, 2))
+    xs = jnp.asarray(scale * np.random.default_rng(3).standard_normal((6, 2)), jnp.float32)
 
     def log_q(x: Array, t: Array) -> Array:
         logs = [w * m._log_prob(sde, x, t) for m, w in zip(mixtures, weights, strict=True)]

@@ -130,22 +130,24 @@ def assert_close(found: Any, expected: Any, tolerance: float = TOLERANCE) -> Non
     assert np.abs(found - expected).max() <= tolerance * np.abs(expected).max()
 
 
-def network_of(path: pathlib.Path) -> Any:
-    """A golden network as a function of its images, at its own labels and classes."""
+def network_of(path: pathlib.Path) -> tuple[Any, Any]:
+    """A golden network as a function of its weights and of images, at its own labels and classes,
+    and these weights."""
     z = golden_cases.load(path)
     config, module, params = read(path)
-    options: dict[str, Any] = {"y": jnp.asarray(z["y"])} if config.model.num_labels else {}
+    options: dict[str, Any] = {"y": np.asarray(z["y"])} if config.model.num_labels else {}
     if config.model.learned_variance and models.has_score(config):
         options["variance"] = True
-    labels = jnp.asarray(z["labels"], jnp.int32)
-    return lambda x: module.apply({"params": params}, x, labels, **options)
+    labels = np.asarray(z["labels"], np.int32)
+    return lambda params, x: module.apply({"params": params}, x, labels, **options), params
 
 
 @pytest.mark.golden
 @pytest.mark.parametrize("path", [c for c in cases("rule_*.npz") if "classifier" not in c.id])
 def test_outputs_are_those_of_the_original(path: pathlib.Path) -> None:
     z = golden_cases.load(path)
-    assert_close(quick_jit(network_of(path))(channels_last(z["x"])), channels_last(z["out"]))
+    network, params = network_of(path)
+    assert_close(quick_jit(network)(params, channels_last(z["x"])), channels_last(z["out"]))
 
 
 @pytest.mark.slow
@@ -153,9 +155,9 @@ def test_outputs_are_those_of_the_original(path: pathlib.Path) -> None:
 @pytest.mark.parametrize("path", [c for c in cases("rule_*.npz") if "classifier" not in c.id])
 def test_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
     z = golden_cases.load(path)
-    network, v = network_of(path), channels_last(z["v"])
-    gradient = quick_jit(jax.grad(lambda x: jnp.sum(network(x)[..., :3] * v)))
-    assert_close(gradient(channels_last(z["x"])), channels_last(z["gradx"]))
+    (network, params), v = network_of(path), channels_last(z["v"])
+    gradient = quick_jit(jax.grad(lambda x, params: jnp.sum(network(params, x)[..., :3] * v)))
+    assert_close(gradient(channels_last(z["x"]), params), channels_last(z["gradx"]))
 
 
 @pytest.mark.golden
@@ -163,17 +165,17 @@ def test_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
 def test_logits_and_their_gradients_are_those_of_the_original(path: pathlib.Path) -> None:
     """The gradient of the logarithm of a class's probability is what guidance adds."""
     z = golden_cases.load(path)
-    network, y = network_of(path), jnp.asarray(z["y"])
+    (network, params), y = network_of(path), np.asarray(z["y"])
 
     @quick_jit
-    def both(x: jax.Array) -> Any:
+    def both(params: Any, x: jax.Array) -> Any:
         def chosen(x: jax.Array) -> Any:
-            logits = network(x)
+            logits = network(params, x)
             return jnp.sum(jax.nn.log_softmax(logits)[jnp.arange(len(y)), y]), logits
 
         return jax.grad(chosen, has_aux=True)(x)
 
-    gradient, logits = both(channels_last(z["x"]))
+    gradient, logits = both(params, channels_last(z["x"]))
     assert_close(logits, z["out"])
     assert_close(gradient, channels_last(z["gradx"]))
 
@@ -206,16 +208,20 @@ def drawn(path: pathlib.Path, name: str, run: dict[str, Any]) -> jax.Array:
         config.sampling.variance = "none"
     elif not run.get("learn", True):
         config.sampling.variance = "small" if run.get("small") else "large"
-    sde, y = sde_lib.from_config(config), jnp.asarray(z["y"])
+    sde, y = sde_lib.from_config(config), np.asarray(z["y"])
     parts = experiment.build(config)
-    score = parts.score(params, y)
-    if run.get("guided"):
-        _, classifier, weights = read(beside[str(z["classifier_stem"])])
-        network = functools.partial(classifier.apply, {"params": weights})
-        likelihood = controllable.of_class(models.class_log_prob(sde, network), y)
-        score = controllable.guided(score, likelihood, float(z["guidance_scale"]))
-    noise = recorded_noise(np.moveaxis(z["noise"], 2, -1))
-    samples = quick_jit(lambda: sampling.from_config(config)(sde, score, noise))()
+    guided, (_, classifier, weights) = run.get("guided"), read(beside[str(z["classifier_stem"])])
+
+    @quick_jit
+    def sample(params: Any, weights: Any, draws: jax.Array) -> Any:
+        score = parts.score(params, jnp.asarray(y))
+        if guided:
+            network = functools.partial(classifier.apply, {"params": weights})
+            likelihood = controllable.of_class(models.class_log_prob(sde, network), jnp.asarray(y))
+            score = controllable.guided(score, likelihood, float(z["guidance_scale"]))
+        return sampling.from_config(config)(sde, score, recorded_noise(draws))
+
+    samples = sample(params, weights, np.moveaxis(z["noise"], 2, -1))
     assert samples.ok.all(), name
     assert samples.nfe == run["steps"]
     return samples.x
