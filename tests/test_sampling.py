@@ -877,6 +877,31 @@ def test_predictor_corrector_runs_of_the_original(path: pathlib.Path, tag: str) 
         assert len(noise) == meta["noise_draws"]
 
 
+@functools.cache
+def flow_run(sde: SDE, eps: float, denoise: bool, weights: str) -> Any:
+    """The compiled sampler of a golden run, from a draw and the analytic network's `mix`."""
+
+    @jax.jit
+    def run(z: jax.Array, mix: jax.Array) -> Samples:
+        if weights:
+            score_fn = analytic_models.network_score(sde, weights)
+        else:
+            score_fn = analytic_models.score_fn(sde, "ve" if isinstance(sde, VESDE) else "vp", mix)
+        return sampling.ode_sampler(
+            sde,
+            score_fn,
+            recorded_noise(z[None] / sde.prior_std),
+            rtol=1e-5,
+            atol=1e-5,
+            method="Dopri5",
+            eps=eps,
+            max_steps=1000,
+            denoise=denoise,
+        )
+
+    return run
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize(("path", "tag"), golden_tags("ode", "odenet"))
 def test_probability_flow_runs_of_the_original(path: pathlib.Path, tag: str) -> None:
@@ -885,27 +910,9 @@ def test_probability_flow_runs_of_the_original(path: pathlib.Path, tag: str) -> 
     meta = case["meta_json"][tag]
     kind = meta.get("sde", tag.split("_")[1])
     sde = analytic_models.sde_of(kind, meta)
-    if "weights" in meta:
-        score_fn = analytic_models.network_score(sde, meta["weights"])
-    else:
-        score_fn = analytic_models.score_fn(sde, "ve" if kind == "ve" else "vp", meta["mix"])
-    z = jnp.asarray(golden_cases.nhwc(case[f"{tag}/z"]))
-
-    @jax.jit
-    def run(z: jax.Array) -> Samples:
-        return sampling.ode_sampler(
-            sde,
-            score_fn,
-            recorded_noise(z[None] / sde.prior_std),
-            rtol=1e-5,
-            atol=1e-5,
-            method="Dopri5",
-            eps=meta["eps"],
-            max_steps=1000,
-            denoise=meta["denoise"],
-        )
-
-    samples = run(z)
+    run = flow_run(sde, meta["eps"], meta["denoise"], meta.get("weights", ""))
+    z = np.asarray(golden_cases.nhwc(case[f"{tag}/z"]))
+    samples = jax.device_get(run(z, np.float32(meta.get("mix", 0.0))))
     assert samples.ok.all()
     value = scaled(samples.x, meta.get("inverse_scaler", "identity"))
     assert relative_error(value, case[f"{tag}/sample"]) < (3e-3 if "weights" in meta else 1e-4)
