@@ -226,7 +226,8 @@ def test_a_loss_tells_the_network_and_learns_the_other_entries_alone() -> None:
         return params["params"] * jnp.ones_like(x)
 
     objective = dataclasses.replace(objective, apply=apply)
-    images, classes = np.array([[3, 4], [5, 6]], np.float32), np.zeros(2, np.int32)
+    images: Any = np.array([[3, 4], [5, 6]], np.float32)
+    classes: Any = np.zeros(2, np.int32)
 
     def loss(params: jax.Array) -> jax.Array:
         key, numbers = jax.random.key(0), jnp.arange(2)
@@ -263,12 +264,12 @@ def test_told_entries_give_the_posterior_of_the_others() -> None:
     config.control.method, config.sampling.num_steps = "conditional", 40
     prior = prior_from_config(config, experiment.build(config))
     prior = dataclasses.replace(prior, module=ExactConditional())
-    mask = np.array([0, 1], np.float32)
+    mask: Any = np.array([0, 1], np.float32)
     measurement = Measurement(
         masking(mask), lambda condition: controllable.in_painting(condition["y"], mask)
     )
     draw = methods.conditional(prior, config.control, measurement)
-    y = np.tile(np.array([0.0, 1.5], np.float32), (2000, 1))
+    y: Any = np.tile(np.array([0.0, 1.5], np.float32), (2000, 1))
     noise = image_noise(jax.random.split(jax.random.key(0), len(y)), (2,))
     x = jax.jit(
         lambda: draw(lambda labels, given: prior.score({}, labels, given), noise, {"y": y}).x

@@ -439,9 +439,10 @@ def test_pc_reports_true_evaluations(predictor: str, corrector: str, per_step: i
     sde = VESDE(N=7)
     counter = Counter(sde)
     noise = recorded_noise(draws_of(22, 2))
-    settings = {"predictor": predictor, "corrector": corrector, "n_steps_each": 2}
-    run = functools.partial(sampling.pc_sampler, sde, counter, noise, **settings)
-    samples = jax.jit(run)()
+    run = functools.partial(
+        sampling.pc_sampler, predictor=predictor, corrector=corrector, n_steps_each=2
+    )
+    samples = jax.jit(lambda: run(sde, counter, noise))()
     jax.effects_barrier()
     assert samples.nfe == counter.calls == 7 * per_step
 
