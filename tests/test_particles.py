@@ -21,7 +21,7 @@ def test_children_are_as_many_as_the_weight_says_and_that_on_average() -> None:
     """Floor or ceil of K W for every u; over a grid of u the mean is K W to the grid's step."""
     weights = np.array([[0.05, 0.4, 0.25, 0.3], [0.0, 1.0, 0.0, 0.0], [0.25] * 4, [0.5, 0.5, 0, 0]])
     with np.errstate(divide="ignore"):
-        log_weights = np.log(weights.astype(np.float32)) - 300.0  # no need to be normalised
+        log_weights: Any = np.log(weights.astype(np.float32)) - 300.0  # need not be normalised
     grid = ((np.arange(1000) + 0.5) / 1000).astype(np.float32)
     each = jax.jit(jax.vmap(lambda u: particles.systematic(log_weights, jnp.full(4, u))))
     parents = np.asarray(each(grid))
@@ -62,7 +62,7 @@ def test_few_are_resampled_and_what_belongs_to_them_follows() -> None:
         log_weights = np.log(np.array([[1, 1, 1, 0.5], [0, 0, 8, 0]], np.float32))
     x: Any = np.arange(8, dtype=np.float32).reshape(8, 1)
     cloud = particles.Cloud(x, jnp.asarray(log_weights), jnp.array([0.5, 0.25]))
-    u = np.array([0.3, 0.3], np.float32)
+    u: Any = np.array([0.3, 0.3], np.float32)
     after, parents = jax.device_get(resampled(cloud, u, threshold=0.6))
     np.testing.assert_array_equal(after.x[:, 0], [0, 1, 2, 3, 6, 6, 6, 6])
     np.testing.assert_array_equal(particles.children(10 * x, parents), 10 * after.x)

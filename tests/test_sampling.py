@@ -153,7 +153,7 @@ def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
 
     trajectory = run().trajectory
     assert trajectory is not None
-    times = np.array([1.0, 0.75, 0.5, 0.25, 0.0], np.float32)
+    times: Any = np.array([1.0, 0.75, 0.5, 0.25, 0.0], np.float32)
     alphas, sigmas = np.asarray(sde.alpha(times)), np.asarray(sde.sigma(times))
     states = np.asarray(trajectory)
     for state, alpha, sigma in zip(states[1:], alphas[1:], sigmas[1:], strict=False):

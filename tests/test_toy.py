@@ -99,19 +99,19 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     """|s - s*|^2 and |s*|^2 [n] of the run's EMA weights, and the noise levels sigma [n]."""
     parts = experiment.build(config)
     params = devices.fetch(restore(config, parts, workdir).params)
+    levels = trained_levels(config, parts.sde, n)
     data_key, noise_key = jax.random.split(jax.random.key(1))
 
     @jax.jit
-    def scores(params: Any) -> tuple[jax.Array, ...]:
-        levels = trained_levels(config, parts.sde, n)
+    def scores(params: Any, levels: Levels) -> tuple[jax.Array, jax.Array]:
         x0, z = MIXTURE.sample(data_key, n), jax.random.normal(noise_key, (n, 1, 1, 2))
         alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
         x = alpha * x0 + sigma * z
         true = MIXTURE.score_fn(levels)(x, jnp.arange(n))  # type: ignore[arg-type]
-        return parts.score(params)(x, levels.t), true, levels.sigmas
+        return parts.score(params)(x, levels.t), true
 
-    score, true, sigmas = (np.asarray(array) for array in scores(params))
-    return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), sigmas
+    score, true = (np.asarray(array) for array in scores(params, levels))
+    return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), levels.sigmas
 
 
 def relative_fisher_error(config: ConfigDict, workdir: pathlib.Path) -> float:

@@ -117,7 +117,7 @@ def test_entries_of_a_vector_are_told_apart_by_their_place_alone() -> None:
 def test_tokens_are_patches_and_patches_make_the_example_again(
     shape: tuple[int, ...], patch: int
 ) -> None:
-    x = np.arange(2 * np.prod(shape)).reshape(2, *shape)
+    x: Any = np.arange(2 * np.prod(shape)).reshape(2, *shape)
     tokens = tokens_of(x, patch)
     np.testing.assert_array_equal(examples_of(tokens, shape, patch), x)
     first = x[0, :1] if len(shape) == 1 else x[0][(slice(patch),) * (len(shape) - 1)]
