@@ -108,6 +108,9 @@ def inverse_scale_of_grey(
     share = jnp.min(room / jnp.maximum(jnp.abs(colour), 1e-6), -1, keepdims=True)
     # A colour on the border may be off it by a rounding, and rounding down -1e-7 would make -1.
     k = jnp.clip(grey + jnp.minimum(share, 1.0) * colour, 0.0, levels - 1.0)
+    # Next to a level it is that level: XLA may compute k twice, rounded to both sides of it.
+    level = jnp.round(k)
+    k = jnp.where(jnp.abs(k - level) < 1e-3, level, k)
     whole = jnp.floor(k)
     missing = jnp.round(3.0 * grey) - jnp.sum(whole, -1, keepdims=True)
     rank = jnp.argsort(jnp.argsort(whole - k, -1), -1)  # 0: the largest remainder

@@ -120,17 +120,17 @@ def check_adjoint(operator: Operator, shape: Shape, transposed: Operator | None 
       ValueError: says by how much they differ.
     """
     rng = np.random.RandomState(0)
-    x = jnp.asarray(rng.standard_normal((4, *shape)), jnp.float32)
-    measured = operator(x)
-    y = jnp.asarray(rng.standard_normal(measured.shape), jnp.float32)
+    x = rng.standard_normal((4, *shape)).astype(np.float32)
+    measured = np.asarray(jax.jit(operator)(x), np.float64)
+    y = rng.standard_normal(measured.shape).astype(np.float32)
     try:
-        back = (transposed or adjoint(operator, shape))(y)
+        back = np.asarray(jax.jit(transposed or adjoint(operator, shape))(y), np.float64)
     except (NotImplementedError, AssertionError, TypeError) as error:
         raise ValueError("the operator has no adjoint: it is not linear") from error
     if back.shape != x.shape:
         raise ValueError(f"the adjoint gives {back.shape[1:]}, not images of {tuple(shape)}")
-    difference = jnp.abs(jnp.vdot(measured, y) - jnp.vdot(x, back))
-    share = float(difference / (jnp.linalg.norm(measured) * jnp.linalg.norm(y)))
+    difference = np.abs(np.vdot(measured, y) - np.vdot(x, back))
+    share = float(difference / (np.linalg.norm(measured) * np.linalg.norm(y)))
     if not share < 1e-4:
         raise ValueError(
             f"the operator's adjoint does not match: <A x, y> and <x, A' y> differ by {share:.2g} "

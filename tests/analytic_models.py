@@ -23,7 +23,7 @@ FIELDS = {"bmin": "beta_min", "bmax": "beta_max", "smin": "sigma_min", "smax": "
 
 
 def network(
-    kind: str, mix: float, table: np.ndarray | None = None
+    kind: str, mix: float | Array, table: np.ndarray | None = None
 ) -> Callable[[Array, Array], Array]:
     """`vp`, `ve` (labels are sigmas) or `veidx` (labels index the descending `table` of sigmas)."""
 
@@ -44,7 +44,7 @@ def network(
 def score_fn(
     sde: SDE,
     kind: str,
-    mix: float,
+    mix: float | Array,
     continuous: bool = True,
     table: np.ndarray | None = None,
 ) -> ScoreFn:

@@ -101,7 +101,7 @@ def mutants(file: str) -> Iterator[Mutant]:
       ValueError: a name in RULES that the file does not define.
     """
     source = (ROOT / file).read_text()
-    offsets = [0]
+    offsets, lines = [0], source.splitlines()
     for text in source.splitlines(keepends=True):
         offsets.append(offsets[-1] + len(text))
     tops: dict[str, ast.AST] = {}
@@ -124,8 +124,9 @@ def mutants(file: str) -> Iterator[Mutant]:
                 at = source.index(old, offsets[line - 1] + column)
                 line = source.count("\n", 0, at)
                 mutated = source[:at] + new + source[at + len(old) :]
-                was, now = (text.splitlines()[line].strip() for text in (source, mutated))
-                yield Mutant(file, function, line + 1, was, now, mutated, nodes)
+                was, at = lines[line], at - offsets[line]
+                now = was[:at] + new + was[at + len(old) :]
+                yield Mutant(file, function, line + 1, was.strip(), now.strip(), mutated, nodes)
 
 
 def end_of(node: ast.expr) -> tuple[int, int]:

@@ -226,16 +226,21 @@ def test_a_loss_tells_the_network_and_learns_the_other_entries_alone() -> None:
         return params["params"] * jnp.ones_like(x)
 
     objective = dataclasses.replace(objective, apply=apply)
-    images, classes = jnp.array([[3.0, 4.0], [5.0, 6.0]]), jnp.zeros(2, jnp.int32)
+    images: Any = np.array([[3, 4], [5, 6]], np.float32)
+    classes: Any = np.zeros(2, np.int32)
 
     def loss(params: jax.Array) -> jax.Array:
         key, numbers = jax.random.key(0), jnp.arange(2)
         return objective(params, images, classes, key, numbers, 2, train=True, flip=False)[0].sum()
 
-    slope = jax.grad(loss)(jnp.ones(2))
+    @jax.jit
+    def computed() -> tuple[jax.Array, ...]:
+        slope, each = jax.grad(loss)(jnp.ones(2)), jax.vmap(loss)(jnp.eye(2))
+        return slope, each, loss(jnp.zeros(2)), seen[-1]
+
+    slope, each, of_zero, x_t = (np.asarray(array) for array in computed())
     assert slope[0] != 0.0 == slope[1]
-    np.testing.assert_allclose(jax.vmap(loss)(jnp.eye(2))[1], loss(jnp.zeros(2)), rtol=1e-6)
-    x_t = np.asarray(seen[-1])
+    np.testing.assert_allclose(each[1], of_zero, rtol=1e-6)
     np.testing.assert_allclose(x_t[:, 1], [2.0, 3.0])  # standardised, and without noise
     assert np.all(x_t[:, 0] != [3.0, 5.0])
 
@@ -259,12 +264,12 @@ def test_told_entries_give_the_posterior_of_the_others() -> None:
     config.control.method, config.sampling.num_steps = "conditional", 40
     prior = prior_from_config(config, experiment.build(config))
     prior = dataclasses.replace(prior, module=ExactConditional())
-    mask = jnp.array([0.0, 1.0])
+    mask: Any = np.array([0, 1], np.float32)
     measurement = Measurement(
         masking(mask), lambda condition: controllable.in_painting(condition["y"], mask)
     )
     draw = methods.conditional(prior, config.control, measurement)
-    y = jnp.array([[0.0, 1.5]]).repeat(2000, 0)
+    y: Any = np.tile(np.array([0.0, 1.5], np.float32), (2000, 1))
     noise = image_noise(jax.random.split(jax.random.key(0), len(y)), (2,))
     x = jax.jit(
         lambda: draw(lambda labels, given: prior.score({}, labels, given), noise, {"y": y}).x

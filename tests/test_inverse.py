@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -27,10 +28,11 @@ OPERATORS: dict[str, inverse.Operator] = {
 }
 
 
+@functools.cache
 def matrix(operator: inverse.Operator) -> np.ndarray:
     """A as a matrix, from its values on the unit vectors."""
-    columns = operator(jnp.eye(16).reshape(16, *SHAPE)).reshape(16, -1)
-    return np.asarray(columns, np.float64).T
+    columns = jax.jit(operator)(np.eye(16, dtype=np.float32).reshape(16, *SHAPE))
+    return np.asarray(columns, np.float64).reshape(16, -1).T
 
 
 def correlated() -> np.ndarray:
@@ -70,20 +72,22 @@ def gaussian_score(sde: SDE, mean: Any, covariance: np.ndarray) -> Any:
 def test_operators_have_their_adjoint(name: str) -> None:
     operator = OPERATORS[name]
     inverse.check_adjoint(operator, SHAPE)
-    y = operator(jax.random.normal(jax.random.key(1), (3, *SHAPE)))
-    back = inverse.adjoint(operator, SHAPE)(y).reshape(3, -1)
-    np.testing.assert_allclose(back, np.asarray(y).reshape(3, -1) @ matrix(operator), atol=1e-5)
+    x = np.random.default_rng(1).normal(size=(3, *SHAPE)).astype(np.float32)
+    both = jax.jit(lambda x: (operator(x), inverse.adjoint(operator, SHAPE)(operator(x))))
+    y, back = (np.asarray(v).reshape(3, -1) for v in both(x))
+    np.testing.assert_allclose(back, y @ matrix(operator), atol=1e-5)
 
 
 def test_what_operators_measure() -> None:
-    x = jnp.arange(16.0).reshape(1, 4, 4, 1)
-    np.testing.assert_allclose(
-        inverse.average_pool(2)(x)[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]], atol=1e-5
-    )
-    point = jnp.zeros((1, 9, 9, 1)).at[0, 4, 4, 0].set(1.0)
-    blurred = inverse.gaussian_blur(0.8)(point)[0, ..., 0]
+    x = np.arange(16, dtype=np.float32).reshape(1, 4, 4, 1)
+    pooled = np.asarray(jax.jit(inverse.average_pool(2))(x))
+    np.testing.assert_allclose(pooled[0, ..., 0], [[2.5, 4.5], [10.5, 12.5]], atol=1e-5)
+    point = np.zeros((1, 9, 9, 1), np.float32)
+    point[0, 4, 4, 0] = 1.0
+    blurred = np.asarray(jax.jit(inverse.gaussian_blur(0.8))(point))[0, ..., 0]
     np.testing.assert_allclose(blurred[5, 4] / blurred[4, 4], np.exp(-0.5 / 0.8**2), rtol=1e-5)
-    np.testing.assert_allclose(inverse.gaussian_blur(2.0)(jnp.ones((1, 4, 4, 1))), 1.0, atol=1e-6)
+    ones = np.ones((1, 4, 4, 1), np.float32)
+    np.testing.assert_allclose(jax.jit(inverse.gaussian_blur(2.0))(ones), 1.0, atol=1e-6)
     rows = matrix(OPERATORS["random"])
     np.testing.assert_allclose(rows @ rows.T, np.eye(5), atol=1e-6)
 
@@ -107,14 +111,17 @@ def test_posterior_guidance_is_exact_for_gaussian_data(kind: str, names: list[st
     """
     sde, noise_std, chosen = gaussians.SDES[kind], 0.2, [OPERATORS[name] for name in names]
     score_fn = gaussian_score(sde, MEAN, correlated())
-    t = jnp.array([0.1, 0.3, 0.5, 0.8])
-    keys = jax.random.split(jax.random.key(2), 3)
-    x = batch_mul(jnp.hypot(sde.alpha(t), sde.sigma(t)), jax.random.normal(keys[0], (4, *SHAPE)))
-    x0 = MEAN + STD * jax.random.normal(keys[1], (4, *SHAPE))
+    t: Any = np.array([0.1, 0.3, 0.5, 0.8], np.float32)
+    rng = np.random.default_rng(2)
+    unit, other = rng.normal(size=(2, 4, *SHAPE)).astype(np.float32)
+    x = batch_mul(jnp.hypot(sde.alpha(t), sde.sigma(t)), unit)
+    x0 = (MEAN + STD * other).reshape(4, -1)
 
-    def measurement(operator: inverse.Operator) -> Array:
-        y = operator(x0)
-        return y + noise_std * jax.random.normal(keys[2], y.shape)
+    @functools.cache
+    def measurement(operator: inverse.Operator) -> Any:
+        y = (x0 @ matrix(operator).T).astype(np.float32)
+        y += noise_std * np.random.default_rng(3).normal(size=y.shape).astype(np.float32)
+        return y.reshape(4, *jax.eval_shape(operator, np.zeros((1, *SHAPE), np.float32)).shape[1:])
 
     noisy = float(sde.sigma(t[2:3])[0] ** 2 / sde.alpha(t[2:3])[0] ** 2)
     cases = [(30, 0.0, 1.0), (1, 0.0, 1.0), (30, 0.0, 0.5), (30, noise_std**2 / noisy, 1.0)]

@@ -108,7 +108,7 @@ def test_dsm_is_the_fisher_divergence_plus_a_constant(sde: SDE, weighted: bool) 
     z: Any = np.tile(nodes.astype(np.float32), 2)[:, None]
     mass = np.outer(probability, weights / weights.sum()).ravel()
     for t in (0.02, 0.1, 0.3, 0.7):
-        times = jnp.full(len(x0), t, jnp.float32)
+        times: Any = np.full(len(x0), t, np.float32)
         alpha, sigma = float(sde.alpha(times)[0]), float(sde.sigma(times)[0])
         means = alpha * np.array([-1.0, 2.0])
 
@@ -143,8 +143,9 @@ def test_the_true_score_minimises_dsm(sde: SDE, weighted: bool) -> None:
     count, mu, std = 20000, 1.0, 0.6
     x0 = mu + std * normal(count, 2, seed=3)
 
-    def gradient(scale: float) -> tuple[float, float]:
-        """d loss / d epsilon of the score `scale * true + epsilon h`, and its error."""
+    @jax.jit
+    def each_slope(scale: jax.Array) -> jax.Array:
+        """d loss / d epsilon of the score `scale * true + epsilon h`."""
 
         def loss(epsilon: jax.Array) -> jax.Array:
             def score_fn(x: jax.Array, t: jax.Array) -> jax.Array:
@@ -161,8 +162,11 @@ def test_the_true_score_minimises_dsm(sde: SDE, weighted: bool) -> None:
             noise_mse = losses.dsm(sde, score_fn, x0, t, z)
             return weighed(noise_mse, x0, weight_by_name(sde, t, weighted))[0]
 
-        _, slopes = jax.jit(lambda: jax.jvp(loss, (jnp.zeros(()),), (jnp.ones(()),)))()
-        slopes = np.asarray(slopes, np.float64)
+        return jax.jvp(loss, (jnp.zeros(()),), (jnp.ones(()),))[1]
+
+    def gradient(scale: float) -> tuple[float, float]:
+        """The mean of the slopes, and its error."""
+        slopes = np.asarray(each_slope(np.float32(scale)), np.float64)
         return slopes.mean(), slopes.std() / np.sqrt(count)
 
     value, error = gradient(1.0)
@@ -323,6 +327,14 @@ def network(x: jax.Array, labels: jax.Array) -> jax.Array:
     return jnp.tanh(x) + 0.001 * batch_mul(labels.astype(jnp.float32), jnp.ones_like(x))
 
 
+@jax.jit
+def draws_of_keys(keys: jax.Array) -> tuple[jax.Array, jax.Array]:
+    """The noise and the label that a loss draws by the key of an image."""
+    by_image = [jax.random.split(key) for key in keys]
+    z = jnp.stack([jax.random.normal(key, (4, 4, 1)) for _, key in by_image])
+    return z, jnp.stack([jax.random.randint(key, (), 0, 50) for key, _ in by_image])
+
+
 @every_sde
 @weightings
 @pytest.mark.parametrize(
@@ -330,12 +342,12 @@ def network(x: jax.Array, labels: jax.Array) -> jax.Array:
     [pytest.param(False, id="sum"), pytest.param(True, id="mean", marks=pytest.mark.slow)],
 )
 def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> None:
-    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), jnp.array([0.0, 0.3, 0.9])
+    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), np.array([0.0, 0.3, 0.9], np.float32)
     loss = losses.from_config(config(True, reduce_mean, weighted), sde)
     ours, parts = jax.jit(loss, static_argnums=0)(network, x0, keys, u)
     score_fn = models.score_fn(sde, network, continuous=True)
-    t = 1e-5 + (1 - 1e-5) * u
-    z = jnp.stack([jax.random.normal(jax.random.split(key)[1], (4, 4, 1)) for key in keys])
+    t: Any = np.float32(1e-5) + np.float32(1 - 1e-5) * u
+    z, _ = draws_of_keys(keys)
     lam = weight_by_name(sde, t, weighted)
     expected, _ = weighed(losses.dsm(sde, score_fn, x0, t, z), x0, lam, reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
@@ -346,17 +358,16 @@ def test_from_config_continuous(sde: SDE, weighted: bool, reduce_mean: bool) -> 
 @pytest.mark.parametrize("reduce_mean", [False, True], ids=["sum", "mean"])
 def test_from_config_discrete(sde: Any, reduce_mean: bool) -> None:
     """Independent labels are integers' own draws; others are u cut into N parts."""
-    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), jnp.array([0.0, 0.3, 0.9])
+    x0, keys, u = normal(3, 4, 4, 1), image_keys(3), np.array([0.0, 0.3, 0.9], np.float32)
     objective: Any = losses.smld if isinstance(sde, VESDE) else losses.ddpm
-    pairs = [jax.random.split(key) for key in keys]
-    z = jnp.stack([jax.random.normal(key, (4, 4, 1)) for _, key in pairs])
-    labels = jnp.stack([jax.random.randint(key, (), 0, 50) for key, _ in pairs])
-    ours, _ = losses.from_config(config(False, reduce_mean), sde)(network, x0, keys, u)
+    z, labels = draws_of_keys(keys)
+    computed = functools.partial(jax.jit, static_argnums=0)
+    ours, _ = computed(losses.from_config(config(False, reduce_mean), sde))(network, x0, keys, u)
     expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
     paired = config(False, reduce_mean, training__time_draws="antithetic")
-    ours, parts = losses.from_config(paired, sde)(network, x0, keys, u)
-    labels = jnp.array([0, 15, 45])
+    ours, parts = computed(losses.from_config(paired, sde))(network, x0, keys, u)
+    labels = np.array([0, 15, 45])
     np.testing.assert_array_equal(models.discrete_labels(sde, parts["t"]), labels)
     expected, _ = weighed(objective(sde, network, x0, labels, z), x0, reduce_mean=reduce_mean)
     np.testing.assert_allclose(ours, expected, rtol=1e-5)
@@ -461,17 +472,29 @@ def golden_loss(
     return jnp.mean(weighed(error, x0, lam, reduce_mean)[0])
 
 
+@functools.cache
+def analytic_losses(path: pathlib.Path) -> dict[str, Any]:
+    """The losses of a file's tags with analytic models, by one program."""
+    stored = golden_cases.load(path)
+    mix = float(stored.get("meta_json", {}).get("mix", 0.2))
+
+    def loss(key: str, match: re.Match[str]) -> jax.Array:
+        kind = match["kind"]
+        model = analytic_model(golden_sde(stored, kind), kind == "smld", mix)
+        discrete = kind in ("ddpm", "smld")
+        draw, z = (f"{kind}_labels", f"{kind}_z") if discrete else ("sde_u", "sde_z")
+        return golden_loss(stored, key, model, "batch", draw, z)
+
+    matches = {key: TAG.fullmatch(key) for key in stored}
+    found = {key: match for key, match in matches.items() if match and match["by"] != "net_"}
+    return jax.device_get(jax.jit(lambda: {key: loss(key, m) for key, m in found.items()})())
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize(("path", "key"), tags(by_network=False))
 def test_analytic_models_have_the_original_losses(path: pathlib.Path, key: str) -> None:
     stored = golden_cases.load(path)
-    match = TAG.fullmatch(key)
-    assert match
-    kind, mix = match["kind"], float(stored.get("meta_json", {}).get("mix", 0.2))
-    model = analytic_model(golden_sde(stored, kind), kind == "smld", mix)
-    draw, z = (f"{kind}_labels", f"{kind}_z") if kind in ("ddpm", "smld") else ("sde_u", "sde_z")
-    ours = jax.jit(lambda: golden_loss(stored, key, model, "batch", draw, z))()
-    np.testing.assert_allclose(ours, stored[key], rtol=1e-5)
+    np.testing.assert_allclose(analytic_losses(path)[key], stored[key], rtol=1e-5)
 
 
 @functools.cache

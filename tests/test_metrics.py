@@ -329,6 +329,7 @@ def trained(digits, cache):
     return classifier.load(digits[0], digits[1], cache)
 
 
+@pytest.mark.full_compilation  # it trains the network
 def test_classifier_is_right_on_test_digits_and_says_so(digits, trained):
     _, test = digits
     predicted = trained.predict(test.images)

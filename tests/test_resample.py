@@ -24,7 +24,13 @@ KERNELS = [(1, 3, 3, 1), (1, 2, 1), (1, 1, 1, 1, 1), (1, -2, 5, 0, 3, 1)]
 
 
 def images(*shape: int) -> Any:
-    return np.asarray(jax.random.normal(jax.random.key(0), shape))
+    return np.random.default_rng(0).standard_normal(shape, np.float32)
+
+
+def compiled(function: Any, *arguments: Any) -> Any:
+    """A function of images, weights and hashable settings by one program, not one an operation."""
+    settings = [i for i, value in enumerate(arguments) if not isinstance(value, np.ndarray)]
+    return jax.jit(function, static_argnums=settings)(*arguments)
 
 
 def insert_zeros(x: np.ndarray, factor: int) -> np.ndarray:
@@ -73,7 +79,7 @@ def test_upsample(kernel: tuple, factor: int) -> None:
     extra = len(kernel) - factor
     expected = fir(insert_zeros(x, factor), kernel, (extra + 1) // 2 + factor - 1, extra // 2)
     assert expected.shape == (2, 5 * factor, 6 * factor, 3)
-    assert_close(upsample_2d(x, kernel, factor), expected * factor**2)
+    assert_close(compiled(upsample_2d, x, kernel, factor), expected * factor**2)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -84,7 +90,7 @@ def test_downsample(kernel: tuple, factor: int, sides: tuple[int, int]) -> None:
     x = images(2, *sides, 3)
     extra = len(kernel) - factor
     expected = fir(x, kernel, (extra + 1) // 2, extra // 2)[:, ::factor, ::factor]
-    assert_close(downsample_2d(x, kernel, factor), expected)
+    assert_close(compiled(downsample_2d, x, kernel, factor), expected)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -96,7 +102,7 @@ def test_upsample_conv(kernel: tuple, size: int) -> None:
     spread = convolve(insert_zeros(x, 2), w, 1, size - 1)
     expected = fir(spread, kernel, (extra + 1) // 2 + 1, extra // 2)
     assert expected.shape == (2, 10, 8, 2)
-    assert_close(upsample_conv_2d(x, w, kernel), expected * 4)
+    assert_close(compiled(upsample_conv_2d, x, w, kernel), expected * 4)
 
 
 @pytest.mark.parametrize("kernel", KERNELS, ids=str)
@@ -106,7 +112,7 @@ def test_conv_downsample(kernel: tuple, size: int) -> None:
     extra = len(kernel) - 2 + size - 1
     expected = convolve(fir(x, kernel, (extra + 1) // 2, extra // 2), w, 2, 0)
     assert expected.shape == (2, 4, 3, 2)
-    assert_close(conv_downsample_2d(x, w, kernel), expected)
+    assert_close(compiled(conv_downsample_2d, x, w, kernel), expected)
 
 
 def test_rational_factor() -> None:
@@ -152,12 +158,12 @@ def test_conv2d_module(how: str) -> None:
     x = images(2, 6, 6, 3)
     options: dict[str, Any] = {how: True} if how else {}
     module = Conv2d(4, resample_kernel=(1, 2, 1), **options)
-    params = module.init(jax.random.key(1), x)["params"]
-    assert {name: p.shape for name, p in params.items()} == {"weight": (3, 3, 3, 4), "bias": (4,)}
-    params["bias"] = jnp.arange(4.0)
+    shapes = jax.eval_shape(module.init, jax.random.key(1), x)["params"]
+    assert {name: p.shape for name, p in shapes.items()} == {"weight": (3, 3, 3, 4), "bias": (4,)}
+    params = {"weight": images(3, 3, 3, 4), "bias": np.arange(4, dtype=np.float32)}
     functions = {"up": upsample_conv_2d, "down": conv_downsample_2d}
     if how:
-        plain = functions[how](x, params["weight"], (1, 2, 1))
+        plain = compiled(functions[how], x, params["weight"], (1, 2, 1))
     else:
         plain = resample.conv(x, params["weight"])
-    assert_close(module.apply({"params": params}, x), np.asarray(plain + params["bias"]))
+    assert_close(jax.jit(module.apply)({"params": params}, x), plain + params["bias"])

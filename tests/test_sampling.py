@@ -38,7 +38,13 @@ def keys_of(indices: Any, seed: int = 0) -> jax.Array:
 
 
 def normal_noise(count: int = BATCH, shape: tuple = SHAPE, seed: int = 0) -> ImageNoise:
-    return image_noise(keys_of(jnp.arange(count), seed), shape)
+    return image_noise(keys_of(np.arange(count), seed), shape)
+
+
+def draws_of(count: int, batch: int, shape: tuple = SHAPE) -> np.ndarray:
+    """Normal draws for `recorded_noise`, for whose generator nothing is compiled."""
+    rng = np.random.default_rng(0)
+    return rng.standard_normal((count, batch, *shape), np.float32)
 
 
 # Closed forms: Gaussian data, exact score.
@@ -70,13 +76,13 @@ def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
     ]
 
     @jax.jit
-    def moments() -> jax.Array:
+    def moments(draws: jax.Array) -> jax.Array:
         results = []
         for predictor, corrector, flow in cases:
             samples = sampling.pc_sampler(
                 sde,
                 score_fn,
-                normal_noise(),
+                recorded_noise(draws),
                 predictor=predictor,
                 corrector=corrector,
                 probability_flow=flow,
@@ -86,7 +92,8 @@ def test_every_predictor_and_corrector_samples_the_data(kind: str) -> None:
             results.append([samples.x.mean(), samples.x.std(), samples.ok.all()])
         return jnp.array(results)
 
-    for case, (mean, std, ok) in zip(cases, np.asarray(moments()), strict=True):
+    found = np.asarray(moments(draws_of(3 * sde.N + 1, BATCH)))
+    for case, (mean, std, ok) in zip(cases, found, strict=True):
         predictor, _corrector, flow = case
         assert ok, case
         assert abs(mean - MEAN) < (0.02 if predictor != "none" else 0.06), (case, mean)
@@ -124,8 +131,8 @@ def test_predictors_converge_at_order_one(kind: str) -> None:
         ]
         return jnp.abs(jnp.stack(results) - end).max((1, 2, 3, 4))
 
-    orders = jnp.log2(errors(200) / errors(400))
-    assert jnp.all(jnp.abs(orders - 1.0) < 0.2), orders
+    orders = np.log2(np.asarray(errors(200)) / np.asarray(errors(400)))
+    assert np.all(np.abs(orders - 1.0) < 0.2), orders
 
 
 def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
@@ -146,10 +153,12 @@ def test_ancestral_subvp_is_exact_for_one_data_point() -> None:
 
     trajectory = run().trajectory
     assert trajectory is not None
-    times = jnp.array([1.0, 0.75, 0.5, 0.25, 0.0])
-    for state, t in zip(trajectory[1:], times[1:], strict=False):
-        assert abs(state.mean() - sde.alpha(t) * MEAN) < 0.03
-        np.testing.assert_allclose(state.std(), sde.sigma(t), rtol=0.02, atol=1e-4)
+    times: Any = np.array([1.0, 0.75, 0.5, 0.25, 0.0], np.float32)
+    alphas, sigmas = np.asarray(sde.alpha(times)), np.asarray(sde.sigma(times))
+    states = np.asarray(trajectory)
+    for state, alpha, sigma in zip(states[1:], alphas[1:], sigmas[1:], strict=False):
+        assert abs(state.mean() - alpha * MEAN) < 0.03
+        np.testing.assert_allclose(state.std(), sigma, rtol=0.02, atol=1e-4)
     np.testing.assert_allclose(trajectory[-1], MEAN, atol=2e-3)
 
 
@@ -173,7 +182,7 @@ def test_ode_sampler_follows_the_exact_flow(kind: str, solver: str) -> None:
             sde, gaussians.linear_score(sde, MEAN, STD), noise, method=solver, num_frames=4
         )
 
-    samples = run()
+    samples = jax.device_get(run())
     assert samples.ok.all()
     z = sde.prior_sampling(noise(0))
     end = gaussians.flow_map(sde, MEAN, STD, z, sde.T, sde.sampling_eps)
@@ -182,7 +191,7 @@ def test_ode_sampler_follows_the_exact_flow(kind: str, solver: str) -> None:
     times = np.linspace(sde.T, sde.sampling_eps, 4)
     for state, t in zip(samples.trajectory, times, strict=True):
         expected = gaussians.flow_map(sde, MEAN, STD, z, sde.T, t)
-        scale = float(jnp.abs(expected).max())
+        scale = float(np.abs(expected).max())
         np.testing.assert_allclose(state, expected, atol=3e-4 * max(scale, 1.0))
     np.testing.assert_array_equal(samples.trajectory[-1], samples.x)
 
@@ -192,10 +201,16 @@ def test_ode_denoising_takes_one_noise_free_step_at_eps() -> None:
     score_fn = gaussians.linear_score(sde, MEAN, STD)
     noise = normal_noise(2)
     run = functools.partial(sampling.ode_sampler, sde, score_fn, noise)
-    plain, denoised = jax.jit(lambda: (run(), run(denoise=True)))()
-    t = jnp.full(2, sde.sampling_eps)
-    f, G = sde.discretize(plain.x, t)
-    expected = plain.x - f + G[:, None, None, None] ** 2 * score_fn(plain.x, t)
+
+    @jax.jit
+    def both() -> tuple[Samples, Samples, jax.Array]:
+        plain, denoised = run(), run(denoise=True)
+        t = jnp.full(2, sde.sampling_eps)
+        f, G = sde.discretize(plain.x, t)
+        expected = plain.x - f + G[:, None, None, None] ** 2 * score_fn(plain.x, t)
+        return plain, denoised, expected
+
+    plain, denoised, expected = jax.device_get(both())
     np.testing.assert_allclose(denoised.x, expected, atol=1e-6)
     np.testing.assert_array_equal(denoised.nfe, plain.nfe + 1)
 
@@ -363,14 +378,13 @@ def test_an_image_does_not_depend_on_its_batch(method: str) -> None:
             return sampling.ode_sampler(sde, mixture.score_fn(sde), noise, rtol=1e-3, atol=1e-3)
         return sampling.pc_sampler(sde, mixture.score_fn(sde), noise, corrector=method)
 
-    whole = run(keys_of(range(9)))
+    whole = jax.device_get(run(keys_of(range(9))))
     order = [5, 0, 8, 1, 7, 2, 3, 6, 4]
     for part in (order[:3], order[3:6], order[6:]):
         samples = run(keys_of(part))
-        picked = jnp.array(part)
-        np.testing.assert_allclose(samples.x, whole.x[picked], atol=1e-5)
+        np.testing.assert_allclose(samples.x, whole.x[part], atol=1e-5)
         if method == "ode":
-            np.testing.assert_array_equal(samples.nfe, whole.nfe[picked])
+            np.testing.assert_array_equal(samples.nfe, whole.nfe[part])
     if method == "ode":
         assert len(set(whole.nfe.tolist())) > 1  # each image has its own steps
 
@@ -379,9 +393,9 @@ def test_batch_norm_is_the_mean_of_norms_over_batch_and_devices() -> None:
     """Image norms on one image equal batch norms on a batch of it alone; pmean joins devices."""
     sde = VPSDE(N=100)
     mixture = gaussians.two_modes(SHAPE)
-    x = jax.random.normal(jax.random.key(1), (4, *SHAPE)) * jnp.arange(1.0, 5).reshape(4, 1, 1, 1)
-    zs = jax.random.normal(jax.random.key(2), (2, 4, *SHAPE))
-    t = jnp.full(4, 0.3)
+    x, *rest = draws_of(3, 4)
+    x, zs = x * np.arange(1, 5, dtype=np.float32).reshape(4, 1, 1, 1), np.stack(rest)
+    t = np.full(4, 0.3, np.float32)
 
     def correct(x: jax.Array, t: jax.Array, zs: jax.Array, **options: Any) -> jax.Array:
         corrector = langevin.langevin(0.16, **options)
@@ -390,13 +404,13 @@ def test_batch_norm_is_the_mean_of_norms_over_batch_and_devices() -> None:
     image = jax.jit(correct)(x, t, zs)
     batch = jax.jit(functools.partial(correct, norm="batch"))
     alone = [batch(x[i : i + 1], t[:1], zs[:, i : i + 1]) for i in range(4)]
-    np.testing.assert_allclose(image, jnp.concatenate(alone), rtol=1e-5, atol=1e-6)
-    together = batch(x, t, zs)
-    assert jnp.abs(together - image).max() > 1e-2
+    np.testing.assert_allclose(image, np.concatenate(alone), rtol=1e-5, atol=1e-6)
+    together = np.asarray(batch(x, t, zs))
+    assert np.abs(together - image).max() > 1e-2
     split = jax.pmap(functools.partial(correct, norm="batch", axis_name="d"), axis_name="d")(
-        x.reshape(2, 2, *SHAPE), t.reshape(2, 2), jnp.moveaxis(zs.reshape(2, 2, 2, *SHAPE), 1, 0)
+        x.reshape(2, 2, *SHAPE), t.reshape(2, 2), np.moveaxis(zs.reshape(2, 2, 2, *SHAPE), 1, 0)
     )
-    np.testing.assert_allclose(split.reshape(x.shape), together, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(np.asarray(split).reshape(x.shape), together, rtol=1e-5, atol=1e-6)
 
 
 # Evaluations, frames, times.
@@ -424,9 +438,11 @@ class Counter:
 def test_pc_reports_true_evaluations(predictor: str, corrector: str, per_step: int) -> None:
     sde = VESDE(N=7)
     counter = Counter(sde)
-    samples = sampling.pc_sampler(
-        sde, counter, normal_noise(2), predictor=predictor, corrector=corrector, n_steps_each=2
+    noise = recorded_noise(draws_of(22, 2))
+    run = functools.partial(
+        sampling.pc_sampler, predictor=predictor, corrector=corrector, n_steps_each=2
     )
+    samples = jax.jit(lambda: run(sde, counter, noise))()
     jax.effects_barrier()
     assert samples.nfe == counter.calls == 7 * per_step
 
@@ -445,24 +461,22 @@ def test_ode_reports_true_evaluations(solver: str) -> None:
 def test_frames_are_states_of_the_same_run() -> None:
     sde = VESDE(N=12)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
+    draws = draws_of(25, 2)
 
-    @functools.partial(jax.jit, static_argnums=0)
     def run(num_frames: int) -> Samples:
-        noise = normal_noise(2)
+        noise = recorded_noise(draws)
         return sampling.pc_sampler(sde, score_fn, noise, num_frames=num_frames, snr=0.1)
 
-    every, some, one = run(13), run(4), run(1)
+    runs = jax.jit(lambda: [run(num_frames) for num_frames in (13, 4, 1, 0, 24)])
+    every, some, one, none, more = jax.device_get(runs())
     assert every.trajectory is not None
     assert some.trajectory is not None
     assert one.trajectory is not None
-    np.testing.assert_allclose(every.trajectory[0], 50 * normal_noise(2)(0), rtol=1e-6)
-    np.testing.assert_allclose(
-        some.trajectory, every.trajectory[jnp.array([0, 4, 8, 12])], rtol=1e-5
-    )
+    np.testing.assert_allclose(every.trajectory[0], 50 * draws[0], rtol=1e-6)
+    np.testing.assert_allclose(some.trajectory, every.trajectory[[0, 4, 8, 12]], rtol=1e-5)
     np.testing.assert_array_equal(one.trajectory[0], one.x)
     np.testing.assert_array_equal(every.trajectory[-1], every.x)
-    assert run(0).trajectory is None
-    more = run(24)
+    assert none.trajectory is None
     np.testing.assert_array_equal(more.trajectory, every.trajectory)
     np.testing.assert_array_equal(more.x, every.x)
 
@@ -470,13 +484,19 @@ def test_frames_are_states_of_the_same_run() -> None:
 def test_denoise_returns_the_mean_of_the_last_update() -> None:
     """The two differ by G z of the last predictor step, at eps."""
     sde = VPSDE(N=24)
-    noise = normal_noise(2)
-    run = functools.partial(
-        sampling.pc_sampler, sde, gaussians.linear_score(sde, MEAN, STD), noise, corrector="none"
-    )
-    G = sde.discretize(noise(0), jnp.full(2, 1e-3))[1]
-    clean, noisy = run(denoise=True), run(denoise=False)
-    np.testing.assert_allclose(noisy.x - clean.x, G[0] * noise(24), atol=1e-5)
+    draws = draws_of(25, 2)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+
+    @jax.jit
+    def run(draws: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
+        run = functools.partial(
+            sampling.pc_sampler, sde, score_fn, recorded_noise(draws), corrector="none"
+        )
+        G = sde.discretize(draws[0], jnp.full(2, 1e-3))[1]
+        return run(denoise=True).x, run(denoise=False).x, G[0]
+
+    clean, noisy, G = jax.device_get(run(draws))
+    np.testing.assert_allclose(noisy - clean, G * draws[24], atol=1e-5)
 
 
 @pytest.mark.parametrize("steps", [1, 2, 10, 100, 1000])
@@ -493,23 +513,25 @@ def test_each_time_has_its_own_level_of_the_discrete_chain(sde: type[SDE], steps
 def test_a_solver_that_gave_up_says_so() -> None:
     sde = VPSDE()
     score_fn = gaussians.linear_score(sde, MEAN, STD)
-    x0 = jnp.array([1.0, 1.0, jnp.nan]).reshape(3, 1, 1, 1)
+    x0 = np.array([1.0, 1.0, np.nan], np.float32).reshape(3, 1, 1, 1)
 
     @functools.partial(jax.jit, static_argnums=0)
     def run(max_steps: int) -> Samples:
         noise = recorded_noise(x0[None])
         return sampling.ode_sampler(sde, score_fn, noise, max_steps=max_steps)
 
-    assert run(100).ok.tolist() == [True, True, False]
-    assert run(100).nfe[2] < 100  # gives up soon, rather than at max_steps
+    many = run(100)
+    assert many.ok.tolist() == [True, True, False]
+    assert np.asarray(many.nfe)[2] < 100  # gives up soon, rather than at max_steps
     assert run(5).ok.tolist() == [False] * 3
 
 
 def test_pc_marks_images_that_are_not_finite() -> None:
     sde = VESDE(N=3)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
-    draws = jnp.ones((10, 2, 1, 1, 1)).at[2, 1].set(jnp.inf)
-    samples = sampling.pc_sampler(sde, score_fn, recorded_noise(draws), snr=0.1)
+    draws = np.ones((10, 2, 1, 1, 1), np.float32)
+    draws[2, 1] = np.inf
+    samples = jax.jit(lambda: sampling.pc_sampler(sde, score_fn, recorded_noise(draws), snr=0.1))()
     assert samples.ok.tolist() == [True, False]
 
 
@@ -528,7 +550,7 @@ def config_of(**changes: Any) -> ConfigDict:
 def test_from_config_passes_every_setting_on() -> None:
     sde = VESDE(N=6)
     score_fn = gaussians.linear_score(sde, MEAN, STD)
-    noise = normal_noise(3)
+    keyed, noise = normal_noise(3), recorded_noise(draws_of(19, 3))
     pc = functools.partial(sampling.pc_sampler, sde, score_fn, noise)
     cases: list[tuple[dict[str, Any], Any]] = [
         ({}, pc),
@@ -545,7 +567,7 @@ def test_from_config_passes_every_setting_on() -> None:
                 reverse_sde.sde_sampler,
                 sde,
                 score_fn,
-                noise,
+                keyed,
                 method="SEA",
                 times=grids.time_grid(sde, "karras", 4, 1e-2),
             ),
@@ -566,17 +588,18 @@ def test_from_config_passes_every_setting_on() -> None:
         ),
     ]
 
+    def made(changes: dict[str, Any]) -> jax.Array:
+        sampler = sampling.from_config(config_of(**changes))
+        return sampler(sde, score_fn, keyed if changes.get("method") == "sde" else noise).x
+
     @jax.jit
     def both() -> Any:
-        return [
-            (sampling.from_config(config_of(**changes))(sde, score_fn, noise).x, direct().x)
-            for changes, direct in cases
-        ]
+        return [(made(changes), direct().x) for changes, direct in cases]
 
-    results = both()
-    for (changes, _), (made, direct) in zip(cases, results, strict=True):
-        np.testing.assert_allclose(made, direct, rtol=1e-6, err_msg=str(changes))
-    assert all(jnp.abs(made - results[0][0]).max() > 1e-4 for made, _ in results[1:])
+    results = jax.device_get(both())
+    for (changes, _), (by_config, direct) in zip(cases, results, strict=True):
+        np.testing.assert_allclose(by_config, direct, rtol=1e-6, err_msg=str(changes))
+    assert all(np.abs(by_config - results[0][0]).max() > 1e-4 for by_config, _ in results[1:])
 
 
 def test_a_new_predictor_is_one_function_and_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -587,9 +610,11 @@ def test_a_new_predictor_is_one_function_and_its_name(monkeypatch: pytest.Monkey
 
     monkeypatch.setitem(sampling.PREDICTORS, "halve", halve)
     config = config_of(predictor="halve", corrector="none")
-    sde, noise = VESDE(N=3), normal_noise(2)
-    samples = sampling.from_config(config)(sde, gaussians.linear_score(sde, MEAN, STD), noise)
-    np.testing.assert_allclose(samples.x, sde.prior_sampling(noise(0)) / 8)
+    sde, draws = VESDE(N=3), draws_of(4, 2)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    sampler = sampling.from_config(config)
+    samples = jax.jit(lambda: sampler(sde, score_fn, recorded_noise(draws)))()
+    np.testing.assert_allclose(samples.x, sde.prior_sampling(draws[0]) / 8)
     assert samples.nfe == 3
 
 
@@ -601,9 +626,11 @@ def test_a_corrector_is_made_of_the_settings_that_it_takes(monkeypatch: pytest.M
 
     monkeypatch.setitem(sampling.CORRECTORS, "shift", shift)
     config = config_of(predictor="none", corrector="shift", n_steps_each=2, noise_removal=False)
-    sde, noise = VESDE(N=3), normal_noise(2)
-    samples = sampling.from_config(config)(sde, gaussians.linear_score(sde, MEAN, STD), noise)
-    np.testing.assert_allclose(samples.x, sde.prior_sampling(noise(0)) + 6, rtol=1e-6)
+    sde, draws = VESDE(N=3), draws_of(7, 2)
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    sampler = sampling.from_config(config)
+    samples = jax.jit(lambda: sampler(sde, score_fn, recorded_noise(draws)))()
+    np.testing.assert_allclose(samples.x, sde.prior_sampling(draws[0]) + 6, rtol=1e-6)
     for factory in (langevin.langevin, langevin.annealed_langevin):
         with pytest.raises(ValueError, match="snr must be positive, not 0"):
             factory(0)
@@ -612,20 +639,22 @@ def test_a_corrector_is_made_of_the_settings_that_it_takes(monkeypatch: pytest.M
 def test_what_follows_an_update_takes_a_draw_of_its_own() -> None:
     """Draws by number: prior 0, then corrector 1 and 2, after it 3, predictor 4, after it 5, ..."""
     sde = VESDE(N=2)
-    draws = jnp.arange(11.0)[:, None, None] * jnp.ones((1, 1, 2))
+    draws = np.arange(11, dtype=np.float32)[:, None, None] * np.ones((1, 1, 2), np.float32)
     seen = []
 
     def after_update(x: jax.Array, t: jax.Array, z: jax.Array) -> jax.Array:
         jax.debug.callback(lambda z: seen.append(int(z[0, 0])), z, ordered=True)
         return x
 
-    sampling.pc_sampler(
+    run = functools.partial(
+        sampling.pc_sampler,
         sde,
         gaussians.linear_score(sde, MEAN, STD),
         recorded_noise(draws),
         n_steps_each=2,
         after_update=after_update,
     )
+    jax.jit(run)()
     jax.effects_barrier()
     assert seen == [3, 5, 8, 10]
 
@@ -849,6 +878,31 @@ def test_predictor_corrector_runs_of_the_original(path: pathlib.Path, tag: str) 
         assert len(noise) == meta["noise_draws"]
 
 
+@functools.cache
+def flow_run(sde: SDE, eps: float, denoise: bool, weights: str) -> Any:
+    """The compiled sampler of a golden run, from a draw and the analytic network's `mix`."""
+
+    @jax.jit
+    def run(z: jax.Array, mix: jax.Array) -> Samples:
+        if weights:
+            score_fn = analytic_models.network_score(sde, weights)
+        else:
+            score_fn = analytic_models.score_fn(sde, "ve" if isinstance(sde, VESDE) else "vp", mix)
+        return sampling.ode_sampler(
+            sde,
+            score_fn,
+            recorded_noise(z[None] / sde.prior_std),
+            rtol=1e-5,
+            atol=1e-5,
+            method="Dopri5",
+            eps=eps,
+            max_steps=1000,
+            denoise=denoise,
+        )
+
+    return run
+
+
 @pytest.mark.golden
 @pytest.mark.parametrize(("path", "tag"), golden_tags("ode", "odenet"))
 def test_probability_flow_runs_of_the_original(path: pathlib.Path, tag: str) -> None:
@@ -857,27 +911,9 @@ def test_probability_flow_runs_of_the_original(path: pathlib.Path, tag: str) -> 
     meta = case["meta_json"][tag]
     kind = meta.get("sde", tag.split("_")[1])
     sde = analytic_models.sde_of(kind, meta)
-    if "weights" in meta:
-        score_fn = analytic_models.network_score(sde, meta["weights"])
-    else:
-        score_fn = analytic_models.score_fn(sde, "ve" if kind == "ve" else "vp", meta["mix"])
-    z = jnp.asarray(golden_cases.nhwc(case[f"{tag}/z"]))
-
-    @jax.jit
-    def run(z: jax.Array) -> Samples:
-        return sampling.ode_sampler(
-            sde,
-            score_fn,
-            recorded_noise(z[None] / sde.prior_std),
-            rtol=1e-5,
-            atol=1e-5,
-            method="Dopri5",
-            eps=meta["eps"],
-            max_steps=1000,
-            denoise=meta["denoise"],
-        )
-
-    samples = run(z)
+    run = flow_run(sde, meta["eps"], meta["denoise"], meta.get("weights", ""))
+    z = np.asarray(golden_cases.nhwc(case[f"{tag}/z"]))
+    samples = jax.device_get(run(z, np.float32(meta.get("mix", 0.0))))
     assert samples.ok.all()
     value = scaled(samples.x, meta.get("inverse_scaler", "identity"))
     assert relative_error(value, case[f"{tag}/sample"]) < (3e-3 if "weights" in meta else 1e-4)

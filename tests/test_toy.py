@@ -100,13 +100,17 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     parts = experiment.build(config)
     params = devices.fetch(restore(config, parts, workdir).params)
     levels = trained_levels(config, parts.sde, n)
-    i = jnp.arange(n)
     data_key, noise_key = jax.random.split(jax.random.key(1))
-    x0, z = MIXTURE.sample(data_key, n), jax.random.normal(noise_key, (n, 1, 1, 2))
-    alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
-    x = alpha * x0 + sigma * z
-    true = MIXTURE.score_fn(levels)(x, i)  # type: ignore[arg-type]
-    score = jax.jit(parts.score(params))(x, levels.t)
+
+    @jax.jit
+    def scores(params: Any, levels: Levels) -> tuple[jax.Array, jax.Array]:
+        x0, z = MIXTURE.sample(data_key, n), jax.random.normal(noise_key, (n, 1, 1, 2))
+        alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
+        x = alpha * x0 + sigma * z
+        true = MIXTURE.score_fn(levels)(x, jnp.arange(n))  # type: ignore[arg-type]
+        return parts.score(params)(x, levels.t), true
+
+    score, true = (np.asarray(array) for array in scores(params, levels))
     return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), levels.sigmas
 
 
@@ -161,6 +165,8 @@ def test_score_matching_finds_the_score_in_seconds(
         model__nf=32,
         model__num_res_blocks=1,
         eval__batch_size=500,
+        sampling__num_samples=100,
+        sampling__batch_size=100,
     )
     loop.train(config, tmp_path)
     error, true, _ = squares(config, tmp_path, 2000)
