@@ -14,7 +14,7 @@ import dataclasses
 import functools
 import importlib
 import pathlib
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -64,7 +64,8 @@ def load(name: str, **changes: Any) -> ConfigDict:
     return config
 
 
-class Levels(NamedTuple):
+@dataclasses.dataclass(frozen=True, eq=False)
+class Levels:
     """Times [n] with their alpha and sigma; as an SDE, its time i is the i-th of them."""
 
     t: jax.Array
@@ -103,14 +104,14 @@ def squares(config: ConfigDict, workdir: pathlib.Path, n: int = 20_000) -> Any:
     data_key, noise_key = jax.random.split(jax.random.key(1))
 
     @jax.jit
-    def scores(params: Any, levels: Levels) -> tuple[jax.Array, jax.Array]:
+    def scores(params: Any) -> tuple[jax.Array, jax.Array]:
         x0, z = MIXTURE.sample(data_key, n), jax.random.normal(noise_key, (n, 1, 1, 2))
         alpha, sigma = (a.reshape(-1, 1, 1, 1) for a in (levels.alphas, levels.sigmas))
         x = alpha * x0 + sigma * z
         true = MIXTURE.score_fn(levels)(x, jnp.arange(n))  # type: ignore[arg-type]
         return parts.score(params)(x, levels.t), true
 
-    score, true = (np.asarray(array) for array in scores(params, levels))
+    score, true = (np.asarray(array) for array in scores(params))
     return *(np.sum(np.square(a), (1, 2, 3)) for a in (score - true, true)), levels.sigmas
 
 
