@@ -6,6 +6,6 @@ from configs.values import inference
 
 
 def get_config() -> ConfigDict:
-    config = inference("slcp", (13,), 5, steps=5000)
+    config = inference("slcp", (13,), 5, steps=25_000)
     config.model.nf = 128
     return config
