@@ -8,6 +8,7 @@ once, on the host, in float64, from alpha(t), sigma(t) and lambda = log(alpha / 
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -21,8 +22,6 @@ from diffusion.noise import Noise
 from diffusion.parametrisation import convert
 from diffusion.trajectory import Frames, Samples, denoised, drive, samples_ending_on
 from sde_lib import SDE, Images, ScoreFn
-
-_LEGENDRE = np.polynomial.legendre.leggauss(24)  # on [-1, 1]
 
 
 class Table(NamedTuple):
@@ -86,8 +85,14 @@ def _weights(nodes: np.ndarray, start: float, end: float) -> np.ndarray:
 
 def _quadrature(start: float, end: float) -> tuple[np.ndarray, np.ndarray]:
     """The points of Gauss and Legendre between start and end, and their weights."""
-    points, shares = _LEGENDRE
+    points, shares = _legendre()
     return 0.5 * (start + end) + 0.5 * (end - start) * points, 0.5 * (end - start) * shares
+
+
+@functools.cache
+def _legendre() -> tuple[np.ndarray, np.ndarray]:
+    """24 of these points on [-1, 1], and their weights."""
+    return np.polynomial.legendre.leggauss(24)
 
 
 def _lagrange(nodes: np.ndarray, s: np.ndarray) -> list[np.ndarray]:

@@ -28,24 +28,14 @@ DTYPES: Mapping[str, Any] = {"float32": None, "bfloat16": jnp.bfloat16}
 
 
 def _unet(config: Any) -> dict[str, Any]:
-    """Arguments that NCSN++ and DDPM share."""
+    """Arguments that all U-Nets share."""
     model = config.model
-    _check_normalization(model, "GroupNorm")
-    check_attention(config)
-    _check_blocks(model)
     return {
         "nf": model.nf,
         "ch_mult": tuple(model.ch_mult),
         "num_res_blocks": model.num_res_blocks,
         "attn_resolutions": tuple(model.attn_resolutions),
         "dropout": model.dropout,
-        "nonlinearity": model.nonlinearity.lower(),
-        "resamp_with_conv": model.resamp_with_conv,
-        "conditional": model.conditional,
-        "scale_by_sigma": model.scale_by_sigma,
-        "sigma_min": model.sigma_min,
-        "sigma_max": model.sigma_max,
-        "num_scales": model.num_scales,
         "centered": config.data.centered,
         "num_labels": model.num_labels,
         "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
@@ -53,16 +43,34 @@ def _unet(config: Any) -> dict[str, Any]:
     }
 
 
+def _of_the_paper(config: Any) -> dict[str, Any]:
+    """Arguments that NCSN++ and DDPM share."""
+    model = config.model
+    _check_normalization(model, "GroupNorm")
+    check_attention(config)
+    _check_blocks(model)
+    return {
+        **_unet(config),
+        "nonlinearity": model.nonlinearity.lower(),
+        "resamp_with_conv": model.resamp_with_conv,
+        "conditional": model.conditional,
+        "scale_by_sigma": model.scale_by_sigma,
+        "sigma_min": model.sigma_min,
+        "sigma_max": model.sigma_max,
+        "num_scales": model.num_scales,
+    }
+
+
 @documented_by(DDPM)
 def _ddpm(config: Any) -> DDPM:
-    return DDPM(**_unet(config), attn_each_up_block=config.model.attn_each_up_block)
+    return DDPM(**_of_the_paper(config), attn_each_up_block=config.model.attn_each_up_block)
 
 
 @documented_by(NCSNpp)
 def _ncsnpp(config: Any) -> NCSNpp:
     model = config.model
     return NCSNpp(
-        **_unet(config),
+        **_of_the_paper(config),
         fir_kernel=tuple(model.fir_kernel) if model.fir else None,
         skip_rescale=model.skip_rescale,
         resblock_type=model.resblock_type.lower(),
@@ -82,17 +90,9 @@ def _with_heads(config: Any) -> dict[str, Any]:
     """Arguments that ADM and EDM2 share."""
     model = config.model
     return {
-        "nf": model.nf,
-        "ch_mult": tuple(model.ch_mult),
-        "num_res_blocks": model.num_res_blocks,
-        "attn_resolutions": tuple(model.attn_resolutions),
-        "dropout": model.dropout,
+        **_unet(config),
         "head_channels": model.head_channels,
         "embedding_type": model.embedding_type.lower(),
-        "num_labels": model.num_labels,
-        "centered": config.data.centered,
-        "dtype": lookup(DTYPES, model.dtype, "model.dtype"),
-        "remat": model.remat,
     }
 
 

@@ -438,6 +438,7 @@ def make_run(workdir: pathlib.Path) -> None:
     from runtime import ema, experiment, files
     from runtime.workdir import open_run
     from tests import tiny
+    from tests.weights import normal_weights
     from training import optimizers, state
 
     config = tiny.config()
@@ -446,10 +447,8 @@ def make_run(workdir: pathlib.Path) -> None:
     fresh = functools.partial(
         state.new_state, parts.module, optimizer, config.seed, parts.image_shape, averages
     )
-    first, rng = jax.eval_shape(fresh), np.random.default_rng(0)
-    params = jax.tree.map(
-        lambda leaf: np.float32(0.01) * rng.standard_normal(leaf.shape, np.float32), first.params
-    )
+    first = jax.eval_shape(fresh)
+    params = normal_weights(first.params, 0.01)
     tree = {
         "step": np.int32(6),
         "params": params,

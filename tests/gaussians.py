@@ -101,6 +101,18 @@ def _denoised(mixture: Mixture, sde: SDE, x: Array, t: Array) -> Array:
     return jax.vmap(lambda x, t: mixture._denoised(sde, x, t))(x, t)
 
 
+@functools.cache
+def places(sde: SDE, count: int, seed: int, margin: float) -> tuple[Array, Array]:
+    """x and t at which scores are compared, near the marginals of data of unit size.
+
+    The times go from the share `margin` of [0, T] to as much before its end.
+    """
+    t = jnp.asarray(np.linspace(margin, 1.0 - margin, count) * sde.T, jnp.float32)
+    x = np.random.default_rng(seed).standard_normal((count, *SHAPE))
+    size = np.hypot(sde.alpha(t), sde.sigma(t)).reshape(-1, 1, 1, 1)
+    return jnp.asarray(size * x, jnp.float32), t
+
+
 def gaussian(mean: float | np.ndarray, std: float | np.ndarray, shape: tuple = SHAPE) -> Mixture:
     """One Gaussian with independent pixels."""
     means = jnp.broadcast_to(jnp.asarray(mean, jnp.float32), shape)[None]

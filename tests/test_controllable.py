@@ -41,14 +41,6 @@ def mixture_scores(sde: SDE, y: Array) -> tuple[Any, Any, Any]:
     return mixture.score_fn(sde), of_part, log_posterior
 
 
-def points(sde: SDE, count: int = 6) -> tuple[Array, Array]:
-    """x and t at which scores are compared: near the data's marginals, at all times."""
-    t = jnp.asarray(np.linspace(0.02, 0.98, count) * sde.T, jnp.float32)
-    x = np.random.default_rng(5).standard_normal((count, 2, 2, 1))
-    size = np.hypot(sde.alpha(t), sde.sigma(t)).reshape(-1, 1, 1, 1)
-    return jnp.asarray(size * x, jnp.float32), jnp.asarray(t)
-
-
 @pytest.mark.parametrize(
     "kind",
     [
@@ -59,7 +51,7 @@ def points(sde: SDE, count: int = 6) -> tuple[Array, Array]:
 def test_guidance_by_the_exact_classifier_is_the_score_of_the_class(kind: str) -> None:
     """And classifier-free guidance of any scale is classifier guidance of that scale."""
     sde = gaussians.EVERY_SDE[kind]
-    x, t = points(sde)
+    x, t = gaussians.places(sde, 6, seed=5, margin=0.02)
     y = jnp.array([0, 1, 1, 0, 1, 0])
     score_fn, of_part, log_posterior = mixture_scores(sde, y)
     likelihood = controllable.of_class(log_posterior, y)

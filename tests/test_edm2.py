@@ -18,6 +18,7 @@ from models import edm2
 from runtime import ema, experiment
 from tests import golden_cases, tiny
 from tests.test_models import relative_error
+from tests.weights import normal_weights
 from training import optimizers
 from training.objective import objective_from_config
 from training.state import state_from_config
@@ -33,12 +34,9 @@ LEVELS = np.array([0.3, 4.0], np.float32)
 
 def normal_params(network: edm2.EDM2) -> Any:
     """Parameters as they begin: weights of N(0, 1), and gains of 0."""
-    rng = np.random.default_rng(0)
     init = functools.partial(models.init, network, image_shape=(8, 8, 3))
-    shapes = jax.eval_shape(init, jax.random.key(0))
-    return jax.tree.map(
-        lambda leaf: rng.standard_normal(leaf.shape, np.float32) * np.float32(leaf.ndim > 0), shapes
-    )
+    weights = normal_weights(jax.eval_shape(init, jax.random.key(0)), 1.0)
+    return jax.tree.map(lambda leaf: leaf * np.float32(np.ndim(leaf) > 0), weights)
 
 
 Path = tuple[str, ...]

@@ -27,14 +27,6 @@ def scores(sde: SDE) -> tuple[ScoreFn, ScoreFn]:
     return gaussians.linear_score(sde, FREE, 0.9), gaussians.linear_score(sde, TOLD, 0.5)
 
 
-@functools.cache
-def places(sde: SDE, count: int = 5) -> tuple[Array, Array]:
-    t = jnp.asarray(np.linspace(0.05, 0.95, count) * sde.T, jnp.float32)
-    x = np.random.default_rng(1).standard_normal((count, *gaussians.SHAPE))
-    size = np.hypot(sde.alpha(t), sde.sigma(t)).reshape(-1, 1, 1, 1)
-    return jnp.asarray(size * x, jnp.float32), jnp.asarray(t)
-
-
 @functools.partial(quick_jit, static_argnums=0)
 def x0_of(sde: SDE, x: Array, t: Array, score: Array) -> Array:
     return convert(sde, x, t, score, "score", "x0")
@@ -51,7 +43,7 @@ def estimate(sde: SDE, x: Array, t: Array, score: Array) -> np.ndarray:
 def test_autoguidance_is_the_score_of_strong_to_the_scale_over_weak_to_the_rest(sde: SDE) -> None:
     """Of Gaussians that is a Gaussian: precisions 1 / v and means m / v are combined."""
     weak, strong = scores(sde)
-    x, t = places(sde)
+    x, t = gaussians.places(sde, 5, seed=1, margin=0.05)
     alpha, sigma = (
         np.asarray(v, np.float64).reshape(-1, 1, 1, 1) for v in (sde.alpha(t), sde.sigma(t))
     )
@@ -74,7 +66,7 @@ def test_a_variance_that_the_stronger_network_tells_is_told_on() -> None:
     """The ancestral sampler steps by it, whatever guides; an earlier guide is added as before."""
     sde = VPSDE()
     weak, strong = scores(sde)
-    x, t = places(sde)
+    x, t = gaussians.places(sde, 5, seed=1, margin=0.05)
     told = ScoreAndVariance(lambda x, t: (strong(x, t), 0.5 * x)).guided(lambda x, t: x)
     for guided in (
         guidance.autoguided(told, weak, 2.0),
@@ -100,7 +92,7 @@ def test_projected_guidance_is_the_algorithm_of_the_paper(sde: SDE) -> None:
     """Written out again in NumPy; with all of the parallel part and no limit it is that of Ho and
     Salimans."""
     free, told = scores(sde)
-    x, t = places(sde)
+    x, t = gaussians.places(sde, 5, seed=1, margin=0.05)
     plain = quick_jit(guidance.classifier_free(free, told, 3.0))(x, t)
     same = quick_jit(guidance.projected(sde, free, told, 3.0, parallel=1.0))(x, t)
     size = np.asarray(sde.sigma(t)).reshape(-1, 1, 1, 1)
@@ -125,7 +117,7 @@ def test_projected_guidance_is_the_algorithm_of_the_paper(sde: SDE) -> None:
 def test_projected_guidance_acts_inside_its_interval_only() -> None:
     sde = VPSDE()
     free, told = scores(sde)
-    x, t = places(sde)
+    x, t = gaussians.places(sde, 5, seed=1, margin=0.05)
     guided = guidance.projected(sde, free, told, guidance.within(0.4, 0.6, 3.0, 1.0))(x, t)
     same = np.all(np.asarray(guided == told(x, t)), axis=(1, 2, 3))
     np.testing.assert_array_equal(same, [True, True, False, True, True])
@@ -147,7 +139,7 @@ def test_where_both_scores_agree_projected_guidance_does_nothing() -> None:
 
 def test_a_product_of_gaussians_has_the_sum_of_scores_and_their_excess() -> None:
     sde = VPSDE()
-    x, t = places(sde)
+    x, t = gaussians.places(sde, 5, seed=1, margin=0.05)
     first, second = (np.asarray(quick_jit(score)(x, t), np.float64) for score in scores(sde))
     weights = (0.6, 0.9)
     product = Product(scores(sde), weights)

@@ -15,6 +15,7 @@ import models
 from configs import defaults
 from models.transformer import Transformer, examples_of, tokens_of
 from models.unet1d import Conv1D, UNet1D
+from tests.weights import normal_weights
 
 SHAPES: dict[str, list[tuple[int, ...]]] = {
     "mlp": [(5,), (8, 2), (4, 4, 2)],
@@ -40,11 +41,7 @@ def normal(shape: tuple[int, ...]) -> np.ndarray:
 
 def random_weights(init: Any, std: float) -> Any:
     """Normal weights of the shapes that `init` makes of a key."""
-    rng = np.random.default_rng(0)
-    return jax.tree.map(
-        lambda leaf: std * rng.normal(size=leaf.shape).astype("f4"),
-        jax.eval_shape(init, jax.random.key(0)),
-    )
+    return normal_weights(jax.eval_shape(init, jax.random.key(0)), std)
 
 
 @functools.cache
