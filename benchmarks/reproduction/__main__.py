@@ -1,12 +1,16 @@
 """The paper's comparisons at a scale that a CPU can run: `make reproduce-small`.
 
     python -m benchmarks.reproduction [--workdir=runs/small] [--datasets=digits,fashion]
+        [--shard=1/2] [--page=docs/reproduction.md --pictures=docs/pictures]
 
-trains the networks of configs/small alike, but for their SDE, measures the cells of the paper's
-Tables 1 and 2 (arXiv:2011.13456) and few-step solvers, each over several sampling seeds, and gives
-a verdict on every published ordering. The tables have 100 noise levels for the paper's 1000, and
-the signal-to-noise ratio of each corrector is searched for, as the paper's was. Interrupted and
-started again, it goes on where it was. `<workdir>/reproduction.md` and its pictures are the result.
+trains the networks of configs/small alike, but for their SDE, each several times, and measures the
+cells of the paper's Tables 1 and 2 (arXiv:2011.13456) and few-step solvers with every one of them.
+A sequential test gives a verdict on every published ordering; what it has not decided is measured
+with further trainings, up to a number that is fixed in advance. The signal-to-noise ratio of every
+corrector is searched for on a training of its own. Interrupted and started again, it goes on where
+it was. With `--shard=1/2` and `--shard=2/2` two processes share the work, in one folder or in two
+whose `.json` files are copied to and fro; each waits for the other's numbers where it needs them,
+and both come to the same end. `<workdir>/reproduction.md` and its pictures are the result.
 """
 
 from __future__ import annotations
@@ -18,7 +22,6 @@ if __name__ == "__main__":
 
 import argparse
 import pathlib
-from collections.abc import Sequence
 
 from runtime import backend
 
@@ -26,39 +29,55 @@ backend.prepare()  # before JAX is imported
 
 import jax
 
+from benchmarks import pages
 from benchmarks.reproduction import study, tables
 from benchmarks.reproduction.cells import SCALES
-from runtime import endings, files, lock
+from benchmarks.reproduction.measure import Bench
+from runtime import endings, files
+
+SCRIPT = "benchmarks/reproduction"
 
 
 def run() -> None:
-    """Studies the data sets of the command line, in a folder that nobody else writes to."""
+    """Studies the data sets of the command line."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/small")
     parser.add_argument("--datasets", default=",".join(SCALES), help="separated by commas")
+    parser.add_argument("--shard", default="1/1", help="which of how many processes this is: 1/2")
+    parser.add_argument("--page", type=pathlib.Path, help="a page whose part is written anew")
+    parser.add_argument("--pictures", type=pathlib.Path, help="where the page's pictures are")
     args = parser.parse_args()
     datasets = args.datasets.split(",")
     if unknown := sorted(set(datasets) - set(SCALES)):
         parser.error(f"--datasets names unknown {unknown}; known: {', '.join(SCALES)}")
-    with lock.held(args.workdir, "benchmarks.reproduction"):
-        study_all(datasets, args.workdir)
-
-
-def study_all(datasets: Sequence[str], workdir: pathlib.Path) -> None:
-    """Studies the data sets, and writes and prints what came out."""
-    # Every cell is a program of its own, but its seeds share it.
-    jax.config.update("jax_compilation_cache_dir", str(workdir.absolute() / ".cache"))
-    sections = [tables.INTRODUCTION]
-    for dataset in datasets:
-        results = study.study(dataset, workdir)
-        sections.append(tables.section(results, study.verdicts(results, workdir)))
-        picture = pathlib.Path("pictures", f"reproduction_{dataset}.png")
-        tables.draw(workdir / picture, results)
-        sections.append(f"![All distances]({picture})\n")
-    target = workdir / "reproduction.md"
-    files.write_text(target, "\n".join(sections))
-    print(target.read_text())
+    index, _, count = args.shard.partition("/")
+    if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
+        parser.error(f"--shard={args.shard} is not the number of one of several, such as 1/2")
+    if bool(args.page) != bool(args.pictures):
+        parser.error("--page and --pictures need each other")
+    shard = study.Shard(int(index) - 1, int(count))
+    # Every cell is a program of its own, but its trainings share it.
+    cache = args.workdir.absolute() / ".cache"
+    jax.config.update("jax_compilation_cache_dir", str(cache))
+    studies = [study.study(Bench(dataset, args.workdir), shard) for dataset in datasets]
+    target, pictures = args.workdir / "reproduction.md", pathlib.Path("pictures")
+    text = report(studies, args.workdir / pictures, pictures)
+    files.write_text(target, text)
+    print(text)
     print(f"{target} and its pictures are written")
+    if args.page:
+        beside = pathlib.Path(args.pictures.absolute()).relative_to(args.page.absolute().parent)
+        pages.write(args.page, SCRIPT, report(studies, args.pictures, beside))
+
+
+def report(studies: list[study.Study], folder: pathlib.Path, link: pathlib.Path) -> str:
+    """The sections of all data sets; draws their pictures into `folder`, a `link` in the text."""
+    sections = [tables.short(studies)]
+    for one, together in zip(studies, tables.stand_together(studies), strict=True):
+        picture = f"reproduction_{one.bench.dataset}.png"
+        tables.draw(folder / picture, one)
+        sections += [tables.section(one, together), f"![All distances]({link / picture})\n"]
+    return "\n".join(sections)
 
 
 if __name__ == "__main__":

@@ -5,9 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-LEVELS = 100  # noise levels of the tables, for the paper's 1000
-SEARCH_SEED = 1000  # far from the seeds that are reported
-SNRS = (0.01, 0.03, 0.1, 0.16, 0.25)
+SNRS = (0.03, 0.06, 0.1, 0.16, 0.25)
 FURTHER_SNRS = (0.4, 0.6, 1.0)  # tried one by one while the largest of all is the best
 
 PREDICTORS = {  # as the rows of Table 1: sampling.predictor, sampling.probability_flow
@@ -16,6 +14,7 @@ PREDICTORS = {  # as the rows of Table 1: sampling.predictor, sampling.probabili
     "probability flow": ("reverse_diffusion", True),
 }
 COLUMNS = ("P1000", "P2000", "C2000", "PC1000")  # the paper's: P predicts, C corrects
+FLOW = "flow"  # the cell of Table 2
 SDES = {"ve": "VE", "vp": "VP", "subvp": "sub-VP"}
 
 SOLVERS: dict[str, tuple[int, Mapping[str, Any]]] = {  # evaluations a step, settings
@@ -33,55 +32,69 @@ class Scale(NamedTuple):
     """The part of the tables that is measured on a data set.
 
     Attributes:
+      levels: noise levels of Table 1, for the paper's 1000.
+      images: of each cell and training.
       rows, columns: of Table 1.
-      snrs: with which the search for the corrector's ratio begins, on `search_images` images.
+      snrs: with which the search for each corrector's ratio begins.
       solvers: by SDE, the few-step solvers.
       evaluations: of the few-step solvers.
+      examples: of the training set, the first ones, whose exact score is sampled from.
     """
 
+    levels: int
+    images: int
     rows: Sequence[str]
     columns: Sequence[str]
     snrs: Sequence[float]
-    search_images: int
     solvers: Mapping[str, Sequence[str]]
     evaluations: Sequence[int]
+    examples: int
 
 
 MAIN_SOLVERS = ("ddim", "dpmpp_3m", "unipc_3")
 SCALES = {
     "digits": Scale(
-        tuple(PREDICTORS),
-        COLUMNS,
-        SNRS,
-        500,
-        {"vp": tuple(SOLVERS), "subvp": MAIN_SOLVERS, "ve": MAIN_SOLVERS},
-        (10, 20),
+        levels=30,
+        images=1000,
+        rows=tuple(PREDICTORS),
+        columns=COLUMNS,
+        snrs=SNRS,
+        solvers={"vp": tuple(SOLVERS), "subvp": MAIN_SOLVERS, "ve": MAIN_SOLVERS},
+        evaluations=(10, 20),
+        examples=1500,
     ),
     "fashion": Scale(
-        ("reverse diffusion",),
-        ("P2000", "PC1000"),
-        (0.03, 0.1, 0.2),
-        125,
-        {"vp": MAIN_SOLVERS},
-        (10,),
+        levels=50,
+        images=500,
+        rows=("reverse diffusion",),
+        columns=("P2000", "PC1000"),
+        snrs=(0.06, 0.16, 0.4),
+        solvers={"vp": MAIN_SOLVERS},
+        evaluations=(10,),
+        examples=2000,
     ),
 }
 
 
 class Cell(NamedTuple):
-    """One evaluation: the run of an SDE, the folder of its results, and config overrides."""
+    """One measurement: the SDE of its network, its name, and config overrides."""
 
     sde: str
     name: str
     settings: Mapping[str, Any]
 
 
-def chain(predictor: str, column: str, snr: float) -> dict[str, Any]:
-    """The settings of a cell of Table 1."""
+def chain(scale: Scale, sde: str, predictor: str, column: str, snr: float) -> dict[str, Any]:
+    """The settings of a cell of Table 1.
+
+    VP's chain ends where its first beta belongs. The paper's has 1000 levels and ends at 1e-3; with
+    a thirtieth of the levels and the same end, the last step would be thirty times as long as the
+    noise that is left allows.
+    """
     name, flow = PREDICTORS[predictor]
     corrects = "C" in column
-    levels = LEVELS if corrects or column == "P1000" else 2 * LEVELS
-    settings = {
+    levels = scale.levels if corrects or column == "P1000" else 2 * scale.levels
+    return {
         "sampling.method": "pc",
         "sampling.num_steps": levels,
         "sampling.predictor": "none" if column == "C2000" else name,
@@ -89,32 +102,37 @@ def chain(predictor: str, column: str, snr: float) -> dict[str, Any]:
         "sampling.corrector": "langevin" if corrects else "none",
         "sampling.n_steps_each": 2 if column == "C2000" else 1,
         "sampling.snr": snr,
+        "sampling.eps": 1.0 / scale.levels if sde == "vp" else 0.0,  # 0: the SDE's own
     }
-    return settings | {"eval.enable_bpd": False}
 
 
 def cell_name(predictor: str, column: str) -> str:
-    """The folder of a cell of Table 1; correctors alone know no predictor."""
+    """The name of a cell of Table 1; correctors alone know no predictor."""
     return column if column == "C2000" else f"{predictor.replace(' ', '_')}_{column}"
 
 
-def table_1(scale: Scale, snrs: Mapping[tuple[str, str], float]) -> Iterator[Cell]:
-    """The cells of Table 1 for VE and VP, with the best ratio of each SDE and kind of corrector."""
+def label(name: str, levels: int) -> str:
+    """The name of a column or cell with the numbers of levels that it has here."""
+    return name.replace("1000", str(levels)).replace("2000", str(2 * levels))
+
+
+def table_1(scale: Scale, ratios: Mapping[tuple[str, str], float]) -> Iterator[Cell]:
+    """The cells of Table 1 for VE and VP, each with its corrector's ratio (by SDE and name)."""
     for sde in ("ve", "vp"):
         for column in scale.columns:
-            for predictor in scale.rows:
-                if column != "C2000" or predictor == scale.rows[0]:
-                    snr = snrs.get((sde, column), SNRS[0])
-                    settings = chain(predictor, column, snr)
-                    yield Cell(sde, cell_name(predictor, column), settings)
+            for row in scale.rows:
+                if column != "C2000" or row == scale.rows[0]:
+                    name = cell_name(row, column)
+                    settings = chain(scale, sde, row, column, ratios.get((sde, name), SNRS[0]))
+                    yield Cell(sde, name, settings)
 
 
 def table_2() -> Iterator[Cell]:
-    """Likelihood, and samples of the probability flow, of every SDE."""
+    """Samples of the probability flow, and with them the likelihood, of every SDE."""
     for sde in SDES:
-        ode = {"sampling.method": "ode", "sampling.rtol": 1e-4, "sampling.atol": 1e-4}
-        likelihood = {"eval.enable_bpd": True, "eval.enable_loss": True}
-        yield Cell(sde, "flow", ode | likelihood)
+        yield Cell(
+            sde, FLOW, {"sampling.method": "ode", "sampling.rtol": 1e-4, "sampling.atol": 1e-4}
+        )
 
 
 def few_steps(scale: Scale) -> Iterator[Cell]:
@@ -124,21 +142,39 @@ def few_steps(scale: Scale) -> Iterator[Cell]:
             cost, settings = SOLVERS[name]
             solver = {f"sampling.{field}": value for field, value in settings.items()}
             for evaluations in scale.evaluations:
-                steps = {"sampling.num_steps": -(-evaluations // cost), "eval.enable_bpd": False}
+                steps = {"sampling.num_steps": -(-evaluations // cost)}
                 yield Cell(sde, f"{name}_{evaluations}", solver | steps)
 
 
-def searches(scale: Scale) -> list[tuple[str, str]]:
-    """(SDE, column) of all ratios that are searched for."""
-    return [(sde, column) for sde in ("ve", "vp") for column in scale.columns if "C" in column]
+def planned(scale: Scale, ratios: Mapping[tuple[str, str], float]) -> list[Cell]:
+    """All cells of a data set."""
+    return [*table_1(scale, ratios), *table_2(), *few_steps(scale)]
 
 
-def trial(scale: Scale, sde: str, column: str, snr: float) -> Cell:
-    """The cell that rates a signal-to-noise ratio: few images of one seed, by reverse diffusion."""
-    small = {
-        "eval.seeds": 1,
-        "eval.num_samples": scale.search_images,
-        "sampling.seed": SEARCH_SEED,
-    }
-    settings = chain("reverse diffusion", column, snr) | small
-    return Cell(sde, f"search_{column}_{snr:g}", settings)
+class Search(NamedTuple):
+    """The search for the ratio of one cell of Table 1."""
+
+    sde: str
+    row: str
+    column: str
+
+    @property
+    def name(self) -> str:
+        """The cell's."""
+        return cell_name(self.row, self.column)
+
+    def trial(self, scale: Scale, snr: float) -> Cell:
+        """The cell with this ratio."""
+        settings = chain(scale, self.sde, self.row, self.column, snr)
+        return Cell(self.sde, f"search_{self.name}_{snr:g}", settings)
+
+
+def searches(scale: Scale) -> list[Search]:
+    """One for each cell of Table 1 that corrects: each predictor has its own corrector's ratio."""
+    return [
+        Search(sde, row, column)
+        for sde in ("ve", "vp")
+        for column in scale.columns
+        if "C" in column
+        for row in (scale.rows[:1] if column == "C2000" else scale.rows)
+    ]

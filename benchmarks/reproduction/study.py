@@ -1,118 +1,80 @@
-"""The study: networks of configs/small are trained and cells measured, unless that is done."""
+"""The study of a data set: trainings and cells, look by look, until every claim is decided."""
 
 from __future__ import annotations
 
-import functools
-import importlib
-import pathlib
-from collections.abc import Mapping
-from typing import Any, NamedTuple, TypeAlias
+import itertools
+import time
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
 
-import jax
-import ml_collections
 import numpy as np
 from tqdm import tqdm
 
-from benchmarks.reproduction.cells import (
-    FURTHER_SNRS,
-    SCALES,
-    SDES,
-    Cell,
-    Scale,
-    few_steps,
-    searches,
-    table_1,
-    table_2,
-    trial,
-)
-from benchmarks.reproduction.claims import Claim, Verdict, claims, verdict
-from evaluation import evaluate
-from runtime import errors
-from runtime.arrays import read_archive
-from runtime.workdir import open_run
-from training import loop
+from benchmarks.reproduction.cells import FURTHER_SNRS, SDES, Cell, Search, planned, searches
+from benchmarks.reproduction.claims import Claim, claims
+from benchmarks.reproduction.measure import EXACT, TRAINED, Bench, Numbers, Unit
+from benchmarks.reproduction.sequential import LOOKS, Decision, decide
 
-Results = Mapping[str, Any]
-Config: TypeAlias = ml_collections.ConfigDict
+EXACT_LOOKS = LOOKS[:1]  # of the exact score, whose draws are all that differs from unit to unit
+POLL = 2.0  # seconds between looks for what others measure
 
 
-def load(dataset: str, sde: str) -> Config:
-    """The config of a network in configs/small."""
-    return importlib.import_module(f"configs.small.{dataset}_{sde}").get_config()
+class Shard(NamedTuple):
+    """Which of several processes, here or elsewhere, this one is: the `index`-th of `count`."""
+
+    index: int = 0
+    count: int = 1
+
+    def has(self, number: int) -> bool:
+        """True of every `count`-th number."""
+        return number % self.count == self.index
 
 
-def train(dataset: str, sde: str, workdir: pathlib.Path) -> None:
-    """Trains a network, or goes on, unless it is there.
+class Verdict(NamedTuple):
+    """What came of a claim.
 
-    Raises:
-      Stopped: the training was asked to stop, and did.
+    Attributes:
+      decision: on the differences worse - better of trained networks.
+      kernel: the same by the kernel distance, where the claim is about distances.
+      exact: the same with the exact score of the training images, if it was measured.
     """
-    config = load(dataset, sde)
-    folder, last = workdir / f"{dataset}_{sde}", config.training.n_iters
-    if last in open_run(config, folder).steps():
-        return
-    loop.train(config, folder)
-    jax.clear_caches()
+
+    claim: Claim
+    decision: Decision
+    kernel: Decision | None
+    exact: Decision | None
+
+    @property
+    def text(self) -> str:
+        """The verdict in words."""
+        return in_words(self.decision)
 
 
-@functools.cache
-def weights_of(dataset: str, sde: str, workdir: pathlib.Path) -> str:
-    """SHA-256 of the weights of a network that is trained."""
-    return evaluate.weights_of(load(dataset, sde), workdir / f"{dataset}_{sde}")
-
-
-def measure(dataset: str, cell: Cell, workdir: pathlib.Path) -> Results:
-    """The results of a cell; those that an earlier run left are not made again."""
-    config = load(dataset, cell.sde)
-    config.eval.enable_loss = False
-    config.update_from_flattened_dict(cell.settings)
-    folder = workdir / f"{dataset}_{cell.sde}"
-    stored = evaluate.results_in(folder / "eval" / cell.name / "results.json")
-    if (
-        stored.get("made_by") == evaluate.made_by(config)
-        and stored.get("weights_sha256") == weights_of(dataset, cell.sde, workdir)
-        and evaluate.can_be_shown(stored, config)
-    ):
-        evaluate.remove_shards(config, folder / "eval" / cell.name, stored)
-        return stored
-    results = evaluate.evaluate(config, folder, f"eval/{cell.name}")
-    jax.clear_caches()
-    return results
+def in_words(decision: Decision) -> str:
+    """A decision on the sign of a difference that was published as positive."""
+    if not decision.decided:
+        return "undecided"
+    return "reproduced" if decision.difference > 0 else "not reproduced"
 
 
 class Study(NamedTuple):
     """The measurements on one data set.
 
     Attributes:
-      ratios: distances by signal-to-noise ratio, for each SDE and kind of corrector.
-      cells: results by SDE and name.
+      ratios: distances by signal-to-noise ratio, for each search.
+      numbers: of every cell, by SDE and name, for the trainings of the first look.
+      exact: of every cell, with the exact score.
     """
 
-    dataset: str
-    scale: Scale
-    ratios: Mapping[tuple[str, str], Mapping[float, float]]
-    cells: Mapping[tuple[str, str], Results]
+    bench: Bench
+    ratios: Mapping[Search, Mapping[float, float]]
+    numbers: Mapping[tuple[str, str], Sequence[Numbers]]
+    exact: Mapping[tuple[str, str], Sequence[Numbers]]
+    verdicts: Sequence[Verdict]
 
-    def distances(self, sde: str, name: str) -> np.ndarray:
-        """Fréchet distances [seeds] of a cell."""
-        return np.array(self.cells[sde, name]["over_seeds"]["frechet_distance"]["values"])
-
-
-def search(
-    dataset: str, key: tuple[str, str], workdir: pathlib.Path, bar: tqdm
-) -> Mapping[float, float]:
-    """Distances by signal-to-noise ratio; the best is inside the range of ratios, if it can be."""
-    scale = SCALES[dataset]
-    distances: dict[float, float] = {}
-    for snr in (*scale.snrs, *FURTHER_SNRS):
-        if len(distances) >= len(scale.snrs):
-            if best(distances) < max(distances):
-                break
-            bar.total += 1
-        results = measure(dataset, trial(scale, *key, snr), workdir)
-        distances[snr] = results["frechet_distance"]
-        bar.update()
-    return distances
+    def values(self, sde: str, name: str, quantity: str = "distance") -> np.ndarray:
+        """A quantity of a cell for each training."""
+        return np.array([numbers[quantity] for numbers in self.numbers[sde, name]])
 
 
 def best(distances: Mapping[float, float]) -> float:
@@ -120,38 +82,99 @@ def best(distances: Mapping[float, float]) -> float:
     return min(distances, key=distances.__getitem__)
 
 
-def study(dataset: str, workdir: pathlib.Path) -> Study:
+def search(bench: Bench, task: Search, mine: bool, bar: tqdm) -> Mapping[float, float]:
+    """Distances by signal-to-noise ratio; the best is inside the range of ratios, if it can be."""
+    unit, distances = Unit(TRAINED, 0), dict[float, float]()
+    for snr in (*bench.scale.snrs, *FURTHER_SNRS):
+        if len(distances) >= len(bench.scale.snrs) and best(distances) < max(distances):
+            break
+        cell = task.trial(bench.scale, snr)
+        if mine and not bench.numbers(cell, unit):
+            bench.train(task.sde, unit)
+            bench.measure(cell, [unit])
+        await_others(bench, [(cell, unit)], bar)
+        distances[snr] = bench.numbers(cell, unit)["distance"]
+    bar.update()
+    return distances
+
+
+def await_others(bench: Bench, pairs: Sequence[tuple[Cell, Unit]], bar: tqdm) -> None:
+    """Returns when the numbers of all pairs are there, which other shards may have to measure."""
+    for cell, unit in pairs:
+        while not bench.numbers(cell, unit):
+            bar.set_postfix_str(f"waits for {bench.folder(cell.sde, unit) / cell.name}.json")
+            time.sleep(POLL)
+    bar.set_postfix_str("")
+
+
+def study(bench: Bench, shard: Shard = Shard()) -> Study:
     """The study of a data set; what an earlier one left is neither trained nor measured again."""
-    scale = SCALES[dataset]
-    for sde in SDES:
-        train(dataset, sde, workdir)
-    keys, rest = searches(scale), [*table_2(), *few_steps(scale)]
-    total = len(keys) * len(scale.snrs) + len(list(table_1(scale, {}))) + len(rest)
-    cells = {}
-    with tqdm(total=total, desc=f"{dataset}: cells", unit="cell") as bar:
-        ratios = {key: search(dataset, key, workdir, bar) for key in keys}
-        best_ratios = {key: best(distances) for key, distances in ratios.items()}
-        for cell in [*rest, *table_1(scale, best_ratios)]:
-            cells[cell.sde, cell.name] = measure(dataset, cell, workdir)
+    tasks = searches(bench.scale)
+    with tqdm(total=len(tasks), desc=f"{bench.dataset}: ratios", unit="search") as bar:
+        found = {
+            task: search(bench, task, shard.has(list(SDES).index(task.sde)), bar) for task in tasks
+        }
+    ratios = {(task.sde, task.name): best(distances) for task, distances in found.items()}
+    cells = {(cell.sde, cell.name): cell for cell in planned(bench.scale, ratios)}
+    made = [claim for claim in claims() if {claim.better, claim.worse} <= set(cells)]
+    exact = measured(bench, cells, [Unit(EXACT, i + 1) for i in range(EXACT_LOOKS[-1])], shard)
+    first = [Unit(TRAINED, i + 1) for i in range(LOOKS[0])]
+    numbers = {key: [*rows] for key, rows in measured(bench, cells, first, shard).items()}
+    verdicts = {claim: judged(claim, numbers, exact) for claim in made}
+    for before, look in itertools.pairwise(LOOKS):
+        open_claims = [claim for claim in made if not verdicts[claim].decision.decided]
+        needed = {key for claim in open_claims for key in (claim.better, claim.worse)}
+        some = {key: cell for key, cell in cells.items() if key in needed}
+        units = [Unit(TRAINED, i + 1) for i in range(before, look)]
+        for key, rows in measured(bench, some, units, shard).items():
+            numbers[key] += rows
+        verdicts |= {claim: judged(claim, numbers, exact) for claim in open_claims}
+    of_first = {key: rows[: LOOKS[0]] for key, rows in numbers.items()}
+    return Study(bench, found, of_first, exact, list(verdicts.values()))
+
+
+def measured(
+    bench: Bench, cells: Mapping[tuple[str, str], Cell], units: Sequence[Unit], shard: Shard
+) -> Mapping[tuple[str, str], Sequence[Numbers]]:
+    """The numbers of cells for each of the units, of which this process measures its own."""
+    if not cells:
+        return {}
+    own = [unit for unit in units if shard.has(unit.number - 1)]
+    first, last = units[0], units[-1]
+    with tqdm(total=len(cells), desc=f"{bench.dataset}: {first} to {last}", unit="cell") as bar:
+        for cell in cells.values():
+            for unit in own:
+                if unit.kind == TRAINED and not bench.numbers(cell, unit):
+                    bench.train(cell.sde, unit)
+            bench.measure(cell, own)
             bar.update()
-    return Study(dataset, scale, ratios, cells)
+        await_others(bench, [(cell, unit) for cell in cells.values() for unit in units], bar)
+    return {key: [bench.numbers(cell, unit) for unit in units] for key, cell in cells.items()}
 
 
-def verdicts(study: Study, workdir: pathlib.Path) -> list[Verdict]:
-    """The verdicts on all claims whose two cells were measured."""
+def judged(
+    claim: Claim,
+    numbers: Mapping[tuple[str, str], Sequence[Numbers]],
+    exact: Mapping[tuple[str, str], Sequence[Numbers]],
+) -> Verdict:
+    """The verdict on a claim as far as there are numbers of both cells."""
 
-    def values(claim: Claim, cell: tuple[str, str]) -> np.ndarray:
-        if claim.quantity == "frechet_distance":
-            return study.distances(*cell)
-        folder = workdir / f"{study.dataset}_{cell[0]}" / "eval" / cell[1]
-        try:
-            return read_archive(folder / "bits_per_dim.npz")["bits"]
-        except (ValueError, KeyError) as error:
-            why = errors.one_line(error)
-            raise ValueError(f"{why}; remove {folder}, and it is measured again") from error
+    def of(
+        rows: Mapping[tuple[str, str], Sequence[Numbers]], quantity: str, looks: Sequence[int]
+    ) -> Decision | None:
+        pairs = list(zip(rows[claim.better], rows[claim.worse], strict=False))
+        if quantity not in pairs[0][0]:
+            return None
+        return decide(
+            np.array([worse[quantity] - better[quantity] for better, worse in pairs]), looks
+        )
 
-    return [
-        verdict(claim, values(claim, claim.better), values(claim, claim.worse))
-        for claim in claims()
-        if claim.better in study.cells and claim.worse in study.cells
-    ]
+    decision = of(numbers, claim.quantity, LOOKS)
+    assert decision is not None
+    by_distance = claim.quantity == "distance"
+    return Verdict(
+        claim,
+        decision,
+        of(numbers, "kernel_distance", LOOKS) if by_distance else None,
+        of(exact, "distance", EXACT_LOOKS) if by_distance else None,
+    )

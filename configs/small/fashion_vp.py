@@ -9,6 +9,4 @@ def get_config() -> ConfigDict:
     config = score.get_config()
     config.sampling.num_frames = 0
     config.sampling.batch_size = 125
-    config.eval.num_samples = 250
-    config.eval.seeds = 3
     return config
