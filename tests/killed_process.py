@@ -52,17 +52,27 @@ def inception_is_small() -> None:
 
 def study_is_small() -> None:
     """Replaces the networks of the reproduction by the tests' own, and measures few cells."""
-    from benchmarks.reproduction import cells, study
+    from benchmarks.reproduction import cells, measure, sequential, study
     from tests import tiny
 
     def load(dataset: str, sde: str) -> Any:
-        few = {"eval__seeds": 2, "eval__bpd_num_repeats": 1, "sampling__num_frames": 0}
+        few = {"eval__bpd_num_repeats": 1, "sampling__num_frames": 0}
         return tiny.config(**few, training__sde=f"{sde}sde", training__snapshot_sampling=False)
 
-    study.load = load  # type: ignore[assignment]
-    scale = cells.Scale(("reverse diffusion",), ("P1000",), (), 8, {"vp": ("ddim",)}, (3,))
-    cells.SCALES["digits"] = scale
-    cells.LEVELS = 24  # the discrete betas of the VP SDE need 21
+    measure.load = load  # type: ignore[assignment]
+    cells.SCALES["digits"] = cells.Scale(
+        levels=24,  # the discrete betas of the VP SDE need 21
+        images=24,  # a jackknife of 10 groups needs 20
+        rows=("reverse diffusion",),
+        columns=("P1000", "PC1000"),
+        snrs=(0.1, 0.2),
+        solvers={"vp": ("ddim",)},
+        evaluations=(3,),
+        examples=5,
+    )
+    study.LOOKS = sequential.LOOKS = (2, 3)  # type: ignore[assignment]
+    study.EXACT_LOOKS = (2,)  # type: ignore[assignment]
+    cells.FURTHER_SNRS = study.FURTHER_SNRS = ()  # type: ignore[assignment]
 
 
 def forget_flags() -> None:

@@ -165,6 +165,24 @@ def test_extrapolated_distance_has_little_bias_left():
         frechet.extrapolated_distance(x[:9], reference, points=5)
 
 
+def test_jackknife_distance_has_no_bias_and_less_variance_than_a_line():
+    """Samples of N(0, I) against a Gaussian at d^2 = 4, and of a shifted scale."""
+    rng = np.random.default_rng(0)
+    reference = Gaussian(np.full(6, 2.0 / np.sqrt(6.0)), np.eye(6))
+    plain, jackknife, line = [], [], []
+    for i in range(200):
+        x = rng.standard_normal((150, 6))
+        plain.append(frechet.frechet_distance(Moments.of(x), reference) - 4)
+        jackknife.append(frechet.jackknife_distance(x, reference) - 4)
+        line.append(frechet.extrapolated_distance(x, reference, seed=i).distance - 4)
+    error = np.std(jackknife) / np.sqrt(200)
+    assert np.mean(plain) > 0.1 > 3.5 * error
+    assert abs(np.mean(jackknife)) < 3.5 * error
+    assert np.std(jackknife) < np.std(line)
+    with pytest.raises(ValueError, match="19 samples are too few for a jackknife of 10 groups"):
+        frechet.jackknife_distance(rng.standard_normal((19, 6)), reference)
+
+
 # --- kernel distance ---
 
 

@@ -1,39 +1,48 @@
-"""The plan and the verdicts of the small reproduction."""
+"""The plan, the statistics and the course of the small reproduction."""
 
+import json
 import os
-import pathlib
 import signal
+import threading
+from typing import ClassVar
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
+from scipy import stats
 from tqdm import tqdm
 
 import configs
-from benchmarks.reproduction import cells, claims, study, tables
-from benchmarks.reproduction.claims import verdict
-from tests import tiny
+import sde_lib
+from benchmarks.reproduction import __main__ as command
+from benchmarks.reproduction import cells, claims, exact, measure, study, tables
+from benchmarks.reproduction.measure import TRAINED, Bench, Unit
+from benchmarks.reproduction.sequential import LEVEL, LOOKS, decide, holm
+from runtime import experiment
+from tests import gaussians, tiny
 from tests.test_training import use_devices
 from training import metric_log
+
+# --- the plan ---
 
 
 @pytest.mark.parametrize("dataset", cells.SCALES)
 def test_cells_have_names_of_their_own_and_configs_that_stand(dataset):
     scale = cells.SCALES[dataset]
-    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
-    trials = [(*key, snr) for key in cells.searches(scale) for snr in scale.snrs]
-    planned += [cells.trial(scale, *each) for each in trials]
+    planned = cells.planned(scale, {})
+    planned += [task.trial(scale, snr) for task in cells.searches(scale) for snr in scale.snrs]
     names = [(cell.sde, cell.name) for cell in planned]
     assert len(set(names)) == len(names)
     for cell in planned:
-        config = study.load(dataset, cell.sde)
+        config = measure.load(dataset, cell.sde)
         config.update_from_flattened_dict(cell.settings)
         configs.check(config)
 
 
 def test_networks_differ_by_what_their_sde_needs_alone():
     for dataset in cells.SCALES:
-        vp, subvp, ve = (study.load(dataset, sde).to_dict() for sde in ("vp", "subvp", "ve"))
+        vp, subvp, ve = (measure.load(dataset, sde).to_dict() for sde in ("vp", "subvp", "ve"))
         fields = {
             f"{section}.{name}"
             for section in vp
@@ -50,71 +59,258 @@ def test_networks_differ_by_what_their_sde_needs_alone():
         }
 
 
-def test_table_1_spends_what_the_paper_spent_by_a_tenth():
-    counts = {
-        cell.name: cell.settings["sampling.num_steps"]
-        * (
+@pytest.mark.parametrize("dataset", cells.SCALES)
+def test_table_1_spends_what_the_paper_spent_in_proportion(dataset):
+    scale = cells.SCALES[dataset]
+    for cell in cells.table_1(scale, {}):
+        evaluations = cell.settings["sampling.num_steps"] * (
             (cell.settings["sampling.predictor"] != "none")
             + (cell.settings["sampling.corrector"] != "none")
             * cell.settings["sampling.n_steps_each"]
         )
-        for cell in cells.table_1(cells.SCALES["digits"], {})
-        if cell.sde == "vp"
-    }
-    assert len(counts) == 10
-    for name, evaluations in counts.items():
-        assert evaluations == (100 if "_P1000" in name else 200)
+        assert evaluations == scale.levels * (1 if "_P1000" in cell.name else 2)
 
 
-def test_a_searched_ratio_reaches_its_column_alone():
-    ratios = {("ve", "PC1000"): 0.25, ("vp", "C2000"): 0.03}
+def test_the_chain_of_vp_ends_where_the_noise_that_is_left_is_that_of_its_last_step():
+    """As the paper's 1000 levels do at 1e-3, and 30 levels at 1e-3 do not."""
+
+    def ratio(levels, eps):
+        config = measure.load("digits", "vp")
+        config.sampling.num_steps, config.model.num_scales = levels, levels
+        sde = experiment.build(config).sde
+        assert isinstance(sde, sde_lib.VPSDE)
+        return float(sde.discrete_betas[0] / np.square(sde.sigma(jnp.full(1, eps))[0]))
+
+    scale = cells.SCALES["digits"]
+    cell = next(cell for cell in cells.table_1(scale, {}) if cell.sde == "vp")
+    assert 0.2 < ratio(1000, 1e-3) < 1.1
+    assert 0.2 < ratio(scale.levels, cell.settings["sampling.eps"]) < 1.1
+    assert ratio(scale.levels, 1e-3) > 20
+
+
+def test_a_searched_ratio_reaches_its_cell_alone():
+    ratios = {("ve", "ancestral_PC1000"): 0.25, ("vp", "C2000"): 0.03}
     planned = {
         (cell.sde, cell.name): cell.settings["sampling.snr"]
         for cell in cells.table_1(cells.SCALES["digits"], ratios)
     }
-    assert planned["ve", "ancestral_PC1000"] == planned["ve", "probability_flow_PC1000"] == 0.25
+    assert {key for key, snr in planned.items() if snr == 0.25} == {("ve", "ancestral_PC1000")}
     assert planned["vp", "C2000"] == 0.03
-    assert planned["vp", "ancestral_PC1000"] != 0.25
+    assert planned["vp", "ancestral_PC1000"] == planned["ve", "C2000"] == cells.SNRS[0]
 
 
-@pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.25, 1), (0.45, 2), (3.0, 3)])
-def test_a_search_goes_on_while_its_last_is_its_best(monkeypatch, least, tried):
-    def measure(dataset, cell, workdir):
-        return {"frechet_distance": abs(cell.settings["sampling.snr"] - least)}
-
-    monkeypatch.setattr(study, "measure", measure)
-    with tqdm(total=5, disable=True) as bar:
-        distances = study.search("digits", ("ve", "C2000"), pathlib.Path(), bar)
-        assert bar.total == len(distances)
-    assert list(distances) == [*cells.SNRS, *cells.FURTHER_SNRS[:tried]]
+def test_every_predictor_has_a_search_of_its_own():
+    tasks = cells.searches(cells.SCALES["digits"])
+    planned = {(cell.sde, cell.name) for cell in cells.table_1(cells.SCALES["digits"], {})}
+    corrects = {key for key in planned if "C" in key[1]}
+    assert {(task.sde, task.name) for task in tasks} == corrects
+    assert len(tasks) == len(corrects) == 8
 
 
 def test_every_claim_is_published_so_and_measured_on_digits():
-    scale = cells.SCALES["digits"]
-    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
-    measured = {(cell.sde, cell.name) for cell in planned}
+    measured = {(cell.sde, cell.name) for cell in cells.planned(cells.SCALES["digits"], {})}
     published = list(claims.claims())
-    assert len({claim.text for claim in published}) == len(published) > 20
+    assert len({claim.text for claim in published}) == len(published) == 27
     for claim in published:
         assert claim.published[0] < claim.published[1]
         assert {claim.better, claim.worse} <= measured
 
 
-def test_verdicts():
-    claim = next(claims.claims())
-    low, high = np.array([1.0, 1.1, 0.9]), np.array([2.0, 2.3, 1.8])
-    clear = verdict(claim, low, high)
+# --- the statistics ---
+
+
+def test_a_decision_is_the_first_that_the_looks_allow():
+    clear = np.array([1.0, 1.2, 0.9, 1.1, -9.0, -9.0])
+    decision = decide(clear)
+    assert decision.decided
+    assert decision.count == LOOKS[0] == 4  # what comes later is not looked at
+    np.testing.assert_allclose(decision.difference, 1.05)
+    np.testing.assert_allclose(decision.error, np.sqrt(0.05 / 3 / 4))
+    t = 1.05 / decision.error
+    np.testing.assert_allclose(decision.p, 4 * 2 * stats.t.sf(t, 3))
+    assert decide(-clear).difference < 0
+    later = decide(np.array([1.0, -0.5, 2.0, 0.5, 1.2, 0.8, 1.1, 1.0, 0.9]))
+    assert later.decided
+    assert later.count == 9
+    assert not decide(np.array([1.0, -1.0, 2.0, 0.5])).decided
+    assert decide(np.ones(4)).p == 1.0
+    with pytest.raises(ValueError, match="needs 4 differences; there are 3"):
+        decide(np.ones(3))
+
+
+def test_where_there_is_no_difference_few_sequences_are_decided():
+    """The error of the whole sequence, early looks included, is at most its level."""
+    rng = np.random.default_rng(0)
+    wrong = np.mean([decide(rng.standard_normal(LOOKS[-1])).decided for _ in range(4000)])
+    assert 0.4 * LEVEL < wrong < LEVEL
+    single = stats.ttest_1samp(rng.standard_normal((4000, LOOKS[0])), 0.0, axis=1).pvalue
+    assert np.mean(single < LEVEL / len(LOOKS)) < wrong  # several looks see more than one
+
+
+def test_holm_on_the_example_of_a_textbook():
+    np.testing.assert_allclose(holm([0.01, 0.04, 0.03, 0.005]), [0.03, 0.06, 0.06, 0.02])
+    np.testing.assert_allclose(holm([0.5, 0.9]), [1.0, 1.0])
+    rng = np.random.default_rng(0)
+    wrong = [holm([*rng.random(20)]).min() < LEVEL for _ in range(2000)]
+    assert 0.6 * LEVEL < np.mean(wrong) < 1.4 * LEVEL
+
+
+def test_the_exact_score_is_that_of_a_mixture_of_points():
+    rng = np.random.default_rng(0)
+    examples = rng.standard_normal((5, *gaussians.SHAPE)).astype(np.float32)
+    mixture = gaussians.Mixture(jnp.full(5, 0.2), jnp.asarray(examples), jnp.zeros(()))
+    for sde in gaussians.SDES.values():
+        x, t = gaussians.places(sde, 16, 0, 0.05)
+        found = exact.score(sde, jnp.asarray(examples), x, t)
+        np.testing.assert_allclose(found, mixture.score_fn(sde)(x, t), rtol=2e-3, atol=2e-3)
+
+
+def test_the_flow_of_the_exact_score_ends_at_the_examples(tmp_path, monkeypatch):
+    use_devices(monkeypatch, 1)
+    scale = cells.SCALES["digits"]._replace(images=8, examples=3)
+    monkeypatch.setitem(cells.SCALES, "digits", scale)
+    bench, unit = Bench("digits", tmp_path), Unit(measure.EXACT, 1)
+    cell = cells.Cell("vp", "x", {"sampling.method": "ddim", "sampling.num_steps": 20})
+    params = bench.params(cell, unit)
+    images, nfe = bench.sampler(cell, unit.kind)(params, unit.number)
+    known = {image.tobytes() for image in bench.data[0].take(np.arange(3))[0]}
+    assert {image.tobytes() for image in images} <= known
+    assert nfe == 21
+
+
+# --- the course ---
+
+
+class Simulated(Bench):
+    """A bench whose numbers are drawn, without networks: each cell has a true distance."""
+
+    true: ClassVar[dict[str, float]] = {}
+    noise = 0.1
+
+    def train(self, sde, unit):
+        self.trained = {*getattr(self, "trained", ()), (sde, unit)}
+
+    def measure(self, cell, units):
+        for unit in units:
+            if self.numbers(cell, unit):
+                continue
+            assert unit.kind == measure.EXACT or (cell.sde, unit) in self.trained
+            rng = np.random.default_rng([unit.number, *cell.name.encode()])
+            distance = self.true.get(cell.name, 5.0) + self.noise * rng.standard_normal()
+            numbers = dict.fromkeys(("distance", "kernel_distance"), distance)
+            numbers |= {"distance_of_n": distance + 1.0, "bits_per_dim": distance, "nfe": 10.0}
+            folder = self.folder(cell.sde, unit)
+            folder.mkdir(parents=True, exist_ok=True)
+            text = json.dumps(numbers | {"made_by": self.made_by(cell, unit)})
+            (folder / "new").write_text(text)
+            (folder / "new").rename(folder / f"{cell.name}.json")
+            self.measured = [*getattr(self, "measured", ()), (cell.sde, cell.name, unit)]
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    monkeypatch.setattr(study, "POLL", 0.01)
+    monkeypatch.setattr(Simulated, "true", {"PC1000": 5.0})
+    known: dict = {}
+    load = measure.load  # configs are made again and again
+    monkeypatch.setattr(
+        measure,
+        "load",
+        lambda *key: known.setdefault(key, load(*key)).copy_and_resolve_references(),
+    )
+
+
+@pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.25, 1), (0.45, 2), (3.0, 3)])
+def test_a_search_goes_on_while_its_last_is_its_best(
+    simulated, monkeypatch, tmp_path, least, tried
+):
+    monkeypatch.setattr(Simulated, "noise", 0.0)
+    task = cells.Search("ve", "ancestral", "C2000")
+    true = {
+        task.trial(cells.SCALES["digits"], snr).name: abs(snr - least)
+        for snr in (*cells.SNRS, *cells.FURTHER_SNRS)
+    }
+    monkeypatch.setattr(Simulated, "true", true)
+    with tqdm(disable=True) as bar:
+        distances = study.search(Simulated("digits", tmp_path), task, True, bar)
+    assert list(distances) == [*cells.SNRS, *cells.FURTHER_SNRS[:tried]]
+
+
+def test_two_shards_share_the_work_and_come_to_the_same_end(simulated, monkeypatch, tmp_path):
+    """A clear difference is decided at the first look, and only what is not is measured on."""
+    true = {"reverse_diffusion_P2000": 4.0, "reverse_diffusion_PC1000": 3.0, "ddim_10": 9.0}
+    monkeypatch.setattr(Simulated, "true", true)
+    benches = [Simulated("fashion", tmp_path) for _ in range(2)]
+    found = {}
+
+    def one(index):
+        found[index] = study.study(benches[index], study.Shard(index, 2))
+
+    threads = [threading.Thread(target=one, args=(i,)) for i in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    first, second = (set(bench.measured) for bench in benches)
+    assert first
+    assert second
+    assert not first & second
+    assert found[0].verdicts == found[1].verdicts
+    by_text = {verdict.claim.text: verdict for verdict in found[0].verdicts}
+    assert len(by_text) == 6
+    clear = by_text["VE, reverse diffusion: a corrector helps more than twice the steps"]
     assert clear.text == "reproduced"
-    np.testing.assert_allclose(clear.difference, 31 / 30)  # of 1, 1.2 and 0.9
-    np.testing.assert_allclose(clear.error, np.sqrt(7 / 900))
-    np.testing.assert_allclose(clear.p, 7.2e-3, rtol=0.02)  # t = 11.7, 2 degrees of freedom
-    assert verdict(claim, high, low).text == "not reproduced"
-    assert verdict(claim, low, low + np.array([0.2, -0.1, 0.1])).text == "undecided"
-    assert verdict(claim, low, low).text == "undecided"
-    # A small difference that all seeds, or images, show is one, however much they differ.
-    values = np.linspace(1.0, 5.0, 20)
-    assert verdict(claim, values, values + np.linspace(0.01, 0.02, 20)).text == "reproduced"
-    assert verdict(claim, values, values[::-1] + 0.01).text == "undecided"
+    assert clear.decision.count == LOOKS[0]
+    vague = by_text["VP, 10 evaluations: unipc_3 is better than dpmpp_3m"]
+    assert vague.decision.count == LOOKS[-1] or vague.decision.decided
+    late = {name for _, name, unit in first | second if unit.number > LOOKS[0]}
+    assert not late & {"reverse_diffusion_P2000", "reverse_diffusion_PC1000", "ddim_10"}
+    # What is there is not measured again, but for a cell of other settings.
+    again = Simulated("fashion", tmp_path)
+    assert study.study(again).verdicts == found[0].verdicts
+    assert not hasattr(again, "measured")
+    cell = cells.planned(again.scale, {})[0]
+    other = cell._replace(settings={**cell.settings, "sampling.num_steps": 7})
+    assert again.numbers(cells.planned(again.scale, {})[-1], Unit(TRAINED, 1))
+    assert not again.numbers(other, Unit(TRAINED, 1))
+
+
+def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):
+    true = {"reverse_diffusion_PC1000": 3.0, "ddim_10": 4.0}
+    monkeypatch.setattr(Simulated, "true", true)
+    monkeypatch.setattr(Bench, "real", type("Moments", (), {"count": 60000})())
+    monkeypatch.setattr(Bench, "extractor", type("Extractor", (), {"label": "some features"})())
+    one = study.study(Simulated("fashion", tmp_path / "small"))
+    text = command.report([one], tmp_path / "pictures", tmp_path / "pictures")
+    for line in (
+        "| VE, reverse diffusion |",
+        "compared with 60000 training images; some features",
+        "The bias that is taken off is 1.00",
+        f"P{2 * one.bench.scale.levels}",
+        "| **reproduced** |",
+        "| **not reproduced** |",
+        "not reproduced |",
+    ):
+        assert line in text
+    assert "P2000" not in text
+    assert all(verdict.claim.text in text for verdict in one.verdicts)
+    counts = [[v.text for v in one.verdicts].count(word) for word in tables.WORDS]
+    assert f"| fashion | {' | '.join(map(str, counts))} |" in text
+    assert sum(counts) == 6
+    assert (tmp_path / "pictures" / "reproduction_fashion.png").stat().st_size > 10_000
+
+
+def test_a_command_line_that_names_no_shard_is_refused(monkeypatch, capsys):
+    for options, words in [
+        (["--shard=3/2"], "--shard=3/2 is not the number of one of several, such as 1/2"),
+        (["--shard=0/2"], "--shard=0/2 is not"),
+        (["--datasets=cifar"], "unknown ['cifar']; known: digits, fashion"),
+        (["--page=docs/reproduction.md"], "--page and --pictures need each other"),
+    ]:
+        monkeypatch.setattr("sys.argv", ["reproduction", *options])
+        with pytest.raises(SystemExit):
+            command.run()
+        assert words in capsys.readouterr().err
 
 
 @pytest.mark.slow
@@ -127,51 +323,8 @@ def test_a_training_that_is_asked_to_stop_saves_and_ends_the_study(tmp_path, mon
 
     use_devices(monkeypatch, 1)
     monkeypatch.setattr(metric_log.History, "add", interrupted)
-    monkeypatch.setattr(study, "load", lambda *_: tiny.config())
+    monkeypatch.setattr(measure, "load", lambda *_: tiny.config())
     monkeypatch.setattr(jax, "clear_caches", lambda: None)  # those of other tests
     with pytest.raises(SystemExit, match="stopped at step 2 of 6; the same command goes on"):
-        study.train("digits", "vp", tmp_path)
+        Bench("digits", tmp_path).train("vp", Unit(TRAINED, 1))
     assert signal.getsignal(signal.SIGTERM) is handler
-
-
-def test_a_study_becomes_tables_and_a_picture(tmp_path):
-    scale = cells.SCALES["fashion"]
-    rng = np.random.default_rng(0)
-    planned = [*cells.table_1(scale, {}), *cells.table_2(), *cells.few_steps(scale)]
-    results = {
-        (cell.sde, cell.name): {
-            "over_seeds": {
-                "seeds": [0, 1, 2],
-                "frechet_distance": {"values": list(3.0 + rng.random(3))},
-            },
-            "num_samples": 500,
-            "num_train": 60000,
-            "features": "features of a classifier",
-            "frechet_distance_real": 1.25,
-            "frechet_samples_real": 500,
-            "nfe": 10.0,
-            "loss": 0.1,
-            "bits_per_dim": 2.5,
-            "bits_per_dim_stderr": 0.01,
-            "bits_per_dim_images": 200,
-            "likelihood_of": "uniformly dequantised",
-        }
-        for cell in planned
-    }
-    ratios = {key: {0.1: 5.0, 0.2: 4.0} for key in cells.searches(scale)}
-    fashion = study.Study("fashion", scale, ratios, results)
-    for sde in ("vp", "subvp"):
-        folder = tmp_path / f"fashion_{sde}" / "eval" / "flow"
-        folder.mkdir(parents=True)
-        np.savez(folder / "bits_per_dim.npz", bits=rng.random(20) + (sde == "vp"))
-    verdicts = study.verdicts(fashion, tmp_path)
-    assert any("bits/dim" in one.claim.text and one.text == "reproduced" for one in verdicts)
-    text = tables.section(fashion, verdicts)
-    assert "| VE, reverse diffusion |" in text
-    assert "| sub-VP | 2.500 ± 0.010 |" in text
-    assert "VE PC100 0.2 of 0.1, 0.2" in text
-    assert "P200" in text
-    assert "P2000" not in text
-    assert all(one.claim.text in text for one in verdicts)
-    tables.draw(tmp_path / "pictures" / "fashion.png", fashion)
-    assert (tmp_path / "pictures" / "fashion.png").stat().st_size > 10_000
