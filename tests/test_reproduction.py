@@ -123,7 +123,7 @@ def test_a_decision_is_the_first_that_the_looks_allow():
     clear = np.array([1.0, 1.2, 0.9, 1.1, -9.0, -9.0])
     decision = decide(clear)
     assert decision.decided
-    assert decision.count == LOOKS[0] == 4  # what comes later is not looked at
+    assert decision.looked_at == LOOKS[0] == 4  # what comes later is not looked at
     np.testing.assert_allclose(decision.difference, 1.05)
     np.testing.assert_allclose(decision.error, np.sqrt(0.05 / 3 / 4))
     t = 1.05 / decision.error
@@ -131,7 +131,7 @@ def test_a_decision_is_the_first_that_the_looks_allow():
     assert decide(-clear).difference < 0
     later = decide(np.array([1.0, -0.5, 2.0, 0.5, 1.2, 0.8, 1.1, 1.0, 0.9]))
     assert later.decided
-    assert later.count == 9
+    assert later.looked_at == 9
     assert not decide(np.array([1.0, -1.0, 2.0, 0.5])).decided
     assert decide(np.ones(4)).p == 1.0
     with pytest.raises(ValueError, match="needs 4 differences; there are 3"):
@@ -260,9 +260,9 @@ def test_two_shards_share_the_work_and_come_to_the_same_end(simulated, monkeypat
     assert len(by_text) == 6
     clear = by_text["VE, reverse diffusion: a corrector helps more than twice the steps"]
     assert clear.text == "reproduced"
-    assert clear.decision.count == LOOKS[0]
+    assert clear.decision.looked_at == LOOKS[0]
     vague = by_text["VP, 10 evaluations: unipc_3 is better than dpmpp_3m"]
-    assert vague.decision.count == LOOKS[-1] or vague.decision.decided
+    assert vague.decision.looked_at == LOOKS[-1] or vague.decision.decided
     late = {name for _, name, unit in first | second if unit.number > LOOKS[0]}
     assert not late & {"reverse_diffusion_P2000", "reverse_diffusion_PC1000", "ddim_10"}
     # What is there is not measured again, but for a cell of other settings.

@@ -25,12 +25,12 @@ class Decision(NamedTuple):
     """What the looks so far say.
 
     Attributes:
-      count: the differences that were looked at.
+      looked_at: the number of differences.
       difference, error: their mean and its standard error.
       p: the p-value of the sequence, at most 1.
     """
 
-    count: int
+    looked_at: int
     difference: float
     error: float
     p: float

@@ -153,7 +153,7 @@ def _verdicts(study: Study, together: frozenset[str]) -> list[str]:
             verdict.claim.text,
             f"{verdict.claim.published[0]:g} < {verdict.claim.published[1]:g}",
             _difference(verdict.decision),
-            str(verdict.decision.count),
+            str(verdict.decision.looked_at),
             "< 1e-16" if verdict.decision.p < 1e-16 else f"{verdict.decision.p:.1e}",
             _word(verdict, together),
             in_words(verdict.kernel) if verdict.kernel else "",
