@@ -117,20 +117,23 @@ def study(bench: Bench, shard: Shard = Shard()) -> Study:
     ratios = {(task.sde, task.name): best(distances) for task, distances in found.items()}
     cells = {(cell.sde, cell.name): cell for cell in planned(bench.scale, ratios)}
     made = [claim for claim in claims() if {claim.better, claim.worse} <= set(cells)]
-    exact = measured(bench, cells, [Unit(EXACT, i + 1) for i in range(EXACT_LOOKS[-1])], shard)
     first = [Unit(TRAINED, i + 1) for i in range(LOOKS[0])]
     numbers = {key: [*rows] for key, rows in measured(bench, cells, first, shard).items()}
-    verdicts = {claim: judged(claim, numbers, exact) for claim in made}
+    decisions = {claim: decision_of(claim, numbers, claim.quantity, LOOKS) for claim in made}
     for before, look in itertools.pairwise(LOOKS):
-        open_claims = [claim for claim in made if not verdicts[claim].decision.decided]
+        open_claims = [claim for claim in made if not decisions[claim].decided]
         needed = {key for claim in open_claims for key in (claim.better, claim.worse)}
         some = {key: cell for key, cell in cells.items() if key in needed}
         units = [Unit(TRAINED, i + 1) for i in range(before, look)]
         for key, rows in measured(bench, some, units, shard).items():
             numbers[key] += rows
-        verdicts |= {claim: judged(claim, numbers, exact) for claim in open_claims}
+        decisions |= {
+            claim: decision_of(claim, numbers, claim.quantity, LOOKS) for claim in open_claims
+        }
+    exact = measured(bench, cells, [Unit(EXACT, i + 1) for i in range(EXACT_LOOKS[-1])], shard)
+    verdicts = [judged(claim, decisions[claim], numbers, exact) for claim in made]
     of_first = {key: rows[: LOOKS[0]] for key, rows in numbers.items()}
-    return Study(bench, found, of_first, exact, list(verdicts.values()))
+    return Study(bench, found, of_first, exact, verdicts)
 
 
 def measured(
@@ -152,29 +155,20 @@ def measured(
     return {key: [bench.numbers(cell, unit) for unit in units] for key, cell in cells.items()}
 
 
-def judged(
-    claim: Claim,
-    numbers: Mapping[tuple[str, str], Sequence[Numbers]],
-    exact: Mapping[tuple[str, str], Sequence[Numbers]],
-) -> Verdict:
-    """The verdict on a claim as far as there are numbers of both cells."""
+Rows = Mapping[tuple[str, str], Sequence[Numbers]]  # by SDE and name of a cell, by unit
 
-    def of(
-        rows: Mapping[tuple[str, str], Sequence[Numbers]], quantity: str, looks: Sequence[int]
-    ) -> Decision | None:
-        pairs = list(zip(rows[claim.better], rows[claim.worse], strict=False))
-        if quantity not in pairs[0][0]:
-            return None
-        return decide(
-            np.array([worse[quantity] - better[quantity] for better, worse in pairs]), looks
-        )
 
-    decision = of(numbers, claim.quantity, LOOKS)
-    assert decision is not None
-    by_distance = claim.quantity == "distance"
-    return Verdict(
-        claim,
-        decision,
-        of(numbers, "kernel_distance", LOOKS) if by_distance else None,
-        of(exact, "distance", EXACT_LOOKS) if by_distance else None,
-    )
+def decision_of(claim: Claim, rows: Rows, quantity: str, looks: Sequence[int]) -> Decision:
+    """The decision on the differences worse - better of a quantity, as far as there are both."""
+    pairs = zip(rows[claim.better], rows[claim.worse], strict=False)
+    return decide(np.array([worse[quantity] - better[quantity] for better, worse in pairs]), looks)
+
+
+def judged(claim: Claim, decision: Decision, numbers: Rows, exact: Rows) -> Verdict:
+    """The verdict on a claim, with what the kernel distance and the exact score say of it."""
+    if claim.quantity != "distance":
+        return Verdict(claim, decision, None, None)
+    seen = {key: numbers[key][: decision.looked_at] for key in (claim.better, claim.worse)}
+    kernel = decision_of(claim, seen, "kernel_distance", LOOKS)
+    by_exact = decision_of(claim, exact, "distance", EXACT_LOOKS)
+    return Verdict(claim, decision, kernel, by_exact)
