@@ -304,7 +304,7 @@ def test_a_command_line_that_names_no_shard_is_refused(monkeypatch, capsys):
     for options, words in [
         (["--shard=3/2"], "--shard=3/2 is not the number of one of several, such as 1/2"),
         (["--shard=0/2"], "--shard=0/2 is not"),
-        (["--datasets=cifar"], "unknown ['cifar']; known: digits, fashion"),
+        (["--datasets=cifar"], "unknown ['cifar']; known: digits, fashion, emoji"),
         (["--page=docs/reproduction.md"], "--page and --pictures need each other"),
     ]:
         monkeypatch.setattr("sys.argv", ["reproduction", *options])
