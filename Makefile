@@ -69,8 +69,8 @@ hooks: install
 # One lock for every Python: where releases need a newer one than 3.11, it has both, with markers.
 lock: install
 	$(RUN) -m pip install --quiet uv
-	$(RUN) -m uv pip compile pyproject.toml --extra test --universal --python-version 3.11 \
-		--no-emit-index-url --no-header --quiet --output-file requirements.lock
+	$(RUN) -m uv pip compile pyproject.toml --extra data --extra metrics --extra native --extra test \
+		--universal --python-version 3.11 --no-emit-index-url --no-header --quiet --output-file requirements.lock
 
 clean:
 	rm -rf $(VENV) .cache .mypy_cache .pytest_cache .ruff_cache build *.egg-info

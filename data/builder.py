@@ -21,6 +21,7 @@ from typing import Any, ClassVar
 import numpy as np
 from absl import logging
 
+from configs import extras
 from data.images import shown
 
 Files = Mapping[str, pathlib.Path]
@@ -143,12 +144,24 @@ class ImageBuilder:
         return cls.NAMES
 
     @classmethod
+    def require_tfds(cls) -> None:
+        """Refuses to prepare, or to read what is prepared, where TFDS is not installed."""
+        otherwise = cls.or_folder(*cls.CHECKSUMS) if cls.CHECKSUMS else ""
+        tfds = {"tensorflow_datasets": "tensorflow-datasets"}
+        extras.require(f"data set {cls.name}", "data", otherwise, **tfds)
+
+    @staticmethod
+    def or_folder(*files: str) -> str:
+        """The end of an error's line: a user who has the files may say where."""
+        return f", or name the folder that holds {', '.join(files)} with --config.data.data_dir"
+
+    @classmethod
     def unavailable(cls, error: Exception, folder: pathlib.Path) -> str:
         """An error's one line, with the files to fetch and the folder to put them in."""
         return (
             f"{cls.name} is not on this machine and could not be downloaded "
             f"({type(error).__name__}): fetch {', '.join(cls.CHECKSUMS)} from {cls.URL} into "
-            f"{folder}, or name the folder that holds them with --config.data.data_dir"
+            f"{folder}{cls.or_folder('them')}"
         )
 
 

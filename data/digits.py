@@ -8,18 +8,19 @@ import pathlib
 
 import numpy as np
 
+from configs import extras
 from data.builder import Files, ImageBuilder
 
 NUM_TEST = 297
 FILE = "digits.csv.gz"  # a row for each image: its 64 grey levels, then its class
 
 
-def _package_folder() -> pathlib.Path:
-    """Where scikit-learn keeps its data, which is not imported for them: that takes a second."""
-    spec = importlib.util.find_spec("sklearn")
-    assert spec is not None
-    assert spec.origin is not None
-    return pathlib.Path(spec.origin).parent / "datasets" / "data"
+def _package_folders() -> tuple[str, ...]:
+    """Where scikit-learn keeps its data, if it is installed: it is not imported for them."""
+    spec = None if extras.missing("sklearn") else importlib.util.find_spec("sklearn")
+    if spec is None or spec.origin is None:
+        return ()
+    return (str(pathlib.Path(spec.origin).parent / "datasets" / "data"),)
 
 
 class Digits(ImageBuilder):
@@ -30,7 +31,7 @@ class Digits(ImageBuilder):
 
     IMAGE_SHAPE = (8, 8, 1)
     LEVELS = 17
-    FOLDERS = (str(_package_folder()),)
+    FOLDERS = _package_folders()
     NAMES = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 
     @classmethod
@@ -39,7 +40,8 @@ class Digits(ImageBuilder):
 
     @classmethod
     def located(cls, folder: pathlib.Path) -> Files:
-        return {FILE: _package_folder() / FILE}
+        extras.require(f"data set {cls.name}", "data", cls.or_folder(FILE), sklearn="scikit-learn")
+        return {FILE: pathlib.Path(*cls.FOLDERS, FILE)}
 
     @classmethod
     def read(cls, files: Files, split: str) -> tuple[np.ndarray, np.ndarray]:

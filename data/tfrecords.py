@@ -17,6 +17,7 @@ from typing import Any
 
 import google_crc32c
 import numpy as np
+from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
 from data import index
@@ -91,16 +92,49 @@ def masked_crc(data: bytes) -> int:
     return ((crc >> 15 | crc << 17) + 0xA282EAD8) & 0xFFFFFFFF
 
 
+@functools.cache
+def _example() -> Any:
+    """The class of `tf.train.Example` (TensorFlow, core/example/feature.proto), in its own pool.
+
+    An Example has Features, which map names to a Feature: a list of bytes, floats or integers.
+    """
+    kind = descriptor_pb2.FieldDescriptorProto
+    file = descriptor_pb2.FileDescriptorProto(name="example", package="tf", syntax="proto3")
+    lists = {"bytes": kind.TYPE_BYTES, "float": kind.TYPE_FLOAT, "int64": kind.TYPE_INT64}
+    feature = file.message_type.add(name="Feature")
+    feature.oneof_decl.add(name="kind")
+    for number, (name, of) in enumerate(lists.items(), 1):
+        title = f"{name.capitalize()}List"
+        values = file.message_type.add(name=title)
+        values.field.add(name="value", number=1, label=kind.LABEL_REPEATED, type=of)
+        feature.field.add(
+            **{"name": f"{name}_list", "number": number, "oneof_index": 0},
+            **{"type": kind.TYPE_MESSAGE, "type_name": f".tf.{title}"},
+        )
+    features = file.message_type.add(name="Features")
+    entry = features.nested_type.add(name="FeatureEntry")
+    entry.options.map_entry = True
+    entry.field.add(name="key", number=1, type=kind.TYPE_STRING)
+    entry.field.add(name="value", number=2, type=kind.TYPE_MESSAGE, type_name=".tf.Feature")
+    features.field.add(
+        **{"name": "feature", "number": 1, "label": kind.LABEL_REPEATED},
+        **{"type": kind.TYPE_MESSAGE, "type_name": ".tf.Features.FeatureEntry"},
+    )
+    example = file.message_type.add(name="Example")
+    example.field.add(name="features", number=1, type=kind.TYPE_MESSAGE, type_name=".tf.Features")
+    pool = descriptor_pool.DescriptorPool()
+    pool.Add(file)
+    return message_factory.GetMessageClass(pool.FindMessageTypeByName("tf.Example"))
+
+
 def features(data: bytes) -> Mapping[str, Any]:
     """The features of a serialised `tf.train.Example`: a list of integers, floats or bytes each.
 
     Raises:
       ValueError: the data are no Example.
     """
-    from tensorflow_datasets.proto import tf_example_generated_pb2
-
     try:
-        example = tf_example_generated_pb2.Example.FromString(data)
+        example = _example().FromString(data)
     except DecodeError as error:
         raise ValueError("no tf.train.Example") from error
     return {

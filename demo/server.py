@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
-import importlib.util
 import os
 import pathlib
 import socket
@@ -17,6 +16,7 @@ from typing import TYPE_CHECKING, NoReturn
 import jax
 import ml_collections
 
+from configs import extras
 from demo import weights
 from runtime import stop
 from runtime.errors import Refused
@@ -55,9 +55,7 @@ def serve(
 
 def require_packages() -> None:
     """Raises ImportError with the cure where the extra is not installed."""
-    lacking = [name for name in PACKAGES if importlib.util.find_spec(name) is None]
-    if lacking:
-        raise ImportError(f"--mode=demo needs {' and '.join(lacking)}: pip install -e '.[demo]'")
+    extras.require("--mode=demo", "demo", **{name: name for name in PACKAGES})
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -13,6 +13,7 @@ from typing import Any
 import ml_collections
 import numpy as np
 
+from configs import extras
 from configs.names import lookup
 from evaluation import features, reference
 from evaluation.feature_networks import NETWORKS
@@ -32,6 +33,7 @@ def metrics_of(parts: experiment.Parts, options: ml_collections.ConfigDict) -> d
     Raises:
       ValueError: an unknown one, one that needs a network that is not used, or fewer samples than
         one needs.
+      ImportError: one whose packages are not installed.
     """
     metrics = {
         name: lookup(metric.table(), name, "metric of eval.metrics") for name in options.metrics
@@ -44,6 +46,7 @@ def metrics_of(parts: experiment.Parts, options: ml_collections.ConfigDict) -> d
             raise ValueError(
                 f"eval.metrics has {name}, which needs --config.eval.features={needed}"
             )
+        extras.require(f"eval.metrics has {name}, which", "metrics", **entry.packages)
         refuse_few(name, entry, options.num_samples, f"eval.num_samples is {options.num_samples}")
     return metrics
 

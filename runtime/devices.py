@@ -7,6 +7,7 @@ order over hosts, then over the devices of a host, then inside a device.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
@@ -58,11 +59,36 @@ def replicate(tree: T) -> T:
     """Copies of `tree` on all local devices, each leaf with a leading device axis for `pmap`.
 
     The axis has the name of every other `pmap` here: under another one the copies would have
-    another sharding than what a step returns, and the step would be compiled twice.
+    another sharding than what a step returns, and the step would be compiled twice. One process
+    puts the arrays there; a program that copies hundreds of them would be compiled for seconds.
     """
-    copy = jax.pmap(lambda _, tree: tree, axis_name=AXIS, in_axes=(0, None))
-    copies: T = copy(np.arange(jax.local_device_count()), tree)
+    count = jax.local_device_count()
+    copies: T
+    if jax.process_count() > 1:
+        copy = jax.pmap(lambda _, tree: tree, axis_name=AXIS, in_axes=(0, None))
+        copies = copy(np.arange(count), tree)
+    else:
+        copies = jax.tree.map(functools.partial(_copies, count), tree)
     return copies
+
+
+def _copies(count: int, leaf: Any) -> jax.Array:
+    """Copies of a leaf on the first devices; typed keys are put there as their raw data."""
+    if isinstance(leaf, jax.Array) and jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        keys: jax.Array = jax.random.wrap_key_data(_copies(count, jax.random.key_data(leaf)))
+        return keys
+    rows = np.asarray(leaf)
+    rows = np.broadcast_to(rows, (count, *rows.shape))
+    # Steps are given the copies' memory to write to: no two may share it.
+    copies: jax.Array = jax.device_put(rows, _sharding(count), may_alias=False)
+    return copies
+
+
+@functools.cache
+def _sharding(count: int) -> jax.sharding.Sharding:
+    """That of a result of `pmap` on some devices."""
+    result: jax.Array = jax.pmap(lambda row: row, axis_name=AXIS)(np.arange(count))
+    return result.sharding
 
 
 def lay_out(batches: Tree) -> Tree:

@@ -1,5 +1,6 @@
 """Environment shared by all tests. It must run before JAX is imported."""
 
+import gc
 import importlib.metadata
 import os
 import pathlib
@@ -25,8 +26,23 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
 QUICK = not os.environ.get("FULL_COMPILATION")
 if QUICK:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of Python in programs
     if importlib.metadata.version("jax") < "0.11":
-        os.environ["XLA_FLAGS"] += " --xla_cpu_use_fusion_emitters=false"
+        # The latter: one thread for each program, whose parts are too small for more.
+        flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
+        os.environ["XLA_FLAGS"] += f" {flags}"
+
+# What is imported and traced lives on, millions of objects: Python looks through them for garbage
+# seldom, and not at all at those of the imports, nor at the end. It took a tenth of all time.
+gc.set_threshold(100_000, 20, 50)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+
+
+def pytest_sessionfinish() -> None:
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

@@ -2,6 +2,8 @@
 
 import importlib
 import pathlib
+import shutil
+import sys
 
 import numpy as np
 import pytest
@@ -109,6 +111,23 @@ def test_emoji_of_a_short_list_in_data_dir(few):
     red, blue = flag[8, 6], flag[15, 12]  # Norway: red field, a blue cross in a white one
     assert red[0] > 150 > red[1] + 50
     assert blue[2] > blue[0] + 30
+
+
+@installed
+def test_emoji_are_the_same_where_nothing_is_prepared(tmp_path, monkeypatch):
+    """Without TFDS the font is read anew each time."""
+    monkeypatch.setenv("SCORE_SDE_DATA", str(tmp_path))
+    (tmp_path / "list").mkdir()
+    (tmp_path / "list" / LIST).write_text(FEW)
+    places = {FONT: str(FILES[FONT].parent), LIST: str(tmp_path / "list")}
+    monkeypatch.setattr(Emoji, "PLACES", places)
+    prepared = data.load("emoji", "train").fingerprint
+    folders = list(tmp_path.glob("emoji/*"))
+    assert folders
+    shutil.rmtree(tmp_path / "emoji")
+    monkeypatch.setitem(sys.modules, "tensorflow_datasets", None)
+    assert data.load("emoji", "train").fingerprint == prepared
+    assert not list(tmp_path.glob("emoji/*"))
 
 
 @installed

@@ -157,11 +157,14 @@ def locked(python: str) -> dict[str, str]:
 
 @pytest.mark.parametrize(("python", "jax"), [("3.11", "0.10"), ("3.12", "0.12"), ("3.13", "0.12")])
 def test_the_lock_gives_each_python_its_newest_jax(python: str, jax: str) -> None:
-    """And a version of everything that pyproject.toml asks for, within its pins."""
+    """And a version of everything that pyproject.toml asks for, within its pins, with the extras
+    that make it whole: digits and sets to prepare, all metrics, the CPU's native functions."""
     versions = locked(python)
     assert versions["jax"].startswith(f"{jax}.")
     assert versions["jaxlib"] == versions["jax"]
-    asked = [*PROJECT["dependencies"], *PROJECT["optional-dependencies"]["test"]]
+    extras = ("data", "metrics", "native", "test")
+    asked = list(PROJECT["dependencies"])
+    asked += [line for extra in extras for line in PROJECT["optional-dependencies"][extra]]
     for requirement in map(Requirement, asked):
         assert versions[canonicalize_name(requirement.name)] in requirement.specifier
     assert f"Programming Language :: Python :: {python}" in PROJECT["classifiers"]

@@ -115,8 +115,8 @@ def subprocess_environment(**more: str) -> dict[str, str]:
         **keep_all,
         **more,
     }
-    environment["XLA_FLAGS"] = "--xla_force_host_platform_device_count=1"
-    return environment
+    flags = re.sub(r"(device_count)=\d+", r"\1=1", environment["XLA_FLAGS"])
+    return {**environment, "XLA_FLAGS": flags}
 
 
 def start(

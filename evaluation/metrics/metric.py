@@ -16,7 +16,7 @@ import dataclasses
 import functools
 import importlib
 import pathlib
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from evaluation.metrics.feature_set import FeatureSet
@@ -41,6 +41,7 @@ class Metric:
       real: True if it needs the features of every real image; else their statistics are enough.
       network: the only value of eval.features that it is defined for; "": any.
       least: the smallest number of images that it can be computed of.
+      packages: those of the extra `metrics` that it needs, by the names of their modules.
     """
 
     compute: Function
@@ -50,6 +51,7 @@ class Metric:
     real: bool = False
     network: str = ""
     least: int = 2
+    packages: Mapping[str, str] = dataclasses.field(default_factory=dict)
 
     def keeps(self, options: Any) -> bool:
         """True if it needs its output of every image under these options, config.eval."""

@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 
+from configs import extras
 from evaluation.metrics.feature_set import FeatureSet
 from evaluation.metrics.metric import metric
 from evaluation.metrics.statistics import Statistics
 
 Results = dict[str, Any]
 FOLDS = 5
+PACKAGES = {"sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl"}
 LARGEST = 2000  # vectors of each set that are told apart by the metric of `eval.metrics`
 
 
@@ -25,8 +27,10 @@ def c2st(a: np.ndarray, b: np.ndarray, seed: int = 0, folds: int = FOLDS) -> flo
     Adam for at most 1000 epochs. Of the larger set the first min(n, m) count.
 
     Raises:
+      ImportError: scikit-learn is not installed.
       ValueError: no matrices of one width, or fewer vectors than folds.
     """
+    extras.require("C2ST", "metrics", **PACKAGES)
     from sklearn.model_selection import KFold, cross_val_score
     from sklearn.neural_network import MLPClassifier
     from threadpoolctl import threadpool_limits
@@ -56,7 +60,7 @@ def c2st(a: np.ndarray, b: np.ndarray, seed: int = 0, folds: int = FOLDS) -> flo
     return float(np.mean(accuracies))
 
 
-@metric("c2st", keep=True, real=True, least=100)
+@metric("c2st", keep=True, real=True, least=100, packages=PACKAGES)
 def _c2st(generated: FeatureSet, real: Statistics, options: Any) -> Results:
     """Accuracy of a classifier that tells samples from data (Lopez-Paz and Oquab 2017)."""
     assert real.features is not None

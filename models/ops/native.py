@@ -57,7 +57,9 @@ def build(prefix: pathlib.Path, cache: pathlib.Path) -> pathlib.Path:
         raise Unavailable(f"native functions need Linux on x86-64, not {' on '.join(system)}")
     onednn = prefix / "lib" / "libdnnl.so.3"
     if not onednn.exists():
-        raise Unavailable(f"oneDNN is not installed: there is no {onednn}")
+        raise Unavailable(
+            f"oneDNN is not installed (there is no {onednn}): pip install -e '.[native]'"
+        )
     name = os.environ.get("CXX", "g++")
     compiler = shutil.which(name)
     if compiler is None:
