@@ -62,7 +62,7 @@ def study_is_small() -> None:
     measure.load = load  # type: ignore[assignment]
     cells.SCALES["digits"] = cells.Scale(
         levels=24,  # the discrete betas of the VP SDE need 21
-        images=24,  # a jackknife of 10 groups needs 20
+        images=40,  # a jackknife of 10 groups needs 20, and a trial has half as many
         rows=("reverse diffusion",),
         columns=("P1000", "PC1000"),
         snrs=(0.1, 0.2),

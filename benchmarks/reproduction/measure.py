@@ -90,7 +90,7 @@ class Bench:
         sections = {name: config[name] for name in ("seed", "data", "model", "sampling")}
         if unit.kind == TRAINED:
             sections |= {name: config[name] for name in ("training", "optim")}
-        sections |= {"images": self.scale.images, "score": unit.kind}
+        sections |= {"images": cell.images, "score": unit.kind}
         made_by: Numbers = json.loads(json.dumps(sections))
         return made_by
 
@@ -124,7 +124,7 @@ class Bench:
 
     def train(self, sde: str, unit: Unit) -> None:
         """Trains a network, or goes on, unless it is there."""
-        config = self.config(Cell(sde, "", {}), unit)
+        config = self.config(Cell(sde, "", {}, 0), unit)
         folder = self.folder(sde, unit)
         if config.training.n_iters not in open_run(config, folder).steps():
             with lock.held(folder, "benchmarks.reproduction"):
@@ -143,13 +143,13 @@ class Bench:
         return devices.replicate(trained.params)
 
     def sampler(self, cell: Cell, kind: str) -> Any:
-        """From weights and a seed to `scale.images` images and the mean NFE."""
+        """From weights and a seed to the cell's images and the mean NFE."""
         config, parts = self.config(cell, Unit(kind, 0)), self.parts(cell)
         parts = ExactParts.of(parts) if kind == EXACT else parts
         generator = Generator(parts, sampling.from_config(config, devices.AXIS), config.sampling)
 
         def draw(params: Any, seed: int) -> tuple[np.ndarray, float]:
-            indices = np.arange(self.scale.images)
+            indices = np.arange(cell.images)
             batches = [batch for _, batch in generator(params, indices, "", seed)]
             images, nfe = (
                 np.concatenate([batch[name] for batch in batches]) for name in ("image", "nfe")
