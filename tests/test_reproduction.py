@@ -220,7 +220,7 @@ def simulated(monkeypatch):
     )
 
 
-@pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.25, 1), (0.45, 2), (3.0, 3)])
+@pytest.mark.parametrize(("least", "tried"), [(0.1, 0), (0.4, 1), (0.65, 2), (3.0, 2)])
 def test_a_search_goes_on_while_its_last_is_its_best(
     simulated, monkeypatch, tmp_path, least, tried
 ):
