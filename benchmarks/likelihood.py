@@ -5,10 +5,10 @@
 
 PATH is a checkout of the official PyTorch or JAX code, or of score_flow. RUN is a trained run of
 that config, on its test images; without it the images are noise and the weights initial ones, with
-a last layer that is not zero. Bits/dim count 256 levels, as the official code always does. The peer solves by SciPy
-on the host, with one step size for the batch; its evaluations count for all images, ours for the
-slowest. Compilation is not in the seconds; CPU time depends little on what else
-the machine does.
+a last layer that is not zero. Bits/dim count 256 levels, as the official code always does. The peer
+solves by SciPy on the host, with one step size for the batch; its evaluations count for all images,
+ours for the slowest. Compilation is not in the seconds; CPU time depends little on what else the
+machine does.
 """
 
 from __future__ import annotations

@@ -120,7 +120,8 @@ def diffusers(config: ml_collections.ConfigDict) -> Any:
 
     model, size = config.model, config.data.image_size
     skip = "Skip" if model.fir else ""
-    down, up = [], []
+    down: list[str] = []
+    up: list[str] = []
     for level in range(len(model.ch_mult)):
         attention = "Attn" if size // 2**level in model.attn_resolutions else ""
         down.append(f"{attention}{skip}DownBlock2D")

@@ -26,15 +26,13 @@ from typing import Any
 sys.path.insert(0, str(pathlib.Path(__file__).resolve().parent.parent.parent))
 
 from benchmarks import pages
-from benchmarks.today import rows, tables, turns
+from benchmarks.today import rows, start, tables, toy, turns
 from benchmarks.today.rows import CONTENDERS, OURS, ROWS
-from benchmarks.today.start import SIGN
 from benchmarks.today.worker import Job
 from runtime import files
 
 PAGE = "benchmarks.today"
 COMPILED = {"JAX_COMPILATION_CACHE_DIR": "jax", "TORCHINDUCTOR_CACHE_DIR": "inductor"}
-QUICK_STEPS = 100  # of the toy
 
 
 class Today:
@@ -158,9 +156,9 @@ class Today:
         shutil.rmtree(run, ignore_errors=True)
         log = f"{row}-{case}-{name}"
         if row == "toy":
-            steps = [str(QUICK_STEPS)] if self.options.quick else []
-            command = ["-m", "benchmarks.today.toy", name, str(run), *steps]
-            return turns.run(command, self.launch(name, log), threads)
+            commands = toy.commands(name, str(run), self.options.quick)
+            spent = [turns.run(command, self.launch(name, log), threads) for command in commands]
+            return turns.Spent(*map(sum, zip(*spent, strict=True)))
         work, _, again = case.partition("_")
         kept = {"JAX_COMPILATION_CACHE_DIR": str(compiled / work)}
         if work == "compile":
@@ -168,8 +166,8 @@ class Today:
         elif not again:
             shutil.rmtree(compiled / work, ignore_errors=True)
         checkout = self.projects.get(CONTENDERS[name].project, "")
-        command = ["-m", "benchmarks.today.start", name, work, str(run), checkout]
-        return turns.run(command, self.launch(name, log, **kept), threads, SIGN)
+        command, sign = start.command(name, work, str(run), checkout)
+        return turns.run(command, self.launch(name, log, **kept), threads, sign)
 
 
 def parser() -> argparse.ArgumentParser:

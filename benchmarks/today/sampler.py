@@ -7,12 +7,12 @@ predictor-corrector sampler of VE, 50 steps or 100 evaluations, beside diffusers
 
 from __future__ import annotations
 
-import functools
 from typing import Any
 
 import numpy as np
 
 from benchmarks import network
+from benchmarks.network import Calls
 from benchmarks.today.worker import Job, Loaded
 
 BATCH = 16
@@ -70,7 +70,7 @@ def ours(name: str, case: str, steps: int) -> Loaded:
             jax.block_until_ready(evaluate(params, x))
 
     count = sum(leaf.size for leaf in jax.tree.leaves(params))
-    calls = {
+    calls: Calls = {
         "sampler": (lambda: jax.block_until_ready(draw(params)), 1),
         "network": (evaluations, NETWORK_CALLS),
     }
@@ -96,12 +96,9 @@ def edm(job: Job, name: str, steps: int) -> Loaded:
         images = sampler(net, latents, num_steps=steps)
         return (images * 127.5 + 128).clip(0, 255).to(torch.uint8)
 
-    calls = {
+    calls: Calls = {
         "sampler": (draw, 1),
-        "network": (
-            functools.partial(evaluations, lambda: net.model(x, labels, None)),
-            NETWORK_CALLS,
-        ),
+        "network": (lambda: evaluations(lambda: net.model(x, labels, None)), NETWORK_CALLS),
     }
     return Loaded(calls, {"parameters": torch_peers.parameters(net), "nfe": 2 * steps - 1})
 
@@ -129,8 +126,8 @@ def diffusers(job: Job, name: str, steps: int) -> Loaded:
     size = unet.config.sample_size
     x, sigma = torch.zeros(BATCH, 3, size, size), torch.full((BATCH,), 0.5)
     options = {"batch_size": BATCH, "num_inference_steps": steps, "output_type": "np"}
-    calls = {
+    calls: Calls = {
         "sampler": (lambda: pipeline(**options), 1),
-        "network": (functools.partial(evaluations, lambda: unet(x, sigma)), NETWORK_CALLS),
+        "network": (lambda: evaluations(lambda: unet(x, sigma)), NETWORK_CALLS),
     }
     return Loaded(calls, {"parameters": count, "nfe": 2 * steps})

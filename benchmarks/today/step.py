@@ -22,11 +22,8 @@ def load(job: Job) -> Loaded:
 
 def of_network(loaded: network.Loaded) -> Loaded:
     """What `benchmarks/network.py` times, but the step alone; and its matrix product, with ours."""
-    calls = {name: loaded.calls[name] for name in ("step", "matmul") if name in loaded.calls}
-    facts = {"parameters": loaded.parameters}
-    if "step" in loaded.work:
-        facts["flops"] = loaded.work["step"]
-    return Loaded(calls, facts)
+    calls = {name: call for name, call in loaded.calls.items() if name in ("step", "matmul")}
+    return Loaded(calls, {"parameters": loaded.parameters, "flops": loaded.work.get("step")})
 
 
 def of_torch(job: Job, case: network.Case) -> Loaded:

@@ -1,7 +1,7 @@
 """Commands of the row "toy": two moons, 3,000 steps of 512 points and a network of the same size,
 from the start to a picture of 5,000 samples.
 
-    python -m benchmarks.today.toy CONTENDER FOLDER [STEPS]
+    python -m benchmarks.today.toy CONTENDER FOLDER STEPS
 
 azula and hackable-diffusion are used as their tutorials use them: a loop of steps, compiled where
 the library is JAX's, no average of the weights.
@@ -14,17 +14,17 @@ import sys
 from typing import Any
 
 WIDTH, BLOCKS, BATCH, SAMPLES, SAMPLER_STEPS = 96, 3, 512, 5000, 18
-RATE, STEPS = 3e-3, 3000
+RATE, STEPS, QUICK_STEPS = 3e-3, 3000, 100
 CONFIG = "configs/toy/two_moons_edm.py"
 
 
-def ours(folder: pathlib.Path, steps: int) -> None:
-    """Our two commands, in one process."""
-    import main
-
+def commands(contender: str, folder: str, quick: bool) -> list[list[str]]:
+    """What is run, one command after the other: ours are the two that a user gives."""
+    steps = QUICK_STEPS if quick else STEPS
+    if contender != "ours":
+        return [["-m", "benchmarks.today.toy", contender, folder, str(steps)]]
     options = [f"--config={CONFIG}", f"--workdir={folder}", f"--config.training.n_iters={steps}"]
-    main.main(["main.py", "--mode=train", *options])
-    main.main(["main.py", "--mode=sample", *options])
+    return [["main.py", f"--mode={mode}", *options] for mode in ("train", "sample")]
 
 
 def azula(folder: pathlib.Path, steps: int) -> None:
@@ -170,14 +170,13 @@ def plot(points: Any, folder: pathlib.Path) -> None:
 
     folder.mkdir(parents=True, exist_ok=True)
     figure, axes = pyplot.subplots(figsize=(5, 5))
-    axes.scatter(*points.T, s=1)
+    axes.scatter(points[:, 0], points[:, 1], s=1)
     axes.set_aspect("equal")
     figure.savefig(folder / "scatter.png")
 
 
-def run(contender: str, folder: str, steps: str = str(STEPS)) -> None:
-    runs = {"ours": ours, "azula": azula, "hackable": hackable}
-    runs[contender](pathlib.Path(folder), int(steps))
+def run(contender: str, folder: str, steps: str) -> None:
+    {"azula": azula, "hackable": hackable}[contender](pathlib.Path(folder), int(steps))
 
 
 if __name__ == "__main__":

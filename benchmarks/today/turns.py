@@ -1,4 +1,4 @@
-"""Contenders that take turns, each a process of its own, and commands whose CPU time is measured."""
+"""Contenders that take turns, each a process of its own; commands whose CPU time is measured."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Launch(NamedTuple):
     def environment(self, threads: int) -> dict[str, str]:
         """The variables of a process that has this many threads."""
         count = str(threads)
-        limits = {name: count for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS")}
+        limits = dict.fromkeys(("OMP_NUM_THREADS", "MKL_NUM_THREADS"), count)
         path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH", "")]))
         return {**os.environ, **limits, "PYTHONPATH": path, **self.variables}
 
@@ -121,13 +121,12 @@ class Spent(NamedTuple):
     wall: float
 
 
-def run(command: Sequence[str], launch: Launch, threads: int, until: str = "") -> Spent:
+def run(command: Sequence[str], launch: Launch, threads: int, sign: str = "") -> Spent:
     """Runs a command of the interpreter to its end.
 
     Args:
       command: what stands behind the interpreter.
-      until: a command that measures itself prints a line that begins so, and the two numbers of
-        `Spent` behind it; they are what counts.
+      sign: a command that measures its CPU time prints it behind this, and that is what counts.
 
     Raises:
       ValueError: it failed; the message names the log.
@@ -147,10 +146,9 @@ def run(command: Sequence[str], launch: Launch, threads: int, until: str = "") -
     wall = time.perf_counter() - began
     if process.returncode:
         raise ValueError(f"{' '.join(command[:3])} failed ({launch.log} says why)")
-    if not until:
+    if not sign:
         return Spent(usage.ru_utime + usage.ru_stime, wall)
     for line in launch.log.read_text(errors="replace").replace("\r", "\n").splitlines():
-        _, sign, numbers = line.partition(until)
-        if sign:
-            return Spent(*map(float, numbers.split()[:2]))
-    raise ValueError(f"{' '.join(command[:3])} never printed {until!r} ({launch.log})")
+        if line.startswith(sign):
+            return Spent(float(line.removeprefix(sign)), wall)
+    raise ValueError(f"{' '.join(command[:3])} never printed {sign!r} ({launch.log})")
