@@ -155,12 +155,12 @@ class Today:
         run, compiled = scratch / "run", scratch / "compiled"
         shutil.rmtree(run, ignore_errors=True)
         log = f"{row}-{case}-{name}"
-        if row == "toy":
-            commands = toy.commands(name, str(run), self.options.quick)
-            spent = [turns.run(command, self.launch(name, log), threads) for command in commands]
-            return turns.Spent(*map(sum, zip(*spent, strict=True)))
         work, _, again = case.partition("_")
         kept = {"JAX_COMPILATION_CACHE_DIR": str(compiled / work)}
+        if row == "toy":
+            shutil.rmtree(compiled, ignore_errors=True)
+            command = toy.command(name, str(run), self.options.quick)
+            return turns.run(command, self.launch(name, log, **kept), threads)
         if work == "compile":
             kept = {"JAX_ENABLE_COMPILATION_CACHE": "0"}
         elif not again:

@@ -21,7 +21,7 @@ from PIL import Image
 from benchmarks import checkouts
 from benchmarks.today.worker import Job, Loaded
 
-IMAGES, QUICK_IMAGES, SIZE, DIMS = 128, 8, 32, 2048
+IMAGES, QUICK_IMAGES, SIZE, DIMS = 128, 32, 32, 2048
 BATCH = 64  # that of the peers
 SIGN = "torchvision::nms"
 

@@ -1,10 +1,11 @@
 """Commands of the row "toy": two moons, 3,000 steps of 512 points and a network of the same size,
-from the start to a picture of 5,000 samples.
+from the start to a picture of samples.
 
     python -m benchmarks.today.toy CONTENDER FOLDER STEPS
 
-azula and hackable-diffusion are used as their tutorials use them: a loop of steps, compiled where
-the library is JAX's, no average of the weights.
+Our picture has the density of the model and the field of scores beside the samples. azula and
+hackable-diffusion are used as their tutorials use them: a loop of steps, compiled where the library
+is JAX's, no average of the weights, a picture of the samples.
 """
 
 from __future__ import annotations
@@ -18,13 +19,13 @@ RATE, STEPS, QUICK_STEPS = 3e-3, 3000, 100
 CONFIG = "configs/toy/two_moons_edm.py"
 
 
-def commands(contender: str, folder: str, quick: bool) -> list[list[str]]:
-    """What is run, one command after the other: ours are the two that a user gives."""
+def command(contender: str, folder: str, quick: bool) -> list[str]:
+    """What is run: ours is the training, which ends with `field.png`."""
     steps = QUICK_STEPS if quick else STEPS
     if contender != "ours":
-        return [["-m", "benchmarks.today.toy", contender, folder, str(steps)]]
+        return ["-m", "benchmarks.today.toy", contender, folder, str(steps)]
     options = [f"--config={CONFIG}", f"--workdir={folder}", f"--config.training.n_iters={steps}"]
-    return [["main.py", f"--mode={mode}", *options] for mode in ("train", "sample")]
+    return ["main.py", "--mode=train", *options]
 
 
 def azula(folder: pathlib.Path, steps: int) -> None:
