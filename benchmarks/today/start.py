@@ -79,13 +79,13 @@ def compile_ours() -> None:
     arguments = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct((1, *leaf.shape), leaf.dtype), step.arguments
     )
-    compile_of(lambda: program.trace(*arguments))
+    compile_of(lambda: program.lower(*arguments))
 
 
-def compile_of(trace: Callable[[], Any]) -> None:
+def compile_of(lower: Callable[[], Any]) -> None:
     """Prints what it takes to trace, lower and compile, and ends the process."""
     began = time.process_time()
-    trace().lower().compile()
+    lower().compile()
     print(f"\n{SIGN}{time.process_time() - began:.3f}", flush=True)
     os._exit(0)
 
@@ -114,7 +114,7 @@ def score_sde_jax(case: str, folder: pathlib.Path, checkout: str) -> None:
     if case == "compile":
         images = jax.ShapeDtypeStruct((batch, *shape), jnp.float32)
         abstract = jax.eval_shape(state)
-        compile_of(lambda: program.trace(abstract, images))
+        compile_of(lambda: program.lower(abstract, images))
     if case == "step":
         jax.block_until_ready(program(state(), jnp.zeros((batch, *shape))))
         finish()
