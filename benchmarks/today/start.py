@@ -13,6 +13,7 @@ from __future__ import annotations
 import os
 import pathlib
 import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable
@@ -46,8 +47,6 @@ def command(contender: str, case: str, folder: str, checkout: str) -> tuple[list
 
 def ours(case: str, folder: pathlib.Path) -> None:
     """Our command of training, which ends when the first call has taken all of its steps."""
-    import main
-
     if case == "compile":
         compile_ours()
     from training.metric_log import History
@@ -59,7 +58,8 @@ def ours(case: str, folder: pathlib.Path) -> None:
         finish()
 
     History.add = add  # type: ignore[method-assign]
-    main.main(["main.py", "--mode=train", f"--config={QUICKSTART}", f"--workdir={folder}"])
+    sys.argv = ["main.py", "--mode=train", f"--config={QUICKSTART}", f"--workdir={folder}"]
+    runpy.run_path("main.py", run_name="__main__")
 
 
 def compile_ours() -> None:
