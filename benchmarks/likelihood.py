@@ -3,12 +3,12 @@
     python benchmarks/likelihood.py --peer=PATH [--config=configs/quickstart.py] [--workdir=RUN]
         [--batch=8] [--tolerance=1e-5]
 
-PATH is a checkout of the official PyTorch or JAX code. RUN is a trained run of that config, on its
-test images; without it the images are noise and the weights initial ones, with a last layer that
-is not zero. Bits/dim count 256 levels, as the official code always does. The peer solves by SciPy
-on the host, with one step size for the batch; its evaluations count for all images, ours for the
-slowest. Compilation is not in the seconds; CPU time depends little on what else
-the machine does.
+PATH is a checkout of the official PyTorch or JAX code, or of score_flow. RUN is a trained run of
+that config, on its test images; without it the images are noise and the weights initial ones, with
+a last layer that is not zero. Bits/dim count 256 levels, as the official code always does. The peer
+solves by SciPy on the host, with one step size for the batch; its evaluations count for all images,
+ours for the slowest. Compilation is not in the seconds; CPU time depends little on what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ import configs
 import data
 import likelihood
 import models
-from benchmarks import peers
+from benchmarks import checkouts, peers
 from data import transforms
 from runtime import devices, experiment, figures
 from runtime.workdir import restore
@@ -52,7 +52,10 @@ class Run(NamedTuple):
     cpu: float
 
 
-def measure(call: Callable[[], tuple[Any, int]], compiles: bool) -> Run:
+Call = Callable[[], tuple[Any, int]]  # bits/dim [B] and the evaluations
+
+
+def measure(call: Call, compiles: bool) -> Run:
     """The second run of a call if the first compiles, else the first."""
     if compiles:
         call()
@@ -82,7 +85,7 @@ class Case(NamedTuple):
         return (x + 1.0) / 2.0 if self.config.data.centered else x
 
 
-def ours(case: Case, probe: np.ndarray, solver: str) -> Run:
+def ours(case: Case, probe: np.ndarray, solver: str) -> Call:
     """Our likelihood, with the peer's probe."""
 
     @jax.jit
@@ -106,11 +109,11 @@ def ours(case: Case, probe: np.ndarray, solver: str) -> Run:
         bits = likelihood.bits_per_dim(solution.logp, case.parts.image_shape, 256, case.scale)
         return bits, solution.nfe.max()
 
-    return measure(call, compiles=True)
+    return call
 
 
-def torch_peer(case: Case) -> tuple[Run, np.ndarray]:
-    """The official PyTorch function, and the probe that it drew."""
+def torch_peer(case: Case) -> tuple[Call, np.ndarray]:
+    """The official PyTorch function, and the probe that it draws."""
     import torch
 
     peer = peers.load(case.path)
@@ -127,10 +130,9 @@ def torch_peer(case: Case) -> tuple[Run, np.ndarray]:
         bits, _, nfe = official(network, images)
         return bits, nfe
 
-    timing = measure(call, compiles=False)
     torch.manual_seed(0)
     probe = torch.randint_like(images, low=0, high=2) * 2.0 - 1.0
-    return timing, np.moveaxis(probe.numpy(), 1, -1)
+    return call, np.moveaxis(probe.numpy(), 1, -1)
 
 
 class PeerState(NamedTuple):
@@ -138,24 +140,30 @@ class PeerState(NamedTuple):
     model_state: Any
 
 
-def jax_peer(case: Case) -> tuple[Run, np.ndarray]:
-    """The official JAX function on one device, and the probe that it drew."""
+def jax_peer(case: Case) -> tuple[Call, np.ndarray]:
+    """The official JAX function, or score_flow's, on one device, and the probe that it draws."""
     peer = peers.load(case.path)
     network = peers.network(case.path, case.config)
     params = peers.jax_weights(network, case.params, case.parts.image_shape)
     state = jax.tree.map(lambda leaf: leaf[None], PeerState(params, {}))
-    keys, images = jax.random.PRNGKey(0)[None], case.x[None]
+    images, keys = case.x[None], jax.random.PRNGKey(0)[None]
     sde = peers.sde(peer, case.parts.sde)
     official = peer.likelihood.get_likelihood_fn(
         sde, network, case.unscaled, rtol=case.tolerance, atol=case.tolerance
     )
 
     def call() -> tuple[Any, int]:
-        bits, _, nfe = official(keys, state, images)
-        return bits, nfe
+        bits, _, *rest = official(keys, state, images)
+        return bits, rest[0] if len(rest) == 1 else rest[1]  # score_flow's time stands before
 
-    bits = jax.random.randint(jax.random.split(keys[0])[1], images.shape, 0, 2)
-    return measure(call, compiles=True), np.asarray(bits[0]) * 2.0 - 1.0
+    return call, official_probe(case)
+
+
+def official_probe(case: Case) -> np.ndarray:
+    """The probe that the official JAX code and score_flow draw from key 0."""
+    key = jax.random.split(jax.random.PRNGKey(0))[1]
+    bits = jax.random.randint(key, (1, *case.x.shape), 0, 2)
+    return np.asarray(bits[0]) * 2.0 - 1.0
 
 
 def make_case(args: argparse.Namespace) -> Case:
@@ -187,13 +195,14 @@ def run() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--tolerance", type=float, default=1e-5)
     case = make_case(parser.parse_args())
-    kind = peers.kind(case.path)
-    official, probe = {"torch": torch_peer, "jax": jax_peer}[kind](case)
+    kind = checkouts.kind(case.path)
+    call, probe = (torch_peer if kind == "torch" else jax_peer)(case)
+    official = measure(call, compiles=kind != "torch")
     rows = []
     for name, timing in [
         (f"official, {kind}", official),
-        ("ours, Dopri5", ours(case, probe, "Dopri5")),
-        ("ours, Tsit5", ours(case, probe, "Tsit5")),
+        ("ours, Dopri5", measure(ours(case, probe, "Dopri5"), compiles=True)),
+        ("ours, Tsit5", measure(ours(case, probe, "Tsit5"), compiles=True)),
     ]:
         off = float(np.abs(timing.bits - official.bits).max())
         rows.append(

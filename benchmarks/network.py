@@ -21,7 +21,7 @@ import pathlib
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
@@ -59,8 +59,22 @@ def read_config(case: Case) -> Any:
     return config
 
 
-def ours(case: Case) -> tuple[Calls, dict[str, float]]:
-    """This project's calls, and the floating-point operations of each."""
+class Loaded(NamedTuple):
+    """What a contender does.
+
+    Attributes:
+      calls: each compiles when it is first made, or is compiled already.
+      work: floating-point operations of some of them.
+      parameters: of its network.
+    """
+
+    calls: Calls
+    work: dict[str, float]
+    parameters: int
+
+
+def ours(case: Case, quantities: Sequence[str] = QUANTITIES) -> Loaded:
+    """This project's calls of these quantities, compiled, and a matrix product."""
     from runtime import backend  # isort: skip
 
     backend.prepare()  # before JAX is imported
@@ -92,26 +106,35 @@ def ours(case: Case) -> tuple[Calls, dict[str, float]]:
         return jnp.mean(objective(params, *batch, train=True, flip=True)[0])
 
     one_step = make_train_step(objective, optimizer, ema.from_config(config), True, None)
-    traced = (
-        jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).trace(params, x),
-        jax.jit(jax.value_and_grad(loss)).trace(params, images[0]),
-        jax.jit(one_step, donate_argnums=0).trace(state, batches),
-    )
-    forward, gradient, step = (program.lower().compile() for program in traced)
+    traces: dict[str, Callable[[], Any]] = {
+        "forward": lambda: jax.jit(lambda p, x: module.apply({"params": p}, x, labels)).trace(
+            params, x
+        ),
+        "gradient": lambda: jax.jit(jax.value_and_grad(loss)).trace(params, images[0]),
+        "step": lambda: jax.jit(one_step, donate_argnums=0).trace(state, batches),
+    }
+    traced = {name: traces[name]() for name in quantities}
+    compiled = {name: trace.lower().compile() for name, trace in traced.items()}
     held = [state]
 
     def run_steps() -> Any:
-        held[0], metrics = step(held[0], batches)
+        held[0], metrics = compiled["step"](held[0], batches)
         return jax.block_until_ready(metrics)
 
-    calls: Calls = {
-        "forward": (lambda: jax.block_until_ready(forward(params, x)), 1),
-        "gradient": (lambda: jax.block_until_ready(gradient(params, images[0])), 1),
+    possible: Calls = {
+        "forward": (lambda: jax.block_until_ready(compiled["forward"](params, x)), 1),
+        "gradient": (lambda: jax.block_until_ready(compiled["gradient"](params, images[0])), 1),
         "step": (run_steps, steps),
-        "matmul": (matrix_product(), 1),
     }
-    costs: list[Any] = [p.lower(lowering_platforms=("cuda",)).cost_analysis() for p in traced]
-    return calls, {name: cost["flops"] for name, cost in zip(QUANTITIES, costs, strict=True)}
+    calls = {name: possible[name] for name in quantities} | {"matmul": (matrix_product(), 1)}
+    work = {name: operations(trace) for name, trace in traced.items()}
+    return Loaded(calls, work, sum(leaf.size for leaf in jax.tree.leaves(params)))
+
+
+def operations(traced: Any) -> float:
+    """Floating-point operations of a traced program, as it is lowered for an accelerator."""
+    cost: Any = traced.lower(lowering_platforms=("cuda",)).cost_analysis()
+    return float(cost["flops"])
 
 
 def matrix_product() -> Callable[[], Any]:
@@ -123,7 +146,7 @@ def matrix_product() -> Callable[[], Any]:
     return lambda: jax.block_until_ready(product(a))
 
 
-def official(path: str, case: Case) -> tuple[Calls, dict[str, float]]:
+def official(path: str, case: Case) -> Loaded:
     """The calls of the official code at `path`."""
     import sde_lib
     from benchmarks import peers
@@ -133,10 +156,10 @@ def official(path: str, case: Case) -> tuple[Calls, dict[str, float]]:
     config = peers.official_config(config)
     sde = peers.sde(peer, sde_lib.from_config(config))
     run = official_torch if peer.kind == "torch" else official_jax
-    return run(peer, module, sde, config, case.batch), {}
+    return run(peer, module, sde, config, case.batch)
 
 
-def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
+def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Loaded:
     import torch
 
     size, training = config.data.image_size, config.training
@@ -170,14 +193,15 @@ def official_torch(peer: Any, module: Any, sde: Any, config: Any, batch: int) ->
         optimizer.zero_grad()
         loss(module, x).backward()
 
-    return {
+    calls: Calls = {
         "forward": (forward, 1),
         "gradient": (gradient, 1),
         "step": (lambda: step(state, x), 1),
     }
+    return Loaded(calls, {}, sum(leaf.numel() for leaf in module.parameters()))
 
 
-def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Calls:
+def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> Loaded:
     import jax
     import jax.numpy as jnp
 
@@ -197,11 +221,12 @@ def official_jax(peer: Any, module: Any, sde: Any, config: Any, batch: int) -> C
         held[0], worth = step(held[0], x)
         return jax.block_until_ready(worth)
 
-    return {
+    calls: Calls = {
         "forward": (lambda: jax.block_until_ready(forward(params, x)), 1),
         "gradient": (lambda: jax.block_until_ready(gradient(params, jax.random.PRNGKey(3), x)), 1),
         "step": (run_step, 1),
     }
+    return Loaded(calls, {}, sum(leaf.size for leaf in jax.tree.leaves(params)))
 
 
 def serve(pipe: Any, path: str | None) -> None:
@@ -215,10 +240,11 @@ def serve(pipe: Any, path: str | None) -> None:
             return
         try:
             if order == "load":
-                calls, work = official(path, argument) if path else ours(argument)
+                loaded = official(path, argument) if path else ours(argument)
+                calls = loaded.calls
                 for call, _ in calls.values():
                     call()
-                pipe.send(work)
+                pipe.send(loaded.work)
             else:
                 call, times = calls[argument]
                 began = time.perf_counter()
@@ -284,11 +310,11 @@ def main() -> None:
     names = args.only.split(",")
     if unknown := sorted(set(names) - set(CASES)):
         raise SystemExit(f"error: --only names unknown {unknown}; known: {', '.join(CASES)}")
-    from benchmarks import peers
+    from benchmarks import checkouts
 
     contenders = [Contender("ours", None)]
     for path in args.peer:
-        contenders.append(Contender(f"official {peers.kind(path)}", path))
+        contenders.append(Contender(f"official {checkouts.kind(path)}", path))
     for name in names:
         compare(name, contenders, args.rounds)
 

@@ -1,4 +1,5 @@
-"""The official score_sde code from a local checkout, PyTorch or JAX, unchanged, on the CPU.
+"""The official score_sde code from a local checkout, PyTorch or JAX, unchanged, on the CPU; and
+score_flow, its successor in JAX.
 
     peer = peers.load("path/to/checkout")
     peer.kind, peer.sde_lib, peer.likelihood, peer.losses, peer.sampling, peer.mutils
@@ -31,6 +32,7 @@ import ml_collections
 import optax
 
 import sde_lib
+from benchmarks import checkouts
 from interop import official
 
 MODELS = ("ddpm", "ncsnpp", "ncsnv2")
@@ -48,20 +50,6 @@ class Official(NamedTuple):
     ema: types.ModuleType | None  # PyTorch's `models.ema`
 
 
-def kind(path: str | pathlib.Path) -> str:
-    """ "torch" or "jax", by what `models/utils.py` in the checkout imports.
-
-    Raises:
-      ValueError: the folder is not a checkout of either.
-    """
-    file = pathlib.Path(path) / "models" / "utils.py"
-    lines = file.read_text().splitlines() if file.is_file() else []
-    for name in ("torch", "jax"):
-        if f"import {name}" in lines:
-            return name
-    raise ValueError(f"--peer={path} is no checkout of score_sde or score_sde_pytorch: no {file}")
-
-
 def load(path: str | pathlib.Path) -> Official:
     """The official modules, imported from `path` beside our own of the same names.
 
@@ -73,12 +61,16 @@ def load(path: str | pathlib.Path) -> Official:
 
 @functools.cache
 def _load(root: pathlib.Path) -> Official:
-    framework = kind(root)
+    project = checkouts.kind(root)
+    if project == "edm":
+        raise ValueError(f"--peer={root} is EDM, which benchmarks/torch_peers.py runs")
+    framework = "torch" if project == "torch" else "jax"
     if framework == "torch":
-        require_torch()
+        checkouts.require("torch")
     with _names_of(root), _stand_ins(framework):
         for name in MODELS:
-            importlib.import_module(f"models.{name}")
+            if (root / "models" / f"{name}.py").is_file():
+                importlib.import_module(f"models.{name}")
         find = importlib.import_module
         return Official(
             framework,
@@ -89,14 +81,6 @@ def _load(root: pathlib.Path) -> Official:
             find("models.utils"),
             find("models.ema") if framework == "torch" else None,
         )
-
-
-def require_torch() -> None:
-    """Raises a ValueError, in one line, where PyTorch is missing."""
-    try:
-        importlib.import_module("torch")
-    except ImportError as error:
-        raise ValueError("this --peer needs PyTorch: pip install torch") from error
 
 
 def network(path: str | pathlib.Path, config: ml_collections.ConfigDict) -> Any:

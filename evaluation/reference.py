@@ -20,14 +20,19 @@ from runtime import devices, errors, experiment, figures, files
 
 
 def make_statistics(
-    extractor: features.NetworkExtractor, dataset: data.Dataset, count: int, path: str = ""
+    extractor: features.NetworkExtractor,
+    dataset: data.Dataset,
+    count: int,
+    path: str = "",
+    with_features: bool = False,
 ) -> Statistics:
-    """Statistics of the first `count` images, which are written, and their features.
+    """Statistics of the first `count` images, which are written; no features are held without
+    `with_features`.
 
     Without a path they go to the cache, where `reference` looks for them.
     """
     of_gaussians = [name for name in ("pool", "spatial") if name in extractor.outputs]
-    images = FeatureSet(of_gaussians, ["pool"])
+    images = FeatureSet(of_gaussians, ["pool"] if with_features else [])
     extractor.see(dataset, count, images)
     origin = origin_of(extractor, dataset, count)
     file = files.as_path(path or cache_file(origin), "eval.stats_path")
@@ -35,7 +40,8 @@ def make_statistics(
     # on every host, in one move: they may share a disk or not
     made = Statistics(gaussians["pool"], gaussians.get("spatial"), None, origin)
     statistics.write(file, made)
-    return dataclasses.replace(statistics.read(file), features=images.array("pool"))
+    stored = statistics.read(file)
+    return dataclasses.replace(stored, features=images.array("pool")) if with_features else stored
 
 
 def origin_of(extractor: features.NetworkExtractor, dataset: data.Dataset, count: int) -> Origin:
@@ -124,7 +130,7 @@ def reference(
         origin = origin_of(extractor, dataset, count)
         cached = cached_statistics(origin, extractor.num_features)
         if not devices.on_all(cached is not None) or cached is None:
-            return make_statistics(extractor, dataset, count)
+            return make_statistics(extractor, dataset, count, with_features=with_features)
         stored = cached
         if not with_features:
             return stored

@@ -42,7 +42,7 @@ def sampling_results(
     says which classifier guided, if one did.
     """
     sampler = sampling.from_config(config, devices.AXIS)
-    generator = Generator(parts, sampler, config.sampling)
+    generator = Generator(parts, sampler, config.sampling, config.eval.num_samples)
     kind = examples.kind_of(parts.pixels)
     by_network = features.network_of(parts, config.eval)
     judge = (network_judge if by_network else frechet_judge)(parts, config.eval)

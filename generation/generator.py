@@ -16,6 +16,7 @@ from diffusion.trajectory import all_finite
 from generation import guides
 from runtime import devices, errors, experiment
 
+BATCH_SIZE = "sampling.batch_size"  # where the size of a batch comes from
 CLASS_DRAW = 2**32 - 1  # number of an image's draw that makes its class; noise has those from 0 on
 
 
@@ -26,6 +27,18 @@ def random_classes(keys: Keys, count: int) -> jax.Array:
         return jax.random.randint(jax.random.fold_in(key, CLASS_DRAW), (), 0, count)
 
     return jax.vmap(one)(keys)
+
+
+def batch_for(options: ml_collections.ConfigDict, count: int | None) -> int:
+    """The images of one call, where `count` will be drawn: no more than there are.
+
+    Raises:
+      ValueError: `options.batch_size` is no multiple of the number of devices.
+    """
+    devices.per_device(options.batch_size, BATCH_SIZE)
+    if count is None or options.corrector_norm == "batch":
+        return int(options.batch_size)
+    return min(int(options.batch_size), devices.fitting_batch(max(count, 1)))
 
 
 class Generator:
@@ -40,6 +53,8 @@ class Generator:
       parts: the experiment, whose network it is.
       sampler: see `sampling.from_config`.
       options: section `sampling` of the config.
+      count: of the images that will be drawn at once; None: nobody knows. Fewer than
+        `options.batch_size` make a smaller batch, unless `corrector_norm` is that of a batch.
 
     Attributes:
       guide: the classifier or weaker network, or None.
@@ -49,13 +64,17 @@ class Generator:
     """
 
     def __init__(
-        self, parts: experiment.Parts, sampler: sampling.Sampler, options: ml_collections.ConfigDict
+        self,
+        parts: experiment.Parts,
+        sampler: sampling.Sampler,
+        options: ml_collections.ConfigDict,
+        count: int | None = None,
     ) -> None:
         parts.require_samples()
         parts.require_joint()
         guide = guides.of_samples(options, parts)
-        count = 0 if parts.unconditional else parts.num_labels
-        count = (guide and guide.num_classes) or count
+        labels = 0 if parts.unconditional else parts.num_labels
+        labels = (guide and guide.num_classes) or labels
         scale = guide.scale(options.guide_scale, options.guide_interval) if guide else 0.0
 
         def draw(
@@ -63,7 +82,7 @@ class Generator:
         ) -> dict[str, jax.Array]:
             keys = devices.image_keys(jax.random.key(seeds[0]), indices)
             noise = image_noise(keys, parts.image_shape)
-            classes = random_classes(keys, count) if count else None
+            classes = random_classes(keys, labels) if labels else None
             score = parts.for_samplers(weights[0], classes if parts.num_labels else None)
             if guide:
                 score = guide.guided(weights[1], score, classes, scale)
@@ -82,7 +101,7 @@ class Generator:
             return results
 
         self.options, self.guide = options, guide
-        self.draw = devices.ImageMap(draw, options.batch_size, "sampling.batch_size")
+        self.draw = devices.ImageMap(draw, batch_for(options, count), BATCH_SIZE)
 
     def __call__(
         self,

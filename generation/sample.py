@@ -40,7 +40,7 @@ def sample(config: ml_collections.ConfigDict, workdir: pathlib.Path) -> None:
     config = settled(config, workdir)
     parts = experiment.build(config)
     sampler = sampling.from_config(config, devices.AXIS)
-    generator = Generator(parts, sampler, config.sampling)
+    generator = Generator(parts, sampler, config.sampling, config.sampling.num_samples)
     trained = restore(config, parts, workdir)
     folder = workdir / "samples"
     kind = examples.kind_of(parts.pixels)

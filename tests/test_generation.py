@@ -19,7 +19,7 @@ import sampling
 from configs import load
 from evaluation import evaluate
 from generation import examples, sample
-from generation.generator import Generator
+from generation.generator import Generator, batch_for
 from runtime import devices, experiment, files
 from runtime.workdir import restore
 from tests import fuzz, tiny
@@ -69,6 +69,19 @@ def test_an_image_depends_on_its_index_alone(
     np.testing.assert_allclose(four, one[[5, 3, 1]], rtol=1e-4, atol=1e-4)
     again = draw(trained, np.array([5, 3, 1]), 4, seed=0, **changes, sampling__seed=1)
     np.testing.assert_array_equal(again, four)
+
+
+def test_a_batch_is_no_larger_than_what_is_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    """64 images are not drawn as 500 of which 436 are thrown away; but where an image's noise
+    depends on its batch, the batch stays."""
+    use_devices(monkeypatch, 4)
+    options = tiny.config(sampling__batch_size=500).sampling
+    assert [batch_for(options, count) for count in (None, 1000, 64, 6, 0)] == [500, 500, 64, 8, 4]
+    options.corrector_norm = "batch"
+    assert batch_for(options, 64) == 500
+    options.batch_size = 6
+    with pytest.raises(ValueError, match=r"sampling.batch_size=6 must be a positive multiple"):
+        batch_for(options, 4)
 
 
 def test_the_mapped_function_sees_true_indices_and_rows_in_order(
