@@ -141,11 +141,10 @@ def config_differences(
     patterns, before, after = tuple(ignore), _lists_by_name(old), _lists_by_name(new)
     lines = []
     for name in sorted(before.keys() | after.keys()):
-        if any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
-            continue
         values = before.get(name, ABSENT), after.get(name, ABSENT)
-        if not _equal(*values):
-            lines.append(wording(name, *values))
+        if _equal(*values) or any(fnmatch.fnmatch(name, pattern) for pattern in patterns):
+            continue
+        lines.append(wording(name, *values))
     return lines
 
 

@@ -8,6 +8,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import Array
 
 from configs.names import lookup
 from diffusion.times import last_time
@@ -74,16 +75,30 @@ def sampling_times(sde: SDE, eps: float | None = None) -> np.ndarray:
     return np.minimum(times * (1.0 + 3e-7), sde.T).astype(np.float32)
 
 
-def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:
-    """lambda = log(alpha / sigma) at `times`, computed while tracing."""
+LENGTH = 64  # of the arrays for which the operations on a grid are compiled, or twice that, ...
+
+
+def evaluated(function: Callable[[Array], Array], values: np.ndarray) -> np.ndarray:
+    """An SDE's function at `values` [n], computed while tracing, in float64 from its own float32.
+
+    JAX compiles each of its operations for each length of an array: the last value is repeated up
+    to a length that grids of other numbers of steps have too. The numbers stay the same.
+    """
+    size = max(LENGTH, 1 << (len(values) - 1).bit_length())
+    filled = np.pad(values, (0, size - len(values)), mode="edge")
     with jax.ensure_compile_time_eval():
-        return 0.5 * np.asarray(sde.log_snr(jnp.asarray(times)), np.float64)
+        results = np.asarray(function(jnp.asarray(filled)), np.float64)
+    return results[: len(values)]
+
+
+def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:
+    """lambda = log(alpha / sigma) at `times` [n], computed while tracing."""
+    return 0.5 * evaluated(sde.log_snr, times)
 
 
 def times_of(sde: SDE, half_log_snr: np.ndarray) -> np.ndarray:
     """The times at which log(alpha / sigma) is `half_log_snr`, computed while tracing."""
-    with jax.ensure_compile_time_eval():
-        return np.asarray(sde.time_of_log_snr(jnp.asarray(2.0 * half_log_snr)), np.float64)
+    return evaluated(sde.time_of_log_snr, 2.0 * half_log_snr)
 
 
 class Levels(NamedTuple):
@@ -115,9 +130,7 @@ def on_levels(sde: SDE, times: np.ndarray) -> np.ndarray:
 
 def levels(sde: SDE, times: np.ndarray) -> Levels:
     """The noise levels at `times`, computed while tracing, in float64 from the SDE's float32."""
-    with jax.ensure_compile_time_eval():
-        t = jnp.asarray(times)
-        alpha, sigma = np.asarray(sde.alpha(t), np.float64), np.asarray(sde.sigma(t), np.float64)
+    alpha, sigma = evaluated(sde.alpha, times), evaluated(sde.sigma, times)
     return Levels(times, alpha, sigma, half_log_snr(sde, times))
 
 

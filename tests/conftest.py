@@ -17,7 +17,7 @@ if "xla_force_host_platform_device_count" not in _FLAGS:
 # Compiled programs are kept between runs, also those of the processes that tests start.
 _CACHE = pathlib.Path(__file__).parent.parent / ".cache" / "jax"
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(_CACHE))
-os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.5")
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.1")
 
 
 # LLVM's optimisation is left out, here and in the processes that tests start: most tests compile

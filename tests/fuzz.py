@@ -16,6 +16,7 @@ import collections
 import contextlib
 import dataclasses
 import functools
+import gc
 import io
 import json
 import os
@@ -361,18 +362,37 @@ def is_warning(line: str) -> bool:
     return line.startswith("warning: ") or "%|" in line
 
 
+def zeros(leaf: Any) -> Any:
+    """An array of zeros, or a key, of the shape and type of `leaf`."""
+    import jax
+    import numpy as np
+
+    is_key = jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key)
+    return jax.random.key(0) if is_key else np.zeros(leaf.shape, leaf.dtype)
+
+
 class Accepted(SystemExit):
     """The end of a line whose first program for the devices has been lowered."""
 
 
 @contextlib.contextmanager
 def lowering_only() -> Iterator[None]:
-    """A context in which `pmap` lowers a program and ends the line instead of running it."""
+    """A context in which `pmap` lowers a program and ends the line instead of running it.
+
+    The state of a new run is traced, and then one of zeros.
+    """
     import jax
 
     from runtime import devices
+    from training import loop
 
-    pmap, replicate = jax.pmap, devices.replicate
+    pmap, replicate, new_or_resumed = jax.pmap, devices.replicate, loop.new_or_resumed
+
+    def traced(config: Any, parts: Any, optimizer: Any, checkpoints: Any) -> Any:
+        if checkpoints.steps_anywhere():
+            return new_or_resumed(config, parts, optimizer, checkpoints)
+        state = jax.eval_shape(lambda: loop.state_from_config(config, parts, optimizer))
+        return jax.tree.map(zeros, state), None, None
 
     def lowered(function: Any, **options: Any) -> Callable[..., None]:
         program = pmap(function, **options)
@@ -390,6 +410,7 @@ def lowering_only() -> Iterator[None]:
 
     with (
         mock.patch.object(jax, "pmap", lowered),
+        mock.patch.object(loop, "new_or_resumed", traced),
         mock.patch.object(devices, "replicate", replicated),
     ):
         yield
@@ -466,6 +487,7 @@ def make_run(workdir: pathlib.Path) -> None:
 
 def serve(seed: int, folder: pathlib.Path, whole: bool) -> None:
     """Answers numbers of lines on stdin by their ends on stdout, as JSON."""
+    gc.set_threshold(100_000, 20, 50)  # as in tests/conftest.py
     resource.setrlimit(resource.RLIMIT_DATA, (MEMORY, MEMORY))
     answers = os.fdopen(os.dup(1), "w")
     if not (folder / "run").exists():

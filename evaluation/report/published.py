@@ -6,6 +6,7 @@ taken for the one that it began as: it is that one "with changed fields".
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -83,8 +84,7 @@ def identify(config: Any) -> NearestConfig | None:
     """
     fields = config.to_dict()
     akin = []
-    for name, shipped_config in shipped().items():
-        stored = shipped_config.to_dict()
+    for name, stored in _shipped_fields().items():
         if _values(stored) == _values(fields):
             changed = _changed(stored, fields)
             sampler = [line for line in changed if line.startswith("sampling.")]
@@ -99,6 +99,12 @@ def identify(config: Any) -> NearestConfig | None:
         return len(near.changed), numberless, len(near.sampler_changed), near.name
 
     return min(akin, key=distance)
+
+
+@functools.cache
+def _shipped_fields() -> dict[str, dict[str, Any]]:
+    """The values of every config of `configs/`, by its name; they are only read."""
+    return {name: config.to_dict() for name, config in shipped().items()}
 
 
 def of_config(name: str) -> Evaluations:
