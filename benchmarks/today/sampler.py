@@ -89,7 +89,7 @@ def edm(job: Job, name: str, steps: int) -> Loaded:
     if job.contender == "edm_compiled":
         net.model = torch_peers.compiled(net.model)
     shape = (BATCH, 3, net.img_resolution, net.img_resolution)
-    x, labels = torch.zeros(shape), torch.full((BATCH,), 0.5)
+    x, labels = torch.zeros(shape), torch.full((1,), 0.5)  # one for all, as `edm_sampler` has it
 
     def draw() -> Any:
         latents = torch.randn(shape)
