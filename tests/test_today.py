@@ -147,6 +147,7 @@ def test_a_worker_counts_its_calls_and_survives_an_error(monkeypatch: pytest.Mon
     ready, error, done = answers.lines
     assert ready["calls"] == ["good", "bad"]
     assert error == {"error": "RuntimeError: it broke"}
+    assert 0.001 < done["facts"].pop("peak") < 1000
     assert done["facts"] == {"nfe": 4}
     assert made == ["good", "bad", "bad", "good"]
 
@@ -206,17 +207,17 @@ def test_few_images_tell_what_five_thousand_take() -> None:
 
 
 def test_the_table_has_ratios_of_medians_and_names_who_was_missing() -> None:
-    facts = {"parameters": 2474787}
+    facts = {"parameters": 2474787, "peak": 1.25}
     contenders = {
         "ours": measured(facts, step=[0.2, 0.1, 9.0]),
         "edm": measured(facts, step=[0.5, 0.4, 0.5]),
     }
     text = tables.markdown({"step": {"vp_32": {"contenders": contenders, "missing": ["azula"]}}})
-    assert "| DDPM++, 32 channels, batch 16 | ours | 200 ms | 1.00 | 2,474,787 |" in text
-    assert "|  | EDM's SongUNet | 500 ms | 2.50 | 2,474,787 |" in text
+    assert "| DDPM++, 32 channels, batch 16 | ours | 200 ms | 1.00 | 2,474,787 | 1.2 GB |" in text
+    assert "|  | EDM's SongUNet | 500 ms | 2.50 | 2,474,787 | 1.2 GB |" in text
     assert "Not measured, as it was not there: azula." in text
     header, rule = text.splitlines()[2:4]
-    assert header.count("|") == rule.count("|") == 6
+    assert header.count("|") == rule.count("|") == 7
 
 
 @pytest.fixture

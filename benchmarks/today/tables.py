@@ -35,24 +35,26 @@ def overhead(measured: Mapping[str, Any]) -> float:
 def details(row: str, measured: Mapping[str, Any]) -> list[str]:
     """The further columns of a row: see `HEADERS`."""
     facts = measured["facts"]
+    peak = f"{facts['peak']:.1f} GB" if "peak" in facts else ""
     if row == "step":
-        return [f"{facts['parameters']:,}"]
+        return [f"{facts['parameters']:,}", peak]
     if row == "sampler":
         share = f"{100 * overhead(measured):+.1f} %"
-        return [f"{facts['parameters']:,}", str(facts["nfe"]), share]
+        return [f"{facts['parameters']:,}", str(facts["nfe"]), share, peak]
     if row == "bits":
-        return [f"{facts['bits']:.3f}", str(facts["nfe"])]
+        return [f"{facts['bits']:.3f}", str(facts["nfe"]), peak]
     if row == "fid":
         each = 1e3 * median(measured, "features") / facts["images"]
-        return [f"{each:.1f}", f"{median(measured, 'distance'):.2f}"]
+        return [f"{each:.1f}", f"{median(measured, 'distance'):.2f}", peak]
     return []
 
 
+PEAK = "peak memory"  # of the process, compilation included
 HEADERS = {
-    "step": ["parameters"],
-    "sampler": ["parameters", "evaluations", "beyond the network"],
-    "bits": ["bits/dim", "evaluations"],
-    "fid": ["ms an image", "s a distance"],
+    "step": ["parameters", PEAK],
+    "sampler": ["parameters", "evaluations", "beyond the network", PEAK],
+    "bits": ["bits/dim", "evaluations", PEAK],
+    "fid": ["ms an image", "s a distance", PEAK],
 }
 
 
