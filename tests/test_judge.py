@@ -27,6 +27,7 @@ from evaluation.metrics import (
     manifold,
     metric,
     statistics,
+    two_sample,
 )
 from evaluation.metrics.moments import Moments
 from evaluation.report import console, quantities
@@ -67,10 +68,12 @@ def replace_inception(monkeypatch):
 
 @pytest.fixture
 def small(tmp_path, prepared, monkeypatch):
-    """Inception replaced, a cache of one's own, one device."""
+    """Inception replaced, a cache of one's own, one device; C2ST, of which no test here asks the
+    value (test_simulators does), learns for few epochs."""
     replace_inception(monkeypatch)
     fewer = dataclasses.replace(metric.table()["kid"], least=100)
     monkeypatch.setitem(metric.table(), "kid", fewer)
+    monkeypatch.setattr(two_sample, "EPOCHS", 10)
     monkeypatch.setattr(feature_set, "PENDING", 100)
     monkeypatch.setenv("SCORE_SDE_DATA", str(prepared))
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path)
