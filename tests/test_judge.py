@@ -56,7 +56,9 @@ def prepared(tmp_path_factory):
 
 
 def replace_inception(monkeypatch):
-    """Puts `stand_in` in the place of Inception and its weights, for sets of few images."""
+    """Puts `stand_in` in the place of Inception and its weights, for sets of few images; C2ST, of
+    which no test asks the value here (test_simulators does), learns for few epochs."""
+    monkeypatch.setattr(two_sample, "EPOCHS", 10)
     weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
     monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)
@@ -68,12 +70,10 @@ def replace_inception(monkeypatch):
 
 @pytest.fixture
 def small(tmp_path, prepared, monkeypatch):
-    """Inception replaced, a cache of one's own, one device; C2ST, of which no test here asks the
-    value (test_simulators does), learns for few epochs."""
+    """Inception replaced, a cache of one's own, one device."""
     replace_inception(monkeypatch)
     fewer = dataclasses.replace(metric.table()["kid"], least=100)
     monkeypatch.setitem(metric.table(), "kid", fewer)
-    monkeypatch.setattr(two_sample, "EPOCHS", 10)
     monkeypatch.setattr(feature_set, "PENDING", 100)
     monkeypatch.setenv("SCORE_SDE_DATA", str(prepared))
     monkeypatch.setattr(data, "default_folder", lambda: tmp_path)
