@@ -27,6 +27,7 @@ from evaluation.metrics import (
     manifold,
     metric,
     statistics,
+    two_sample,
 )
 from evaluation.metrics.moments import Moments
 from evaluation.report import console, quantities
@@ -55,7 +56,9 @@ def prepared(tmp_path_factory):
 
 
 def replace_inception(monkeypatch):
-    """Puts `stand_in` in the place of Inception and its weights, for sets of few images."""
+    """Puts `stand_in` in the place of Inception and its weights, for sets of few images; C2ST, of
+    which no test asks the value here (test_simulators does), learns for few epochs."""
+    monkeypatch.setattr(two_sample, "EPOCHS", 10)
     weights = inception_weights.Weights({"scale": np.float32(1)}, "ab" * 32)
     monkeypatch.setattr(inception, "apply", stand_in)
     monkeypatch.setattr(inception_weights, "load_weights", lambda path: weights)

@@ -14,6 +14,7 @@ from evaluation.metrics.statistics import Statistics
 
 Results = dict[str, Any]
 FOLDS = 5
+EPOCHS = 1000  # at most
 PACKAGES = {"sklearn": "scikit-learn", "threadpoolctl": "threadpoolctl"}
 LARGEST = 2000  # vectors of each set that are told apart by the metric of `eval.metrics`
 
@@ -48,7 +49,7 @@ def c2st(a: np.ndarray, b: np.ndarray, seed: int = 0, folds: int = FOLDS) -> flo
     classifier = MLPClassifier(
         activation="relu",
         hidden_layer_sizes=(width, width),
-        max_iter=1000,
+        max_iter=EPOCHS,
         solver="adam",
         random_state=seed,
     )
