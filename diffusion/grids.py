@@ -79,16 +79,17 @@ LENGTH = 64  # of the arrays for which the operations on a grid are compiled, or
 
 
 def evaluated(function: Callable[[Array], Array], values: np.ndarray) -> np.ndarray:
-    """An SDE's function at `values` [n], computed while tracing, in float64 from its own float32.
+    """An SDE's function at `values`, computed while tracing, in float64 from its own float32.
 
     JAX compiles each of its operations for each length of an array: the last value is repeated up
     to a length that grids of other numbers of steps have too. The numbers stay the same.
     """
-    size = max(LENGTH, 1 << (len(values) - 1).bit_length())
-    filled = np.pad(values, (0, size - len(values)), mode="edge")
+    flat = np.ravel(values)
+    size = max(LENGTH, 1 << (len(flat) - 1).bit_length())
+    filled = np.pad(flat, (0, size - len(flat)), mode="edge")
     with jax.ensure_compile_time_eval():
         results = np.asarray(function(jnp.asarray(filled)), np.float64)
-    return results[: len(values)]
+    return results[: len(flat)].reshape(np.shape(values))
 
 
 def half_log_snr(sde: SDE, times: np.ndarray) -> np.ndarray:

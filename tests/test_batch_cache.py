@@ -254,7 +254,7 @@ def machine(monkeypatch):
     class Generator:
         guide = None
 
-        def __init__(self, parts: Any, sampler: Any, options: Any) -> None:
+        def __init__(self, parts: Any, sampler: Any, options: Any, count: int) -> None:
             self.options = options
 
         def __call__(self, params: Any, indices: np.ndarray, seed: int) -> Any:

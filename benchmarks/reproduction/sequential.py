@@ -15,7 +15,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
-from scipy import stats
+from scipy import special
 
 LEVEL = 0.05
 LOOKS = (4, 6, 9, 12)  # trainings
@@ -55,10 +55,9 @@ def decide(differences: np.ndarray, looks: Sequence[int] = LOOKS) -> Decision:
         )
     for count in (count for count in looks if count <= len(differences)):
         seen = differences[:count]
-        spread = float(np.std(seen, ddof=1))
-        single = float(stats.ttest_1samp(seen, 0.0).pvalue) if spread else 1.0
-        p = min(1.0, len(looks) * single)
-        decision = Decision(count, float(np.mean(seen)), spread / count**0.5, p)
+        mean, error = float(np.mean(seen)), float(np.std(seen, ddof=1)) / count**0.5
+        single = 2.0 * float(special.stdtr(count - 1, -abs(mean) / error)) if error else 1.0
+        decision = Decision(count, mean, error, min(1.0, len(looks) * single))
         if decision.decided:
             break
     return decision
