@@ -52,6 +52,16 @@ class Scale(NamedTuple):
 
 
 MAIN_SOLVERS = ("ddim", "dpmpp_3m", "unipc_3")
+LARGER_IMAGES = Scale(
+    levels=30,
+    images=500,
+    rows=("reverse diffusion",),
+    columns=("P2000", "PC1000"),
+    snrs=SNRS,
+    solvers={"vp": MAIN_SOLVERS},
+    evaluations=(10,),
+    examples=2000,
+)
 SCALES = {
     "digits": Scale(
         levels=100,
@@ -63,26 +73,8 @@ SCALES = {
         evaluations=(10, 20),
         examples=1500,
     ),
-    "fashion": Scale(
-        levels=30,
-        images=500,
-        rows=("reverse diffusion",),
-        columns=("P2000", "PC1000"),
-        snrs=SNRS,
-        solvers={"vp": MAIN_SOLVERS},
-        evaluations=(10,),
-        examples=2000,
-    ),
-    "emoji": Scale(
-        levels=30,
-        images=500,
-        rows=("reverse diffusion",),
-        columns=("P2000", "PC1000"),
-        snrs=SNRS,
-        solvers={"vp": MAIN_SOLVERS},
-        evaluations=(10,),
-        examples=2000,
-    ),
+    "fashion": LARGER_IMAGES,
+    "emoji": LARGER_IMAGES,
 }
 
 

@@ -105,6 +105,7 @@ class Bench:
         if not missing:
             return
         sampler = self.sampler(cell, missing[0].kind)
+        kind = examples.kind_of(self.parts(cell).pixels)
         for unit in missing:
             folder = self.folder(cell.sde, unit)
             with lock.held(folder, "benchmarks.reproduction"):
@@ -113,7 +114,6 @@ class Bench:
                 numbers = self.judge(images) | {"nfe": nfe}
                 if cell.name == FLOW and unit.kind == TRAINED:
                     numbers["bits_per_dim"] = self.bits_per_dim(cell, unit, params)
-                kind = examples.kind_of(self.parts(cell).pixels)
                 kind.save_pictures(folder, cell.name, {"image": images[:PICTURE_IMAGES]})
                 numbers |= {
                     "made_by": self.made_by(cell, unit),
