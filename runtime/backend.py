@@ -64,3 +64,17 @@ def convolves_itself() -> bool:
     unwanted = os.environ.get("SCORE_SDE_NATIVE") == "0"
     unlinked = shutil.which(os.environ.get("CXX", "g++")) is None
     return platform.machine() == "x86_64" and (unwanted or unlinked)
+
+
+def options_of_one_run(platform: str) -> dict[str, int | bool] | None:
+    """XLA's options for a program that runs once, for less time than its optimisation would take.
+
+    On a CPU LLVM optimises it little (at level 0 even roundings would be others), and the code
+    comes from XLA's older emitters, which JAX 0.12 has no more.
+    """
+    if platform != "cpu":
+        return None
+    options: dict[str, int | bool] = {"xla_backend_optimization_level": 1}
+    if importlib.metadata.version("jaxlib") in FAST_CONVOLUTIONS:
+        options["xla_cpu_use_fusion_emitters"] = False
+    return options

@@ -17,7 +17,17 @@ import optax
 import data
 from configs.names import dotted
 from generation import score_field
-from runtime import cluster, devices, errors, experiment, files, hosts, peak_memory, stop
+from runtime import (
+    cluster,
+    devices,
+    errors,
+    experiment,
+    files,
+    groups,
+    hosts,
+    peak_memory,
+    stop,
+)
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from runtime.workdir import open_run, settled
@@ -197,7 +207,7 @@ def new_or_resumed(
     last two are None in a new run."""
     fresh = functools.partial(state_from_config, config, parts, optimizer)
     if not checkpoints.steps_anywhere():
-        return jax.jit(fresh)(), None, None
+        return groups.evaluate(fresh), None, None
     template = jax.eval_shape(fresh)
     key_data = jax.eval_shape(jax.random.key_data, template.key)
     restored = checkpoints.restore(vars(template.replace(key=key_data)))
