@@ -16,8 +16,8 @@ from tqdm import tqdm
 import configs
 import sde_lib
 from benchmarks.reproduction import __main__ as command
-from benchmarks.reproduction import cells, claims, exact, measure, study, tables
-from benchmarks.reproduction.measure import TRAINED, Bench, Unit
+from benchmarks.reproduction import cells, claims, exact, measure, study, tables, why
+from benchmarks.reproduction.measure import EXACT, TRAINED, Bench, Unit
 from benchmarks.reproduction.sequential import LEVEL, LOOKS, decide, holm
 from runtime import experiment
 from tests import gaussians, tiny
@@ -281,7 +281,11 @@ def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):
     monkeypatch.setattr(Bench, "real", type("Moments", (), {"count": 60000})())
     monkeypatch.setattr(Bench, "extractor", type("Extractor", (), {"label": "some features"})())
     one = study.study(Simulated("fashion", tmp_path / "small"))
-    text = command.report([one], tmp_path / "pictures", tmp_path / "pictures")
+    reasons = why.explained(one, study.Shard())
+    doubted = [v.claim for v in one.verdicts if v.text == "not reproduced"]
+    assert [reason.claim for reason in reasons] == doubted
+    pictures = tmp_path / "pictures"
+    text = command.report([one], [reasons], pictures, pictures)
     for line in (
         "| VE, reverse diffusion |",
         "compared with 60000 training images; some features",
@@ -290,6 +294,7 @@ def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):
         "| **reproduced** |",
         "| **not reproduced** |",
         "not reproduced |",
+        "| exact score, 30 levels | exact score, 1000 levels | networks, 1000 levels | hence |",
     ):
         assert line in text
     assert "P2000" not in text
@@ -298,6 +303,45 @@ def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):
     assert f"| fashion | {' | '.join(map(str, counts))} |" in text
     assert sum(counts) == 6
     assert (tmp_path / "pictures" / "reproduction_fashion.png").stat().st_size > 10_000
+
+
+@pytest.mark.parametrize(
+    ("exact_score", "all_levels", "words"),
+    [
+        (1.0, 1.0, "the networks' errors: with the exact score it is as published"),
+        (0.0, -1.0, "the networks' errors: the exact score makes no such difference"),
+        (-1.0, 1.0, "the levels: with 1000 the exact score has the published order"),
+        (-1.0, 0.0, "the sampler with these images: the exact score does the same"),
+        (-1.0, -1.0, "the exact score does the same, with 1000 levels, too"),
+    ],
+)
+def test_what_is_not_reproduced_is_explained_by_experiments(
+    simulated, monkeypatch, tmp_path, exact_score, all_levels, words
+):
+    """Networks draw the opposite order; what the exact score and all levels do is given."""
+    name, other = "reverse_diffusion_PC1000", "reverse_diffusion_P2000"
+    better = {(TRAINED, 30): 6.0, (EXACT, 30): 5 - exact_score, (EXACT, 1000): 5 - all_levels}
+
+    class Networks(Simulated):
+        noise = 0.0
+
+        def measure(self, cell, units):
+            levels = 1000 if cell.name.endswith("_of_1000_levels") else self.scale.levels
+            for unit in units:
+                distance = 5.0
+                if cell.sde == "ve" and cell.name.startswith(name):
+                    distance = better.get((unit.kind, levels), 5.0) + 0.01 * (-1) ** unit.number
+                if cell.sde == "vp" and other in cell.name:  # as published, by far
+                    distance = 14.0 + 0.01 * unit.number
+                self.true = {cell.name: distance}
+                super().measure(cell, [unit])
+
+    found = study.study(Networks("fashion", tmp_path))
+    reasons = {one.claim.text: one for one in why.explained(found, study.Shard())}
+    reason = reasons["VE, reverse diffusion: a corrector helps more than twice the steps"]
+    assert reason.text.endswith(words)
+    assert reason.networks_of_all_levels.looked_at == LOOKS[0]
+    assert len(reasons) == 1
 
 
 def test_a_command_line_that_names_no_shard_is_refused(monkeypatch, capsys):

@@ -7,7 +7,8 @@ trains the networks of configs/small alike, but for their SDE, each several time
 cells of the paper's Tables 1 and 2 (arXiv:2011.13456) and few-step solvers with every one of them.
 A sequential test gives a verdict on every published ordering; what it has not decided is measured
 with further trainings, up to a number that is fixed in advance. The signal-to-noise ratio of every
-corrector is searched for on a training of its own. Interrupted and started again, it goes on where
+corrector is searched for on a training of its own, and what is not reproduced is tried with the
+exact score and with the paper's number of levels. Interrupted and started again, it goes on where
 it was. With `--shard=1/2` and `--shard=2/2` two processes share the work, in one folder or in two
 whose `.json` files are copied to and fro; each waits for the other's numbers where it needs them,
 and both come to the same end. `<workdir>/reproduction.md` and its pictures are the result.
@@ -22,6 +23,7 @@ if __name__ == "__main__":
 
 import argparse
 import pathlib
+from collections.abc import Sequence
 
 from runtime import backend
 
@@ -30,7 +32,7 @@ backend.prepare()  # before JAX is imported
 import jax
 
 from benchmarks import pages
-from benchmarks.reproduction import study, tables
+from benchmarks.reproduction import study, tables, why
 from benchmarks.reproduction.cells import SCALES
 from benchmarks.reproduction.measure import Bench
 from runtime import endings, files
@@ -64,22 +66,29 @@ def run() -> None:
         _ = bench.data  # all are here, before hours are spent on the first
     studies = [study.study(bench, shard) for bench in benches]
     target, pictures = args.workdir / "reproduction.md", pathlib.Path("pictures")
-    text = report(studies, args.workdir / pictures, pictures)
+    reasons = [why.explained(one, shard) for one in studies]
+    text = report(studies, reasons, args.workdir / pictures, pictures)
     files.write_text(target, text)
     print(text)
     print(f"{target} and its pictures are written")
     if args.page:
         beside = pathlib.Path(args.pictures.absolute()).relative_to(args.page.absolute().parent)
-        pages.write(args.page, SCRIPT, report(studies, args.pictures, beside))
+        pages.write(args.page, SCRIPT, report(studies, reasons, args.pictures, beside))
 
 
-def report(studies: list[study.Study], folder: pathlib.Path, link: pathlib.Path) -> str:
+def report(
+    studies: Sequence[study.Study],
+    reasons: Sequence[Sequence[why.Why]],
+    folder: pathlib.Path,
+    link: pathlib.Path,
+) -> str:
     """The sections of all data sets; draws their pictures into `folder`, a `link` in the text."""
     sections = [tables.short(studies)]
-    for one, together in zip(studies, tables.stand_together(studies), strict=True):
+    stand = tables.stand_together(studies)
+    for one, together, whys in zip(studies, stand, reasons, strict=True):
         picture = f"reproduction_{one.bench.dataset}.png"
         tables.draw(folder / picture, one)
-        sections += [tables.section(one, together), f"![All distances]({link / picture})\n"]
+        sections += [tables.section(one, together, whys), f"![All distances]({link / picture})\n"]
     return "\n".join(sections)
 
 

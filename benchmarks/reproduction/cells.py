@@ -14,6 +14,7 @@ PREDICTORS = {  # as the rows of Table 1: sampling.predictor, sampling.probabili
     "probability flow": ("reverse_diffusion", True),
 }
 COLUMNS = ("P1000", "P2000", "C2000", "PC1000")  # the paper's: P predicts, C corrects
+PAPER_LEVELS = 1000
 FLOW = "flow"  # the cell of Table 2
 SDES = {"ve": "VE", "vp": "VP", "subvp": "sub-VP"}
 
@@ -151,6 +152,17 @@ def few_steps(scale: Scale) -> Iterator[Cell]:
 def planned(scale: Scale, ratios: Mapping[tuple[str, str], float]) -> list[Cell]:
     """All cells of a data set."""
     return [*table_1(scale, ratios), *table_2(scale), *few_steps(scale)]
+
+
+def with_all_levels(
+    scale: Scale, ratios: Mapping[tuple[str, str], float]
+) -> Mapping[tuple[str, str], Cell]:
+    """The cells of Table 1 with as many levels as in the paper, and a quarter of the images."""
+    paper = scale._replace(levels=PAPER_LEVELS, images=scale.images // 4)
+    return {
+        (cell.sde, cell.name): cell._replace(name=f"{cell.name}_of_{PAPER_LEVELS}_levels")
+        for cell in table_1(paper, ratios)
+    }
 
 
 class Search(NamedTuple):

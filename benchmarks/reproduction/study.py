@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from tqdm import tqdm
@@ -17,6 +17,9 @@ from benchmarks.reproduction.sequential import LOOKS, Decision, decide
 
 EXACT_LOOKS = LOOKS[:1]  # of the exact score, whose draws are all that differs from unit to unit
 POLL = 2.0  # seconds between looks for what others measure
+
+
+Rows: TypeAlias = Mapping[tuple[str, str], Sequence[Numbers]]  # by SDE and cell, for each unit
 
 
 class Shard(NamedTuple):
@@ -68,8 +71,8 @@ class Study(NamedTuple):
 
     bench: Bench
     ratios: Mapping[Search, Mapping[float, float]]
-    numbers: Mapping[tuple[str, str], Sequence[Numbers]]
-    exact: Mapping[tuple[str, str], Sequence[Numbers]]
+    numbers: Rows
+    exact: Rows
     verdicts: Sequence[Verdict]
 
     def values(self, sde: str, name: str, quantity: str = "distance") -> np.ndarray:
@@ -107,6 +110,12 @@ def await_others(bench: Bench, pairs: Sequence[tuple[Cell, Unit]], bar: tqdm) ->
     bar.set_postfix_str("")
 
 
+def units_of(kind: str) -> list[Unit]:
+    """The units of the first look."""
+    count = {TRAINED: LOOKS, EXACT: EXACT_LOOKS}[kind][0]
+    return [Unit(kind, number) for number in range(1, count + 1)]
+
+
 def study(bench: Bench, shard: Shard = Shard()) -> Study:
     """The study of a data set; what an earlier one left is neither trained nor measured again."""
     tasks = searches(bench.scale)
@@ -117,8 +126,8 @@ def study(bench: Bench, shard: Shard = Shard()) -> Study:
     ratios = {(task.sde, task.name): best(distances) for task, distances in found.items()}
     cells = {(cell.sde, cell.name): cell for cell in planned(bench.scale, ratios)}
     made = [claim for claim in claims() if {claim.better, claim.worse} <= set(cells)]
-    first = [Unit(TRAINED, i + 1) for i in range(LOOKS[0])]
-    numbers = {key: [*rows] for key, rows in measured(bench, cells, first, shard).items()}
+    first = measured(bench, cells, units_of(TRAINED), shard)
+    numbers = {key: [*rows] for key, rows in first.items()}
     decisions = {claim: decision_of(claim, numbers, claim.quantity, LOOKS) for claim in made}
     for before, look in itertools.pairwise(LOOKS):
         open_claims = [claim for claim in made if not decisions[claim].decided]
@@ -130,7 +139,7 @@ def study(bench: Bench, shard: Shard = Shard()) -> Study:
         decisions |= {
             claim: decision_of(claim, numbers, claim.quantity, LOOKS) for claim in open_claims
         }
-    exact = measured(bench, cells, [Unit(EXACT, i + 1) for i in range(EXACT_LOOKS[-1])], shard)
+    exact = measured(bench, cells, units_of(EXACT), shard)
     verdicts = [judged(claim, decisions[claim], numbers, exact) for claim in made]
     of_first = {key: rows[: LOOKS[0]] for key, rows in numbers.items()}
     return Study(bench, found, of_first, exact, verdicts)
@@ -138,7 +147,7 @@ def study(bench: Bench, shard: Shard = Shard()) -> Study:
 
 def measured(
     bench: Bench, cells: Mapping[tuple[str, str], Cell], units: Sequence[Unit], shard: Shard
-) -> Mapping[tuple[str, str], Sequence[Numbers]]:
+) -> Rows:
     """The numbers of cells for each of the units, of which this process measures its own."""
     if not cells:
         return {}
@@ -153,9 +162,6 @@ def measured(
             bar.update()
         await_others(bench, [(cell, unit) for cell in cells.values() for unit in units], bar)
     return {key: [bench.numbers(cell, unit) for unit in units] for key, cell in cells.items()}
-
-
-Rows = Mapping[tuple[str, str], Sequence[Numbers]]  # by SDE and name of a cell, by unit
 
 
 def decision_of(claim: Claim, rows: Rows, quantity: str, looks: Sequence[int]) -> Decision:

@@ -10,9 +10,10 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import SymmetricalLogLocator
 
-from benchmarks.reproduction.cells import FLOW, SDES, SOLVERS, cell_name, label
+from benchmarks.reproduction.cells import FLOW, PAPER_LEVELS, SDES, SOLVERS, cell_name, label
 from benchmarks.reproduction.sequential import LEVEL, LOOKS, Decision, holm
 from benchmarks.reproduction.study import EXACT_LOOKS, Study, Verdict, best, in_words
+from benchmarks.reproduction.why import Why
 from runtime import files
 
 WORDS = ("reproduced", "not reproduced", "undecided")
@@ -49,7 +50,7 @@ def short(studies: Sequence[Study]) -> str:
     )
 
 
-def section(study: Study, together: frozenset[str]) -> str:
+def section(study: Study, together: frozenset[str], reasons: Sequence[Why]) -> str:
     """The section of one data set; the texts of claims that stand `together` are bold."""
     return "\n".join(
         [
@@ -58,6 +59,7 @@ def section(study: Study, together: frozenset[str]) -> str:
             *_likelihoods(study),
             *_few_evaluations(study),
             *_verdicts(study, together),
+            *_reasons(study, reasons),
         ]
     )
 
@@ -164,6 +166,26 @@ def _verdicts(study: Study, together: frozenset[str]) -> list[str]:
     header = ["claim", "published", "difference here", "trainings", "p", "verdict"]
     header += ["by the kernel distance", f"with the exact score ({EXACT_LOOKS[-1]} draws)"]
     return ["### Verdicts\n", markdown(header, rows)]
+
+
+def _reasons(study: Study, reasons: Sequence[Why]) -> list[str]:
+    """The table of what is not reproduced, and of the experiments that say why."""
+    if not reasons:
+        return []
+
+    def found(decision: Decision | None) -> str:
+        return f"{_difference(decision)}, {in_words(decision)}" if decision else ""
+
+    decisions = [
+        (why.exact, why.exact_of_all_levels, why.networks_of_all_levels) for why in reasons
+    ]
+    rows = [
+        [why.claim.text, *map(found, three), why.text]
+        for why, three in zip(reasons, decisions, strict=True)
+    ]
+    levels = f"{study.bench.scale.levels} levels", f"{PAPER_LEVELS} levels"
+    header = ["claim", *(f"exact score, {count}" for count in levels), f"networks, {levels[1]}"]
+    return ["### Not reproduced, and why\n", markdown([*header, "hence"], rows)]
 
 
 def _difference(decision: Decision) -> str:
