@@ -104,8 +104,10 @@ class Bench:
         missing = [unit for unit in units if not self.numbers(cell, unit)]
         if not missing:
             return
-        sampler = self.sampler(cell, missing[0].kind)
-        kind = examples.kind_of(self.parts(cell).pixels)
+        exact = missing[0].kind == EXACT
+        parts = self.parts(cell)
+        sampler = self.sampler(cell, ExactParts.of(parts) if exact else parts)
+        kind = examples.kind_of(parts.pixels)
         for unit in missing:
             folder = self.folder(cell.sde, unit)
             with lock.held(folder, "benchmarks.reproduction"):
@@ -142,10 +144,9 @@ class Bench:
         trained = load_weights(config, parts.module, parts.image_shape, folder)
         return devices.replicate(trained.params)
 
-    def sampler(self, cell: Cell, kind: str) -> Any:
-        """From weights and a seed to the cell's images and the mean NFE."""
-        config, parts = self.config(cell, Unit(kind, 0)), self.parts(cell)
-        parts = ExactParts.of(parts) if kind == EXACT else parts
+    def sampler(self, cell: Cell, parts: experiment.Parts) -> Any:
+        """From weights and a seed to the images and the mean NFE, by the score of `parts`."""
+        config = self.config(cell, Unit(TRAINED, 0))
         generator = Generator(parts, sampling.from_config(config, devices.AXIS), config.sampling)
 
         def draw(params: Any, seed: int) -> tuple[np.ndarray, float]:
