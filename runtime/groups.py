@@ -9,7 +9,7 @@ depend on each other as one, on their arguments in a stack, which gives the same
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -49,7 +49,7 @@ def evaluate(function: Callable[..., Any], *args: Any) -> Any:
     closed, shapes = jax.make_jaxpr(function, return_shape=True)(*args)
     inputs = [*closed.consts, *jax.tree.leaves(args)]
     operations, outputs = flattened(closed.jaxpr)
-    needed = [*_needed(operations, outputs)]
+    needed = _needed(operations, outputs)
     places: list[int | None] = []
 
     def program(values: Sequence[Any]) -> list[Any]:
@@ -101,15 +101,15 @@ def flattened(jaxpr: Any) -> tuple[list[Operation], list[Any]]:
     return operations, walk(jaxpr, given)
 
 
-def _needed(operations: Sequence[Operation], outputs: Iterable[Any]) -> Iterator[Operation]:
+def _needed(operations: Sequence[Operation], outputs: Iterable[Any]) -> list[Operation]:
     """The operations on which the outputs depend, in their order."""
     wanted = {output for output in outputs if not isinstance(output, Literal)}
-    kept = []
+    kept: list[Operation] = []
     for operation in reversed(operations):
         if wanted.intersection(operation.results):
             kept.append(operation)
             wanted.update(v for v in operation.operands if not isinstance(v, Literal))
-    return reversed(kept)
+    return kept[::-1]
 
 
 def _carried_out(operations: Sequence[Operation], rows: dict[int, Row]) -> Mapping[int, Row]:

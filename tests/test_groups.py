@@ -24,7 +24,7 @@ def bits(leaf: Any) -> tuple[Any, ...]:
 def assert_same(function: Any, *args: Any) -> None:
     """The tree of `evaluate` is that of `jax.jit`."""
     found, expected = groups.evaluate(function, *args), jax.jit(function)(*args)
-    assert jax.tree.structure(found) == jax.tree.structure(expected)
+    assert str(jax.tree.structure(found)) == str(jax.tree.structure(expected))
     assert [*map(bits, jax.tree.leaves(found))] == [*map(bits, jax.tree.leaves(expected))]
 
 
@@ -93,6 +93,6 @@ def test_the_program_does_not_grow_with_the_number_of_layers(
         traced = real(functools.partial(first_state, count=count)).trace(jax.random.key(0))
         function = jax.extend.core.jaxpr_as_fun(traced.jaxpr)
         with monkeypatch.context() as patch:
-            patch.setattr(groups.jax, "jit", counted)
+            patch.setattr(jax, "jit", counted)
             groups.evaluate(function, jax.random.key(0))
     assert sizes[0] == sizes[1]

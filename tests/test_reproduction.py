@@ -172,7 +172,7 @@ def test_the_flow_of_the_exact_score_ends_at_the_examples(tmp_path, monkeypatch)
     bench, unit = Bench("digits", tmp_path), Unit(measure.EXACT, 1)
     cell = cells.Cell("vp", "x", {"sampling.method": "ddim", "sampling.num_steps": 20}, 8)
     params = bench.params(cell, unit)
-    images, nfe = bench.sampler(cell, unit.kind)(params, unit.number)
+    images, nfe = bench.sampler(cell, exact.ExactParts.of(bench.parts(cell)))(params, unit.number)
     known = {image.tobytes() for image in bench.data[0].take(np.arange(3))[0]}
     assert {image.tobytes() for image in images} <= known
     assert nfe == 21
@@ -333,13 +333,14 @@ def test_what_is_not_reproduced_is_explained_by_experiments(
                     distance = better.get((unit.kind, levels), 5.0) + 0.01 * (-1) ** unit.number
                 if cell.sde == "vp" and other in cell.name:  # as published, by far
                     distance = 14.0 + 0.01 * unit.number
-                self.true = {cell.name: distance}
+                monkeypatch.setattr(Simulated, "true", {cell.name: distance})
                 super().measure(cell, [unit])
 
     found = study.study(Networks("fashion", tmp_path))
     reasons = {one.claim.text: one for one in why.explained(found, study.Shard())}
     reason = reasons["VE, reverse diffusion: a corrector helps more than twice the steps"]
     assert reason.text.endswith(words)
+    assert reason.networks_of_all_levels
     assert reason.networks_of_all_levels.looked_at == LOOKS[0]
     assert len(reasons) == 1
 

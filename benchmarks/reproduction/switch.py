@@ -86,16 +86,13 @@ def cases(cell: Cell, parts: experiment.Parts) -> Iterator[tuple[str, Cell, Any]
     everything = Switched(**fields, level=0.0, exact_above=False)  # the network's
     yield "network", cell, everything
     for level in ABOVE:
-        yield (
-            f"exact above {level:g}",
-            cell,
-            dataclasses.replace(everything, level=level, exact_above=True),
-        )
+        above = dataclasses.replace(everything, level=level, exact_above=True)
+        yield f"exact above {level:g}", cell, above
     for level in reversed(ABOVE):
         yield f"exact below {level:g}", cell, dataclasses.replace(everything, level=level)
     yield "exact", cell, dataclasses.replace(everything, exact_above=True)
     finer = {name: value / 100 for name, value in cell.settings.items() if name.endswith("tol")}
-    yield "network, tolerance / 100", cell._replace(settings=cell.settings | finer), everything
+    yield "network, tolerance / 100", cell._replace(settings={**cell.settings, **finer}), everything
 
 
 def run() -> None:
