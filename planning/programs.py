@@ -110,11 +110,11 @@ def _in_slices(state: TrainState, chips: int) -> tuple[TrainState, TrainState]:
         name: sliced.each(
             functools.partial(jax.tree.map, vector), getattr(state, name), lambda x: x
         )
-        for name in layout.SLICED
+        for name in layout.HELD
     }
     split: dict[str, Any] = {
         name: sliced.each(lambda tree: BATCH, getattr(state, name), lambda leaf: EVERYWHERE)
-        for name in layout.SLICED
+        for name in layout.HELD
     }
     fields: dict[str, Any] = dict.fromkeys(vars(state), EVERYWHERE)
     return state.replace(**shapes), TrainState(**{**fields, **split})

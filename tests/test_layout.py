@@ -57,7 +57,7 @@ def trained(in_slices: bool, calls: int = 2, **options):
     averaging = ema.Averaging(ema.constant(0.9), {"one": ema.power(0.1)})
     step = make_train_step(OBJECTIVE, optimizer, averaging, False, devices.AXIS, 2, in_slices)
     state = new_state(optimizer)
-    place = layout.Sliced(state.params) if in_slices else layout.Whole()
+    place = (layout.Sliced if in_slices else layout.Whole)(state.params)
     on_devices, metrics = place.place(state), None
     pmapped = jax.pmap(step, axis_name=devices.AXIS)
     rng = np.random.default_rng(5)
@@ -74,25 +74,27 @@ def optax_norm(updates):
     return jnp.sqrt(sum(jnp.sum(leaf**2) for leaf in jax.tree.leaves(updates)))
 
 
+@pytest.mark.parametrize("kind", [layout.Whole, layout.Sliced])
 @pytest.mark.parametrize("count", [1, 2, 4])
-def test_slices_are_the_whole_again(monkeypatch, count):
+def test_what_lies_on_devices_is_the_same_on_the_host(monkeypatch, count, kind):
     use_devices(monkeypatch, count)
     state = new_state(optimizers.make_optimizer(1e-3))
-    place = layout.Sliced(state.params)
+    place = kind(state.params)
     on_devices = place.place(state)
-    for found, expected in zip(
-        jax.tree.leaves(place.on_host(on_devices)),
-        jax.tree.leaves(layout.Whole().on_host(layout.Whole().place(state))),
-        strict=True,
-    ):
-        np.testing.assert_array_equal(found, expected)
+    jax.tree.map(
+        np.testing.assert_array_equal,
+        place.on_host(on_devices),
+        state.replace(key=jax.random.key_data(state.key)),
+    )
+    jax.tree.map(np.testing.assert_array_equal, place.on_host(on_devices.averages), state.averages)
     copies = place.whole(on_devices.ema_params)
-    for copy, leaf in zip(jax.tree.leaves(copies), jax.tree.leaves(state.params), strict=True):
-        assert copy.shape == (count, *leaf.shape)
-    for leaf, own in zip(
-        jax.tree.leaves(state.params), jax.tree.leaves(on_devices.averages["one"]), strict=True
-    ):
-        assert own.shape == (count, -(-leaf.size // count)), "a slice on each device"
+    for copy, leaf in zip(jax.tree.leaves(copies), jax.tree.leaves(state.ema_params), strict=True):
+        np.testing.assert_array_equal(copy, np.stack([leaf] * count))
+    if kind is layout.Sliced:
+        for leaf, own in zip(
+            jax.tree.leaves(state.params), jax.tree.leaves(on_devices.averages["one"]), strict=True
+        ):
+            assert own.shape == (count, -(-leaf.size // count)), "a slice on each device"
 
 
 @pytest.mark.parametrize(
@@ -130,7 +132,7 @@ def test_as_many_bytes_cross_the_links():
             step=jnp.zeros((), jnp.int32), params=params, opt_state=optimizer.init(params),
             ema_params=params, key=jax.random.key(0),
         )  # fmt: skip
-        place = layout.Sliced(params) if in_slices else layout.Whole()
+        place = (layout.Sliced if in_slices else layout.Whole)(params)
         batch = {"image": jnp.zeros((4, 1, 2, 2, 2, 1), jnp.uint8), "label": jnp.zeros((4, 1, 2))}
         mapped = jax.pmap(step, axis_name="i")
         jaxpr = jax.make_jaxpr(mapped)(place.place(state), batch)

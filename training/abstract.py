@@ -13,7 +13,7 @@ import numpy as np
 import data
 import losses
 from runtime import experiment
-from training import optimizers
+from training import layout, optimizers
 from training.objective import objective_from_config
 from training.state import TrainState, state_from_config
 from training.step import Step, step_from_config
@@ -48,6 +48,9 @@ def abstract_step(config: ml_collections.ConfigDict, images: int) -> AbstractSte
         "image": jax.ShapeDtypeStruct((1, images, *parts.image_shape), stored_type(parts)),
         "label": jax.ShapeDtypeStruct((1, images), jnp.int32),
     }
+    if not config.training.shard_state:
+        join = functools.partial(layout.Whole(state.params).joined, concatenate=jnp.concatenate)
+        state = jax.eval_shape(join, state)
     return AbstractStep(step_from_config(config, objective, optimizer), state, batches)
 
 

@@ -6,11 +6,13 @@ and all of them exchange these: as many bytes cross the links as for gradients t
 since an all-reduce is such a scatter and such an exchange. A leaf of s numbers becomes a vector,
 filled up with zeros to n k numbers, k = ceil(s / n), of which device i has those from i k on.
 
-On the host, and so in checkpoints, everything is whole.
+Where they are whole, moments and averages of small parameters lie in one vector, see
+`training.joined`. On the host, and so in checkpoints, everything is as the parameters are.
 """
 
 from __future__ import annotations
 
+import abc
 import functools
 import math
 from collections.abc import Callable
@@ -22,65 +24,35 @@ import ml_collections
 import numpy as np
 
 from runtime import devices
+from training import joined
 from training.state import TrainState
 
 Tree = Any
-SLICED = ("opt_state", "ema_params", "averages")  # of a `TrainState`, where they are as parameters
+HELD = ("opt_state", "ema_params", "averages")  # of a `TrainState`, where they are as parameters
 
 
-class Whole:
-    """Everything lies on every device."""
-
-    def place(self, state: TrainState) -> TrainState:
-        """The state on all devices, of one on the host or on one of them."""
-        return devices.replicate(state)
-
-    def whole(self, tree: Tree) -> Tree:
-        """Averages as they lie on the devices, as copies on all of them."""
-        return tree
-
-    def on_host(self, tree: Tree) -> Tree:
-        """The NumPy tree that a checkpoint holds."""
-        return devices.fetch(tree)
-
-
-class Sliced(Whole):
-    """Moments and averages lie in slices.
+class Layout(abc.ABC):
+    """How a state lies on the devices.
 
     Args:
-      params: shapes of the parameters.
+      params: the parameters or their shapes.
     """
 
     def __init__(self, params: Tree):
+        self.params = jax.tree.map(lambda p: jax.ShapeDtypeStruct(p.shape, p.dtype), params)
         self.structure: Any = jax.tree.structure(params)
-        own = functools.partial(part, axis_name=devices.AXIS)
-        self._split = jax.pmap(
-            lambda _, tree: jax.tree.map(own, tree), axis_name=devices.AXIS, in_axes=(0, None)
-        )
-        self._join = jax.pmap(
-            functools.partial(joined, like=params, axis_name=devices.AXIS), axis_name=devices.AXIS
-        )
 
+    @abc.abstractmethod
     def place(self, state: TrainState) -> TrainState:
-        split = functools.partial(self._split, np.arange(jax.local_device_count()))
-        slices = {
-            name: self.each(split, getattr(state, name), devices.replicate) for name in SLICED
-        }
-        rest = devices.replicate(state.replace(**dict.fromkeys(SLICED)))
-        return rest.replace(**slices)
+        """The state on all devices, of one on the host or on one of them."""
 
+    @abc.abstractmethod
     def whole(self, tree: Tree) -> Tree:
-        return self.each(self._join, tree, lambda leaf: leaf)
+        """Averages as they lie on the devices, as copies on all of them, built as parameters."""
 
+    @abc.abstractmethod
     def on_host(self, tree: Tree) -> Tree:
-        def fetch(slices: Tree) -> Tree:
-            return devices.fetch(self._join(slices))
-
-        if not isinstance(tree, TrainState):
-            return self.each(fetch, tree, devices.fetch)
-        slices = {name: self.each(fetch, getattr(tree, name), devices.fetch) for name in SLICED}
-        rest: TrainState = devices.fetch(tree.replace(**dict.fromkeys(SLICED)))
-        return rest.replace(**slices)
+        """The NumPy tree that a checkpoint holds."""
 
     def each(
         self,
@@ -104,9 +76,69 @@ class Sliced(Whole):
         )
 
 
-def from_config(config: ml_collections.ConfigDict, state: TrainState) -> Whole:
+class Whole(Layout):
+    """Everything lies on every device; moments and averages are `Joined`."""
+
+    def place(self, state: TrainState) -> TrainState:
+        return devices.replicate(self.joined(state, np.concatenate))
+
+    def joined(self, state: TrainState, concatenate: Callable[..., Any]) -> TrainState:
+        """The state with moments and averages that are joined by a function."""
+        join = functools.partial(joined.join, concatenate=concatenate)
+        return state.replace(
+            **{name: self.each(join, getattr(state, name), lambda leaf: leaf) for name in HELD}
+        )
+
+    def whole(self, tree: Tree) -> Tree:
+        return devices.replicate(self.on_host(tree))
+
+    def on_host(self, tree: Tree) -> Tree:
+        def is_joined(node: Any) -> bool:
+            return isinstance(node, joined.Joined)
+
+        return jax.tree.map(
+            lambda node: joined.split(node, self.params) if is_joined(node) else node,
+            devices.fetch(tree),
+            is_leaf=is_joined,
+        )
+
+
+class Sliced(Layout):
+    """Moments and averages lie in slices."""
+
+    def __init__(self, params: Tree):
+        super().__init__(params)
+        own = functools.partial(part, axis_name=devices.AXIS)
+        self._split = jax.pmap(
+            lambda _, tree: jax.tree.map(own, tree), axis_name=devices.AXIS, in_axes=(0, None)
+        )
+        self._join = jax.pmap(
+            functools.partial(gathered, like=params, axis_name=devices.AXIS), axis_name=devices.AXIS
+        )
+
+    def place(self, state: TrainState) -> TrainState:
+        split = functools.partial(self._split, np.arange(jax.local_device_count()))
+        slices = {name: self.each(split, getattr(state, name), devices.replicate) for name in HELD}
+        rest = devices.replicate(state.replace(**dict.fromkeys(HELD)))
+        return rest.replace(**slices)
+
+    def whole(self, tree: Tree) -> Tree:
+        return self.each(self._join, tree, lambda leaf: leaf)
+
+    def on_host(self, tree: Tree) -> Tree:
+        def fetch(slices: Tree) -> Tree:
+            return devices.fetch(self._join(slices))
+
+        if not isinstance(tree, TrainState):
+            return self.each(fetch, tree, devices.fetch)
+        slices = {name: self.each(fetch, getattr(tree, name), devices.fetch) for name in HELD}
+        rest: TrainState = devices.fetch(tree.replace(**dict.fromkeys(HELD)))
+        return rest.replace(**slices)
+
+
+def from_config(config: ml_collections.ConfigDict, state: TrainState) -> Layout:
     """The layout of `training.shard_state`, of a state or its shapes."""
-    return Sliced(state.params) if config.training.shard_state else Whole()
+    return Sliced(state.params) if config.training.shard_state else Whole(state.params)
 
 
 # Inside a mapped function.
@@ -124,7 +156,7 @@ def mean_part(leaf: jax.Array, axis_name: str) -> jax.Array:
     return total / jax.lax.axis_size(axis_name)
 
 
-def joined(slices: Tree, like: Tree, axis_name: str) -> Tree:
+def gathered(slices: Tree, like: Tree, axis_name: str) -> Tree:
     """The tree that all devices have the slices of, in the shapes of `like`."""
 
     def one(own: jax.Array, leaf: Any) -> jax.Array:
@@ -155,7 +187,19 @@ def apply_in_slices(
     """
     own = jax.tree.map(functools.partial(part, axis_name=axis_name), state.params)
     new = apply(state.replace(params=own), grads)
-    return new.replace(params=joined(new.params, state.params, axis_name))
+    return new.replace(params=gathered(new.params, state.params, axis_name))
+
+
+def apply_to_joined(
+    apply: Callable[[TrainState, Tree], TrainState], state: TrainState, grads: joined.Joined
+) -> TrainState:
+    """The state after `apply(state, gradients)`, where all but the parameters are joined.
+
+    Args:
+      apply: as for `apply_in_slices`.
+    """
+    new = apply(state.replace(params=joined.join(state.params)), grads)
+    return new.replace(params=joined.split(new.params, state.params))
 
 
 def _slices(leaf: jax.Array, axis_name: str) -> jax.Array:

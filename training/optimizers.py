@@ -17,6 +17,7 @@ import optax
 from configs.names import lookup
 from runtime import devices
 from training import layout
+from training.joined import frozen
 
 
 class Direction(NamedTuple):
@@ -126,12 +127,6 @@ def clip_by_norm(
         return jax.tree.map(lambda g: g * factor, updates)
 
     return optax.stateless(lambda updates, params: scale(updates))
-
-
-def frozen(path: tuple, leaf: Any) -> bool:
-    """True if a parameter is fixed by design: the random frequencies of the Fourier embedding."""
-    del leaf
-    return any("fourier" in str(entry).lower() for entry in path)
 
 
 def make_optimizer(

@@ -15,7 +15,7 @@ from runtime import devices, hosts
 from runtime.checkpoints import Checkpoints
 from runtime.ema_snapshots import Snapshots
 from training.held_out import HeldOut, HeldOutLoss, save_loss_by_time
-from training.layout import Whole
+from training.layout import Layout
 from training.metric_log import History, save_curves
 from training.profile import Profile
 from training.sample_grids import SampleGrids
@@ -62,7 +62,7 @@ class Records:
     batches: data.Batches
     config_json: str
     bar: tqdm
-    layout: Whole = Whole()  # noqa: RUF009
+    layout: Layout
     profile: Profile | None = None
     held_out: HeldOut | None = None  # the newest
 

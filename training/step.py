@@ -13,7 +13,7 @@ import optax
 
 import models
 from runtime import devices, ema
-from training import layout
+from training import joined, layout
 from training.objective import Objective
 from training.state import TrainState
 
@@ -76,7 +76,8 @@ def make_train_step(
     its randomness from (state.key, step, d b + j), so the gradient of a global batch depends
     neither on how many devices share it nor on the number of parts, `accumulation`, in which a
     device computes its share. `in_slices`: of moments and averages a device has slices, see
-    `training.layout`. A step first applies the `constraint`, if any, to the
+    `training.layout`; where they are `Joined`, the optimiser acts on what is joined. A step first
+    applies the `constraint`, if any, to the
     parameters.
     """
 
@@ -111,9 +112,13 @@ def make_train_step(
             grads = jax.tree.map(functools.partial(layout.mean_part, axis_name=axis_name), grads)
             metrics["gradient_norm"] = layout.norm(grads, axis_name)
             return layout.apply_in_slices(apply, state, grads, axis_name), metrics
+        if isinstance(state.ema_params, joined.Joined):
+            grads = joined.join(grads)
         if axis_name:
             metrics, grads = devices.mean((metrics, grads), axis_name)
         metrics["gradient_norm"] = optax.tree.norm(grads)
+        if isinstance(grads, joined.Joined):
+            return layout.apply_to_joined(apply, state, grads), metrics
         return apply(state, grads), metrics
 
     return lambda state, batches: jax.lax.scan(one_step, state, batches)
