@@ -275,6 +275,16 @@ def test_two_shards_share_the_work_and_come_to_the_same_end(simulated, monkeypat
     assert not again.numbers(other, Unit(TRAINED, 1))
 
 
+def test_a_study_ends_at_the_look_that_its_budget_allows_and_goes_on(simulated, tmp_path):
+    """All cells are alike but for noise; what an early look decides stays decided."""
+    early = study.study(Simulated("fashion", tmp_path), budget=LOOKS[1])
+    late = study.study(Simulated("fashion", tmp_path))
+    for before, after in zip(early.verdicts, late.verdicts, strict=True):
+        assert before.decision.looked_at <= LOOKS[1]
+        assert before.decision == after.decision or not before.decision.decided
+    assert any(verdict.decision.looked_at > LOOKS[1] for verdict in late.verdicts)
+
+
 def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):
     true = {"reverse_diffusion_PC1000": 3.0, "ddim_10": 4.0}
     monkeypatch.setattr(Simulated, "true", true)
@@ -349,6 +359,7 @@ def test_a_command_line_that_names_no_shard_is_refused(monkeypatch, capsys):
     for options, words in [
         (["--shard=3/2"], "--shard=3/2 is not the number of one of several, such as 1/2"),
         (["--shard=0/2"], "--shard=0/2 is not"),
+        (["--trainings=5"], "--trainings=5 is not a number of a look: one of (4, 6, 9, 12)"),
         (["--datasets=cifar"], "unknown ['cifar']; known: digits, fashion, emoji"),
         (["--page=docs/reproduction.md"], "--page and --pictures need each other"),
     ]:

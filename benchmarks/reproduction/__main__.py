@@ -1,7 +1,7 @@
 """The paper's comparisons at a scale that a CPU can run: `make reproduce-small`.
 
     python -m benchmarks.reproduction [--workdir=runs/small] [--datasets=digits,fashion,emoji]
-        [--shard=1/2] [--page=docs/reproduction.md --pictures=docs/pictures]
+        [--shard=1/2] [--trainings=12] [--page=docs/reproduction.md --pictures=docs/pictures]
 
 trains the networks of configs/small alike, but for their SDE, each several times, and measures the
 cells of the paper's Tables 1 and 2 (arXiv:2011.13456) and few-step solvers with every one of them.
@@ -11,7 +11,8 @@ corrector is searched for on a training of its own, and what is not reproduced i
 exact score and with the paper's number of levels. Interrupted and started again, it goes on where
 it was. With `--shard=1/2` and `--shard=2/2` two processes share the work, in one folder or in two
 whose `.json` files are copied to and fro; each waits for the other's numbers where it needs them,
-and both come to the same end. `<workdir>/reproduction.md` and its pictures are the result.
+and both come to the same end. With fewer `--trainings` it ends at an earlier look, from which the
+same command goes on without them. `<workdir>/reproduction.md` and its pictures are the result.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ from benchmarks import pages
 from benchmarks.reproduction import study, tables, why
 from benchmarks.reproduction.cells import SCALES
 from benchmarks.reproduction.measure import Bench
+from benchmarks.reproduction.sequential import LOOKS
 from runtime import endings, files
 
 SCRIPT = "benchmarks/reproduction"
@@ -46,6 +48,7 @@ def run() -> None:
     parser.add_argument("--workdir", type=pathlib.Path, default="runs/small")
     parser.add_argument("--datasets", default=",".join(SCALES), help="separated by commas")
     parser.add_argument("--shard", default="1/1", help="which of how many processes this is: 1/2")
+    parser.add_argument("--trainings", type=int, default=LOOKS[-1], help="of each network, at most")
     parser.add_argument("--page", type=pathlib.Path, help="a page whose part is written anew")
     parser.add_argument("--pictures", type=pathlib.Path, help="where the page's pictures are")
     args = parser.parse_args()
@@ -55,6 +58,8 @@ def run() -> None:
     index, _, count = args.shard.partition("/")
     if not (index.isdecimal() and count.isdecimal() and 1 <= int(index) <= int(count)):
         parser.error(f"--shard={args.shard} is not the number of one of several, such as 1/2")
+    if args.trainings not in LOOKS:
+        parser.error(f"--trainings={args.trainings} is not a number of a look: one of {LOOKS}")
     if bool(args.page) != bool(args.pictures):
         parser.error("--page and --pictures need each other")
     shard = study.Shard(int(index) - 1, int(count))
@@ -64,7 +69,7 @@ def run() -> None:
     benches = [Bench(dataset, args.workdir) for dataset in datasets]
     for bench in benches:
         _ = bench.data  # all are here, before hours are spent on the first
-    studies = [study.study(bench, shard) for bench in benches]
+    studies = [study.study(bench, shard, args.trainings) for bench in benches]
     target, pictures = args.workdir / "reproduction.md", pathlib.Path("pictures")
     reasons = [why.explained(one, shard) for one in studies]
     text = report(studies, reasons, args.workdir / pictures, pictures)

@@ -116,8 +116,12 @@ def units_of(kind: str) -> list[Unit]:
     return [Unit(kind, number) for number in range(1, count + 1)]
 
 
-def study(bench: Bench, shard: Shard = Shard()) -> Study:
-    """The study of a data set; what an earlier one left is neither trained nor measured again."""
+def study(bench: Bench, shard: Shard = Shard(), budget: int = LOOKS[-1]) -> Study:
+    """The study of a data set; what an earlier one left is neither trained nor measured again.
+
+    With a smaller `budget` of trainings it ends at the last look within that, and can go on later:
+    the test is the same.
+    """
     tasks = searches(bench.scale)
     with tqdm(total=len(tasks), desc=f"{bench.dataset}: ratios", unit="search") as bar:
         mine = [task for task in tasks if shard.has(list(SDES).index(task.sde))]
@@ -129,7 +133,7 @@ def study(bench: Bench, shard: Shard = Shard()) -> Study:
     first = measured(bench, cells, units_of(TRAINED), shard)
     numbers = {key: [*rows] for key, rows in first.items()}
     decisions = {claim: decision_of(claim, numbers, claim.quantity, LOOKS) for claim in made}
-    for before, look in itertools.pairwise(LOOKS):
+    for before, look in itertools.pairwise(look for look in LOOKS if look <= budget):
         open_claims = [claim for claim in made if not decisions[claim].decided]
         needed = {key for claim in open_claims for key in (claim.better, claim.worse)}
         some = {key: cell for key, cell in cells.items() if key in needed}
