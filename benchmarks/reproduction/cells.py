@@ -55,7 +55,7 @@ class Scale(NamedTuple):
 MAIN_SOLVERS = ("ddim", "dpmpp_3m", "unipc_3")
 LARGER_IMAGES = Scale(
     levels=30,
-    images=500,
+    images=300,
     rows=("reverse diffusion",),
     columns=("P2000", "PC1000"),
     snrs=SNRS,
