@@ -1,8 +1,8 @@
 """Why an ordering is not reproduced: the same comparison with the exact score, and with all levels.
 
-Two things differ here from the paper that can be changed one by one: the network, for which the
-exact score of the training images may stand, and the number of noise levels, which may be the
-paper's. Orderings that come back with the exact score are lost by the networks' errors, and those
+Two things differ here from the paper that can be changed one after the other: the network, for
+which the exact score of the training images may stand, and the number of noise levels, which may
+be the paper's. Orderings that come back with the exact score are lost by the networks' errors, and those
 that come back with the exact score and all levels alone are lost by the length of the steps.
 """
 
@@ -13,7 +13,7 @@ from typing import NamedTuple
 
 from benchmarks.reproduction.cells import PAPER_LEVELS, with_all_levels
 from benchmarks.reproduction.claims import Claim
-from benchmarks.reproduction.measure import EXACT, TRAINED
+from benchmarks.reproduction.measure import EXACT
 from benchmarks.reproduction.sequential import Decision
 from benchmarks.reproduction.study import (
     EXACT_LOOKS,
@@ -33,13 +33,11 @@ class Why(NamedTuple):
     Attributes:
       exact: with the exact score; None of what is no distance.
       exact_of_all_levels: with the exact score and the paper's levels; None where there are none.
-      networks_of_all_levels: with the networks and the paper's levels.
     """
 
     claim: Claim
     exact: Decision | None
     exact_of_all_levels: Decision | None = None
-    networks_of_all_levels: Decision | None = None
 
     @property
     def text(self) -> str:
@@ -66,15 +64,11 @@ def explained(study: Study, shard: Shard) -> Sequence[Why]:
     fine = with_all_levels(study.bench.scale, ratios)
     pairs = {key for verdict in doubted for key in (verdict.claim.better, verdict.claim.worse)}
     cells = {key: cell for key, cell in fine.items() if key in pairs}
-    by_exact = measured(study.bench, cells, units_of(EXACT), shard)
-    by_networks = measured(study.bench, cells, units_of(TRAINED), shard)
+    rows = measured(study.bench, cells, units_of(EXACT), shard)
     reasons = []
     for verdict in doubted:
-        claim = verdict.claim
-        known = claim.quantity == "distance" and {claim.better, claim.worse} <= set(cells)
-        both = [
-            decision_of(claim, rows, claim.quantity, EXACT_LOOKS) if known else None
-            for rows in (by_exact, by_networks)
-        ]
-        reasons.append(Why(claim, verdict.exact, *both))
+        claim, decision = verdict.claim, None
+        if claim.quantity == "distance" and {claim.better, claim.worse} <= set(cells):
+            decision = decision_of(claim, rows, claim.quantity, EXACT_LOOKS)
+        reasons.append(Why(claim, verdict.exact, decision))
     return reasons
