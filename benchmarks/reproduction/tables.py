@@ -176,15 +176,12 @@ def _reasons(study: Study, reasons: Sequence[Why]) -> list[str]:
     def found(decision: Decision | None) -> str:
         return f"{_difference(decision)}, {in_words(decision)}" if decision else ""
 
-    decisions = [
-        (why.exact, why.exact_of_all_levels, why.networks_of_all_levels) for why in reasons
-    ]
     rows = [
-        [why.claim.text, *map(found, three), why.text]
-        for why, three in zip(reasons, decisions, strict=True)
+        [why.claim.text, found(why.exact), found(why.exact_of_all_levels), why.text]
+        for why in reasons
     ]
     levels = f"{study.bench.scale.levels} levels", f"{PAPER_LEVELS} levels"
-    header = ["claim", *(f"exact score, {count}" for count in levels), f"networks, {levels[1]}"]
+    header = ["claim", *(f"exact score, {count}" for count in levels)]
     return ["### Not reproduced, and why\n", markdown([*header, "hence"], rows)]
 
 

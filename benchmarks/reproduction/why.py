@@ -2,8 +2,8 @@
 
 Two things differ here from the paper that can be changed one after the other: the network, for
 which the exact score of the training images may stand, and the number of noise levels, which may
-be the paper's. Orderings that come back with the exact score are lost by the networks' errors, and those
-that come back with the exact score and all levels alone are lost by the length of the steps.
+be the paper's. Orderings that come back with the exact score are lost by the networks' errors, and
+those that come back with the exact score and all levels alone are lost by the length of the steps.
 """
 
 from __future__ import annotations
