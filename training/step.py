@@ -77,8 +77,7 @@ def make_train_step(
     neither on how many devices share it nor on the number of parts, `accumulation`, in which a
     device computes its share. `in_slices`: of moments and averages a device has slices, see
     `training.layout`; where they are `Joined`, the optimiser acts on what is joined. A step first
-    applies the `constraint`, if any, to the
-    parameters.
+    applies the `constraint`, if any, to the parameters.
     """
 
     def one_step(
