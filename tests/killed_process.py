@@ -62,7 +62,7 @@ def study_is_small() -> None:
     measure.load = load  # type: ignore[assignment]
     cells.SCALES["digits"] = cells.Scale(
         levels=24,  # the discrete betas of the VP SDE need 21
-        images=40,  # a jackknife of 10 groups needs 20, and a trial has half as many
+        images=80,  # a jackknife of 10 groups needs 20, and those of all levels are a quarter
         rows=("reverse diffusion",),
         columns=("P1000", "PC1000"),
         snrs=(0.1, 0.2),
@@ -72,6 +72,7 @@ def study_is_small() -> None:
     )
     study.LOOKS = sequential.LOOKS = (2, 3)  # type: ignore[assignment]
     study.EXACT_LOOKS = (2,)  # type: ignore[assignment]
+    cells.PAPER_LEVELS = 48
     cells.FURTHER_SNRS = study.FURTHER_SNRS = ()  # type: ignore[assignment]
 
 
