@@ -35,9 +35,9 @@ from ml_collections import config_flags
 
 import data
 from planning import hlo
-from runtime import cluster, devices, experiment, figures
+from runtime import cluster, devices, experiment, figures, groups
 from tests import network
-from training import optimizers
+from training import layout, optimizers
 from training.objective import objective_from_config
 from training.state import state_from_config
 from training.step import step_from_config
@@ -182,7 +182,8 @@ def prepared(config: Any) -> tuple[Any, Any, Any]:
     step = jax.pmap(
         step_from_config(config, objective, optimizer), axis_name=devices.AXIS, donate_argnums=0
     )
-    state = devices.replicate(jax.jit(lambda: state_from_config(config, parts, optimizer))())
+    fresh = groups.evaluate(lambda: state_from_config(config, parts, optimizer))
+    state = layout.from_config(config, fresh).place(fresh)
     stream = data.Batches(
         *(dataset, config.training.batch_size, 0),
         num_steps=STEPS,

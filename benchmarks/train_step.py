@@ -25,8 +25,8 @@ from absl import app
 from ml_collections import config_flags
 
 import data
-from runtime import devices, experiment, figures
-from training import optimizers
+from runtime import devices, experiment, figures, groups
+from training import layout, optimizers
 from training.objective import objective_from_config
 from training.state import new_state
 from training.step import step_from_config
@@ -46,13 +46,14 @@ def run(argv: list[str]) -> None:
     optimizer = optimizers.from_config(config)
     step = step_from_config(config, objective, optimizer)
     fresh = functools.partial(new_state, parts.module, optimizer, 0, parts.image_shape)
-    host_state = jax.jit(fresh)()
+    host_state = groups.evaluate(fresh)
+    place = layout.from_config(config, host_state).place
     compiled, batches, states, memory, seconds = {}, {}, {}, {}, {}
     for n in COUNTS:
         stream = data.Batches(dataset, config.training.batch_size, 0, num_steps=n)
         batches[n] = devices.lay_out(next(stream))
         stream.close()
-        states[n] = devices.replicate(host_state)
+        states[n] = place(host_state)
         began = time.monotonic()
         mapped = jax.pmap(step, axis_name=devices.AXIS, donate_argnums=0)
         compiled[n] = mapped.lower(states[n], batches[n]).compile()

@@ -50,20 +50,19 @@ def evaluate(function: Callable[..., Any], *args: Any) -> Any:
     inputs = [*closed.consts, *jax.tree.leaves(args)]
     operations, outputs = flattened(closed.jaxpr)
     needed = _needed(operations, outputs)
-    places: list[int | None] = []
+    places: list[tuple[int, int | None]] = []  # of each output: its stack, and its row there
 
     def program(values: Sequence[Any]) -> list[Any]:
         rows = _carried_out(needed, dict(enumerate(map(Row, values))))
         found = [Row(v.val) if isinstance(v, Literal) else rows[v] for v in outputs]
         stacks = {id(row.stack): row.stack for row in found}
         order = {key: i for i, key in enumerate(stacks)}
-        places[:] = [place for row in found for place in (order[id(row.stack)], row.place)]
+        places[:] = [(order[id(row.stack)], row.place) for row in found]
         return [*stacks.values()]
 
     run = jax.jit(program, compiler_options=backend.options_of_one_run(jax.default_backend()))
     stacks = [_fetched(stack) for stack in run(inputs)]
-    pairs = zip(places[::2], places[1::2], strict=True)
-    leaves = [Row(stacks[i or 0], place).value for i, place in pairs]
+    leaves = [Row(stacks[i], place).value for i, place in places]
     return jax.tree.unflatten(jax.tree.structure(shapes), leaves)
 
 

@@ -1,12 +1,13 @@
 """Environment shared by all tests. It must run before JAX is imported."""
 
 import gc
-import importlib.metadata
 import os
 import pathlib
 from collections.abc import Iterator
 
 import pytest
+
+from runtime import backend
 
 os.environ.setdefault("NPROC", "8")  # fake devices need threads to meet in (at least two each)
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
@@ -27,7 +28,7 @@ QUICK = not os.environ.get("FULL_COMPILATION")
 if QUICK:
     os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
     os.environ.setdefault("JAX_TRACEBACK_IN_LOCATIONS_LIMIT", "0")  # lines of Python in programs
-    if importlib.metadata.version("jax") < "0.11":
+    if backend.has_older_emitters():
         # The latter: one thread for each program, whose parts are too small for more.
         flags = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
         os.environ["XLA_FLAGS"] += f" {flags}"

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +22,8 @@ import jax.numpy as jnp
 import sde_lib
 from runtime import experiment
 from sde_lib import batch_mul
+
+Kind = TypeVar("Kind", bound=experiment.Parts)
 
 
 def score(sde: sde_lib.SDE, examples: jax.Array, x: jax.Array, t: jax.Array) -> jax.Array:
@@ -33,6 +35,11 @@ def score(sde: sde_lib.SDE, examples: jax.Array, x: jax.Array, t: jax.Array) -> 
     weights = jax.nn.softmax(batch_mul(jnp.square(1.0 / sigma), products))
     difference = batch_mul(alpha, weights @ y) - flat
     return batch_mul(jnp.square(1.0 / sigma), difference).reshape(x.shape)
+
+
+def remade(kind: type[Kind], parts: experiment.Parts) -> Kind:
+    """The same experiment with the score of another kind, whose further fields are its defaults."""
+    return kind(**{field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)})
 
 
 @dataclasses.dataclass(frozen=True)
@@ -49,6 +56,4 @@ class ExactParts(experiment.Parts):
     @classmethod
     def of(cls, parts: experiment.Parts) -> ExactParts:
         """The same experiment with the exact score."""
-        return cls(
-            **{field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
-        )
+        return remade(cls, parts)

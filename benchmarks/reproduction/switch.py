@@ -32,7 +32,7 @@ import numpy as np
 
 import sde_lib
 from benchmarks.reproduction.cells import FLOW, SCALES, SDES, Cell, planned
-from benchmarks.reproduction.exact import score
+from benchmarks.reproduction.exact import remade, score
 from benchmarks.reproduction.measure import EXACT, TRAINED, Bench, Unit
 from benchmarks.reproduction.tables import markdown
 from generation import examples
@@ -82,15 +82,14 @@ def noise(images: np.ndarray) -> np.ndarray:
 
 def cases(cell: Cell, parts: experiment.Parts) -> Iterator[tuple[str, Cell, Any]]:
     """The name, the cell and the scores of every row."""
-    fields = {field.name: getattr(parts, field.name) for field in dataclasses.fields(parts)}
-    everything = Switched(**fields, level=0.0, exact_above=False)  # the network's
+    exact = remade(Switched, parts)
+    everything = dataclasses.replace(exact, exact_above=False)  # the network's
     yield "network", cell, everything
     for level in ABOVE:
-        above = dataclasses.replace(everything, level=level, exact_above=True)
-        yield f"exact above {level:g}", cell, above
+        yield f"exact above {level:g}", cell, dataclasses.replace(exact, level=level)
     for level in reversed(ABOVE):
         yield f"exact below {level:g}", cell, dataclasses.replace(everything, level=level)
-    yield "exact", cell, dataclasses.replace(everything, exact_above=True)
+    yield "exact", cell, exact
     finer = {name: value / 100 for name, value in cell.settings.items() if name.endswith("tol")}
     yield "network, tolerance / 100", cell._replace(settings={**cell.settings, **finer}), everything
 
