@@ -11,7 +11,8 @@ and the exit code is 1.
 All of them take hours. With `--record` each verdict is kept in a folder, the same command goes on
 where it was stopped, and only mutants of what has changed since run again; `--shard=2/3` is the
 second of three shares, for several processes or machines whose folders are put together. `--page`
-writes the table of all verdicts into a page.
+writes the table of all verdicts into a page, and the verdicts into `tests/mutants.json`, which
+count in every later run (`tests/mutation_verdicts.py` says for how long).
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
-import contextlib
-import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -32,19 +32,23 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, NamedTuple
 
+import mutation_verdicts
 from mutation_rules import EQUIVALENT, RULES
+from mutation_verdicts import KILLED, SURVIVED, Verdict
 
 ROOT = pathlib.Path(__file__).resolve().parent.parent
 CPU_SECONDS = 150  # after which a mutant counts as noticed: it does not end
 SECONDS = 3600.0  # the same on the clock, for one that waits for ever
+LOG, WITNESS = "log.txt", "witness.txt"  # in the copy: pytest's output, the test that failed
 
 
 class Mutant(NamedTuple):
     file: str
     function: str
+    number: int  # of all mutants of the function
     line: int
     old: str  # the line as it is, and as the mutant has it
     new: str
@@ -117,7 +121,7 @@ def mutants(file: str) -> Iterator[Mutant]:
         for function in functions.split() if owner == file else ():
             if function not in tops:
                 raise ValueError(f"{file} has no {function}: bring RULES in tests/mutation.py up")
-            for node, old, new in edits(tops[function]):
+            for number, (node, old, new) in enumerate(edits(tops[function])):
                 # The operator of a sum stands after its left operand.
                 before = end_of(node.left) if isinstance(node, ast.BinOp) else None
                 line, column = before or (node.lineno, node.col_offset)
@@ -126,11 +130,23 @@ def mutants(file: str) -> Iterator[Mutant]:
                 mutated = source[:at] + new + source[at + len(old) :]
                 was, at = lines[line], at - offsets[line]
                 now = was[:at] + new + was[at + len(old) :]
-                yield Mutant(file, function, line + 1, was.strip(), now.strip(), mutated, nodes)
+                texts = was.strip(), now.strip(), mutated
+                yield Mutant(file, function, number, line + 1, *texts, nodes)
 
 
 def end_of(node: ast.expr) -> tuple[int, int]:
     return node.end_lineno or 0, node.end_col_offset or 0
+
+
+class Witness:
+    """A plugin of pytest that writes the name of a test that fails, without parameters."""
+
+    def __init__(self, path: str) -> None:
+        self.path = path
+
+    def pytest_runtest_logreport(self, report: Any) -> None:
+        if report.failed:
+            pathlib.Path(self.path).write_text(report.nodeid.partition("[")[0])
 
 
 def run_tests(folder: str, nodes: list[str], limited: bool) -> None:
@@ -141,10 +157,11 @@ def run_tests(folder: str, nodes: list[str], limited: bool) -> None:
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(folder)
     sys.path.insert(0, folder)
-    log = os.open(os.path.join(folder, "log.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    os._exit(pytest.main(["-x", "-p", "no:cacheprovider", "-p", "no:xdist", *nodes]))
+    options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
+    os._exit(pytest.main([*options, *nodes], plugins=[Witness(WITNESS)]))
 
 
 def exit_code(folder: str, nodes: list[str], limited: bool = True) -> int | None:
@@ -162,35 +179,35 @@ def exit_code(folder: str, nodes: list[str], limited: bool = True) -> int | None
 
 
 def key_of(mutant: Mutant) -> str:
-    """What a verdict depends on here: the mutant and the text of its tests."""
-    files = dict.fromkeys(node.split("::")[0] for node in mutant.tests)
-    text = [mutant.source, *mutant.tests, *((ROOT / file).read_text() for file in files)]
-    return hashlib.sha256("\0".join(text).encode()).hexdigest()[:16]
+    """The digest of a mutant's program: the file, and which mutant of which function it is."""
+    program = mutation_verdicts.digest_of_code(mutant.file)
+    return mutation_verdicts.digest(program, mutant.function, str(mutant.number))
 
 
-def verdicts(folder: pathlib.Path) -> dict[str, dict[str, Any]]:
-    """What earlier calls with this `--record` found, by key; a line cut short counts as none."""
-    known = {}
-    for file in sorted(folder.glob("*.jsonl")):
-        for line in file.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
-                entry = json.loads(line)
-                known[entry["key"]] = entry
-    return known
+def known_of(chosen: list[Mutant], record: pathlib.Path | None) -> dict[str, Verdict]:
+    """The verdicts on these mutants that still hold, by key."""
+    known = mutation_verdicts.recorded(record)
+    tests = {key_of(mutant): mutant.tests for mutant in chosen}
+    return {
+        key: known[key]
+        for key, nodes in tests.items()
+        if key in known and mutation_verdicts.holds(known[key], nodes)
+    }
 
 
-def table(files: list[str], known: dict[str, dict[str, Any]]) -> str:
-    """Markdown: for every file the mutants of its rules, killed, survived, alike, not yet run."""
+def table(chosen: list[Mutant], known: Mapping[str, Verdict]) -> str:
+    """Markdown: of the mutants of every file, how many are killed, survived, alike, not yet run."""
     lines = [
         "| file | mutants | killed | survived | alike | not run |",
         "|---|---|---|---|---|---|",
     ]
     total: collections.Counter[str] = collections.Counter()
-    for file in files:
+    for file, some in itertools.groupby(sorted(chosen, key=file_of), file_of):
         counts: collections.Counter[str] = collections.Counter()
-        for mutant in mutants(file):
+        for mutant in some:
             alike = (mutant.file, mutant.new) in EQUIVALENT
-            counts["alike" if alike else known.get(key_of(mutant), {}).get("verdict", "-")] += 1
+            found = known.get(key_of(mutant))
+            counts["alike" if alike else found.verdict if found else "-"] += 1
         total += counts
         lines.append(_row(f"`{file}`", counts))
     lines += [_row("all", total), "", "Alike, as they compute the same:", ""]
@@ -198,8 +215,12 @@ def table(files: list[str], known: dict[str, dict[str, Any]]) -> str:
     return "\n".join(lines)
 
 
+def file_of(mutant: Mutant) -> str:
+    return mutant.file
+
+
 def _row(name: str, counts: collections.Counter[str]) -> str:
-    columns = [counts.total(), *(counts[v] for v in ("killed", "survived", "alike", "-"))]
+    columns = [counts.total(), *(counts[v] for v in (KILLED, SURVIVED, "alike", "-"))]
     return f"| {name} | " + " | ".join(map(str, columns)) + " |"
 
 
@@ -223,41 +244,42 @@ def main() -> int:
     files = list(dict.fromkeys(file for file, *_ in RULES if args.file in (None, file)))
     if not files:
         parser.error(f"--file={args.file}: known are {', '.join({file for file, *_ in RULES})}")
+    everything = [mutant for file in files for mutant in mutants(file)]
     if args.page:
-        if not args.record or args.file:
-            parser.error("--page is of all files, and of what --record has")
+        if args.file:
+            parser.error("--page is of all files")
+        known = known_of(everything, args.record)
         sys.path.insert(0, str(ROOT))
         from benchmarks import pages
 
-        pages.write(args.page, "tests/mutation.py", table(files, verdicts(args.record)))
+        mutation_verdicts.KEPT.write_text(mutation_verdicts.text_of(known.items()))
+        pages.write(args.page, "tests/mutation.py", table(everything, known))
         return 0
-    chosen = [m for file in files for m in mutants(file) if (m.file, m.new) not in EQUIVALENT]
+    chosen = [m for m in everything if (m.file, m.new) not in EQUIVALENT]
     index, count = args.shard
     chosen = [m for m in chosen if int(key_of(m), 16) % count == index]
     if args.sample:
         chosen = random.Random(args.seed).sample(chosen, min(args.sample, len(chosen)))
-    known = {}
-    if args.record:
-        args.record.mkdir(parents=True, exist_ok=True)
-        known = verdicts(args.record)
+    if not args.record:
+        return run(chosen, None)
+    args.record.mkdir(parents=True, exist_ok=True)
+    known = known_of(chosen, args.record)
     due = [m for m in chosen if key_of(m) not in known]
-    print(f"{len(chosen)} mutants, {len(chosen) - len(due)} with a verdict already", flush=True)
-    log = args.record / f"{index + 1}_of_{count}.jsonl" if args.record else None
-    code = run(due, log) if due else 0
-    if code:
+    print(f"{len(chosen)} mutants, {len(known)} with a verdict already", flush=True)
+    if due and (code := run(due, args.record / f"{index + 1}_of_{count}.jsonl")):
         return code
-    if args.record:
-        known = verdicts(args.record)
-        survivors = [m for m in chosen if known[key_of(m)]["verdict"] == "survived"]
-        for m in survivors:
-            print(f"survived: {m.file}:{m.line} {m.function}\n    {m.old}\n    {m.new}")
-        print(f"{len(chosen)} mutants, {len(survivors)} survived in all")
-        return 1 if survivors else 0
-    return code
+    known = known_of(chosen, args.record)
+    survivors = [m for m in chosen if known[key_of(m)].verdict == SURVIVED]
+    for m in survivors:
+        print(f"survived: {m.file}:{m.line} {m.function}\n    {m.old}\n    {m.new}")
+    print(f"{len(chosen)} mutants, {len(survivors)} survived in all")
+    return 1 if survivors else 0
 
 
 def run(due: list[Mutant], log: pathlib.Path | None) -> int:
     """The verdict of each mutant, printed and added to the log; 1 if one survived without a log."""
+    # Most programs are those of the mutant before: a third of the time.
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")
     runpy.run_path(str(ROOT / "tests" / "conftest.py"))  # the environment, then JAX: once for all
     for library in ("diffrax", "flax.linen", "ml_collections", "optax", "pytest", "scipy.stats"):
         __import__(library)
@@ -268,13 +290,15 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
         shutil.copytree(ROOT, folder, ignore=hidden)
         nodes = list(dict.fromkeys(node for mutant in due for node in mutant.tests))
         if exit_code(folder, nodes, limited=False) != 0:
-            print(pathlib.Path(folder, "log.txt").read_text())
+            print(pathlib.Path(folder, LOG).read_text())
             print("the tests fail without a mutant")
             return 2
         for number, mutant in enumerate(due):
             path = pathlib.Path(folder, mutant.file)
             original = path.read_text()
             path.write_text(mutant.source)
+            witness = pathlib.Path(folder, WITNESS)
+            witness.unlink(missing_ok=True)
             began = time.monotonic()
             code = exit_code(folder, mutant.tests)
             path.write_text(original)
@@ -288,11 +312,16 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
                 flush=True,
             )
             if log:
-                entry = {
-                    "key": key_of(mutant),
-                    "verdict": "killed" if code else "survived",
-                    "seconds": round(seconds, 1),
-                } | {name: getattr(mutant, name) for name in ("file", "function", "old", "new")}
+                by = witness.read_text() if witness.exists() else ""
+                found = Verdict(
+                    KILLED if code else SURVIVED,
+                    by,
+                    mutation_verdicts.depends(by, mutant.tests),
+                )
+                entry = {"key": key_of(mutant), **found._asdict(), "seconds": round(seconds, 1)}
+                entry |= {
+                    name: getattr(mutant, name) for name in ("file", "function", "old", "new")
+                }
                 with log.open("a") as stream:
                     stream.write(json.dumps(entry) + "\n")
     print(f"{len(due)} mutants, {survived} survived; {len(EQUIVALENT)} change nothing")

@@ -13,6 +13,7 @@ import pytest
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 
 import mutation
+import mutation_verdicts
 
 
 def test_signs_factors_powers_and_times_are_changed_one_at_a_time() -> None:
@@ -59,23 +60,90 @@ def test_shares_of_the_mutants_are_apart_and_all_of_them() -> None:
             mutation.shard_of(text)
 
 
-def test_verdicts_are_read_again_and_a_line_cut_short_is_none(tmp_path: pathlib.Path) -> None:
-    first, second, *_ = mutation.mutants("losses.py")
-    lines = [
-        json.dumps({"key": mutation.key_of(m), "verdict": v})
-        for m, v in ((first, "killed"), (second, "survived"))
-    ]
+def known_by(mutant: mutation.Mutant, verdict: str, by: str = "") -> str:
+    """A line of a record."""
+    depends = mutation_verdicts.depends(by, mutant.tests)
+    found = mutation_verdicts.Verdict(verdict, by, depends)
+    return json.dumps({"key": mutation.key_of(mutant), **found._asdict()})
+
+
+def test_verdicts_are_read_again_and_a_line_cut_short_is_none(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    everything = list(mutation.mutants("losses.py"))
+    first, second, *_ = everything
+    lines = [known_by(first, "killed"), known_by(second, "survived")]
     (tmp_path / "1_of_2.jsonl").write_text(lines[0] + "\n" + lines[1][:-5])
-    assert set(mutation.verdicts(tmp_path)) == {mutation.key_of(first)}
+    monkeypatch.setattr(mutation_verdicts, "KEPT", tmp_path / "mutants.json")
+    assert set(mutation.known_of(everything, tmp_path)) == {mutation.key_of(first)}
     (tmp_path / "2_of_2.jsonl").write_text(lines[1] + "\n")
-    known = mutation.verdicts(tmp_path)
-    assert known[mutation.key_of(second)]["verdict"] == "survived"
-    count = len(list(mutation.mutants("losses.py")))
-    row = mutation.table(["losses.py"], known).splitlines()[2]
+    known = mutation.known_of(everything, tmp_path)
+    assert known[mutation.key_of(second)].verdict == "survived"
+    count = len(everything)
+    row = mutation.table(everything, known).splitlines()[2]
     assert row == f"| `losses.py` | {count} | 1 | 1 | 0 | {count - 2} |"
 
 
-def test_a_mutant_is_another_one_when_its_tests_change() -> None:
-    mutant = next(mutation.mutants("losses.py"))
-    other = mutant._replace(tests=[*mutant.tests, "tests/test_ema.py"])
-    assert mutation.key_of(mutant) != mutation.key_of(other)
+TESTS = """
+'''Words.'''
+LIMIT = 1e-3
+
+def test_one():
+    assert f(1) < LIMIT  # a comment
+
+def test_two():
+    assert g(1) < LIMIT
+"""
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "holds"),
+    [
+        ("g(1)", "g(2)", True),  # another test
+        ("def test_two", "def test_three", True),
+        ("# a comment", "# another", True),
+        ("Words", "Other words", True),
+        ("1e-3", "1e-2", False),  # what the test may use
+        ("f(1)", "f(2)", False),  # the test that noticed
+        ("def test_one", "def test_first", False),
+    ],
+)
+def test_a_mutant_stays_killed_as_long_as_the_test_that_noticed_it_is_the_same(
+    old: str, new: str, holds: bool, tmp_path: pathlib.Path
+) -> None:
+    file = tmp_path / "tests" / "test_x.py"
+    file.parent.mkdir()
+    by = "tests/test_x.py::test_one"
+    file.write_text(TESTS)
+    before = mutation_verdicts.digest_of_code(by, tmp_path)
+    file.write_text(TESTS.replace(old, new))
+    mutation_verdicts.digest_of_code.cache_clear()
+    assert (mutation_verdicts.digest_of_code(by, tmp_path) == before) == holds
+
+
+def test_a_survivor_runs_again_when_any_of_its_tests_changes_or_is_another() -> None:
+    tests = next(mutation.mutants("losses.py")).tests
+    survived = mutation_verdicts.Verdict("survived", "", mutation_verdicts.depends("", tests))
+    assert mutation_verdicts.holds(survived, tests)
+    assert not mutation_verdicts.holds(survived, [*tests, "tests/test_ema.py"])
+    changed = survived._replace(depends="0" * mutation_verdicts.DIGITS)
+    assert not mutation_verdicts.holds(changed, tests)
+    by = "tests/test_ema.py::test_one"
+    elsewhere = mutation_verdicts.Verdict("killed", by, mutation_verdicts.digest_of_code(by))
+    assert not mutation_verdicts.holds(elsewhere, ["tests/test_losses.py::test_one"])
+
+
+def test_the_file_of_verdicts_says_what_it_was_written_from(
+    tmp_path: pathlib.Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of_test = mutation_verdicts.Verdict("killed", "tests/test_x.py::test_y", "1")
+    found = {
+        "b": of_test,
+        "a": of_test,
+        "c": of_test._replace(depends="2"),
+        "d": mutation_verdicts.Verdict("survived", "", "3"),
+    }
+    kept = tmp_path / "mutants.json"
+    monkeypatch.setattr(mutation_verdicts, "KEPT", kept)
+    kept.write_text(mutation_verdicts.text_of(found.items()))
+    assert mutation_verdicts.recorded(None) == found
