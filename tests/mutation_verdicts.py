@@ -61,7 +61,8 @@ def digest_of_code(node: str, root: pathlib.Path = ROOT) -> str:
         return ""
     tree = _bare(ast.parse((root / path).read_text()))
     if name:
-        tests = {n.name: n for n in tree.body if getattr(n, "name", "").startswith("test_")}
+        functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
+        tests = {n.name: n for n in functions if n.name.startswith("test_")}
         if name not in tests:
             return ""
         tree.body = [n for n in tree.body if n not in tests.values() or n is tests[name]]
