@@ -82,11 +82,14 @@ def holds(verdict: Verdict, tests: Sequence[str]) -> bool:
 
 
 def recorded(folder: pathlib.Path | None) -> dict[str, Verdict]:
-    """By mutant, what the project keeps and then what a record found; no line cut short."""
+    """By mutant, what the project keeps and then what a record found.
+
+    A line that is cut short, or of an earlier version, counts as none.
+    """
     known = dict(_kept(json.loads(KEPT.read_text()))) if KEPT.exists() else {}
     for file in sorted(folder.glob("*.jsonl")) if folder else ():
         for line in file.read_text().splitlines():
-            with contextlib.suppress(json.JSONDecodeError):
+            with contextlib.suppress(json.JSONDecodeError, KeyError):
                 entry = json.loads(line)
                 known[entry["key"]] = Verdict(*(entry[name] for name in Verdict._fields))
     return known
