@@ -16,7 +16,7 @@ from tqdm import tqdm
 import configs
 import sde_lib
 from benchmarks.reproduction import __main__ as command
-from benchmarks.reproduction import cells, claims, exact, measure, study, tables, why
+from benchmarks.reproduction import cells, claims, exact, kept, measure, study, tables, why
 from benchmarks.reproduction.measure import EXACT, TRAINED, Bench, Unit
 from benchmarks.reproduction.sequential import LEVEL, LOOKS, decide, holm
 from runtime import experiment
@@ -208,7 +208,8 @@ class Simulated(Bench):
 
 
 @pytest.fixture
-def simulated(monkeypatch):
+def simulated(monkeypatch, tmp_path):
+    monkeypatch.setattr(kept, "KEPT", tmp_path / "kept" / "numbers.json")
     monkeypatch.setattr(study, "POLL", 0.01)
     monkeypatch.setattr(Simulated, "true", {"PC1000": 5.0})
     known: dict = {}
@@ -283,6 +284,24 @@ def test_a_study_ends_at_the_look_that_its_budget_allows_and_goes_on(simulated, 
         assert before.decision.looked_at <= LOOKS[1]
         assert before.decision == after.decision or not before.decision.decided
     assert any(verdict.decision.looked_at > LOOKS[1] for verdict in late.verdicts)
+
+
+def test_a_study_goes_on_from_the_numbers_that_come_with_the_project(simulated, tmp_path):
+    first = study.study(Simulated("fashion", tmp_path / "one"), budget=LOOKS[0])
+    assert any(not verdict.decision.decided for verdict in first.verdicts)
+    kept.keep(tmp_path / "one")
+    other = Simulated("fashion", tmp_path / "other")
+    assert study.study(other, budget=LOOKS[0]).verdicts == first.verdicts
+    assert not hasattr(other, "measured")
+    on = study.study(other, budget=LOOKS[1])
+    assert {unit for _, _, unit in other.measured} == {Unit(TRAINED, n) for n in (5, 6)}
+    kept.keep(tmp_path / "other")  # beside those of before
+    last = Simulated("fashion", tmp_path / "last")
+    assert study.study(last, budget=LOOKS[1]).verdicts == on.verdicts
+    assert not hasattr(last, "measured")
+    cell = cells.planned(last.scale, {})[-1]
+    assert last.numbers(cell, Unit(TRAINED, 1))
+    assert not last.numbers(cell._replace(images=7), Unit(TRAINED, 1))
 
 
 def test_a_study_becomes_tables_and_a_picture(simulated, monkeypatch, tmp_path):

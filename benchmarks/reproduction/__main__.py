@@ -13,6 +13,8 @@ it was. With `--shard=1/2` and `--shard=2/2` two processes share the work, in on
 whose `.json` files are copied to and fro; each waits for the other's numbers where it needs them,
 and both come to the same end. With fewer `--trainings` it ends at an earlier look, from which the
 same command goes on without them. `<workdir>/reproduction.md` and its pictures are the result.
+`--page` also keeps the numbers in `benchmarks/reproduction/numbers.json`, from which every study
+goes on (`kept.py`); without that file all is measured anew.
 """
 
 from __future__ import annotations
@@ -33,7 +35,7 @@ backend.prepare()  # before JAX is imported
 import jax
 
 from benchmarks import pages
-from benchmarks.reproduction import study, tables, why
+from benchmarks.reproduction import kept, study, tables, why
 from benchmarks.reproduction.cells import SCALES
 from benchmarks.reproduction.measure import Bench
 from benchmarks.reproduction.sequential import LOOKS
@@ -79,6 +81,7 @@ def run() -> None:
     if args.page:
         beside = pathlib.Path(args.pictures.absolute()).relative_to(args.page.absolute().parent)
         pages.write(args.page, SCRIPT, report(studies, reasons, args.pictures, beside))
+        kept.keep(args.workdir)
 
 
 def report(

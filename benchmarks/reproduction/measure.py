@@ -14,6 +14,7 @@ import ml_collections
 import numpy as np
 
 import sampling
+from benchmarks.reproduction import kept
 from benchmarks.reproduction.cells import FLOW, SCALES, Cell
 from benchmarks.reproduction.exact import ExactParts
 from evaluation import batch_cache, features, likelihoods
@@ -80,9 +81,12 @@ class Bench:
         return self.workdir / self.dataset / sde / str(unit)
 
     def numbers(self, cell: Cell, unit: Unit) -> Numbers:
-        """The numbers of a cell; empty unless they are there, and of these settings."""
-        stored = results_in(self.folder(cell.sde, unit) / f"{cell.name}.json")
-        return stored if stored.get("made_by") == self.made_by(cell, unit) else {}
+        """The numbers of a cell, of here or of `kept`; empty unless they are of these settings."""
+        folder, made_by = self.folder(cell.sde, unit), self.made_by(cell, unit)
+        stored = results_in(folder / f"{cell.name}.json")
+        if stored.get("made_by") == made_by:
+            return stored
+        return kept.numbers(folder.relative_to(self.workdir).as_posix(), cell.name, made_by)
 
     def made_by(self, cell: Cell, unit: Unit) -> Numbers:
         """All settings that the numbers depend on."""
