@@ -310,6 +310,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "objectives": "sliced_losses_of_a_linear_score_are_closed_forms "
             "every_objective_is_half_the_fisher_divergence_plus_a_constant "
+            "explicit_matching_does_not_depend_on_how_pixels_lie_in_arrays "
             "weightings_are_squared_errors_in_the_space_of_their_name"
         },
     ),
