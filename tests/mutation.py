@@ -139,17 +139,26 @@ def end_of(node: ast.expr) -> tuple[int, int]:
 
 
 class Witness:
-    """A plugin of pytest that writes the name of a test that fails, without parameters."""
+    """A plugin of pytest: it begins with the tests that noticed most of what has been tried in the
+    same file, and writes the name of the one that fails, without parameters."""
 
-    def __init__(self, path: str) -> None:
-        self.path = path
+    def __init__(self, noticed: Mapping[str, int]) -> None:
+        self.noticed = noticed
+
+    def pytest_collection_modifyitems(self, items: list[Any]) -> None:
+        items.sort(key=lambda item: -self.noticed.get(_name(item), 0))
 
     def pytest_runtest_logreport(self, report: Any) -> None:
         if report.failed:
-            pathlib.Path(self.path).write_text(report.nodeid.partition("[")[0])
+            pathlib.Path(WITNESS).write_text(_name(report))
 
 
-def run_tests(folder: str, nodes: list[str], limited: bool) -> None:
+def _name(of: Any) -> str:
+    name: str = of.nodeid.partition("[")[0]
+    return name
+
+
+def run_tests(folder: str, nodes: list[str], noticed: Mapping[str, int], limited: bool) -> None:
     """In a process of its own, with the libraries imported already: exits with pytest's code."""
     import pytest
 
@@ -161,13 +170,15 @@ def run_tests(folder: str, nodes: list[str], limited: bool) -> None:
     os.dup2(log, 1)
     os.dup2(log, 2)
     options = ["-x", "-p", "no:cacheprovider", "-p", "no:xdist"]
-    os._exit(pytest.main([*options, *nodes], plugins=[Witness(WITNESS)]))
+    os._exit(pytest.main([*options, *nodes], plugins=[Witness(noticed)]))
 
 
-def exit_code(folder: str, nodes: list[str], limited: bool = True) -> int | None:
+def exit_code(
+    folder: str, nodes: list[str], noticed: Mapping[str, int], limited: bool = True
+) -> int | None:
     """The exit code of the tests: 0 passed, 1 failed, None not finished in time."""
     process = multiprocessing.get_context("fork").Process(
-        target=run_tests, args=(folder, nodes, limited)
+        target=run_tests, args=(folder, nodes, noticed, limited)
     )
     process.start()
     process.join(SECONDS if limited else None)
@@ -289,10 +300,11 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
         hidden = shutil.ignore_patterns(".*", "__pycache__", "runs", "build", "docs")
         shutil.copytree(ROOT, folder, ignore=hidden)
         nodes = list(dict.fromkeys(node for mutant in due for node in mutant.tests))
-        if exit_code(folder, nodes, limited=False) != 0:
+        if exit_code(folder, nodes, {}, limited=False) != 0:
             print(pathlib.Path(folder, LOG).read_text())
             print("the tests fail without a mutant")
             return 2
+        noticed: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
         for number, mutant in enumerate(due):
             path = pathlib.Path(folder, mutant.file)
             original = path.read_text()
@@ -300,9 +312,11 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
             witness = pathlib.Path(folder, WITNESS)
             witness.unlink(missing_ok=True)
             began = time.monotonic()
-            code = exit_code(folder, mutant.tests)
+            code = exit_code(folder, mutant.tests, noticed[mutant.file])
             path.write_text(original)
             survived += code == 0
+            by = witness.read_text() if witness.exists() else ""
+            noticed[mutant.file][by] += 1
             verdict = "SURVIVED" if code == 0 else "killed" if code == 1 else f"killed ({code})"
             seconds = time.monotonic() - began
             print(
@@ -312,12 +326,8 @@ def run(due: list[Mutant], log: pathlib.Path | None) -> int:
                 flush=True,
             )
             if log:
-                by = witness.read_text() if witness.exists() else ""
-                found = Verdict(
-                    KILLED if code else SURVIVED,
-                    by,
-                    mutation_verdicts.depends(by, mutant.tests),
-                )
+                depends = mutation_verdicts.depends(by, mutant.tests)
+                found = Verdict(KILLED if code else SURVIVED, by, depends)
                 entry = {"key": key_of(mutant), **found._asdict(), "seconds": round(seconds, 1)}
                 entry |= {
                     name: getattr(mutant, name) for name in ("file", "function", "old", "new")

@@ -154,8 +154,8 @@ def test_explicit_matching_does_not_depend_on_how_pixels_lie_in_arrays() -> None
     x0, points, z = (normal(4, 2, 1, 2, seed=seed) for seed in range(3))
     t = jnp.linspace(0.1, 0.9, 4)
     found = losses.esm(VPSDE(), lambda x, t: -x, x0, t, z, points, 0.4)
-    flat = (array.reshape(4, 4) for array in (x0, z, points))
-    as_vectors = losses.esm(VPSDE(), lambda x, t: -x, next(flat), t, *flat, 0.4)
+    flat, centres, draws = (array.reshape(4, 4) for array in (x0, points, z))
+    as_vectors = losses.esm(VPSDE(), lambda x, t: -x, flat, t, draws, centres, 0.4)
     np.testing.assert_allclose(found, as_vectors, rtol=1e-5)
 
 
