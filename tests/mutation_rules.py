@@ -48,7 +48,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "diffusion/reverse_sde.py",
         "LogSNRForm Steps sde_sampler",
-        {"sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses"},
+        {
+            "sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses "
+            "adaptive_steps_begin_and_are_resolved_in_proportion_to_the_interval"
+        },
     ),
     (
         "diffusion/trajectory.py",
@@ -530,4 +533,13 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "diffusion/ode.py",
         "return reverse.drift(x[None], jnp.reshape(t, (1,)))[1]",
     ): "there is one image, and JAX takes the last for an index beyond it",
+    (
+        "diffusion/reverse_sde.py",
+        'noise = convert(self.sde, x, t, self.score_fn(x, t), "score", "noise")[1]',
+    ): "there is one image, and JAX takes the last for an index beyond it",
+    (
+        "diffusion/flow_maps.py",
+        "u, change = jax.jvp(lambda x, t: mean_velocity(x, t, s), (x, t), "
+        "(velocity, jnp.ones_like(s)))",
+    ): "both times have one shape",
 }

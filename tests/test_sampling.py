@@ -273,6 +273,16 @@ def test_sde_sampler_draws_the_data(kind: str, solver: str, steps: int) -> None:
         assert abs(state.std() / std - 1.0) < 0.025
 
 
+def test_adaptive_steps_begin_and_are_resolved_in_proportion_to_the_interval() -> None:
+    steps = reverse_sde.Steps(-3.0, 1.0, None, rtol=1e-2, atol=1e-2, max_steps=10)
+    assert steps.resolution == 4.0 / 2**reverse_sde.PATH_DEPTH
+    assert steps.first == pytest.approx(4.0 * ode.FIRST_STEP)
+    assert steps.limit == 10
+    fixed = dataclasses.replace(steps, nodes=np.array([-3.0, 0.0, 1.0]))
+    assert fixed.first is None
+    assert fixed.limit == 2
+
+
 @pytest.mark.slow
 def test_stochastic_runge_kutta_backwards_in_time_is_still_wrong() -> None:
     """Why the sampler solves in the log-SNR: where this fails, diffrax has been mended."""
