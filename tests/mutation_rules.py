@@ -50,7 +50,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "LogSNRForm Steps sde_sampler",
         {
             "sampling": "sde_sampler_draws_the_data sde_sampler_gives_up_and_refuses "
-            "adaptive_steps_begin_and_are_resolved_in_proportion_to_the_interval"
+            "adaptive_steps_begin_and_are_resolved_in_proportion_to_the_interval "
+            "sde_sampler_begins_at_the_prior_and_ends_with_an_evaluation_more_if_denoised"
         },
     ),
     (
@@ -66,7 +67,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "diffusion/few_steps.py",
         "dpm_solver",
-        {"few_steps": "every_deterministic_solver_has_its_order evaluations_are_counted"},
+        {
+            "few_steps": "every_deterministic_solver_has_its_order evaluations_are_counted "
+            "steps_of_the_singlestep_solver_are_those_of_its_authors"
+        },
     ),
     (
         "diffusion/edm.py",
@@ -74,6 +78,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "few_steps": "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits a_restart_forgets_what_was_before "
+            "steps_with_churn_are_those_of_algorithm_2_of_edm "
             "without_a_restart_it_is_edm every_deterministic_solver_has_its_order "
             "stochastic_solvers_have_their_weak_order evaluations_are_counted"
         },

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 from typing import Any
 
 import jax
@@ -86,6 +87,60 @@ def test_every_deterministic_solver_has_its_order(kind: str) -> None:
     for name, (_, _, order) in DETERMINISTIC.items():
         measured = np.log2(coarse[name] / fine[name])
         assert abs(measured - order) < 0.2, (name, measured)
+
+
+def noise_at(sde: SDE, score_fn: Any, x: jax.Array, t: Any) -> Any:
+    """-sigma score."""
+    times = jnp.full(len(x), t, x.dtype)
+    return -batch_mul(sde.sigma(times), score_fn(x, times))
+
+
+def level_of(sde: SDE, t: Any) -> tuple[Any, Any]:
+    """alpha and sigma of one time."""
+    return sde.alpha(jnp.asarray(t, float)), sde.sigma(jnp.asarray(t, float))
+
+
+def denoised_by(sde: SDE, score_fn: Any, x: jax.Array, t: Any) -> Any:
+    """E[x_0 | x] = (x - sigma noise) / alpha."""
+    alpha, sigma = level_of(sde, t)
+    return (x - sigma * noise_at(sde, score_fn, x, t)) / alpha
+
+
+@pytest.mark.parametrize("order", [2, 3])
+def test_steps_of_the_singlestep_solver_are_those_of_its_authors(order: int) -> None:
+    """Algorithms 1 and 2 of Lu et al. (2022), arXiv:2206.00927, with their r, s, u and D, and then
+    the posterior mean at the last time, which is not the one of a step."""
+    with jax.enable_x64(True):
+        sde, draws = VPSDE(), np.random.default_rng(0).standard_normal((1, 4, 3))
+        score_fn = gaussians.two_modes((3,)).score_fn(sde)
+        times = grids.time_grid(sde, "log_snr", 2)
+        found = few_steps.dpm_solver(sde, score_fn, recorded_noise(draws), times, order=order)
+        eps = functools.partial(noise_at, sde, score_fn)
+        x = jnp.asarray(draws[0])
+        for t0, t in itertools.pairwise(times):
+            lam = [float(0.5 * sde.log_snr(jnp.asarray(time, float))) for time in (t0, t)]
+            h = lam[1] - lam[0]
+            r = [1 / 2] if order == 2 else [1 / 3, 2 / 3]
+            s = [
+                float(sde.time_of_log_snr(jnp.asarray(2 * (lam[0] + part * h), float)))
+                for part in r
+            ]
+            (a0, _), (a, std) = level_of(sde, t0), level_of(sde, t)
+            inner = [level_of(sde, time) for time in s]
+            e = eps(x, t0)
+            u = inner[0][0] / a0 * x - inner[0][1] * np.expm1(r[0] * h) * e
+            if order == 2:
+                x = a / a0 * x - std * np.expm1(h) * eps(u, s[0])
+                continue
+            d1 = eps(u, s[0]) - e
+            (a2, std2), h2 = inner[1], r[1] * h
+            u2 = a2 / a0 * x - std2 * np.expm1(h2) * e
+            u2 -= std2 * r[1] / r[0] * (np.expm1(h2) / h2 - 1) * d1
+            d2 = eps(u2, s[1]) - e
+            x = a / a0 * x - std * np.expm1(h) * e - std / r[1] * (np.expm1(h) / h - 1) * d2
+        expected = denoised_by(sde, score_fn, x, times[-1])
+        np.testing.assert_allclose(found.x, expected, rtol=1e-5, atol=1e-6)
+        assert found.nfe == 2 * order + 1
 
 
 def test_third_order_multistep_is_exact_for_parabolas() -> None:
@@ -271,6 +326,34 @@ def test_churn_raises_the_noise_by_at_most_the_square_root_of_two() -> None:
     below, at, above = run()
     assert np.abs(np.asarray(below) - at).max() > 1e-4
     np.testing.assert_allclose(above, at, rtol=1e-5, atol=1e-6)
+
+
+def test_steps_with_churn_are_those_of_algorithm_2_of_edm() -> None:
+    """Karras et al. (2022), in the variables x / alpha and t = sigma / alpha of VP's process."""
+    with jax.enable_x64(True):
+        sde, draws = VPSDE(), np.random.default_rng(0).standard_normal((4, 4, 3))
+        score_fn = gaussians.two_modes((3,)).score_fn(sde)
+        times = grids.time_grid(sde, "karras", 3)
+        options: Any = {"churn": 0.9, "churn_noise": 1.2, "churn_max": 100.0}
+        found = few_steps.edm(sde, score_fn, recorded_noise(draws), times, **options)
+
+        def time_of(level: float) -> float:
+            return float(sde.time_of_log_snr(jnp.asarray(-2 * np.log(level), float)))
+
+        def slope(y: Any, level: float) -> Any:
+            t = time_of(level)
+            return noise_at(sde, score_fn, level_of(sde, t)[0] * y, t)
+
+        levels = [float(np.divide(*reversed(level_of(sde, t)))) for t in times]
+        y = jnp.asarray(draws[0]) / level_of(sde, times[0])[0]
+        for draw, (low, end) in zip(draws[1:], itertools.pairwise(levels), strict=True):
+            high = min(low * (1 + min(0.9 / 3, 2**0.5 - 1) * (low <= 100.0)), levels[0])
+            y += 1.2 * np.sqrt(high**2 - low**2) * draw
+            d = slope(y, high)
+            y += (end - high) * (d + slope(y + (end - high) * d, end)) / 2
+        expected = denoised_by(sde, score_fn, level_of(sde, times[-1])[0] * y, times[-1])
+        np.testing.assert_allclose(found.x, expected, rtol=1e-5, atol=1e-6)
+        assert found.nfe == 7
 
 
 def test_churn_acts_between_its_limits() -> None:

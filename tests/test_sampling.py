@@ -22,7 +22,7 @@ from configs import schema
 from diffusion import flow_maps, grids, langevin, ode, reverse_sde
 from diffusion.noise import ImageNoise, image_noise, recorded_noise
 from diffusion.trajectory import Samples
-from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
+from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE, batch_mul
 from tests import analytic_models, gaussians, golden_cases
 from tests.marks import but_slow
 
@@ -281,6 +281,29 @@ def test_adaptive_steps_begin_and_are_resolved_in_proportion_to_the_interval() -
     fixed = dataclasses.replace(steps, nodes=np.array([-3.0, 0.0, 1.0]))
     assert fixed.first is None
     assert fixed.limit == 2
+    control = steps.control()
+    assert isinstance(control, diffrax.PIDController)
+    assert control.dtmin == 2 * steps.resolution  # the estimate of the error halves a step
+
+
+def test_sde_sampler_begins_at_the_prior_and_ends_with_an_evaluation_more_if_denoised() -> None:
+    """VE's, whose noise level at the first time is that of no other."""
+    sde, noise = VESDE(sigma_max=5.0), normal_noise(2)
+    run = functools.partial(
+        reverse_sde.sde_sampler, sde, gaussians.linear_score(sde, MEAN, STD), noise
+    )
+    times = grids.time_grid(sde, "log_snr", 3)
+    run = functools.partial(run, method="Euler", times=times, num_frames=2)
+    whole, noisy = run(), run(denoise=False)
+    assert whole.trajectory is not None
+    np.testing.assert_allclose(whole.trajectory[0], sde.prior_sampling(noise(0)), rtol=1e-5)
+    assert set(noisy.nfe.tolist()) == {3}
+    assert set(whole.nfe.tolist()) == {4}
+    last = jnp.full(2, times[-1], jnp.float32)
+    mean = noisy.x + batch_mul(
+        jnp.square(sde.sigma(last)), gaussians.linear_score(sde, MEAN, STD)(noisy.x, last)
+    )
+    np.testing.assert_allclose(whole.x, mean, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow
