@@ -89,6 +89,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "finished",
         {
             "few_steps": "third_order_multistep_is_exact_for_parabolas "
+            "second_order_multistep_on_an_uneven_grid_is_that_of_its_authors "
             "sa_solver_without_noise_is_unipc_and_with_it_the_sde "
             "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits "

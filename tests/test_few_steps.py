@@ -143,6 +143,24 @@ def test_steps_of_the_singlestep_solver_are_those_of_its_authors(order: int) -> 
         assert found.nfe == 2 * order + 1
 
 
+def test_second_order_multistep_on_an_uneven_grid_is_that_of_its_authors() -> None:
+    """Algorithm 2 of Lu et al. (2022), arXiv:2211.01095, and its form for the SDE: with
+    r = h_(i-1) / h_i the prediction is D = (1 + 1 / 2r) x0_(i-1) - 1 / 2r x0_(i-2)."""
+    grid = grids.levels(VPSDE(), np.array([1.0, 0.6, 0.5, 0.1]))
+    h = np.diff(grid.lam)
+    r = h[:-1] / h[1:]
+    both = np.stack([1 + 1 / (2 * r), -1 / (2 * r)], 1)
+    for stochastic in (False, True):
+        made = multistep._dpmpp_2m(grid, stochastic)
+        ratio = grid.sigma[1:] / grid.sigma[:-1]
+        np.testing.assert_allclose(made.carry, ratio * (np.exp(-h) if stochastic else 1.0))
+        gain = grid.alpha[1:] * (1 - np.exp(-2 * h if stochastic else -h))
+        np.testing.assert_allclose(made.gains[0], [gain[0], 0.0])
+        np.testing.assert_allclose(made.gains[1:], gain[1:, None] * both)
+        std = grid.sigma[1:] * np.sqrt(1 - np.exp(-2 * h)) if stochastic else 0 * h
+        np.testing.assert_allclose(made.std, std)
+
+
 def test_third_order_multistep_is_exact_for_parabolas() -> None:
     """Weights of (0, -1, -3) integrate exp(s - h) times 1, s, s^2 exactly."""
     h = 0.7
