@@ -113,6 +113,47 @@ def test_noise_levels_of_vp_are_those_of_edm(path: pathlib.Path) -> None:
     np.testing.assert_allclose(betas.time(betas.noise(t)), t, rtol=1e-9)
 
 
+def test_levels_of_vps_grid_are_those_of_even_times_from_1_to_a_thousandth() -> None:
+    sde, share = sde_lib.VPSDE(), np.linspace(0.0, 1.0, 7)
+    times = np.linspace(1.0, 1e-3, 7)
+    expected = np.exp(-grids.half_log_snr(sde, times))
+    found = grids.NOISE_GRIDS["vp"](share, expected[0], expected[-1], 7.0)
+    np.testing.assert_allclose(found, expected, rtol=1e-3)  # of the SDE's float32
+
+
+def test_levels_of_iddpms_grid_are_those_of_its_chain_that_lie_between_the_ends() -> None:
+    """From the largest down; an end that is a level of the chain, but for rounding, is in it."""
+    chain = grids.discrete_noise(sde_lib.CosineVPSDE(1000))
+    everything = np.linspace(0.0, 1.0, len(chain))
+    for error in (-1e-4, 1e-4):
+        ends = chain[-1] * (1 + error), chain[0] * (1 + error)
+        found = grids.NOISE_GRIDS["iddpm"](everything, *ends, 7.0)
+        np.testing.assert_array_equal(found, chain[::-1])
+    few = grids.NOISE_GRIDS["iddpm"](np.array([0.0, 0.5, 1.0]), chain[500], chain[100], 7.0)
+    np.testing.assert_array_equal(few, chain[[500, 300, 100]])
+
+
+@pytest.mark.parametrize("sde", [sde_lib.VESDE(N=30), sde_lib.VPSDE(N=30)])
+def test_a_discrete_network_is_told_the_nearest_level_of_its_chain(
+    sde: sde_lib.VESDE | sde_lib.VPSDE,
+) -> None:
+    """x has alpha and sigma of the noise that is asked for; the network's own sigma and its label,
+    in units of T, are those of the level. The chain's ends are the range."""
+    chain = grids.discrete_noise(sde)
+    assert grids.noise_range(sde, True) == (chain[-1], chain[0])
+    noise = np.append(chain[[29, 12, 0]], 0.6 * chain[20] + 0.4 * chain[21])
+    found = grids.levels_of_noise(sde, noise, True)
+    numbers = np.array([29, 12, 0, 20])
+    np.testing.assert_allclose(found.t, numbers / 29 * sde.T)
+    np.testing.assert_allclose(found.lam, -np.log(noise))
+    if isinstance(sde, sde_lib.VESDE):
+        np.testing.assert_allclose(found.alpha, 1.0)
+        np.testing.assert_allclose(found.sigma, chain[numbers])
+    else:
+        np.testing.assert_allclose(found.alpha**2 * (1 + noise**2), 1.0)
+        np.testing.assert_allclose(found.sigma**2 * (1 + chain[numbers] ** -2), 1.0)
+
+
 def test_heuns_steps_along_the_noise_itself_are_those_of_edm_in_every_sde() -> None:
     """Where sigma(t) = t and s = 1, and but for how steps are counted; for images in [0, 1], whose
     middle the prior has, as for those in [-1, 1]."""
