@@ -156,6 +156,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "likelihood": "the_bound_is_tight_for_the_score_of_the_data "
             "the_bound_holds_for_the_sde_of_a_wrong_score "
+            "the_control_of_the_bound_knows_all_of_the_noise_at_most "
             "the_bound_of_a_point_has_a_finite_variance"
         },
     ),
@@ -167,7 +168,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "low_discrepancy_fills_every_stratum_and_belongs_to_its_image "
             "the_bound_is_tight_for_the_score_of_the_data "
             "the_bound_holds_for_the_sde_of_a_wrong_score "
-            "exact_trace_and_both_probes_on_a_mixture"
+            "exact_trace_and_both_probes_on_a_mixture",
+            "times": "uniform_times_lie_evenly_between_the_first_one_and_the_last",
         },
     ),
     (

@@ -31,6 +31,12 @@ def same_integrals(sde: SDE, t: jax.Array, inverse_density: jax.Array, eps: floa
         assert mean == pytest.approx(exact, rel=2e-3), power
 
 
+def test_uniform_times_lie_evenly_between_the_first_one_and_the_last() -> None:
+    t, inverse_density = times.uniform_times(VPSDE(), jnp.array([0.0, 0.5, 0.75, 1.0]), eps=0.2)
+    np.testing.assert_allclose(t, [0.2, 0.6, 0.8, 1.0], rtol=1e-6)
+    np.testing.assert_allclose(inverse_density, 0.8, rtol=1e-6)
+
+
 @PROCESSES
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 1.0), (-0.7, 0.6), (0.4, 1.5)])
 def test_logit_normal_times_have_their_density(sde: SDE, mean: float, std: float) -> None:
@@ -50,7 +56,7 @@ def test_logit_normal_times_have_their_density(sde: SDE, mean: float, std: float
         assert below == pytest.approx(float(U[i]), abs=1e-5)
         width = (sde.T - eps) / density(shares[i])
         assert float(inverse_density[i]) == pytest.approx(width, rel=1e-3)
-    ends = jnp.array([0.0, 1.0 - 2.0**-24])
+    ends = jnp.array([0.0, 1.0 - 2.0**-24, 1.0])
     at_ends, widths = jax.jit(lambda u: times.logit_normal_times(sde, u, mean, std, eps))(ends)
     assert (at_ends >= eps).all()
     assert (at_ends <= sde.T).all()
