@@ -546,6 +546,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         'noise = convert(self.sde, x, t, self.score_fn(x, t), "score", "noise")[1]',
     ): "there is one image, and JAX takes the last for an index beyond it",
     (
+        "diffusion/feynman_kac.py",
+        "ahead = mean - batch_mul(std, draws(number))",
+    ): "the noise is symmetric",
+    (
         "diffusion/flow_maps.py",
         "u, change = jax.jvp(lambda x, t: mean_velocity(x, t, s), (x, t), "
         "(velocity, jnp.ones_like(s)))",

@@ -210,6 +210,39 @@ def test_in_filling_has_the_law_of_its_own_sde_and_time_travel_that_of_the_poste
     assert once[2] == often[2] == 0.0
 
 
+def test_time_travel_is_algorithm_1_of_repaint_step_by_step() -> None:
+    """Three times, each step twice: onward to where the known part is noised anew, and back. Images
+    have more pixels than there are images, and draws are known."""
+    sde, times = VPSDE(), np.array([1.0, 0.6, 0.2])
+    score_fn = gaussians.two_modes((5,)).score_fn(sde)
+    draws = jnp.asarray(np.random.default_rng(0).standard_normal((13, 3, 5)), jnp.float32)
+    values, mask = draws[12], jnp.array([1.0, 0.0, 0.0, 1.0, 0.0])
+    known = controllable.in_painting(values, mask)
+    found = controllable.repaint(
+        sde, score_fn, recorded_noise(draws), times, known, jump=1, repeats=2
+    )
+    x = draws[0]
+    for i, (start, end) in enumerate([(0, 1), (1, 0), (0, 1), (1, 2), (2, 1), (1, 2)]):
+        t, s = (jnp.full(3, times[k], jnp.float32) for k in (start, end))
+        alpha = sde.alpha(s) / sde.alpha(t)
+        if end < start:
+            std = jnp.sqrt(1 - jnp.square(alpha))
+            x = batch_mul(alpha, x) + batch_mul(std, draws[1 + 2 * i])
+            continue
+        x0 = batch_mul(1 / sde.alpha(t), x + batch_mul(sde.sigma(t) ** 2, score_fn(x, t)))
+        step = 1 - jnp.square(sde.alpha(t) / sde.alpha(s))  # the variance of x_t given x_s
+        of_x = (sde.sigma(s) / sde.sigma(t)) ** 2 / alpha
+        of_x0 = sde.alpha(s) * step / sde.sigma(t) ** 2
+        std = jnp.sqrt(step) * sde.sigma(s) / sde.sigma(t)
+        x = batch_mul(of_x0, x0) + batch_mul(of_x, x) + batch_mul(std, draws[1 + 2 * i])
+        noised = batch_mul(sde.alpha(s), values) + batch_mul(sde.sigma(s), draws[2 + 2 * i])
+        x = jnp.where(mask > 0, noised, x)
+    t = jnp.full(3, times[-1], jnp.float32)
+    x0 = batch_mul(1 / sde.alpha(t), x + batch_mul(sde.sigma(t) ** 2, score_fn(x, t)))
+    np.testing.assert_allclose(found.x, jnp.where(mask > 0, values, x0), rtol=1e-3, atol=1e-4)
+    assert found.nfe == 5
+
+
 SAMPLERS: dict[str, Any] = {
     "pc": lambda sde, score_fn, noise, known: sampling.pc_sampler(
         dataclasses.replace(sde, N=500), controllable.infilled(sde, score_fn, known), noise

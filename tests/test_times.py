@@ -31,6 +31,14 @@ def same_integrals(sde: SDE, t: jax.Array, inverse_density: jax.Array, eps: floa
         assert mean == pytest.approx(exact, rel=2e-3), power
 
 
+def test_antithetic_draws_are_pairs_that_mirror_each_other() -> None:
+    key = jax.random.key(0)
+    u = times.time_draws("antithetic", key, jnp.arange(6), 6)
+    np.testing.assert_allclose(u[1::2], 1.0 - u[::2], rtol=1e-6)
+    first = times.time_draws("independent", key, jnp.arange(6), 6)[::2]
+    np.testing.assert_array_equal(u[::2], first)
+
+
 def test_uniform_times_lie_evenly_between_the_first_one_and_the_last() -> None:
     t, inverse_density = times.uniform_times(VPSDE(), jnp.array([0.0, 0.5, 0.75, 1.0]), eps=0.2)
     np.testing.assert_allclose(t, [0.2, 0.6, 0.8, 1.0], rtol=1e-6)
