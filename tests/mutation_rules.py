@@ -225,7 +225,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "feynman_kac": "a_product_and_a_reward_are_one_target "
             "without_resampling_the_weights_say_the_same "
             "without_weights_it_is_a_sampler_of_second_weak_order "
-            "an_image_is_drawn_from_its_own_particles_alone"
+            "an_image_is_drawn_from_its_own_particles_alone no_draw_is_used_twice"
         },
     ),
     (

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -179,6 +180,22 @@ def test_an_image_is_drawn_from_its_own_particles_alone() -> None:
         return feynman_kac.sample(sde, score, noise, times, count, reward=lambda x: 3.0 * x[:, 0]).x
 
     np.testing.assert_allclose(three()[2:], last(), atol=1e-6)
+
+
+def test_no_draw_is_used_twice() -> None:
+    sde, seen = VPSDE(), list[int]()
+    normal = image_noise(keys_of(2), (2,))
+
+    def noise(i: Any) -> Array:
+        jax.debug.callback(lambda i: seen.append(int(i)), i)
+        return normal(i)
+
+    times = grids.time_grid(sde, "log_snr", 5)
+    score = gaussians.linear_score(sde, 0.4, 0.6)
+    feynman_kac.sample(sde, score, noise, times, 3, reward=lambda x: 3.0 * x[:, 0])
+    jax.effects_barrier()
+    assert len(seen) == 6 * 3 + 5 + 1  # of particles at each time, of each resampling, of the end
+    assert len(set(seen)) == len(seen)
 
 
 @pytest.mark.parametrize(
