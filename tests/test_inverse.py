@@ -226,6 +226,18 @@ def test_dps_steps_are_those_of_its_paper(kind: str) -> None:
     np.testing.assert_allclose(moved - plain, -end * scale * ratio * gradient, rtol=1e-3, atol=1e-5)
 
 
+def test_dps_that_takes_no_steps_down_is_ancestral_sampling() -> None:
+    """And counts an evaluation for each step and one for the end."""
+    sde, times = VPSDE(), np.array([0.8, 0.5, 0.3])
+    z = jax.random.normal(jax.random.key(4), (3, 3, 2, 1, 1))
+    score_fn = gaussians.linear_score(sde, MEAN, STD)
+    y = jnp.ones((3, 1, 1, 1))
+    found = inverse.dps(sde, score_fn, lambda i: z[i], times, pair_mean, y, scale=1e-9)
+    plain = few_steps.ddim(sde, score_fn, lambda i: z[i], times, eta=1.0)
+    np.testing.assert_allclose(found.x, plain.x, rtol=1e-4, atol=1e-5)
+    assert found.nfe == plain.nfe == 3
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["vp", "ve"])
 def test_dps_meets_the_measurement(kind: str) -> None:
