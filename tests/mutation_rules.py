@@ -550,6 +550,18 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "ahead = mean - batch_mul(std, draws(number))",
     ): "the noise is symmetric",
     (
+        "diffusion/restoration.py",
+        "kept = jnp.sqrt(1.0 - at.eta**2) * (c - own) / jnp.where(spread > 0, spread, 2.0)",
+    ): "it stands where no noise is, and is not used there",
+    (
+        "diffusion/restoration.py",
+        "vague = own + level * (kept - at.eta * draw)",
+    ): "the noise is symmetric",
+    (
+        "diffusion/restoration.py",
+        "seen = jnp.where(left >= 0, at.alpha_t * c - share * draw, draw)",
+    ): "the noise is symmetric",
+    (
         "diffusion/flow_maps.py",
         "u, change = jax.jvp(lambda x, t: mean_velocity(x, t, s), (x, t), "
         "(velocity, jnp.ones_like(s)))",

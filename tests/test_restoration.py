@@ -65,17 +65,18 @@ def test_without_noise_the_hidden_pixel_is_drawn_as_if_nothing_were_known(kind: 
 
 @pytest.mark.parametrize("kind", but_slow(gaussians.SDES, ["ve"]))
 def test_with_new_noise_alone_all_three_are_one(kind: str) -> None:
-    """eta = 1, no noise in y, correlated data; at other shares DDNM is still DiffPIR, not DDRM."""
+    """eta = 1, no noise in y, a hidden pixel that depends on the known one; at other shares DDNM is
+    still DiffPIR, not DDRM."""
     sde = gaussians.SDES[kind]
-    times, parts = grids.time_grid(sde, "log_snr", 6), svd.decomposition(mean, SHAPE)
-    y = np.array([0.6])
+    times, parts = grids.time_grid(sde, "log_snr", 6), svd.decomposition(MASK, SHAPE)
+    y = np.array([0.6, 0.0]).reshape(SHAPE)
     methods = []
     for eta in (1.0, 0.6):
         methods += [
             lambda s, f, n, t, c, eta=eta: restoration.ddrm(s, f, n, t, parts, like(y, c), eta=eta),
             lambda s, f, n, t, c, eta=eta: restoration.ddnm(s, f, n, t, parts, like(y, c), eta=eta),
             lambda s, f, n, t, c, eta=eta: restoration.diffpir(
-                s, f, n, t, mean, like(y, c), eta=eta
+                s, f, n, t, MASK, like(y, c), eta=eta
             ),
         ]
     one, two, three, other, null, plug = laws(sde, CORRELATED, times, methods)
@@ -83,12 +84,12 @@ def test_with_new_noise_alone_all_three_are_one(kind: str) -> None:
         np.testing.assert_allclose(law.mean, one.mean, atol=1e-3)
         np.testing.assert_allclose(law.covariance, one.covariance, atol=1e-3)
     np.testing.assert_allclose(plug.covariance, null.covariance, atol=1e-3)
-    np.testing.assert_allclose(null.mean.mean(), 0.6, atol=1e-4)
-    np.testing.assert_allclose(other.mean.mean(), 0.6, atol=1e-4)
+    np.testing.assert_allclose(null.mean[0], 0.6, atol=1e-4)
+    np.testing.assert_allclose(other.mean[0], 0.6, atol=1e-4)
 
 
 @pytest.mark.parametrize("eta", [0.85, None])
-@pytest.mark.parametrize("noise_std", [0.05, 5.0])
+@pytest.mark.parametrize("noise_std", [1.0, 5.0])
 def test_the_noise_of_y_is_counted_as_noise_of_the_step(
     noise_std: float, eta: float | None
 ) -> None:
@@ -164,27 +165,78 @@ def test_ddrm_goes_to_y_as_far_as_its_noise_and_eta_b_say() -> None:
     np.testing.assert_allclose(vague[0], alpha * 0.8 * 0.5 * y, rtol=1e-4)
 
 
+def test_ddrm_begins_with_the_noise_of_the_prior_whatever_y_brings() -> None:
+    """Where the level is not yet that of T: y's noise 0.4 is a part of the first state's."""
+    sde, times = VPSDE(), np.array([0.5, 0.4, 0.3])
+    parts = svd.decomposition(MASK, SHAPE)
+
+    def first(noise: Any, count: int) -> Array:
+        caught: list[np.ndarray] = []
+
+        def score(x: Array, t: Array) -> Array:
+            jax.debug.callback(lambda x: caught.append(np.asarray(x)), x, ordered=True)
+            return -x
+
+        y = MASK(like(np.array([0.7, 0.0]).reshape(SHAPE), count) + 0.4 * noise(2))
+        restoration.ddrm(sde, score, noise, times, parts, y, noise_std=0.4)
+        jax.effects_barrier()
+        return jnp.asarray(caught[0])
+
+    law = affine.law(first, SHAPE, 3)
+    alpha = float(sde.alpha(jnp.array([0.5]))[0])
+    np.testing.assert_allclose(law.mean, [0.7 * alpha, 0.0], atol=1e-4)
+    np.testing.assert_allclose(law.covariance, np.eye(2), atol=1e-4)
+
+
+@pytest.mark.parametrize("noise_std", [0.0, 0.05, 5.0])
+def test_ddnm_goes_to_y_as_far_as_the_noise_of_the_step_allows(noise_std: float) -> None:
+    """x0 = 0 and no draws: x_s = a x0', x0' = y min(1, eta sigma_s / (a noise_std)), where a is
+    the factor of x0' in x_s."""
+    sde, y, eta = VPSDE(), np.array([1.0, 0.2]).reshape(SHAPE), 0.6
+    parts = svd.decomposition(inverse.identity, SHAPE)
+
+    def seen() -> Array:
+        caught: list[Array] = []
+
+        def score(x: Array, t: Array) -> Array:
+            caught.append(x)
+            return -x / jnp.square(sde.sigma(t))[:, None, None, None]  # x0 = 0
+
+        restoration.ddnm(
+            sde, score, lambda i: jnp.zeros((1, *SHAPE)), np.array([sde.T, 0.4]), parts, like(y, 1),
+            noise_std=noise_std, eta=eta,
+        )  # fmt: skip
+        return caught[-1]
+
+    (alpha_t, alpha), (sigma_t, sigma) = (
+        np.asarray(of(jnp.array([sde.T, 0.4]))) for of in (sde.alpha, sde.sigma)
+    )
+    factor = alpha - np.sqrt(1 - eta**2) * sigma / sigma_t * alpha_t
+    share = min(1.0, eta * sigma / (factor * noise_std)) if noise_std else 1.0
+    assert (share < 1) == (noise_std == 5.0)
+    np.testing.assert_allclose(jax.jit(seen)()[0], factor * share * y, rtol=1e-4)
+
+
 def test_the_proximal_point_weighs_the_noise_against_the_level() -> None:
     """DiffPIR's last correction, for one point of data: x0' = x0 + (y - x0) / (1 + rho) with
     rho = weight noise_std^2 alpha^2 / sigma^2."""
     sde, y = VPSDE(), np.array([1.0, 0.2]).reshape(SHAPE)
-    times = np.array([sde.T, 0.3])
+    times = np.array([sde.T, 0.6, 0.3])
 
     def score(x: Array, t: Array) -> Array:
         return -x / jnp.square(sde.sigma(t))[:, None, None, None]  # x0 = 0
 
-    x = jax.jit(
-        lambda: (
-            restoration.diffpir(
-                *(sde, score, lambda i: jnp.ones((1, *SHAPE)), times, inverse.identity, like(y, 1)),
-                noise_std=0.5,
-                weight=3.0,
-            ).x
+    samples = jax.jit(
+        lambda: restoration.diffpir(
+            *(sde, score, lambda i: jnp.ones((1, *SHAPE)), times, inverse.identity, like(y, 1)),
+            noise_std=0.5,
+            weight=3.0,
         )
     )()
     t = jnp.array([0.3])
     rho = 3.0 * 0.5**2 * float(jnp.square(sde.alpha(t) / sde.sigma(t))[0])
-    np.testing.assert_allclose(x[0], y / (1.0 + rho), rtol=1e-4)
+    np.testing.assert_allclose(samples.x[0], y / (1.0 + rho), rtol=1e-4)
+    assert samples.nfe == 3
 
 
 def test_numbers_out_of_range_are_refused() -> None:
