@@ -181,6 +181,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "importance_sampled_times_are_those_of_the_likelihood "
             "log_normal_noise_levels_are_truncated_to_those_of_the_sde "
             "a_fixed_noise_level_is_that_relative_to_the_data",
+            "times": "a_stratified_draw_is_below_one_however_its_sum_is_rounded "
+            "times_of_the_likelihood_leave_the_mean_over_uniform_times_as_it_is",
             "losses": "draws_are_uniform_in_time_normal_and_one_per_image",
         },
     ),
@@ -548,6 +550,22 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "diffusion/feynman_kac.py",
         "ahead = mean - batch_mul(std, draws(number))",
+    ): "the noise is symmetric",
+    (
+        "models/dinov2.py",
+        "h += self.places(places[1], side)",
+    ): "there is one row, and JAX takes the last for an index beyond it",
+    (
+        "diffusion/times.py",
+        "first = jnp.minimum((shift * total).astype(jnp.int32), total + 1)",
+    ): "parts are numbered modulo their total",
+    (
+        "diffusion/times.py",
+        "u = ((numbers - first) % total + independent(step_key, numbers, total)) / total",
+    ): "the first part is a random one",
+    (
+        "diffusion/daps.py",
+        "return x + batch_mul(size, slope) - batch_mul(jnp.sqrt(2.0 * size), noise(k))",
     ): "the noise is symmetric",
     (
         "diffusion/restoration.py",

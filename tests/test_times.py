@@ -39,6 +39,31 @@ def test_antithetic_draws_are_pairs_that_mirror_each_other() -> None:
     np.testing.assert_array_equal(u[::2], first)
 
 
+def test_a_stratified_draw_is_below_one_however_its_sum_is_rounded(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """2 + (1 - 2^-24) is 3 in float32."""
+    largest = jnp.full(3, 1.0 - 2.0**-24)
+    monkeypatch.setattr(times, "independent", lambda *_: largest)
+    u = times.time_draws("stratified", jax.random.key(0), jnp.arange(3), 3)
+    assert (u < 1.0).all()
+    np.testing.assert_allclose(jnp.sort(u), [1 / 3, 2 / 3, 1.0], rtol=1e-6)
+
+
+class LateVPSDE(VPSDE):
+    """One whose training begins where its whole way is short."""
+
+    training_eps = 0.3
+
+
+def test_times_of_the_likelihood_leave_the_mean_over_uniform_times_as_it_is() -> None:
+    sde = LateVPSDE()
+    t, factor = times.times_from_config(config(time="likelihood"), sde)(U)
+    for power in (0, 2):
+        mean = (1 - 0.3 ** (power + 1)) / (power + 1) / (1 - 0.3)
+        assert float(jnp.mean(factor * t**power)) == pytest.approx(mean, rel=1e-3)
+
+
 def test_uniform_times_lie_evenly_between_the_first_one_and_the_last() -> None:
     t, inverse_density = times.uniform_times(VPSDE(), jnp.array([0.0, 0.5, 0.75, 1.0]), eps=0.2)
     np.testing.assert_allclose(t, [0.2, 0.6, 0.8, 1.0], rtol=1e-6)
