@@ -564,6 +564,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "u = ((numbers - first) % total + independent(step_key, numbers, total)) / total",
     ): "the first part is a random one",
     (
+        "diffusion/times.py",
+        "return jnp.where(numbers % 2 == 1, jnp.mod(2.0 - u, 1.0), u)",
+    ): "modulo 1 it is 1 - u",
+    (
         "diffusion/daps.py",
         "return x + batch_mul(size, slope) - batch_mul(jnp.sqrt(2.0 * size), noise(k))",
     ): "the noise is symmetric",

@@ -64,9 +64,10 @@ def test_the_flow_to_x0_is_euler_even_in_the_log_snr_step_by_step() -> None:
     no length."""
     sde, times = gaussians.SDES["vp"], np.array([0.8, 0.3])
     score = affine.score_of(sde, ISOTROPIC)
-    z = jax.random.normal(jax.random.key(0), (2, 3, *SHAPE))
+    z = jax.random.normal(jax.random.key(0), (2, 3, 2, 1, 1))
     free = daps.Conditional(0, lambda x0, v, noise: x0)
-    found = daps.daps(sde, score, lambda i: z[i], times, free, ode_steps=2).x
+    found = daps.daps(sde, score, lambda i: z[i], times, free, ode_steps=2)
+    assert found.nfe == 4
 
     def level(t: Any) -> Any:
         time = jnp.full(3, t, jnp.float32)
@@ -83,7 +84,7 @@ def test_the_flow_to_x0_is_euler_even_in_the_log_snr_step_by_step() -> None:
     x0 = mean(z[0], times[0])
     x0 = mean(a1 * x0 + s1 / s0 * (z[0] - a0 * x0), middle)
     _, alpha, sigma = level(times[1])
-    np.testing.assert_allclose(found, mean(alpha * x0 + sigma * z[1], times[1]), rtol=1e-3)
+    np.testing.assert_allclose(found.x, mean(alpha * x0 + sigma * z[1], times[1]), rtol=1e-3)
 
 
 def test_evaluations_and_draws_are_counted() -> None:

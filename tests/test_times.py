@@ -31,12 +31,14 @@ def same_integrals(sde: SDE, t: jax.Array, inverse_density: jax.Array, eps: floa
         assert mean == pytest.approx(exact, rel=2e-3), power
 
 
-def test_antithetic_draws_are_pairs_that_mirror_each_other() -> None:
+def test_antithetic_draws_are_pairs_that_mirror_each_other(monkeypatch: pytest.MonkeyPatch) -> None:
     key = jax.random.key(0)
     u = times.time_draws("antithetic", key, jnp.arange(6), 6)
     np.testing.assert_allclose(u[1::2], 1.0 - u[::2], rtol=1e-6)
     first = times.time_draws("independent", key, jnp.arange(6), 6)[::2]
     np.testing.assert_array_equal(u[::2], first)
+    monkeypatch.setattr(times, "independent", lambda key, numbers, total: 0.0 * numbers)
+    assert (times.time_draws("antithetic", key, jnp.arange(6), 6) < 1.0).all()
 
 
 def test_a_stratified_draw_is_below_one_however_its_sum_is_rounded(
@@ -133,11 +135,13 @@ def config(**training: Any) -> ConfigDict:
 
 def test_a_config_names_them_and_they_carry_no_weight() -> None:
     sde, u = VPSDE(), U[::1000]
-    named = {
+    named: dict[str, dict[str, float]] = {
+        "uniform": {},
         "logit_normal": {"logit_mean": 0.3, "logit_std": 0.7},
         "mode": {"mode_scale": 0.8},
     }
     direct = {
+        "uniform": times.uniform_times(sde, u)[0],
         "logit_normal": times.logit_normal_times(sde, u, 0.3, 0.7)[0],
         "mode": times.mode_times(sde, u, 0.8)[0],
     }
