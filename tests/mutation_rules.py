@@ -227,7 +227,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "feynman_kac": "a_product_and_a_reward_are_one_target "
             "without_resampling_the_weights_say_the_same "
             "without_weights_it_is_a_sampler_of_second_weak_order "
-            "an_image_is_drawn_from_its_own_particles_alone no_draw_is_used_twice"
+            "an_image_is_drawn_from_its_own_particles_alone no_draw_is_used_twice "
+            "steps_without_weights_are_written_out"
         },
     ),
     (
@@ -567,6 +568,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "diffusion/times.py",
         "return jnp.where(numbers % 2 == 1, jnp.mod(2.0 - u, 1.0), u)",
     ): "modulo 1 it is 1 - u",
+    (
+        "diffusion/latent.py",
+        "safe = jnp.where(close, 2.0, angle)",
+    ): "it stands where the angle is not used",
+    (
+        "diffusion/inverse.py",
+        "length = jnp.where(active, size / jnp.where(active, curvature, 2.0), 0.0)",
+    ): "it stands where the curvature is not used",
     (
         "diffusion/daps.py",
         "return x + batch_mul(size, slope) - batch_mul(jnp.sqrt(2.0 * size), noise(k))",

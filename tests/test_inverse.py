@@ -262,6 +262,11 @@ def test_conjugate_gradients_stop_where_the_operator_is_not_positive() -> None:
     np.testing.assert_allclose(floored[0], first, rtol=1e-5)
 
 
+def test_a_blur_leaves_constant_images_as_they_are_whatever_their_sides() -> None:
+    blurred = inverse.gaussian_blur(1.3)(jnp.full((2, 4, 6, 1), 0.7))
+    np.testing.assert_allclose(blurred, 0.7, rtol=1e-5)
+
+
 def test_conjugate_gradients_end_at_their_tolerance_and_not_long_before() -> None:
     """In float64, for two conditions; residuals fall by small steps."""
     with jax.enable_x64(True):

@@ -9,8 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from diffusion import grids, latent
-from sde_lib import VPSDE
+from diffusion import few_steps, grids, latent
+from diffusion.noise import recorded_noise
+from sde_lib import VESDE, VPSDE
 from tests import gaussians
 
 MEAN, STD = 0.3, 0.5
@@ -25,6 +26,36 @@ def test_slerp_keeps_the_norm_and_divides_the_angle() -> None:
     np.testing.assert_allclose(found, expected, rtol=1e-5, atol=1e-6)
     for end, w in ((z0, 0.0), (z1, 1.0)):
         np.testing.assert_allclose(latent.slerp(z0, z1, jnp.full(4, w)), end, atol=1e-6)
+
+
+def test_slerp_of_the_same_and_of_opposite_latents_is_a_number() -> None:
+    """Though rounding takes the cosine of some beyond 1."""
+    z = jax.random.normal(jax.random.key(0), (1000, 7))
+    length = jnp.sqrt(jnp.sum(z * z, 1))
+    assert (jnp.sum(z * z, 1) / (length * length) > 1.0).any()
+    for other in (z, -z):
+        assert jnp.isfinite(latent.slerp(z, other, jnp.full(1000, 0.3))).all()
+
+
+def test_noising_to_a_time_and_encoding_are_written_out() -> None:
+    """SDEdit starts DDIM at the noised image; a step of the encoding is Euler's in sigma / alpha.
+    For VE, whose prior is not standard normal."""
+    sde, times = VESDE(sigma_max=8.0), np.array([0.6, 0.5, 0.3])
+    score_fn = gaussians.two_modes((4,)).score_fn(sde)
+    z = jax.random.normal(jax.random.key(0), (4, 3, 4))
+    sigma, middle, end = (sde.sigma(jnp.full(3, t, jnp.float32)) for t in times)
+    edited = latent.sdedit(sde, score_fn, recorded_noise(z), z[3], times).x
+    start = (z[3] + sigma[:, None] * z[0]) / sde.prior_std
+    source = recorded_noise(z.at[0].set(start))
+    expected = few_steps.ddim(sde, score_fn, source, times, eta=1.0).x
+    np.testing.assert_allclose(edited, expected, rtol=1e-5)
+    x = z[3]
+    for t, low, high in ((0.3, end, middle), (0.5, middle, sigma)):
+        noise = -low[:, None] * score_fn(x, jnp.full(3, t, jnp.float32))
+        x += (high - low)[:, None] * noise
+    np.testing.assert_allclose(
+        latent.ddim_encode(sde, score_fn, z[3], times), x, rtol=1e-4, atol=1e-5
+    )
 
 
 def test_a_direction_is_the_difference_of_means() -> None:
