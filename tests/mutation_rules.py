@@ -577,6 +577,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "length = jnp.where(active, size / jnp.where(active, curvature, 2.0), 0.0)",
     ): "it stands where the curvature is not used",
     (
+        "diffusion/inverse.py",
+        "turn = left / jnp.where(size > 0, size, 2.0)",
+    ): "it stands where nothing is left",
+    (
+        "diffusion/inverse.py",
+        "return mean - batch_mul(std, noise(draw)) + down, None",
+    ): "the noise is symmetric",
+    (
         "diffusion/daps.py",
         "return x + batch_mul(size, slope) - batch_mul(jnp.sqrt(2.0 * size), noise(k))",
     ): "the noise is symmetric",

@@ -43,19 +43,25 @@ def test_noising_to_a_time_and_encoding_are_written_out() -> None:
     sde, times = VESDE(sigma_max=8.0), np.array([0.6, 0.5, 0.3])
     score_fn = gaussians.two_modes((4,)).score_fn(sde)
     z = jax.random.normal(jax.random.key(0), (4, 3, 4))
-    sigma, middle, end = (sde.sigma(jnp.full(3, t, jnp.float32)) for t in times)
-    edited = latent.sdedit(sde, score_fn, recorded_noise(z), z[3], times).x
-    start = (z[3] + sigma[:, None] * z[0]) / sde.prior_std
-    source = recorded_noise(z.at[0].set(start))
-    expected = few_steps.ddim(sde, score_fn, source, times, eta=1.0).x
-    np.testing.assert_allclose(edited, expected, rtol=1e-5)
-    x = z[3]
-    for t, low, high in ((0.3, end, middle), (0.5, middle, sigma)):
-        noise = -low[:, None] * score_fn(x, jnp.full(3, t, jnp.float32))
-        x += (high - low)[:, None] * noise
-    np.testing.assert_allclose(
-        latent.ddim_encode(sde, score_fn, z[3], times), x, rtol=1e-4, atol=1e-5
-    )
+
+    @jax.jit
+    def edited() -> tuple[jax.Array, jax.Array]:
+        sigma = sde.sigma(jnp.full(3, times[0], jnp.float32))
+        start = (z[3] + sigma[:, None] * z[0]) / sde.prior_std
+        source = recorded_noise(z.at[0].set(start))
+        found = latent.sdedit(sde, score_fn, recorded_noise(z), z[3], times).x
+        return found, few_steps.ddim(sde, score_fn, source, times, eta=1.0).x
+
+    @jax.jit
+    def encoded() -> tuple[jax.Array, jax.Array]:
+        x = z[3]
+        for t, s in ((0.3, 0.5), (0.5, 0.6)):
+            low, high = (sde.sigma(jnp.full((3, 1), time, jnp.float32)) for time in (t, s))
+            x -= (high - low) * low * score_fn(x, jnp.full(3, t, jnp.float32))
+        return latent.ddim_encode(sde, score_fn, z[3], times), x
+
+    np.testing.assert_allclose(*edited(), rtol=1e-5)
+    np.testing.assert_allclose(*encoded(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_direction_is_the_difference_of_means() -> None:
