@@ -577,6 +577,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "length = jnp.where(active, size / jnp.where(active, curvature, 2.0), 0.0)",
     ): "it stands where the curvature is not used",
     (
+        "diffusion/moment_guidance.py",
+        "variances > 0, (y - value) / jnp.where(variances > 0, variances, 2.0), 0.0",
+    ): "it stands where the variance is not used",
+    (
         "diffusion/inverse.py",
         "turn = left / jnp.where(size > 0, size, 2.0)",
     ): "it stands where nothing is left",

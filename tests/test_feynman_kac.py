@@ -212,7 +212,8 @@ def test_steps_without_weights_are_written_out() -> None:
             estimate = after
         return feynman_kac.sample(sde, score_fn, recorded_noise(z), times, 1).x, estimate
 
-    np.testing.assert_allclose(*both(), rtol=1e-3, atol=1e-4)
+    ours, expected = both()
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_no_draw_is_used_twice() -> None:

@@ -60,8 +60,8 @@ def test_noising_to_a_time_and_encoding_are_written_out() -> None:
             x -= (high - low) * low * score_fn(x, jnp.full(3, t, jnp.float32))
         return latent.ddim_encode(sde, score_fn, z[3], times), x
 
-    np.testing.assert_allclose(*edited(), rtol=1e-5)
-    np.testing.assert_allclose(*encoded(), rtol=1e-4, atol=1e-5)
+    for found, expected in (edited(), encoded()):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
 
 
 def test_a_direction_is_the_difference_of_means() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import jax
@@ -122,7 +123,11 @@ def test_the_noise_of_y_is_counted_as_noise_of_the_step(
             return -(x - alpha * point.reshape(SHAPE)) / sigma**2
 
         found = []
-        for method in (restoration.ddrm, restoration.ddnm):
+        for method in (
+            restoration.ddrm,
+            restoration.ddnm,
+            functools.partial(restoration.ddrm, eta_b=0.6),
+        ):
             method(sde, score, noise, times, parts, y, noise_std=noise_std, eta=eta)
             found.append(caught[-1])  # where the last x0 is asked for
         return found

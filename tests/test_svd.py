@@ -48,3 +48,9 @@ def test_large_images_are_decomposed_where_rows_do_not_overlap_and_refused_elsew
         svd.decomposition(inverse.gaussian_blur(1.0), shape)
     with pytest.raises(ValueError, match="the operator measures nothing: it is 0"):
         svd.decomposition(lambda x: 0.0 * x, SHAPE)
+
+
+def test_singular_values_count_down_to_a_millionth_of_the_largest() -> None:
+    weights = jnp.array([1.0, 1e-4, 1e-5, 1e-7, 0.0, 0.5]).reshape(3, 2, 1)
+    parts = svd.decomposition(inverse.masking(weights), (3, 2, 1))
+    np.testing.assert_allclose(np.sort(parts.values), [1e-5, 1e-4, 0.5, 1.0], rtol=1e-5)
