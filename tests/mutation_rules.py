@@ -598,6 +598,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "it stands where no noise is, and is not used there",
     (
         "diffusion/restoration.py",
+        "sharp = own + eta_b * (c - own) - left * draw",
+    ): "the noise is symmetric",
+    (
+        "diffusion/restoration.py",
         "vague = own + level * (kept - at.eta * draw)",
     ): "the noise is symmetric",
     (

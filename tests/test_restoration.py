@@ -196,22 +196,22 @@ def test_ddrm_begins_with_the_noise_of_the_prior_whatever_y_brings() -> None:
 @pytest.mark.parametrize("noise_std", [0.0, 0.05, 5.0])
 def test_ddnm_goes_to_y_as_far_as_the_noise_of_the_step_allows(noise_std: float) -> None:
     """x0 = 0 and no draws: x_s = a x0', x0' = y min(1, eta sigma_s / (a noise_std)), where a is
-    the factor of x0' in x_s."""
+    the factor of x0' in x_s. In the end x is x0' without noise, and x0 with it."""
     sde, y, eta = VPSDE(), np.array([1.0, 0.2]).reshape(SHAPE), 0.6
     parts = svd.decomposition(inverse.identity, SHAPE)
 
-    def seen() -> Array:
+    def seen() -> tuple[Array, Array]:
         caught: list[Array] = []
 
         def score(x: Array, t: Array) -> Array:
             caught.append(x)
             return -x / jnp.square(sde.sigma(t))[:, None, None, None]  # x0 = 0
 
-        restoration.ddnm(
+        samples = restoration.ddnm(
             sde, score, lambda i: jnp.zeros((1, *SHAPE)), np.array([sde.T, 0.4]), parts, like(y, 1),
             noise_std=noise_std, eta=eta,
         )  # fmt: skip
-        return caught[-1]
+        return caught[-1], samples.x
 
     (alpha_t, alpha), (sigma_t, sigma) = (
         np.asarray(of(jnp.array([sde.T, 0.4]))) for of in (sde.alpha, sde.sigma)
@@ -219,7 +219,9 @@ def test_ddnm_goes_to_y_as_far_as_the_noise_of_the_step_allows(noise_std: float)
     factor = alpha - np.sqrt(1 - eta**2) * sigma / sigma_t * alpha_t
     share = min(1.0, eta * sigma / (factor * noise_std)) if noise_std else 1.0
     assert (share < 1) == (noise_std == 5.0)
-    np.testing.assert_allclose(jax.jit(seen)()[0], factor * share * y, rtol=1e-4)
+    at_s, x = jax.jit(seen)()
+    np.testing.assert_allclose(at_s[0], factor * share * y, rtol=1e-4)
+    np.testing.assert_allclose(x[0], 0.0 * y if noise_std else y, rtol=1e-5)
 
 
 def test_the_proximal_point_weighs_the_noise_against_the_level() -> None:
