@@ -602,6 +602,28 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "the noise is symmetric",
     (
         "diffusion/restoration.py",
+        "end = Step(alpha[-1], sigma[-1], alpha[1], sigma[-1], jnp.zeros((), x.dtype))",
+    ): "no last correction asks for the level after it",
+    (
+        "diffusion/restoration.py",
+        "end = Step(alpha[-1], sigma[-1], alpha[-1], sigma[1], jnp.zeros((), x.dtype))",
+    ): "no last correction asks for the level after it",
+    (
+        "diffusion/daps.py",
+        "seen = own + gain * (c - own) - jnp.sqrt(gain * variances) * svd.coordinates(z)",
+    ): "the noise is symmetric",
+    ("diffusion/daps.py", "x = x0 - batch_mul(jnp.sqrt(v[:, 0]), z)"): "the noise is symmetric",
+    ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
+    (
+        "sde_lib.py",
+        "rest = 1.0 - jnp.where(t < 0.5, 1.0, t)  # exact",
+    ): "earlier than 1/2 the other branch is taken",
+    (
+        "sde_lib.py",
+        "angle = self.RATE * jnp.where(t < 1.0, t, 0.5)",
+    ): "later than 1/2 the other branch is taken",
+    (
+        "diffusion/restoration.py",
         "vague = own + level * (kept - at.eta * draw)",
     ): "the noise is symmetric",
     (

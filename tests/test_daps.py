@@ -60,14 +60,12 @@ def test_isotropic_gaussians_are_drawn_exactly_on_three_levels(kind: str) -> Non
 
 
 def test_the_flow_to_x0_is_euler_even_in_the_log_snr_step_by_step() -> None:
-    """Two steps of the flow for each x_0, which no measurement changes; at the last time they have
-    no length."""
+    """Three steps of the flow for each x_0, which no measurement changes; at the last time they
+    have no length."""
     sde, times = gaussians.SDES["vp"], np.array([0.8, 0.3])
     score = affine.score_of(sde, ISOTROPIC)
     z = jax.random.normal(jax.random.key(0), (2, 3, 2, 1, 1))
     free = daps.Conditional(0, lambda x0, v, noise: x0)
-    found = daps.daps(sde, score, lambda i: z[i], times, free, ode_steps=2)
-    assert found.nfe == 4
 
     def level(t: Any) -> Any:
         time = jnp.full(3, t, jnp.float32)
@@ -77,14 +75,22 @@ def test_the_flow_to_x0_is_euler_even_in_the_log_snr_step_by_step() -> None:
         time, alpha, sigma = level(t)
         return (x + sigma**2 * score(x, time)) / alpha
 
-    log_snr = sde.log_snr(jnp.asarray(times, jnp.float32))
-    middle = sde.time_of_log_snr(log_snr.mean())
-    _, a0, s0 = level(times[0])
-    _, a1, s1 = level(middle)
-    x0 = mean(z[0], times[0])
-    x0 = mean(a1 * x0 + s1 / s0 * (z[0] - a0 * x0), middle)
-    _, alpha, sigma = level(times[1])
-    np.testing.assert_allclose(found.x, mean(alpha * x0 + sigma * z[1], times[1]), rtol=1e-3)
+    @jax.jit
+    def both() -> tuple[Array, Array]:
+        found = daps.daps(sde, score, lambda i: z[i], times, free, ode_steps=3)
+        assert found.nfe == 6
+        log_snr = sde.log_snr(jnp.asarray(times, jnp.float32))
+        x, t = z[0], jnp.float32(times[0])
+        for share in (1 / 3, 2 / 3):
+            after = sde.time_of_log_snr(log_snr[0] + share * (log_snr[1] - log_snr[0]))
+            x0 = mean(x, t)
+            (_, a0, s0), (_, a1, s1) = level(t), level(after)
+            x, t = a1 * x0 + s1 / s0 * (x - a0 * x0), after
+        _, alpha, sigma = level(times[1])
+        return found.x, mean(alpha * mean(x, t) + sigma * z[1], times[1])
+
+    found, expected = both()
+    np.testing.assert_allclose(found, expected, rtol=1e-3)
 
 
 def test_evaluations_and_draws_are_counted() -> None:

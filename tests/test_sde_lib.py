@@ -251,6 +251,13 @@ def test_vp_chain_has_the_marginals_of_its_tables() -> None:
     np.testing.assert_allclose(v, 1.0 - cumprod, rtol=2e-5)
 
 
+def test_the_derivative_of_the_cosine_is_a_number_on_both_of_its_branches() -> None:
+    """-beta / 2, by differentiation of log alpha: early, late, and where beta is clipped."""
+    sde, t = CosineVPSDE(), jnp.array([0.2, 0.49, 0.51, 0.9, 0.9995])
+    slope = jax.vmap(jax.grad(sde.log_alpha))(t)
+    np.testing.assert_allclose(slope, -0.5 * sde.beta(t), rtol=1e-4)
+
+
 def test_cosine_chain_is_the_published_one() -> None:
     """alpha-bar of Nichol and Dhariwal 2021, eq. 17, at i / N, and their clip of the last beta."""
     sde = CosineVPSDE(N=1000)
