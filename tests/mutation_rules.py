@@ -613,6 +613,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "seen = own + gain * (c - own) - jnp.sqrt(gain * variances) * svd.coordinates(z)",
     ): "the noise is symmetric",
     ("diffusion/daps.py", "x = x0 - batch_mul(jnp.sqrt(v[:, 0]), z)"): "the noise is symmetric",
+    (
+        "diffusion/daps.py",
+        "return mean - batch_mul(std, noise(draw + conditional.draws)), None",
+    ): "the noise is symmetric",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",
