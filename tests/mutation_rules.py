@@ -617,6 +617,21 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "diffusion/daps.py",
         "return mean - batch_mul(std, noise(draw + conditional.draws)), None",
     ): "the noise is symmetric",
+    (
+        "diffusion/twisted.py",
+        "return max(float(mean_square(centre - 0.1 * x, z)), 1e-6)",
+    ): "the noise is symmetric",
+    ("sde_lib.py", "return 0.5 * (bracket[1] + bracket[1])"): "60 halvings make both ends one",
+    ("sde_lib.py", "return 0.5 * (bracket[0] + bracket[0])"): "60 halvings make both ends one",
+    (
+        "sde_lib.py",
+        "early = 0.5 * jnp.log1p(-jnp.square(self.sigma(jnp.minimum(t, 1.0))))",
+    ): "later than 1/2 the other branch is taken",
+    (
+        "sde_lib.py",
+        "early = jnp.log1p(-(jnp.minimum(t, 1.0) ** self.time_power))",
+    ): "later than 1/2 the other branch is taken",
+    ("losses.py", "x = batch_mul(alpha, x0) - batch_mul(std, z)"): "the noise is symmetric",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

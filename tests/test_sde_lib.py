@@ -251,6 +251,13 @@ def test_vp_chain_has_the_marginals_of_its_tables() -> None:
     np.testing.assert_allclose(v, 1.0 - cumprod, rtol=2e-5)
 
 
+def test_the_interpolant_has_straight_noise_unless_it_is_told_otherwise() -> None:
+    """x_t = (1 - t^2) x_0 + t z."""
+    sde, t = sde_lib.PowerInterpolant(), jnp.array([0.3, 0.7])
+    np.testing.assert_allclose(sde.alpha(t), 1 - t**2, rtol=1e-6)
+    np.testing.assert_allclose(sde.sigma(t), t, rtol=1e-6)
+
+
 def test_the_derivative_of_the_cosine_is_a_number_on_both_of_its_branches() -> None:
     """-beta / 2, by differentiation of log alpha: early, late, and where beta is clipped."""
     sde, t = CosineVPSDE(), jnp.array([0.2, 0.49, 0.51, 0.9, 0.9995])
