@@ -158,6 +158,13 @@ def _name(of: Any) -> str:
     return name
 
 
+def forget_project() -> None:
+    """Has what was imported of the project, such as the package of `conftest`'s, imported anew."""
+    own = {path.stem for path in ROOT.iterdir() if path.suffix == ".py" or path.is_dir()}
+    for name in [name for name in sys.modules if name.partition(".")[0] in own]:
+        del sys.modules[name]
+
+
 def run_tests(folder: str, nodes: list[str], noticed: Mapping[str, int], limited: bool) -> None:
     """In a process of its own, with the libraries imported already: exits with pytest's code."""
     import pytest
@@ -166,6 +173,7 @@ def run_tests(folder: str, nodes: list[str], noticed: Mapping[str, int], limited
         resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     os.chdir(folder)
     sys.path.insert(0, folder)
+    forget_project()
     log = os.open(LOG, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     os.dup2(log, 1)
     os.dup2(log, 2)

@@ -147,3 +147,13 @@ def test_the_file_of_verdicts_says_what_it_was_written_from(
     monkeypatch.setattr(mutation_verdicts, "KEPT", kept)
     kept.write_text(mutation_verdicts.text_of(found.items()))
     assert mutation_verdicts.recorded(None) == found
+
+
+def test_tests_of_a_mutant_import_the_project_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also the package that `conftest` takes something from, before there is a mutant."""
+    monkeypatch.setattr(sys, "modules", dict(sys.modules))
+    assert "runtime" in sys.modules
+    mutation.forget_project()
+    left = {name.partition(".")[0] for name in sys.modules}
+    assert not left & {"runtime", "tests", "sde_lib", "diffusion"}
+    assert {"jax", "pytest"} <= left
