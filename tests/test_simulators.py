@@ -110,6 +110,12 @@ def test_two_moons_given_x_are_mirrored_crescents() -> None:
 
 
 @pytest.mark.slow
+def test_two_moons_given_x_at_the_priors_edge_stay_inside_of_it() -> None:
+    draws = TwoMoonsSBI.posterior(np.array([-1.1, 0.0]), 500, np.random.default_rng(1))
+    assert np.abs(draws).max() <= 1.0
+    assert np.abs(draws).max() > 0.99
+
+
 def test_walkers_of_slcp_have_the_moments_of_importance_sampling() -> None:
     theta, x = pairs(SLCP)
     number = int(np.argmax(np.abs(theta[:, 2:4]).min(1)))  # wide, so that prior draws are enough
