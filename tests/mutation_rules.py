@@ -361,7 +361,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "diffusion/ancestral.py",
         "ScoreAndVariance ancestral transition without_noise _estimate levels steps",
-        {"guided_diffusion": "the_chain_is_that_of_the_original samples_are_those_of_the_original"},
+        {
+            "guided_diffusion": "the_chain_is_that_of_the_original samples_are_those_of_the_original "
+            "gradients_of_guidance_add_up_in_the_score_and_leave_the_variance"
+        },
     ),
     (
         "diffusion/heun.py",
@@ -632,6 +635,18 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "early = jnp.log1p(-(jnp.minimum(t, 1.0) ** self.time_power))",
     ): "later than 1/2 the other branch is taken",
     ("losses.py", "x = batch_mul(alpha, x0) - batch_mul(std, z)"): "the noise is symmetric",
+    (
+        "data/simulators.py",
+        "weights = np.exp(log_p + log_p.max())",
+    ): "the weights are normalised",
+    (
+        "data/fields.py",
+        "integral = (cosine / k) @ np.sin(angle) + (sine / k) @ (2.0 - np.cos(angle))",
+    ): "a factor of phi leaves u as it is",
+    (
+        "data/fields.py",
+        "phi = np.exp(exponent + exponent.max(1, keepdims=True))",
+    ): "a factor of phi leaves u as it is",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

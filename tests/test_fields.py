@@ -59,6 +59,14 @@ def test_fields_begin_with_waves_of_these_amplitudes_and_stay_accurate() -> None
     assert np.all(np.square(u[:, 1]).sum(1) < np.square(u[:, 0]).sum(1))  # and energy lost
 
 
+def test_a_field_is_solved_from_amplitudes_even_in_minus_one_to_one() -> None:
+    u = np.random.default_rng(2).random((3, 6))
+    images, _ = Burgers.place(u)
+    times = Burgers.LAST * np.arange(1, 33) / 32
+    expected = Burgers.solve(2.0 * u.reshape(3, 2, 3) - 1.0, times)[:, :, ::4]
+    np.testing.assert_allclose(images.reshape(3, 32, 32), expected, atol=1e-9)
+
+
 def test_fields_are_the_same_for_ever() -> None:
     fields = data.load("burgers", "test", shape=(32, 32, 1))
     assert (len(fields), fields.image_shape) == (1000, (32, 32, 1))

@@ -365,6 +365,17 @@ def test_a_classifier_is_no_score_and_another_width_is_named(tmp_path: pathlib.P
     assert not (tmp_path / "run").exists()
 
 
+def test_gradients_of_guidance_add_up_in_the_score_and_leave_the_variance() -> None:
+    x, t = jnp.array([[1.0, 2.0]]), jnp.array([0.5])
+    told = ancestral.ScoreAndVariance(lambda x, t: (3.0 * x, 7.0 * x))
+    np.testing.assert_array_equal(told(x, t), 3.0 * x)
+    once = told.guided(lambda x, t: 0.5 * x)
+    np.testing.assert_array_equal(once(x, t), 3.5 * x)
+    twice = once.guided(lambda x, t: 0.25 * x)
+    np.testing.assert_array_equal(twice(x, t), 3.75 * x)
+    np.testing.assert_array_equal(twice.both(x, t)[1], 7.0 * x)
+
+
 def test_a_variance_that_no_score_tells_is_refused() -> None:
     sde = sde_lib.VPSDE(N=9)
     noise = recorded_noise(np.zeros((10, 1, 2)))
