@@ -306,7 +306,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "diffusion/training_draws.py",
         "part_of noise integers",
         {
-            "losses": "draws_are_uniform_in_time_normal_and_one_per_image "
+            "losses": "parts_of_a_key_are_those_of_its_splits_and_all_apart "
+            "draws_are_uniform_in_time_normal_and_one_per_image "
             "discrete_labels_are_uniform_and_one_per_image"
         },
     ),
@@ -362,8 +363,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "diffusion/ancestral.py",
         "ScoreAndVariance ancestral transition without_noise _estimate levels steps",
         {
-            "guided_diffusion": "the_chain_is_that_of_the_original samples_are_those_of_the_original "
-            "gradients_of_guidance_add_up_in_the_score_and_leave_the_variance"
+            "guided_diffusion": "the_chain_is_that_of_the_original "
+            "samples_are_those_of_the_original "
+            "gradients_of_guidance_add_up_in_the_score_and_leave_the_variance "
+            "without_noise_the_chain_is_ddim_and_guidance_is_a_part_of_its_score"
         },
     ),
     (
@@ -647,6 +650,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "data/fields.py",
         "phi = np.exp(exponent + exponent.max(1, keepdims=True))",
     ): "a factor of phi leaves u as it is",
+    (
+        "losses.py",
+        "labels = jnp.minimum((u * sde.N).astype(jnp.int32), sde.N + 1)",
+    ): "u N is below N for every float32 u below 1",
+    (
+        "data/simulators.py",
+        "return 0.5 * x - np.sqrt(0.5 * cls.VARIANCE) * rng.normal(size=(count, 10))",
+    ): "the noise is symmetric",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

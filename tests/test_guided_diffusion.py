@@ -21,11 +21,11 @@ import models
 import sampling
 import sde_lib
 from configs import defaults, schema
-from diffusion import ancestral
+from diffusion import ancestral, few_steps
 from diffusion.noise import recorded_noise
 from interop import convert, guided_diffusion, official, sources
 from runtime import experiment
-from tests import golden_cases, tiny
+from tests import gaussians, golden_cases, tiny
 from tests.test_edm import channels_last
 from tests.test_interop_files import Tensor, write_pth
 from tests.test_models import quick_jit
@@ -374,6 +374,40 @@ def test_gradients_of_guidance_add_up_in_the_score_and_leave_the_variance() -> N
     twice = once.guided(lambda x, t: 0.25 * x)
     np.testing.assert_array_equal(twice(x, t), 3.75 * x)
     np.testing.assert_array_equal(twice.both(x, t)[1], 7.0 * x)
+
+
+def test_without_noise_the_chain_is_ddim_and_guidance_is_a_part_of_its_score() -> None:
+    """On the levels of a process, with images of more pixels than there are images."""
+    sde = sde_lib.VPSDE(N=20)
+    score_fn = gaussians.two_modes((5,)).score_fn(sde)
+    z = np.random.default_rng(0).standard_normal((1, 3, 5)).astype(np.float32)
+
+    def gradient(x: jax.Array, t: jax.Array) -> jax.Array:
+        return 0.3 * jnp.sin(x) + 0.1 * t[:, None]
+
+    def told(x: jax.Array, t: jax.Array) -> tuple[jax.Array, jax.Array]:
+        return score_fn(x, t), 0.5 * x
+
+    @quick_jit
+    def drawn() -> list[jax.Array]:
+        run = functools.partial(
+            ancestral.ancestral, sde, noise=recorded_noise(z), num_steps=5, variance="none"
+        )
+        numbers = ancestral.levels(20, 5, strided=True)
+        times = np.asarray(ancestral.steps(sde, numbers, discrete=False).t)
+        guided = ancestral.ScoreAndVariance(told).guided(gradient)
+        return [
+            run(score_fn).x,
+            few_steps.ddim(sde, score_fn, recorded_noise(z), times).x,
+            run(guided).x,
+            run(lambda x, t: score_fn(x, t) + gradient(x, t)).x,
+        ]
+
+    plain, ddim, guided, added = drawn()
+    np.testing.assert_allclose(plain, ddim, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(guided, added, rtol=1e-3, atol=1e-4)
+    assert np.abs(guided - plain).max() > 0.01
+    np.testing.assert_array_equal(ancestral.levels(10, 5, strided=True), [0, 2, 4, 6, 8])
 
 
 def test_a_variance_that_no_score_tells_is_refused() -> None:

@@ -20,6 +20,7 @@ from ml_collections import ConfigDict
 import losses
 import models
 from configs import schema
+from diffusion import training_draws
 from diffusion.times import independent, time_draws, uniform_times
 from interop import official
 from sde_lib import SDE, VESDE, VPSDE, SubVPSDE, batch_mul
@@ -551,3 +552,13 @@ def test_networks_have_the_original_gradient_norms(path: pathlib.Path, key: str)
     gradients = jax.jit(jax.grad(lambda params: network_loss(stored, key, params)))(params)
     golden = stored["meta_json"][key + GRADIENT_NORM]
     np.testing.assert_allclose(optax.tree.norm(gradients), golden, rtol=1e-4)
+
+
+def test_parts_of_a_key_are_those_of_its_splits_and_all_apart() -> None:
+    keys = jax.random.split(jax.random.key(0), 2)
+    parts = [training_draws.part_of(keys, part) for part in range(4)]
+    words = np.array([jax.random.key_data(part) for part in parts]).reshape(8, -1)
+    assert len(np.unique(words, axis=0)) == 8
+    for number, part in enumerate(parts):
+        first = jax.random.split(keys[0], max(number + 1, 2))[number]
+        assert (jax.random.key_data(part[0]) == jax.random.key_data(first)).all()

@@ -138,6 +138,8 @@ def test_few_walkers_of_slcp_find_the_posterior_by_their_moves() -> None:
     std = np.sqrt(square - mean**2)
     np.testing.assert_allclose(draws.mean(0), mean, atol=0.12 * std.max())
     np.testing.assert_allclose(draws.std(0), std, rtol=0.12)
+    narrow = int(np.argmin(np.abs(theta[:, 2:4]).min(1)))  # where moves change signs easily
+    assert np.abs(FewWalkers.posterior(x[narrow], 500, rng)).max() <= 3.0
 
 
 @pytest.mark.slow
