@@ -406,7 +406,9 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "positional_embedding over_noise_level",
         {
             "models": "official_numbers scale_by_sigma_divides_by_the_noise_level "
-            "positional_embedding_is_sines_then_cosines",
+            "positional_embedding_is_sines_then_cosines "
+            "positional_embeddings_of_several_numbers_stand_side_by_side "
+            "an_output_is_divided_by_each_images_own_noise_level",
             "transformer": "a_network_is_told_noise_level_and_class",
         },
     ),
@@ -415,7 +417,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "GroupNorm NIN residual dropout AttnBlockpp Combine Upsample Downsample "
         "ResnetBlockBigGANpp",
         {
-            "models": "official_numbers dropout_keeps_the_mean_and_the_right_share "
+            "models": "a_residual_is_a_sum_that_may_keep_the_variance "
+            "official_numbers dropout_keeps_the_mean_and_the_right_share "
             "group_norm_is_accurate_far_from_zero "
             "initial_output_is_nearly_zero_and_a_function_of_the_key"
         },
@@ -658,6 +661,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "data/simulators.py",
         "return 0.5 * x - np.sqrt(0.5 * cls.VARIANCE) * rng.normal(size=(count, 10))",
     ): "the noise is symmetric",
+    (
+        "data/simulators.py",
+        "proposal = anchor - stretch[:, None] * (theta[mine] - anchor)",
+    ): "a stretch through the anchor has the same law",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

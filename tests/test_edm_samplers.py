@@ -17,6 +17,7 @@ import sampling
 import sde_lib
 from diffusion import few_steps, grids, heun
 from diffusion.noise import recorded_noise
+from diffusion.trajectory import denoised
 from tests import edm_cases, gaussians, golden_cases, test_sampling
 
 case = functools.lru_cache(maxsize=1)(edm_cases.case)
@@ -171,6 +172,15 @@ def test_heuns_steps_along_the_noise_itself_are_those_of_edm_in_every_sde() -> N
             (
                 heun.heun(sde, score_fn, noise, levels).x,
                 few_steps.edm(sde, score_fn, noise, times).x,
+            ),
+            (
+                heun.heun(sde, score_fn, noise, levels, scaling="vp").x,
+                denoised(
+                    sde,
+                    score_fn,
+                    heun.heun(sde, score_fn, noise, levels, scaling="vp", denoise=False).x,
+                    times[-1],
+                ),
             ),
             (
                 heun.heun(ve, score, noise, levels, **options).x,

@@ -399,12 +399,15 @@ def test_without_noise_the_chain_is_ddim_and_guidance_is_a_part_of_its_score() -
         return [
             run(score_fn).x,
             few_steps.ddim(sde, score_fn, recorded_noise(z), times).x,
+            run(score_fn, denoise=False).x,
+            few_steps.ddim(sde, score_fn, recorded_noise(z), times, denoise=False).x,
             run(guided).x,
             run(lambda x, t: score_fn(x, t) + gradient(x, t)).x,
         ]
 
-    plain, ddim, guided, added = drawn()
+    plain, ddim, noisy, noisy_ddim, guided, added = drawn()
     np.testing.assert_allclose(plain, ddim, rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(noisy, noisy_ddim, rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(guided, added, rtol=1e-3, atol=1e-4)
     assert np.abs(guided - plain).max() > 0.01
     np.testing.assert_array_equal(ancestral.levels(10, 5, strided=True), [0, 2, 4, 6, 8])

@@ -4,6 +4,7 @@ import functools
 import itertools
 import pathlib
 import re
+import types
 from typing import Any
 
 import flax.traverse_util
@@ -16,7 +17,7 @@ import pytest
 import models
 from interop import official
 from models import layers
-from models.embeddings import noise_levels, positional_embedding
+from models.embeddings import noise_levels, over_noise_level, positional_embedding
 from tests import golden_cases
 
 SLOW_TO_COMPILE = ("a1b_", "a3_", "a4c_", "a5b_", "a7_")
@@ -325,6 +326,30 @@ def test_positional_embedding_is_sines_then_cosines() -> None:
     phase = t[:, None] * frequencies
     expected = np.concatenate([np.sin(phase), np.cos(phase), np.zeros((3, 1))], axis=1)
     np.testing.assert_allclose(positional_embedding(jnp.asarray(t), 9), expected, atol=1e-4)
+
+
+def test_positional_embeddings_of_several_numbers_stand_side_by_side() -> None:
+    labels = jnp.array([[1.0, 20.0], [300.0, 4.0], [5.0, 60.0]])
+    beside = [positional_embedding(labels[:, i], 9) for i in range(2)]
+    found = positional_embedding(labels, 9)
+    np.testing.assert_allclose(found, jnp.concatenate(beside, 1), rtol=1e-6)
+
+
+def test_a_residual_is_a_sum_that_may_keep_the_variance() -> None:
+    x, h = jnp.full((1, 2, 2, 1), 3.0), jnp.full((1, 2, 2, 1), 1.0)
+    np.testing.assert_allclose(layers.residual(x, h, False), 4.0)
+    np.testing.assert_allclose(layers.residual(x, h, True), 4.0 / np.sqrt(2.0), rtol=1e-6)
+
+
+def test_an_output_is_divided_by_each_images_own_noise_level() -> None:
+    network = types.SimpleNamespace(
+        scale_by_sigma=True, sigma_min=0.1, sigma_max=10.0, num_scales=3
+    )
+    labels, out = jnp.array([0, 2]), jnp.ones((2, 3, 4, 1))
+    levels = noise_levels(labels, 0.1, 10.0, 3)
+    found = over_noise_level(network, out, labels)
+    np.testing.assert_allclose(found * levels[:, None, None, None], out, rtol=1e-6)
+    assert set(np.round(np.asarray(levels), 4).tolist()) == {0.1, 10.0}
 
 
 def config(**model: Any) -> ml_collections.ConfigDict:

@@ -59,6 +59,21 @@ def test_jpeg_of_its_own_result_is_that_and_its_derivative_is_that_of_the_identi
     assert float(jnp.abs(once - x).max()) > 0.02
 
 
+def test_light_and_differences_of_colour_are_those_of_jfif() -> None:
+    """Y of white is 1; Cb = (B - Y) / 1.772 and Cr = (R - Y) / 1.402, of which grey has none."""
+    light, blue, red = nonlinear_operators.YCC
+    np.testing.assert_allclose(light.sum(), 1.0)
+    np.testing.assert_allclose(blue, (np.eye(3)[2] - light) / 1.772, atol=1e-12)
+    np.testing.assert_allclose(red, (np.eye(3)[0] - light) / 1.402, atol=1e-12)
+
+
+def test_jpeg_continues_sides_by_their_last_pixels() -> None:
+    x = jnp.asarray(pictures(17, 24, 1) / 127.5 - 1.0, jnp.float32)
+    longer = jnp.pad(x, ((0, 0), (0, 7), (0, 0), (0, 0)), mode="edge")
+    jpeg = nonlinear_operators.jpeg(40)
+    np.testing.assert_allclose(jpeg(x), jpeg(longer)[:, :17], atol=1e-5)
+
+
 def test_clipping_cuts_at_its_share_of_the_range() -> None:
     x = jnp.array([[-1.0, -0.2, 0.3, 0.9]])
     cut = nonlinear_operators.clipping(0.25)(x)

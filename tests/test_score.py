@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import models
+from diffusion import ancestral
 from sde_lib import EDMSDE, SDE, VESDE, VPSDE, CosineVPSDE, SubVPSDE
 from tests import analytic_models, golden_cases
 from tests.test_models import load_network, quick_jit
@@ -147,3 +148,16 @@ def test_sub_vp_has_no_discrete_version() -> None:
         for continuous in (True, False)
     ]
     np.testing.assert_array_equal(scores[0], scores[1])
+
+
+def test_a_network_of_twice_the_channels_has_its_score_and_behind_it_the_share() -> None:
+    x, t = jnp.arange(96.0).reshape(2, 4, 4, 3), jnp.array([0.1, 0.9])
+
+    def network(x: jax.Array, labels: jax.Array) -> jax.Array:
+        return jnp.concatenate([5.0 * x, 7.0 * x + labels[0]], -1)
+
+    told = models.score_and_variance(network, lambda usual: lambda x, t: usual(x, t) / 5.0)
+    assert isinstance(told, ancestral.ScoreAndVariance)
+    score, share = told.both(x, t)
+    np.testing.assert_allclose(score, x, rtol=1e-6)
+    np.testing.assert_allclose(share, 7.0 * x + 0.1, rtol=1e-6)

@@ -132,7 +132,8 @@ def test_few_walkers_of_slcp_find_the_posterior_by_their_moves() -> None:
     log_p = SLCP.log_likelihood(prior, x[number])
     weights = np.exp(log_p - log_p.max())
     weights /= weights.sum()
-    draws = FewWalkers.posterior(x[number], 2000, rng)
+    draws = FewWalkers.posterior(x[number], 2001, rng)
+    assert draws.shape == (2001, 5)
     assert len(np.unique(draws, axis=0)) > 1990
     mean, square = weights @ prior, weights @ prior**2
     std = np.sqrt(square - mean**2)
