@@ -255,14 +255,15 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--sample", type=int, help="only so many mutants, chosen by --seed")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--file", help="only the mutants of this file")
+    parser.add_argument("--file", help="only the mutants of this file, or of several: a.py,b.py")
     parser.add_argument("--record", type=pathlib.Path, help="folder of verdicts, which are kept")
     parser.add_argument("--shard", type=shard_of, default=(0, 1), help="2/3: the second of three")
     parser.add_argument("--page", type=pathlib.Path, help="with --record: the page of the table")
     args = parser.parse_args()
-    files = list(dict.fromkeys(file for file, *_ in RULES if args.file in (None, file)))
-    if not files:
-        parser.error(f"--file={args.file}: known are {', '.join({file for file, *_ in RULES})}")
+    known_files = list(dict.fromkeys(file for file, *_ in RULES))
+    files = args.file.split(",") if args.file else known_files
+    if unknown := sorted(set(files) - set(known_files)):
+        parser.error(f"--file: {', '.join(unknown)} is none of {', '.join(known_files)}")
     everything = [mutant for file in files for mutant in mutants(file)]
     if args.page:
         if args.file:

@@ -665,6 +665,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "data/simulators.py",
         "proposal = anchor - stretch[:, None] * (theta[mine] - anchor)",
     ): "a stretch through the anchor has the same law",
+    (
+        "models/layers.py",
+        "both = jax.lax.optimization_barrier(low - 2 * high)",
+    ): "2 and -2 are the same two bits",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",
