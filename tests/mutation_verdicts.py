@@ -1,7 +1,7 @@
 """What became of the mutants of `tests/mutation.py`, and for how long a verdict holds.
 
-A mutant stays killed as long as its program and the test that noticed it are the same, whatever
-else changes in the test's file; a survivor, or one that did not end, as long as all its tests are.
+A mutant stays killed as long as its program, and the test that noticed it with all that it uses in
+its file, are the same; a survivor, or one that did not end, as long as all its tests' files are.
 Programs and tests are compared without comments and docstrings.
 """
 
@@ -52,7 +52,7 @@ def _bare(tree: ast.Module) -> ast.Module:
 
 @functools.cache
 def digest_of_code(node: str, root: pathlib.Path = ROOT) -> str:
-    """The digest of a file, or of `test_y` in `tests/test_x.py::test_y` and all that is no test.
+    """The digest of a file, or of `test_y` in `tests/test_x.py::test_y` and all that it uses there.
 
     It is that of the syntax tree without docstrings, and "" if there is no such file or test.
     """
@@ -61,12 +61,46 @@ def digest_of_code(node: str, root: pathlib.Path = ROOT) -> str:
         return ""
     tree = _bare(ast.parse((root / path).read_text()))
     if name:
-        functions = [n for n in tree.body if isinstance(n, ast.FunctionDef)]
-        tests = {n.name: n for n in functions if n.name.startswith("test_")}
-        if name not in tests:
-            return ""
-        tree.body = [n for n in tree.body if n not in tests.values() or n is tests[name]]
-    return digest(path, ast.dump(tree))
+        tree.body = _used(tree, name)
+    return digest(path, ast.dump(tree)) if tree.body else ""
+
+
+def _used(tree: ast.Module, name: str) -> list[ast.stmt]:
+    """The statements of a module that define a name and, one by the other, what these use."""
+    statements = [part for statement in tree.body for part in _parts(statement)]
+    made_by: dict[str, list[ast.stmt]] = {}
+    for statement in statements:
+        for made in _made(statement):
+            made_by.setdefault(made, []).append(statement)
+    used, due = set[ast.stmt](), [name]
+    while due:
+        for statement in made_by.get(due.pop(), []):
+            if statement not in used:
+                used.add(statement)
+                due += {node.id for node in ast.walk(statement) if isinstance(node, ast.Name)}
+                due += {node.arg for node in ast.walk(statement) if isinstance(node, ast.arg)}
+    return [statement for statement in statements if statement in used]
+
+
+def _parts(statement: ast.stmt) -> list[ast.stmt]:
+    """An import of several names as several imports; any other statement as it is."""
+    if isinstance(statement, ast.Import):
+        return [ast.Import([name]) for name in statement.names]
+    if isinstance(statement, ast.ImportFrom):
+        return [ast.ImportFrom(statement.module, [n], statement.level) for n in statement.names]
+    return [statement]
+
+
+def _made(statement: ast.stmt) -> set[str]:
+    """The names that a statement of a module defines, imports, or changes."""
+    if isinstance(statement, ast.FunctionDef | ast.ClassDef):
+        return {statement.name}
+    if isinstance(statement, ast.Import | ast.ImportFrom):
+        return {(name.asname or name.name).partition(".")[0] for name in statement.names}
+    targets = {ast.Assign: "targets", ast.AnnAssign: "target", ast.AugAssign: "target"}
+    changed = getattr(statement, targets.get(type(statement), ""), statement)
+    nodes = changed if isinstance(changed, list) else [changed]
+    return {node.id for part in nodes for node in ast.walk(part) if isinstance(node, ast.Name)}
 
 
 def depends(by: str, tests: Sequence[str]) -> str:

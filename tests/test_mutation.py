@@ -87,13 +87,18 @@ def test_verdicts_are_read_again_and_a_line_cut_short_is_none(
 
 TESTS = """
 '''Words.'''
+import math, re
 LIMIT = 1e-3
+OTHER = 7
+
+def helper(x):
+    return x + LIMIT
 
 def test_one():
-    assert f(1) < LIMIT  # a comment
+    assert f(1) < helper(math.pi)  # a comment
 
 def test_two():
-    assert g(1) < LIMIT
+    assert g(1) < OTHER
 """
 
 
@@ -102,9 +107,13 @@ def test_two():
     [
         ("g(1)", "g(2)", True),  # another test
         ("def test_two", "def test_three", True),
+        ("OTHER = 7", "OTHER = 8", True),  # what another test uses
+        ("math, re", "math, re, io", True),
         ("# a comment", "# another", True),
         ("Words", "Other words", True),
-        ("1e-3", "1e-2", False),  # what the test may use
+        ("1e-3", "1e-2", False),  # what the test uses by its helper
+        ("x + LIMIT", "x - LIMIT", False),
+        ("import math, re", "import re; from cmath import pi as math", False),
         ("f(1)", "f(2)", False),  # the test that noticed
         ("def test_one", "def test_first", False),
     ],
