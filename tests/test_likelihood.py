@@ -335,6 +335,7 @@ def test_the_control_of_the_bound_knows_all_of_the_noise_at_most() -> None:
         np.testing.assert_allclose(found, expected[0], rtol=1e-4)
 
 
+@pytest.mark.parametrize("size", [1, 2])
 def test_the_bound_of_a_point_has_a_finite_variance(size: int) -> None:
     """On the line and in the plane |z|^2 may be next to nothing, and nothing may be divided by it.
 
