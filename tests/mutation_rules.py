@@ -669,6 +669,22 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "models/layers.py",
         "both = jax.lax.optimization_barrier(low - 2 * high)",
     ): "2 and -2 are the same two bits",
+    (
+        "data/augmentation.py",
+        "angles = math.pi * (2.0 * u[5:] + 1.0)",
+    ): "it is a whole turn more",
+    (
+        "data/resize.py",
+        "end = np.minimum(np.floor(centres + reach + half), before - 1.0).astype(int)",
+    ): "beyond its radius the kernel is zero",
+    (
+        "data/resize.py",
+        "columns = start[:, None] + np.arange(np.max(end + start) + 1)",
+    ): "columns past the end weigh nothing",
+    (
+        "evaluation/metrics/frechet.py",
+        "_, distance = np.polyfit(2.0 / sizes, values, 1)",
+    ): "the value at 0 does not depend on the unit",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

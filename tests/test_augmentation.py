@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
+import itertools
 import math
 
 import jax
@@ -78,6 +79,45 @@ def test_labels_tell_the_transform() -> None:
         ways = [2 ** (-0.2 * scale) * turn @ stretch for stretch in stretches]
         assert min(np.abs(matrix - way).max() for way in ways) < 1e-5
         np.testing.assert_array_equal(shift, labels[5:])
+
+
+@pytest.mark.parametrize("axis_draw", [0.2, 0.8])
+def test_each_transform_acts_by_its_own_draws(axis_draw: float) -> None:
+    """Scale, turn, stretch along an axis, which is a random one for half of them, and shift: each
+    alone and all together."""
+    z = np.array([0.7, -1.1, 0.4, -0.6])
+
+    def turn_by(angle: float) -> np.ndarray:
+        return np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+
+    transform = jax.jit(augmentation.random_transform)
+    for acts in itertools.product((0, 1), repeat=4):
+        chance = [0.1 if act else 0.9 for act in acts]
+        u = jnp.array([*chance, axis_draw, 0.3, 0.85])
+        matrix, shift, labels = transform(u, jnp.asarray(z, jnp.float32), 0.5)
+        scale, turn, stretch = acts[0] * z[0], acts[1] * np.pi * (0.6 - 1), acts[2] * z[1]
+        axis = np.pi * (1.7 - 1) if axis_draw < 0.5 else 0.0
+        squeezed = np.diag(2.0 ** (augmentation.STD_OF_SCALE * stretch * np.array([-1, 1])))
+        expected = 2.0 ** (-augmentation.STD_OF_SCALE * scale) * turn_by(turn)
+        expected = expected @ turn_by(-axis) @ squeezed @ turn_by(axis)
+        np.testing.assert_allclose(matrix, expected, rtol=1e-4, atol=1e-5)
+        np.testing.assert_allclose(shift, acts[3] * z[2:], rtol=1e-6)
+        told = [scale, np.cos(turn) - 1, np.sin(turn)]
+        told += [stretch * np.cos(axis), stretch * np.sin(axis), *(acts[3] * z[2:])]
+        np.testing.assert_allclose(labels, told, rtol=1e-4, atol=1e-5)
+
+
+def test_a_shift_is_a_share_of_the_width_and_of_the_height(monkeypatch: pytest.MonkeyPatch) -> None:
+    shifts = []
+
+    def seen(image: jax.Array, matrix: jax.Array, shift: jax.Array) -> jax.Array:
+        shifts.append(shift)
+        return image
+
+    monkeypatch.setattr(augmentation, "transformed", seen)
+    _, labels = augmentation._augment(jnp.zeros((4, 6, 1)), jax.random.key(0), 1.0)
+    share = augmentation.STD_OF_SHIFT * np.asarray(labels[-2:])
+    np.testing.assert_allclose(shifts[0], share * [6, 4], rtol=1e-5)
 
 
 def test_an_image_is_augmented_by_its_own_key_and_by_chance() -> None:

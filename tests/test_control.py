@@ -369,6 +369,14 @@ def test_fidelity_is_that_of_its_definitions() -> None:
     np.testing.assert_allclose(ssim[[0, 2]], 1.0)
     assert 0.8 < ssim[1] < 1.0
     assert fidelity.ssim(images[:, :4], images[:, :4], 17).tolist() == [1.0] * 3
+    # One window of 7 x 7, by the definition; and of 4 x 4 pixels, windows of 3 x 3.
+    x, y = (side[1:2, :7, :7].astype(np.float64) for side in (images, images.transpose(0, 2, 1, 3)))
+    c1, c2 = (0.01 * 16) ** 2, (0.03 * 16) ** 2
+    covariance = np.cov(x.ravel(), y.ravel())
+    expected = (2 * x.mean() * y.mean() + c1) / (x.mean() ** 2 + y.mean() ** 2 + c1)
+    expected *= (2 * covariance[0, 1] + c2) / (np.trace(covariance) + c2)
+    found = fidelity.ssim(y.astype(np.uint8), x.astype(np.uint8), 17)
+    assert found[0] == pytest.approx(expected, rel=1e-6)
     with pytest.raises(ValueError, match="3x3 pixels or more, not 2x8"):
         fidelity.ssim(images[:, :2], images[:, :2], 17)
 

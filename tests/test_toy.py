@@ -382,6 +382,9 @@ def test_sliced_wasserstein_distance_of_shifted_points() -> None:
     # N(0, 1) to N(0, 4), from sets of unequal size: the standard deviations differ by 1.
     c, d = rng.normal(size=(20_000, 1)), 2.0 * rng.normal(size=(5_000, 1))
     assert sliced_wasserstein(c, d) == pytest.approx(1.0, abs=0.05)
+    # Of a set of two the quantiles between 1/4 and 3/4 are on the line between both.
+    pair, line = np.array([[0.0], [1.0]]), np.array([[0.0], [0.25], [0.75], [1.0]])
+    assert sliced_wasserstein(pair, line) == pytest.approx(0.0, abs=1e-12)
     with pytest.raises(ValueError, match=r"not \(500, 1\) and \(500, 2\)"):
         sliced_wasserstein(a, b)
 
