@@ -14,6 +14,7 @@ import controllable
 from diffusion import few_steps, grids, inverse
 from sde_lib import SDE, VESDE, VPSDE, batch_mul
 from tests import gaussians
+from tests.marks import but_slow
 
 Array = jax.Array
 SHAPE = (4, 4, 1)
@@ -198,10 +199,10 @@ def test_the_samples_have_the_posterior_of_a_measurement() -> None:
             assert np.abs(mean - y).max() < 1e-5
 
 
-@pytest.mark.parametrize("kind", ["ve", pytest.param("vp", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("kind", but_slow(gaussians.SDES, ["subvp"]))
 def test_dps_steps_are_those_of_its_paper(kind: str) -> None:
     """One step, written out for a linear score."""
-    sde = {"vp": VPSDE(), "ve": VESDE(sigma_max=10.0)}[kind]
+    sde = gaussians.SDES[kind]
     times = np.array([0.6, 0.5])
     z = jax.random.normal(jax.random.key(4), (2, 3, 2, 1, 1))
     y = jnp.array([1.0, -0.5, 0.2]).reshape(3, 1, 1, 1)
