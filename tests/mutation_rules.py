@@ -692,6 +692,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "earlier than 1/2 the other branch is taken",
     (
         "sde_lib.py",
+        "angle = self.RATE * jnp.where(t < 0.5, t, 1.0)",
+    ): "later than 1/2 the other branch is taken",
+    (
+        "sde_lib.py",
         "angle = self.RATE * jnp.where(t < 1.0, t, 0.5)",
     ): "later than 1/2 the other branch is taken",
     (
