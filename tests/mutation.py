@@ -206,12 +206,13 @@ def key_of(mutant: Mutant) -> str:
 def known_of(chosen: list[Mutant], record: pathlib.Path | None) -> dict[str, Verdict]:
     """The verdicts on these mutants that still hold, by key."""
     known = mutation_verdicts.recorded(record)
-    tests = {key_of(mutant): mutant.tests for mutant in chosen}
-    return {
-        key: known[key]
-        for key, nodes in tests.items()
-        if key in known and mutation_verdicts.holds(known[key], nodes)
-    }
+    found = {}
+    for mutant in chosen:
+        key = key_of(mutant)
+        for verdict in known.get(key, ()):
+            if mutation_verdicts.holds(verdict, mutant.tests):
+                found[key] = verdict
+    return found
 
 
 def table(chosen: list[Mutant], known: Mapping[str, Verdict]) -> str:

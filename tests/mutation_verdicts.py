@@ -115,17 +115,20 @@ def holds(verdict: Verdict, tests: Sequence[str]) -> bool:
     return among and verdict.depends == depends(by, tests)
 
 
-def recorded(folder: pathlib.Path | None) -> dict[str, Verdict]:
-    """By mutant, what the project keeps and then what a record found.
+def recorded(folder: pathlib.Path | None) -> dict[str, list[Verdict]]:
+    """By mutant, all that the project keeps and that a record found, in whatever order.
 
     A line that is cut short, or of an earlier version, counts as none.
     """
-    known = dict(_kept(json.loads(KEPT.read_text()))) if KEPT.exists() else {}
-    for file in sorted(folder.glob("*.jsonl")) if folder else ():
+    known: dict[str, list[Verdict]] = {}
+    for mutant, verdict in _kept(json.loads(KEPT.read_text())) if KEPT.exists() else ():
+        known.setdefault(mutant, []).append(verdict)
+    for file in folder.glob("*.jsonl") if folder else ():
         for line in file.read_text().splitlines():
             with contextlib.suppress(json.JSONDecodeError, KeyError):
                 entry = json.loads(line)
-                known[entry["key"]] = Verdict(*(entry[name] for name in Verdict._fields))
+                verdict = Verdict(*(entry[name] for name in Verdict._fields))
+                known.setdefault(entry["key"], []).append(verdict)
     return known
 
 

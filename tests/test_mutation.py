@@ -79,6 +79,11 @@ def test_verdicts_are_read_again_and_a_line_cut_short_is_none(
     (tmp_path / "2_of_2.jsonl").write_text(lines[1] + "\n")
     known = mutation.known_of(everything, tmp_path)
     assert known[mutation.key_of(second)].verdict == "survived"
+    # What held for other tests changes nothing, in whatever file it is.
+    earlier = json.loads(lines[1]) | {"verdict": "killed", "depends": "0" * 12}
+    for name in ("0.jsonl", "9.jsonl"):
+        (tmp_path / name).write_text(json.dumps(earlier) + "\n")
+    assert mutation.known_of(everything, tmp_path) == known
     count = len(everything)
     alike = sum((m.file, m.new) in mutation.EQUIVALENT for m in everything)
     row = mutation.table(everything, known).splitlines()[2]
@@ -156,7 +161,7 @@ def test_the_file_of_verdicts_says_what_it_was_written_from(
     kept = tmp_path / "mutants.json"
     monkeypatch.setattr(mutation_verdicts, "KEPT", kept)
     kept.write_text(mutation_verdicts.text_of(found.items()))
-    assert mutation_verdicts.recorded(None) == found
+    assert mutation_verdicts.recorded(None) == {key: [one] for key, one in found.items()}
 
 
 def test_tests_of_a_mutant_import_the_project_anew(monkeypatch: pytest.MonkeyPatch) -> None:
