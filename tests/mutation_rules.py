@@ -90,6 +90,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "few_steps": "third_order_multistep_is_exact_for_parabolas "
             "second_order_multistep_on_an_uneven_grid_is_that_of_its_authors "
+            "ddim_takes_its_share_of_the_ancestral_noise_and_ends_at_the_last_time "
             "sa_solver_without_noise_is_unipc_and_with_it_the_sde "
             "churn_raises_the_noise_by_at_most_the_square_root_of_two "
             "churn_acts_between_its_limits "
@@ -685,6 +686,10 @@ EQUIVALENT: dict[tuple[str, str], str] = {
         "evaluation/metrics/frechet.py",
         "_, distance = np.polyfit(2.0 / sizes, values, 1)",
     ): "the value at 0 does not depend on the unit",
+    (
+        "diffusion/multistep.py",
+        "return 0.5 * (start + end) - 0.5 * (end - start) * points, 0.5 * (end - start) * shares",
+    ): "points and weights are symmetric",
     ("diffusion/daps.py", "v = batch_mul(2.0 / norm(v), v)"): "each power is normalised",
     (
         "sde_lib.py",

@@ -161,6 +161,25 @@ def test_second_order_multistep_on_an_uneven_grid_is_that_of_its_authors() -> No
         np.testing.assert_allclose(made.std, std)
 
 
+def test_ddim_takes_its_share_of_the_ancestral_noise_and_ends_at_the_last_time() -> None:
+    """eta times the deviation of p(x_s | x_t, x_0); E[x_0 | x] is asked for at the last time."""
+    sde, times = VPSDE(), np.array([1.0, 0.6, 0.5, 0.1])
+    grid = grids.levels(sde, times)
+    ratio = grid.alpha[:-1] * grid.sigma[1:] / (grid.alpha[1:] * grid.sigma[:-1])
+    std = grid.sigma[1:] * np.sqrt(1 - ratio**2)
+    np.testing.assert_allclose(multistep._ddim(grid, 0.7).std, 0.7 * std)
+    score_fn = gaussians.two_modes((3,)).score_fn(sde)
+    noise = recorded_noise(np.random.default_rng(0).standard_normal((4, 5, 3)).astype(np.float32))
+
+    @jax.jit
+    def both() -> tuple[Any, Any]:
+        run = functools.partial(few_steps.ddim, sde, score_fn, noise, times, eta=0.7)
+        return run().x, denoised(sde, score_fn, run(denoise=False).x, times[-1])
+
+    whole, expected = both()
+    np.testing.assert_allclose(whole, expected, rtol=1e-4, atol=1e-5)
+
+
 def test_third_order_multistep_is_exact_for_parabolas() -> None:
     """Weights of (0, -1, -3) integrate exp(s - h) times 1, s, s^2 exactly."""
     h = 0.7

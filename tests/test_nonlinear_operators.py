@@ -68,10 +68,20 @@ def test_light_and_differences_of_colour_are_those_of_jfif() -> None:
 
 
 def test_jpeg_continues_sides_by_their_last_pixels() -> None:
+    jpeg = nonlinear_operators.jpeg(40)
     x = jnp.asarray(pictures(17, 24, 1) / 127.5 - 1.0, jnp.float32)
     longer = jnp.pad(x, ((0, 0), (0, 7), (0, 0), (0, 0)), mode="edge")
-    jpeg = nonlinear_operators.jpeg(40)
     np.testing.assert_allclose(jpeg(x), jpeg(longer)[:, :17], atol=1e-5)
+    x, longer = (images.transpose(0, 2, 1, 3) for images in (x, longer))
+    np.testing.assert_allclose(jpeg(x), jpeg(longer)[:, :, :17], atol=1e-5)
+
+
+def test_jpeg_of_full_quality_rounds_coefficients_to_whole_levels() -> None:
+    """And loses less than a level in the mean; of half quality, the tables are those of ITU-T."""
+    x = jnp.asarray(pictures(16, 16, 1), jnp.float32)
+    full, half = (nonlinear_operators.jpeg(q, 0.0, 255.0)(x) - x for q in (100, 50))
+    assert 0.0 < float(jnp.abs(full).mean()) < 0.5
+    assert float(jnp.abs(half).mean()) > 2.0
 
 
 def test_clipping_cuts_at_its_share_of_the_range() -> None:
