@@ -672,6 +672,14 @@ EQUIVALENT: dict[tuple[str, str], str] = {
     ): "2 and -2 are the same two bits",
     (
         "data/augmentation.py",
+        "return abs((place - (side - 1)) % period - (side - 1))",
+    ): "it is a whole period less",
+    (
+        "data/augmentation.py",
+        "margin = len(LOW_PASS) // 2 + 1  # pixels beyond each border that the grid sees",
+    ): "pixels farther beyond have no weight",
+    (
+        "data/augmentation.py",
         "angles = math.pi * (2.0 * u[5:] + 1.0)",
     ): "it is a whole turn more",
     (

@@ -54,6 +54,16 @@ def test_whole_pixels_and_quarter_turns_are_exact_but_for_the_filter() -> None:
     )
 
 
+def test_parts_of_pixels_are_interpolated_in_both_directions() -> None:
+    """Away from the borders a ramp stays one, moved by parts of a pixel."""
+    y, x = np.mgrid[:SIDE, :SIDE].astype(np.float32)
+    ramp = jnp.asarray((2.0 * x + 3.0 * y)[..., None])
+    transformed = jax.jit(augmentation.transformed)
+    found = transformed(ramp, jnp.eye(2), jnp.array([0.3, 0.2]))[5:-5, 5:-5, 0]
+    expected = 2.0 * (x - 0.3) + 3.0 * (y - 0.2)
+    np.testing.assert_allclose(found, expected[5:-5, 5:-5], atol=0.02)
+
+
 def test_a_smaller_scale_shows_what_is_farther_out() -> None:
     """Half of a smooth function's argument, about the middle."""
     y, x = np.mgrid[:SIDE, :SIDE] - (SIDE - 1) / 2
