@@ -544,7 +544,7 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     ),
 ]
 
-# Mutants that compute the same: (file, the mutated line) and why.
+# Mutants that compute the same, or draw from the same law: (file, the mutated line) and why.
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
         "sde_lib.py",
