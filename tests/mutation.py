@@ -230,7 +230,12 @@ def table(chosen: list[Mutant], known: Mapping[str, Verdict]) -> str:
             counts["alike" if alike else found.verdict if found else "-"] += 1
         total += counts
         lines.append(_row(f"`{file}`", counts))
-    lines += [_row("all", total), "", "Alike, as they compute the same, or draw from the same law:", ""]
+    lines += [
+        _row("all", total),
+        "",
+        "Alike, as they compute the same, or draw from the same law:",
+        "",
+    ]
     lines += [f"- `{file}`: `{line}`: {why}." for (file, line), why in EQUIVALENT.items()]
     return "\n".join(lines)
 
