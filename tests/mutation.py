@@ -20,7 +20,6 @@ from __future__ import annotations
 import argparse
 import ast
 import collections
-import itertools
 import json
 import multiprocessing
 import os
@@ -221,15 +220,13 @@ def table(chosen: list[Mutant], known: Mapping[str, Verdict]) -> str:
         "| file | mutants | killed | survived | alike | not run |",
         "|---|---|---|---|---|---|",
     ]
-    total: collections.Counter[str] = collections.Counter()
-    for file, some in itertools.groupby(sorted(chosen, key=file_of), file_of):
-        counts: collections.Counter[str] = collections.Counter()
-        for mutant in some:
-            alike = (mutant.file, mutant.new) in EQUIVALENT
-            found = known.get(key_of(mutant))
-            counts["alike" if alike else found.verdict if found else "-"] += 1
-        total += counts
-        lines.append(_row(f"`{file}`", counts))
+    by_file: dict[str, collections.Counter[str]] = collections.defaultdict(collections.Counter)
+    for mutant in chosen:
+        alike = (mutant.file, mutant.new) in EQUIVALENT
+        found = known.get(key_of(mutant))
+        by_file[mutant.file]["alike" if alike else found.verdict if found else "-"] += 1
+    lines += [_row(f"`{file}`", counts) for file, counts in sorted(by_file.items())]
+    total = sum(by_file.values(), collections.Counter[str]())
     lines += [
         _row("all", total),
         "",
@@ -238,10 +235,6 @@ def table(chosen: list[Mutant], known: Mapping[str, Verdict]) -> str:
     ]
     lines += [f"- `{file}`: `{line}`: {why}." for (file, line), why in EQUIVALENT.items()]
     return "\n".join(lines)
-
-
-def file_of(mutant: Mutant) -> str:
-    return mutant.file
 
 
 def _row(name: str, counts: collections.Counter[str]) -> str:

@@ -19,6 +19,7 @@ Array = jax.Array
 SHAPE = (1, 2, 1)
 INDEPENDENT = affine.Law(np.array([0.3, -0.2]), np.diag([0.5, 0.3]))
 CORRELATED = affine.Law(np.array([0.3, -0.2]), 0.49 * np.array([[1.0, 0.8], [0.8, 1.0]]))
+KNOWN = np.array([0.6, 0.0]).reshape(SHAPE)
 MASK = inverse.masking(jnp.array([1.0, 0.0]).reshape(SHAPE))
 
 
@@ -64,20 +65,21 @@ def test_without_noise_the_hidden_pixel_is_drawn_as_if_nothing_were_known(kind: 
         np.testing.assert_allclose(mine.covariance, np.diag([0, other.covariance[1, 1]]), atol=5e-4)
 
 
+@pytest.mark.parametrize("name", ["mean", "mask"])
 @pytest.mark.parametrize("kind", but_slow(gaussians.SDES, ["ve"]))
-def test_with_new_noise_alone_all_three_are_one(kind: str) -> None:
-    """eta = 1, no noise in y, a hidden pixel that depends on the known one; at other shares DDNM is
-    still DiffPIR, not DDRM."""
+def test_with_new_noise_alone_all_three_are_one(kind: str, name: str) -> None:
+    """eta = 1, no noise in y, of correlated pixels the mean or one that another depends on; at
+    other shares DDNM is still DiffPIR, not DDRM."""
     sde = gaussians.SDES[kind]
-    times, parts = grids.time_grid(sde, "log_snr", 6), svd.decomposition(MASK, SHAPE)
-    y = np.array([0.6, 0.0]).reshape(SHAPE)
+    operator, y = {"mean": (mean, np.array([0.6])), "mask": (MASK, KNOWN)}[name]
+    times, parts = grids.time_grid(sde, "log_snr", 6), svd.decomposition(operator, SHAPE)
     methods = []
     for eta in (1.0, 0.6):
         methods += [
             lambda s, f, n, t, c, eta=eta: restoration.ddrm(s, f, n, t, parts, like(y, c), eta=eta),
             lambda s, f, n, t, c, eta=eta: restoration.ddnm(s, f, n, t, parts, like(y, c), eta=eta),
             lambda s, f, n, t, c, eta=eta: restoration.diffpir(
-                s, f, n, t, MASK, like(y, c), eta=eta
+                s, f, n, t, operator, like(y, c), eta=eta
             ),
         ]
     one, two, three, other, null, plug = laws(sde, CORRELATED, times, methods)
@@ -85,12 +87,13 @@ def test_with_new_noise_alone_all_three_are_one(kind: str) -> None:
         np.testing.assert_allclose(law.mean, one.mean, atol=1e-3)
         np.testing.assert_allclose(law.covariance, one.covariance, atol=1e-3)
     np.testing.assert_allclose(plug.covariance, null.covariance, atol=1e-3)
-    np.testing.assert_allclose(null.mean[0], 0.6, atol=1e-4)
-    np.testing.assert_allclose(other.mean[0], 0.6, atol=1e-4)
+    for law in (null, other):
+        measured = operator(jnp.asarray(law.mean.reshape(1, *SHAPE)))[0]
+        np.testing.assert_allclose(measured, y, atol=1e-4)
 
 
 @pytest.mark.parametrize("eta", [0.85, None])
-@pytest.mark.parametrize("noise_std", [1.0, 5.0])
+@pytest.mark.parametrize("noise_std", [0.05, 1.0, 5.0])
 def test_the_noise_of_y_is_counted_as_noise_of_the_step(
     noise_std: float, eta: float | None
 ) -> None:

@@ -27,12 +27,7 @@ def digest(made_by: Numbers) -> str:
     return hashlib.sha256(json.dumps(made_by, sort_keys=True).encode()).hexdigest()[:12]
 
 
-@functools.cache
-def _read(path: pathlib.Path) -> Mapping[str, Mapping[str, Numbers]]:
-    content: Mapping[str, Mapping[str, Numbers]] = (
-        json.loads(path.read_text()) if path.exists() else {}
-    )
-    return content
+_read = functools.cache(results_in)
 
 
 def numbers(folder: str, cell: str, made_by: Numbers) -> Numbers:
@@ -51,11 +46,5 @@ def keep(workdir: pathlib.Path) -> None:
             content.setdefault(folder, {})[path.stem] = {"made_by": digest(stored["made_by"])} | {
                 name: stored[name] for name in QUANTITIES if name in stored
             }
-    lines = [
-        f"{json.dumps(folder)}: {{\n"
-        + ",\n".join(f"{json.dumps(c)}: {json.dumps(cells[c])}" for c in sorted(cells))
-        + "\n}"
-        for folder, cells in sorted(content.items())
-    ]
-    files.write_text(KEPT, "{\n" + ",\n".join(lines) + "\n}\n")
+    files.write_json(KEPT, content)
     _read.cache_clear()
