@@ -421,7 +421,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
             "models": "a_residual_is_a_sum_that_may_keep_the_variance "
             "official_numbers dropout_keeps_the_mean_and_the_right_share "
             "group_norm_is_accurate_far_from_zero "
-            "initial_output_is_nearly_zero_and_a_function_of_the_key"
+            "initial_output_is_nearly_zero_and_a_function_of_the_key "
+            "dropout_takes_the_low_halves_of_an_images_words_and_then_the_high_ones "
+            "the_pyramid_joins_the_features_by_sum_or_beside_them "
+            "other_resolutions_have_as_many_channels"
         },
     ),
     (
@@ -469,12 +472,15 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         "classifier_cross_entropy contrastive classifier_loss clip_loss",
         {
             "classifier": "the_posterior_minimises_the_cross_entropy "
-            "cross_entropy_of_one_image_at_a_time",
+            "cross_entropy_of_one_image_at_a_time "
+            "a_class_below_zero_is_none_however_few_the_images_are "
+            "the_noise_of_an_image_is_its_own_keys",
             "clip": "contrast_of_towers_that_see_nothing_or_everything "
             "the_loss_is_both_cross_entropies_where_every_class_occurs_once "
             "the_minimum_is_the_mutual_information_of_image_and_class "
             "the_scale_counts_as_100_at_most "
-            "an_objective_of_noisy_images_and_captions",
+            "an_objective_of_noisy_images_and_captions "
+            "an_image_has_noise_and_a_caption_of_its_own_key",
         },
     ),
     (
@@ -523,7 +529,8 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
         {
             "simulators": "a_classifier_cannot_tell_equal_sets_and_can_tell_others "
             "a_classifier_is_right_as_often_as_the_best_one_can_be "
-            "the_metric_compares_as_many_samples_as_data"
+            "the_metric_compares_as_many_samples_as_data "
+            "vectors_that_are_told_apart_are_in_units_of_the_first_set"
         },
     ),
     (

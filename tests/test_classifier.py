@@ -16,6 +16,7 @@ import losses
 import models
 from configs import quickstart
 from data import transforms
+from diffusion import training_draws
 from diffusion.times import uniform_times
 from runtime import experiment
 from sde_lib import SDE, VESDE, VPSDE
@@ -98,6 +99,29 @@ def test_cross_entropy_of_one_image_at_a_time() -> None:
     loss, parts = losses.classifier_cross_entropy(sde, log_prob, x0, y, t, z)
     np.testing.assert_allclose(loss, [np.log(2), np.log(5), np.nan, np.nan], rtol=1e-6)
     np.testing.assert_array_equal(parts["accuracy"], [1, 0, 0, 0])
+
+
+def test_a_class_below_zero_is_none_however_few_the_images_are() -> None:
+    log_prob = jnp.log(jnp.array([[0.2, 0.3, 0.5]] * 2))
+    x, y, t = jnp.zeros((2, 3)), jnp.array([-1, 1]), jnp.full(2, 0.5)
+    loss, _ = losses.classifier_cross_entropy(VPSDE(), lambda x, t: log_prob, x, y, t, x)
+    np.testing.assert_allclose(loss, [np.nan, -np.log(0.3)], rtol=1e-6)
+
+
+def test_the_noise_of_an_image_is_its_own_keys() -> None:
+    """x_t = alpha x_0 + sigma z, with the draw z of the image's key."""
+    config, sde, seen = tiny.config(training__objective="classifier"), VPSDE(), []
+    keys, x0 = jax.random.split(jax.random.key(0), 3), jnp.full((3, 4, 5, 2), 0.5)
+
+    def network(x: jax.Array, labels: jax.Array, **kwargs: Any) -> jax.Array:
+        seen.append(x)
+        return jnp.zeros((3, 10))
+
+    loss = losses.from_config(config, sde)
+    _, parts = loss(network, x0, keys, jnp.full(3, 0.5), jnp.arange(3))
+    mean, std = sde.marginal_prob(x0, parts["t"])
+    z = (seen[0] - mean) / std[:, None, None, None]
+    np.testing.assert_allclose(z, training_draws.noise(keys, (4, 5, 2)), atol=1e-4)
 
 
 def test_the_classifier_is_told_what_a_continuous_score_network_is() -> None:

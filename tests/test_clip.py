@@ -21,6 +21,7 @@ import sde_lib
 from control import run as control_run
 from data import captions
 from data.emoji import LIST, EmojiNames, read_list
+from diffusion import training_draws
 from generation import guides
 from interop import transformers_clip
 from models import guide_losses
@@ -314,6 +315,26 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
     assert 0.9 < np.std(noise) < 1.1  # dequantisation is small beside it
     with pytest.raises(ValueError, match="this run trained a CLIP of noisy images"):
         tiny.generator(config, parts)
+
+
+def test_an_image_has_noise_and_a_caption_of_its_own_key() -> None:
+    """x_t = alpha x_0 + sigma z, beside one of all captions of the class."""
+    table = jnp.asarray(captions.table(data.class_names("digits"), LENGTH))
+    y, keys, seen = jnp.arange(4) % 3, jax.random.split(jax.random.key(0), 4), []
+    x0 = jnp.full((4, 6, 5, 2), 0.5)
+
+    def towers(x: Any, labels: Any, tokens: Any) -> Any:
+        seen.extend((x, tokens))
+        return jnp.ones((4, 8)), jnp.ones((len(tokens), 8)), jnp.float32(1.0)
+
+    sde = sde_lib.VPSDE()
+    loss = losses.from_config(clip_config(), sde, captions=table)
+    _, parts = loss(towers, x0, keys, jnp.full(4, 0.5), y)
+    mean, std = sde.marginal_prob(x0, parts["t"])
+    z = (seen[0] - mean) / std[:, None, None, None]
+    np.testing.assert_allclose(z, training_draws.noise(keys, (6, 5, 2)), atol=1e-4)
+    choices = training_draws.integers(keys, training_draws.FURTHER, table.shape[1])
+    np.testing.assert_array_equal(seen[1][:4], table[y, choices])
 
 
 @pytest.mark.parametrize(

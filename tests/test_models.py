@@ -146,6 +146,13 @@ def test_dropout_of_an_image_depends_on_its_key_alone() -> None:
     assert relative_error(small(X, jnp.full(3, 3)), out) > 1e-2  # evaluation drops nothing
 
 
+def test_dropout_takes_the_low_halves_of_an_images_words_and_then_the_high_ones() -> None:
+    keys, x = jax.random.split(jax.random.key(4), 3), jnp.ones((3, 4, 5, 2))
+    words = np.stack([np.asarray(jax.random.bits(key, (2, 5, 2))) for key in keys])
+    halves = np.concatenate([words & 0xFFFF, words >> 16], axis=1)
+    np.testing.assert_array_equal(layers.dropout(x, 0.25, keys) > 0, halves < 0.75 * 2**16)
+
+
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 def test_dropout_keeps_the_mean_and_the_right_share(rate: float) -> None:
     """Kept values are scaled by what makes the mean exact; the share is within 5 deviations."""
@@ -339,6 +346,28 @@ def test_a_residual_is_a_sum_that_may_keep_the_variance() -> None:
     x, h = jnp.full((1, 2, 2, 1), 3.0), jnp.full((1, 2, 2, 1), 1.0)
     np.testing.assert_allclose(layers.residual(x, h, False), 4.0)
     np.testing.assert_allclose(layers.residual(x, h, True), 4.0 / np.sqrt(2.0), rtol=1e-6)
+
+
+def test_the_pyramid_joins_the_features_by_sum_or_beside_them() -> None:
+    rng = np.random.default_rng(0)
+    pyramid, h = (rng.normal(size=(2, 3, 4, c)).astype(np.float32) for c in (5, 6))
+    for method, expected in (
+        ("sum", lambda mapped: mapped + h),
+        ("cat", lambda mapped: np.concatenate([mapped, h], 3)),
+    ):
+        module = layers.Combine(method)
+        found, variables = module.init_with_output(jax.random.key(0), pyramid, h)
+        (conv,) = variables["params"].values()
+        mapped = np.einsum("bhwc,co->bhwo", pyramid, conv["kernel"][0, 0]) + conv["bias"]
+        np.testing.assert_allclose(found, expected(mapped), atol=1e-5)
+
+
+@pytest.mark.parametrize("fir_kernel", [None, (1, 3, 3, 1)])
+def test_other_resolutions_have_as_many_channels(fir_kernel: Any) -> None:
+    for module, shape in ((layers.Upsample, (2, 8, 12, 3)), (layers.Downsample, (2, 2, 3, 3))):
+        resize = module(with_conv=True, fir_kernel=fir_kernel)
+        found = jax.eval_shape(resize.init_with_output, jax.random.key(0), jnp.ones((2, 4, 6, 3)))
+        assert found[0].shape == shape
 
 
 def test_an_output_is_divided_by_each_images_own_noise_level() -> None:

@@ -160,6 +160,24 @@ def test_walkers_of_slcp_have_the_moments_of_importance_sampling() -> None:
     np.testing.assert_allclose(draws.std(0), std, rtol=0.1)
 
 
+def test_vectors_that_are_told_apart_are_in_units_of_the_first_set(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its mean and deviation, of a column that never changes its mean alone."""
+    rng, seen = np.random.default_rng(0), []
+    a, b = (np.append(rng.normal(5.0, 3.0, (9, 2)), np.full((9, 1), c), 1) for c in (4.0, 7.0))
+
+    def accuracies(classifier: Any, both: Any, labels: Any, **options: Any) -> Any:
+        seen.extend((both, labels))
+        return np.array([0.25, 0.75])
+
+    monkeypatch.setattr("sklearn.model_selection.cross_val_score", accuracies)
+    assert two_sample.c2st(a, b[:8], folds=2) == 0.5
+    mean, std = a[:8].mean(0), a[:8].std(0) + np.array([0, 0, 1.0])
+    np.testing.assert_allclose(seen[0] * std + mean, np.concatenate([a[:8], b[:8]]), rtol=1e-12)
+    np.testing.assert_array_equal(seen[1], [0] * 8 + [1] * 8)
+
+
 def test_a_classifier_cannot_tell_equal_sets_and_can_tell_others() -> None:
     rng = np.random.default_rng(0)
     a, b = rng.normal(size=(2, 200, 2))

@@ -26,9 +26,9 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from configs.names import lookup
+from models.ops.conv import conv
 
 NAME = "inception-2015-12-05"
 SIZE = 299
@@ -60,10 +60,7 @@ class Conv(nn.Module):
         shape = (*self.window, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.he_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,))
-        strides = (self.stride, self.stride)
-        layout = ("NHWC", "HWIO", "NHWC")
-        y = lax.conv_general_dilated(x, kernel, strides, self.padding, dimension_numbers=layout)
-        return nn.relu(y + bias)
+        return nn.relu(conv(x, kernel, self.stride, self.padding) + bias)
 
 
 def average_pool(x: jax.Array) -> jax.Array:
