@@ -435,7 +435,10 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
     (
         "models/ddpm.py",
         "DDPM",
-        {"models": "official_numbers ddpm_is_ncsnpp_with_ddpm_blocks"},
+        {
+            "models": "official_numbers ddpm_is_ncsnpp_with_ddpm_blocks "
+            "ddpm_is_its_blocks_one_after_the_other"
+        },
     ),
     (
         "models/refinenet.py",
@@ -553,6 +556,14 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
 
 # Mutants that compute the same, or draw from the same law: (file, the mutated line) and why.
 EQUIVALENT: dict[tuple[str, str], str] = {
+    (
+        "models/resample.py",
+        "reach = weight.shape[1] - 1",
+    ): "kernels are square",
+    (
+        "models/resample.py",
+        "extra = len(kernel) - factor + weight.shape[1] - 1",
+    ): "kernels are square",
     (
         "sde_lib.py",
         "early = jnp.tan(self.RATE * (jnp.minimum(t, 1.0) + self.OFFSET))",

@@ -7,6 +7,7 @@ import re
 import types
 from typing import Any
 
+import flax.linen as nn
 import flax.traverse_util
 import jax
 import jax.numpy as jnp
@@ -17,7 +18,13 @@ import pytest
 import models
 from interop import official
 from models import layers
-from models.embeddings import noise_levels, over_noise_level, positional_embedding
+from models.embeddings import (
+    noise_embedding,
+    noise_levels,
+    over_noise_level,
+    positional_embedding,
+)
+from models.ops.conv import Conv
 from tests import golden_cases
 
 SLOW_TO_COMPILE = ("a1b_", "a3_", "a4c_", "a5b_", "a7_")
@@ -147,8 +154,8 @@ def test_dropout_of_an_image_depends_on_its_key_alone() -> None:
 
 
 def test_dropout_takes_the_low_halves_of_an_images_words_and_then_the_high_ones() -> None:
-    keys, x = jax.random.split(jax.random.key(4), 3), jnp.ones((3, 4, 5, 2))
-    words = np.stack([np.asarray(jax.random.bits(key, (2, 5, 2))) for key in keys])
+    keys, x = jax.random.split(jax.random.key(4), 3), jnp.ones((3, 4, 5, 3))
+    words = np.stack([np.asarray(jax.random.bits(key, (2, 5, 3))) for key in keys])
     halves = np.concatenate([words & 0xFFFF, words >> 16], axis=1)
     np.testing.assert_array_equal(layers.dropout(x, 0.25, keys) > 0, halves < 0.75 * 2**16)
 
@@ -268,6 +275,39 @@ def test_ddpm_is_ncsnpp_with_ddpm_blocks() -> None:
         for module, params in ((ddpm, params), (twin, renamed))
     ]
     assert relative_error(outs[0], outs[1]) < 1e-5
+
+
+class DDPMByHand(nn.Module):
+    """DDPM (Ho et al. 2020, appendix B) of two levels, one block each, attention at height 2."""
+
+    @nn.compact
+    def __call__(self, x: jax.Array, labels: jax.Array) -> jax.Array:
+        act = layers.ACTIVATIONS["swish"]
+        temb = noise_embedding(positional_embedding(labels, 32), 32, act)
+
+        def block(h: jax.Array, *skip: jax.Array, width: int) -> jax.Array:
+            return layers.ResnetBlockDDPM(width, act)(jnp.concatenate([h, *skip], -1), temb, None)
+
+        entry = Conv(32)(2 * x - 1)
+        high = block(entry, width=32)
+        half = layers.Downsample(with_conv=True)(high)
+        low = layers.AttnBlock()(block(half, width=64))
+        h = block(layers.AttnBlock()(block(low, width=64)), width=64)
+        h = layers.AttnBlock()(block(block(h, low, width=64), half, width=64))
+        h = layers.Upsample(with_conv=True)(h)
+        h = block(block(h, high, width=32), entry, width=32)
+        return Conv(3)(layers.GroupNorm(32, act)(h))
+
+
+def test_ddpm_is_its_blocks_one_after_the_other() -> None:
+    ddpm = models.DDPM(
+        nf=32, ch_mult=(1, 2), num_res_blocks=1, attn_resolutions=(2,), centered=False
+    )
+    shape = (4, 8, 3)
+    x, labels = jnp.asarray(np.random.default_rng(0).random((2, *shape))), jnp.array([3.0, 700.0])
+    params = {"params": random_params(ddpm, shape)}
+    run = quick_jit(lambda module: module.apply(params, x, labels), static_argnums=0)
+    assert relative_error(run(ddpm), run(DDPMByHand())) < 1e-5
 
 
 @pytest.mark.slow

@@ -164,7 +164,8 @@ def test_vectors_that_are_told_apart_are_in_units_of_the_first_set(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Its mean and deviation, of a column that never changes its mean alone."""
-    rng, seen = np.random.default_rng(0), []
+    rng = np.random.default_rng(0)
+    seen: list[Any] = []
     a, b = (np.append(rng.normal(5.0, 3.0, (9, 2)), np.full((9, 1), c), 1) for c in (4.0, 7.0))
 
     def accuracies(classifier: Any, both: Any, labels: Any, **options: Any) -> Any:
