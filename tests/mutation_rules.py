@@ -557,6 +557,14 @@ RULES: list[tuple[str, str, dict[str, str]]] = [
 # Mutants that compute the same, or draw from the same law: (file, the mutated line) and why.
 EQUIVALENT: dict[tuple[str, str], str] = {
     (
+        "diffusion/heun.py",
+        "t_second = np.append((t + alpha * h)[:-1], t[1])",
+    ): "the last step has no second evaluation",
+    (
+        "diffusion/heun.py",
+        "np.stack([scale, np.append(scale[1:], 2.0)], 1),",
+    ): "the last step ends in an image, whose scale it does not read",
+    (
         "models/resample.py",
         "reach = weight.shape[1] - 1",
     ): "kernels are square",

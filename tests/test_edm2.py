@@ -142,6 +142,25 @@ def test_weights_count_by_their_direction_alone() -> None:
             np.testing.assert_allclose(rms, 1.0, rtol=2e-3, err_msg=str(path))
 
 
+def test_weights_and_frequencies_begin_normal_and_phases_uniform() -> None:
+    features = edm2.MPFourier(4096).init(jax.random.key(0), jnp.zeros(2))["params"]
+    phases = np.asarray(features["phases"]) / (2 * np.pi)
+    assert 0 <= phases.min() < 0.01
+    assert 0.99 < phases.max() <= 1
+    np.testing.assert_allclose(np.std(features["freqs"]) / (2 * np.pi), 1, atol=0.05)
+    layer = edm2.MPConv(256).init(jax.random.key(1), jnp.ones((1, 64)))["params"]
+    np.testing.assert_allclose(np.std(layer["kernel"]), 1, atol=0.03)
+
+
+def test_images_from_0_to_1_are_seen_from_minus_1_to_1() -> None:
+    params = normal_params(TINY)
+    params["out_gain"] = np.ones((), np.float32)
+    other = TINY.clone(centered=False)
+    found = jax.jit(lambda: other.apply({"params": params}, (X + 1) / 2, LEVELS, y=np.ones(2, int)))
+    expected = tiny_outputs(params, LEVELS, np.ones(2, int))
+    np.testing.assert_allclose(found(), expected, atol=1e-4)
+
+
 def test_output_begins_at_zero_and_classes_matter() -> None:
     params = models.init(TINY, jax.random.key(0), (8, 8, 3))
     without_class = jax.jit(lambda params: TINY.apply({"params": params}, X, LEVELS))

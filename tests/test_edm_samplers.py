@@ -195,6 +195,28 @@ def test_heuns_steps_along_the_noise_itself_are_those_of_edm_in_every_sde() -> N
         np.testing.assert_allclose(made, expected, atol=1e-3)
 
 
+def test_eulers_steps_end_in_the_scale_of_the_sde() -> None:
+    """y = x / alpha follows the noise, dy = e d(sigma / alpha); denoised, it is the image."""
+    sde, z = sde_lib.VPSDE(), np.asarray(jax.random.normal(jax.random.key(0), (1, 4, 2)))
+    score_fn, levels = gaussians.two_modes((2,)).score_fn(sde), np.array([5.0, 2.0, 0.5])
+
+    @jax.jit
+    def run() -> Any:
+        times, y, ends = grids.times_of(sde, -np.log(levels)), levels[0] * z[0], []
+        for t, step in zip(times, np.append(levels[1:], 0.0) - levels, strict=True):
+            alpha, sigma = sde.alpha(t), sde.sigma(t)
+            ends = [alpha * y, y - step * sigma * score_fn(alpha * y, jnp.full(4, t))]
+            y = ends[1]
+        noise = recorded_noise(z)
+        return ends, [
+            heun.heun(sde, score_fn, noise, levels, order=1, denoise=denoise).x
+            for denoise in (False, True)
+        ]
+
+    for expected, made in zip(*run(), strict=True):
+        np.testing.assert_allclose(made, expected, atol=1e-4)
+
+
 @pytest.mark.parametrize("method", ["euler", "heun"])
 @pytest.mark.parametrize(("schedule", "scaling"), [("linear", "vp"), ("ve", "none"), ("vp", "vp")])
 def test_steps_have_their_order_along_every_schedule(
