@@ -319,7 +319,7 @@ def test_an_objective_of_noisy_images_and_captions() -> None:
 
 def test_an_image_has_noise_and_a_caption_of_its_own_key() -> None:
     """x_t = alpha x_0 + sigma z, beside one of all captions of the class."""
-    table = jnp.asarray(captions.table(data.class_names("digits"), LENGTH))[:, :7]
+    table = jnp.asarray(captions.table(data.class_names("digits"), LENGTH))[:, :3]
     y, keys = jnp.arange(4) % 3, jax.random.split(jax.random.key(0), 4)
     seen: list[Any] = []
     x0 = jnp.full((4, 6, 5, 2), 0.5)
